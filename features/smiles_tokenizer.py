@@ -1,0 +1,184 @@
+"""Tokenizers of SMILES language models, and the check that a tokenizer knows SMILES at all."""
+
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rapids_pipeline.backend.errors import InputError, UnavailableError
+
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+
+UNKNOWN_LIMIT = 0.5
+"""Largest share of SMILES characters outside the vocabulary that a tokenizer may have.
+
+A tokenizer for other text has 100 %. The ChemBERTa-2 models (10M-MTR among them), whose vocabulary of whole
+SMILES tokens comes with a tokenizer that splits into characters, have 9 % on the molecules of the Kaggle data
+and 13 % on those of LINCS (they have no '[', '@', 'H', nor the second letter of Cl and Br), and were
+published so (https://github.com/deepchem/deepchem/issues/4253).
+"""
+
+SMILES_TOKEN = r"\[[^\]]+\]|Br|Cl|%[0-9]{2}|>>|[NOSPFIBCbcnops]|\(|\)|\.|=|#|-|\+|\\|/|:|~|@|\?|>|\*|\$|[0-9]"
+"""One SMILES token (Schwaller et al. 2018, "Found in Translation", Chem. Sci. 9, 6091)."""
+
+PROBE_MOLECULES = ("C1CCCCC1", "c1ccccc1", "CC(=O)O", "CCN", "O=C1CCCN1", "Oc1ccncc1", "FC(F)F", "CS(C)=O")
+"""Molecules whose tokens must all differ: a tokenizer that lowers case, for one, merges the first two."""
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model folder and make sure that it knows SMILES.
+
+    A folder whose only vocabulary is a `vocab.txt` of SMILES tokens (the "SmilesTokenizer" format of DeepChem
+    and rxnmapper) goes to `smiles_tokenizer`: transformers' AutoTokenizer would pick a tokenizer by the
+    architecture's name, which maps every molecule to one unknown token without a word.
+
+    Raises
+    ------
+    InputError
+        The tokenizer cannot be loaded, has no padding token, or does not know SMILES.
+    """
+    if _has_smiles_vocabulary(folder):
+        tokenizer = smiles_tokenizer(folder / "vocab.txt")
+    else:
+        auto = require_package("transformers").AutoTokenizer
+        tokenizer = load_part(auto.from_pretrained, folder, "tokenizer")
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        raise InputError(f"{folder}: cannot use its tokenizer (it gives no character offsets or no padding)")
+    tokenizer.padding_side = "right"
+    tokenizer.truncation_side = "right"
+    require_known(tokenizer, PROBE_MOLECULES, folder)
+    if len({tuple(ids) for ids in tokenizer(list(PROBE_MOLECULES))["input_ids"]}) < len(PROBE_MOLECULES):
+        raise _does_not_know_smiles(folder, "it gives different molecules the same tokens")
+    return tokenizer
+
+
+def smiles_tokenizer(vocabulary: Path) -> Any:
+    """Build the tokenizer of a `vocab.txt` with one SMILES token per line (its line number is its id).
+
+    A molecule becomes [CLS] t_1 ... t_n [SEP] with t_i the matches of `SMILES_TOKEN`, each looked up whole; a
+    token outside the vocabulary, and a character that no token matches, becomes [UNK]. The special tokens'
+    names may be set by a `special_tokens_map.json` beside the vocabulary.
+
+    Source: DeepChem `SmilesTokenizer` (deepchem/feat/smiles_tokenizer.py), same ids.
+    """
+    tokenizers = require_package("tokenizers")
+    lines = vocabulary.read_text(encoding="utf-8").splitlines()
+    ids = {token: number for number, token in enumerate(lines)}
+    special = _special_tokens(vocabulary.with_name("special_tokens_map.json"))
+    for token in special.values():
+        if token not in ids:
+            raise InputError(f"{vocabulary}: the special token {token} is not in the vocabulary")
+    words = tokenizers.models.WordLevel(vocab=ids, unk_token=special["unk_token"])
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(SMILES_TOKEN), "isolated")
+    cls, sep = special["cls_token"], special["sep_token"]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", special_tokens=[(cls, ids[cls]), (sep, ids[sep])]
+    )
+    return require_package("transformers").PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def unknown_share(tokenizer: Any, smiles: Sequence[str]) -> float:
+    """Return the share of the characters of `smiles` that no known token covers, in [0, 1].
+
+    Counted in characters, since tokenizers differ in what they do with what they do not know: some give an
+    unknown token for it, others (byte-pair vocabularies without an unknown token) drop it.
+    """
+    if not smiles:
+        return 0.0
+    encoded = tokenizer(list(smiles), return_offsets_mapping=True)
+    known = 0
+    for ids, spans in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        pairs = zip(ids, spans, strict=True)
+        known += sum(end - start for token, (start, end) in pairs if token != tokenizer.unk_token_id)
+    return 1.0 - known / sum(map(len, smiles))
+
+
+def require_known(tokenizer: Any, smiles: Sequence[str], source: object) -> float:
+    """Return `unknown_share`; raise InputError where it exceeds `UNKNOWN_LIMIT`."""
+    with quiet_libraries():
+        share = unknown_share(tokenizer, smiles)
+    if share > UNKNOWN_LIMIT:
+        raise _does_not_know_smiles(source, f"{share:.0%} of the characters are unknown to it")
+    return share
+
+
+def token_counts(tokenizer: Any, smiles: Sequence[str]) -> list[int]:
+    """Return the number of tokens of each molecule before truncation, special tokens included."""
+    if not smiles:
+        return []
+    with quiet_libraries():
+        return [len(ids) for ids in tokenizer(list(smiles))["input_ids"]]
+
+
+def _has_smiles_vocabulary(folder: Path) -> bool:
+    if not (folder / "vocab.txt").is_file() or any(
+        (folder / file).is_file() for file in VOCABULARIES if file != "vocab.txt"
+    ):
+        return False
+    tokens = set((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    return {"C", "c", "(", ")", "="} <= tokens and not any(token.startswith("##") for token in tokens)
+
+
+def _special_tokens(path: Path) -> dict[str, str]:
+    """Return the special tokens' names: BERT's, changed by a special_tokens_map.json where there is one."""
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")}
+    named = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for role in special.keys() & named.keys():
+        value = named[role]
+        special[role] = value["content"] if isinstance(value, dict) else value
+    return special
+
+
+def _does_not_know_smiles(source: object, evidence: str) -> InputError:
+    return InputError(
+        f"{source}: its tokenizer does not know SMILES ({evidence}); use a model made for SMILES with its "
+        "own tokenizer.json or vocab.txt, or --molecules morgan"
+    )
+
+
+def load_part(loader: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Call a transformers loader on a local folder; any failure becomes an InputError of one line."""
+    try:
+        return loader(str(folder), local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:  # transformers, tokenizers and torch each have their own errors
+        raise InputError(f"{folder}: its {what} cannot be loaded ({one_line(error)})") from error
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's kind and message on one line of at most 200 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
+def require_package(package: str) -> Any:
+    """Import a package of the `chemberta` extra; UnavailableError says how to install it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UnavailableError(
+            f"SMILES language models need {package}: pip install 'rapids-perturb[chemberta]', "
+            "or use --molecules morgan"
+        ) from error
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep transformers and huggingface_hub from writing to stderr; afterwards they are set as before."""
+    loggers = [
+        require_package("transformers").utils.logging,
+        require_package("huggingface_hub").utils.logging,
+    ]
+    levels = [logger.get_verbosity() for logger in loggers]
+    bars = loggers[0].is_progress_bar_enabled()
+    for logger in loggers:
+        logger.set_verbosity_error()
+    loggers[0].disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
+        if bars:
+            loggers[0].enable_progress_bar()

@@ -1,0 +1,45 @@
+"""Arrays of any library that follows the Python array API standard (numpy, cupy, torch, ...).
+
+Numerical code takes its namespace from its input, `xp = namespace(x)`, and calls only what the standard
+has (https://data-apis.org/array-api), so that CPU and GPU run the same lines. Moves between host and
+device happen only in `to_device` and `to_host`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rapids_pipeline.backend.devices import DeviceName
+
+Array = Any
+"""An array of any library that `array_api_compat` knows. The standard has no static type yet."""
+
+
+def namespace(*arrays: Array) -> Any:
+    """Return the array API namespace that all `arrays` share (TypeError where they do not)."""
+    from array_api_compat import array_namespace
+
+    return array_namespace(*arrays)
+
+
+def to_device(x: NDArray[Any], device: DeviceName) -> Array:
+    """Copy a host array to `device`: the same array on "cpu", a cupy array on "cuda"."""
+    if device == "cpu":
+        return x
+    import cupy
+
+    return cupy.asarray(x)
+
+
+def to_host(x: Array) -> NDArray[Any]:
+    """Copy an array of any library to a numpy array; a numpy array is returned as it is."""
+    if isinstance(x, np.ndarray):
+        return x
+    from array_api_compat import is_cupy_array, is_torch_array
+
+    if is_cupy_array(x):
+        return np.asarray(x.get())
+    if is_torch_array(x):
+        return np.asarray(x.detach().cpu().numpy())
+    return np.asarray(x)

@@ -1,0 +1,55 @@
+"""The two ways a request can be refused, each with its exit code.
+
+Both carry one message meant for a person: what is wrong, where (file, column or row) and the remedy.
+The command line prints that message on stderr without a traceback.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_BAD_INPUT = 2
+EXIT_UNAVAILABLE = 3
+EXIT_INTERRUPTED = 130
+
+
+class PerturbError(Exception):
+    """Base of the errors that end a command with one line instead of a traceback."""
+
+    exit_code = 1
+
+
+class InputError(PerturbError, ValueError):
+    """A file, column, row or option that cannot be used (exit code 2)."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class UnavailableError(PerturbError, RuntimeError):
+    """Something asked for by name that is not available on this machine (exit code 3)."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
+    """Make a command end with one line on stderr and its exit code where it would raise a `PerturbError`.
+
+    An interrupt (Ctrl-C) ends it with code 130.
+    """
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except PerturbError as error:
+            sys.stderr.write(f"error: {error}\n")
+            raise SystemExit(error.exit_code) from None
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            raise SystemExit(EXIT_INTERRUPTED) from None
+
+    return guarded

@@ -1,0 +1,48 @@
+"""Stages of long work: how far the one under way has come, and how long each took.
+
+Numerical code reports to a `Progress` and knows no terminal; whoever shows it derives from `Stages`.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Progress:
+    """Receives how far the stage under way has come; this one shows nothing."""
+
+    def start(self, total: int) -> None:
+        """Say how many steps the stage under way has."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Say that `steps` more steps are done."""
+
+
+class Stages:
+    """Runs named stages one after the other and remembers their wall-clock seconds; shows nothing.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        Seconds each finished stage took, in order.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Progress]:
+        """Run one stage: `with stages.stage("svr") as progress: …`"""
+        began = time.perf_counter()
+        with self.shown(name) as progress:
+            yield progress
+        self.seconds[name] = round(time.perf_counter() - began, 3)
+        self.finished(name)
+
+    @contextmanager
+    def shown(self, name: str) -> Iterator[Progress]:
+        """Show the stage while it runs."""
+        yield Progress()
+
+    def finished(self, name: str) -> None:
+        """Show that a stage is done."""

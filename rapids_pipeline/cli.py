@@ -1,0 +1,177 @@
+"""The command line: `rapids-perturb SUBCOMMAND`, the same program as `python -m rapids_pipeline`.
+
+Exit codes: 0 done, 2 bad input or usage (one message on stderr), 3 something asked for is not available here,
+130 interrupted.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rapids_pipeline import __version__
+from rapids_pipeline.backend.errors import InputError, exits_cleanly
+from rapids_pipeline.config import DEFAULT_LAYER, RunConfig, RunInputs
+
+app = typer.Typer(
+    name="rapids-perturb",
+    help="Predict how a small molecule changes the expression of every gene in a cell type.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+MoleculesOption = Annotated[
+    str,
+    typer.Option(
+        help="Molecule features: chemberta (DeepChem/ChemBERTa-10M-MTR), morgan (RDKit fingerprints), a folder "
+        "with the weights of a SMILES transformer, or a hub id."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+LayerOption = Annotated[str, typer.Option(help="Layer of an .h5ad file that holds the responses, or X.")]
+OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
+
+
+def version(show: bool) -> None:
+    """Print the version and end."""
+    if show:
+        typer.echo(f"rapids-perturb {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True)] = False,
+) -> None:
+    """Predict how a small molecule changes the expression of every gene in a cell type."""
+
+
+@app.command()
+@exits_cleanly
+def run(
+    train: Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv or .tsv.")],
+    test: Annotated[Path, typer.Option(help="Pairs to predict: id, cell_type, sm_name and maybe SMILES.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    molecules: MoleculesOption = "chemberta",
+    device: DeviceOption = "auto",
+    folds: Annotated[int, typer.Option(help="Outer folds, 3 to 20.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
+    layer: LayerOption = DEFAULT_LAYER,
+    metadata_columns: Annotated[
+        str, typer.Option(help="Numeric columns that are not genes, separated by commas.")
+    ] = "",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json and manifest.json."""
+    extra = tuple(name.strip() for name in metadata_columns.split(",") if name.strip())
+    _run(RunInputs(train, test, layer, extra), out, molecules, device, folds, seed, overwrite)
+
+
+@app.command()
+@exits_cleanly
+def evaluate(
+    prediction: Annotated[Path, typer.Option(help="Prediction file, such as DIR/submission.csv.")],
+    truth: Annotated[Path, typer.Option(help="File with the measured responses of the same pairs.")],
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Training file for the baselines; default: the one in the prediction's manifest."),
+    ] = None,
+    layer: LayerOption = DEFAULT_LAYER,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Score a prediction file against the truth, beside the baselines."""
+    _evaluate(prediction, truth, train, layer, as_json)
+
+
+@app.command()
+@exits_cleanly
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the simulated data and the results.")] = Path(
+        "runs/demo"
+    ),
+    molecules: MoleculesOption = "morgan",
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the simulation, the folds and the boosting.")] = 0,
+    genes: Annotated[
+        int | None, typer.Option(help="Only the first so many genes; default all 18,211.")
+    ] = None,
+    data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
+    from rapids_pipeline.demo import write_demo
+    from rapids_pipeline.report import LiveStages
+
+    stages = LiveStages()
+    with stages.stage("simulate"):
+        files = write_demo(out / "data", seed, genes)
+    if data_only:
+        typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
+        return
+    _run(RunInputs(files.train, files.test), out, molecules, device, 5, seed, overwrite)
+    _evaluate(out / "submission.csv", files.truth, files.train, "X", as_json=False)
+
+
+def _run(
+    inputs: RunInputs,
+    out: Path,
+    molecules: str,
+    device: str,
+    folds: int,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    from pydantic import ValidationError
+    from rich.console import Console
+
+    from rapids_pipeline import pipeline
+    from rapids_pipeline.backend.devices import resolve_device
+    from rapids_pipeline.report import LiveStages, score_table
+
+    try:
+        config = RunConfig(molecules=molecules, n_folds=folds, seed=seed)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = {"n_folds": "folds"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        raise InputError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
+    chosen = resolve_device(device)
+    console, stages = Console(), LiveStages()
+    stages.console.print(f"device: {chosen.name} ({chosen.reason})", highlight=False, soft_wrap=True)
+    result = pipeline.run(inputs, out, config, chosen, overwrite=overwrite, stages=stages)
+    console.print(score_table(f"Out-of-fold, {folds} folds of random rows", result.scores))
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items())
+    console.print(f"pipeline = {weights}; {'; '.join(result.notes)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{result.shape[0]} pairs × {result.shape[1]} genes written: {out}/submission.csv; beside it oof.parquet, "
+        "scores.json, manifest.json",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _evaluate(prediction: Path, truth: Path, train: Path | None, layer: str, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from rapids_pipeline.evaluation.evaluate import evaluate_files
+    from rapids_pipeline.report import score_table
+
+    evaluation = evaluate_files(prediction, truth, train, layer=layer)
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_json(), indent=2))
+        return
+    console = Console()
+    title = f"{prediction} against {truth}: {evaluation.n_rows} pairs × {evaluation.n_genes} genes"
+    console.print(score_table(title, evaluation.scores))
+    if evaluation.note:
+        console.print(evaluation.note, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    from rapids_pipeline.screen import command as screen_command
+
+    app.command("screen")(screen_command)
+    app()

@@ -1,0 +1,306 @@
+"""The built-in demonstration data: the real layout of the reference task with simulated values.
+
+Real (package data `data/op2_layout.json.xz`, made as `data/README.md` says): which compound was measured in
+which cell type (614 training and 255 test pairs, in their order), the 146 compounds with their names, LINCS
+ids, SMILES and control flags, their MACCS keys, the 6 cell types and the 18,211 gene names. Simulated:
+every number a gene column holds. Nothing was fitted to measured expression; a score on this data says that
+the software works and how methods compare on data of this shape, and nothing about biology.
+
+The model. Row r is compound m in cell type c; k runs over latent response programs, g over genes:
+
+    z_rg = b_g Σ_k v_gk e_rk + ν_rg                      v, ν ~ N(0, 1), b lognormal with E b² = 1
+    y_rg = clip(sign(z_rg) · −log10 P(|N(0, 1)| > |z_rg|), ±4)
+    e_rk = a_r √(q t), a_r √(q (1−t))                    k = 0, k = c: what every compound does, in all cell
+                                                         types alike and in this one only
+    e_rk = a_r √(1−q) f_c (√(1−o) d_mk l_ck + √o h_rk)   k > 6: what this compound does, and what no model
+                                                         can know
+
+So y is the signed −log10 p-value of a z-test with true effects, as in the task: a row without effect has
+uniform p-values (root mean square 0.61), a row with a large effect has heavy tails cut at ±4.
+
+- d_m, of length 1, is the compound: a share s of its variance is smooth in the compound's structure, the
+  rest its own. Smooth is H T H u with u ~ N(0, 1), T the Tanimoto similarity of MACCS keys and H centring.
+  MACCS keys and not Morgan fingerprints, so that the features a model uses are not those of the simulator.
+- l_c is the cell type: mean_k l_ck l_c'k is exactly `RELATEDNESS`, so that is the expected correlation of
+  what one compound does in two cell types, and B and myeloid cells are partly predictable from T and NK.
+- f_c is 1 in T and NK cells and below 1 in B and myeloid cells, which show less of what is special to a
+  compound. So the mean of a compound, nearly all over T and NK cells, overshoots, and half of it does not.
+- a_r is the effect size: lognormal over compounds (again in part smooth in the structure) and over rows.
+
+`PARAMETERS` and `RELATEDNESS` were tuned until zeros, mean_outcome, mean_across_celltypes and
+mean_across_compounds (`rapids_pipeline.evaluation.baselines` defines them) scored on the test rows as
+published: MRRMSE 0.918, 0.899, 0.8925 and 0.943 (source: Open Problems, perturbation prediction). @@CLAIM@@
+"""
+
+import json
+import lzma
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import erfc, ndtri
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import written_atomically
+
+Floats = NDArray[np.float64]
+Values = NDArray[np.float32]
+
+CLIP = 4.0
+"""Largest absolute value of signed −log10 p-values, as in the task's layer `clipped_sign_log10_pval`."""
+
+N_MACCS_KEYS = 168
+"""Bits a compound's packed MACCS keys are padded to (the key set has 166, numbered from 1)."""
+
+RELATEDNESS = (
+    # B, myeloid, NK, CD4+, CD8+, regulatory: the order of the package data
+    (1.00, 0.75, 0.79, 0.80, 0.80, 0.80),
+    (0.75, 1.00, 0.80, 0.79, 0.79, 0.79),
+    (0.79, 0.80, 1.00, 0.85, 0.87, 0.85),
+    (0.80, 0.79, 0.85, 1.00, 0.92, 0.92),
+    (0.80, 0.79, 0.87, 0.92, 1.00, 0.91),
+    (0.80, 0.79, 0.85, 0.92, 0.91, 1.00),
+)
+"""Expected correlation of what one compound does in two cell types, programs unknown to a model aside."""
+
+SCARCE = (0, 1)
+"""The cell types that show less of a compound's own effect, as indices: B and myeloid cells."""
+
+
+@dataclass(frozen=True)
+class SimulationParameters:
+    """What the simulation can be tuned by; the symbols are those of the module's docstring."""
+
+    n_programs: int = 40
+    """Latent programs of the compounds, besides 7 common ones: the noiseless signal has at most 47 ranks."""
+    median_size: float = 0.80
+    """Median effect size a of a compound, in standard errors of one gene."""
+    size_spread: float = 0.90
+    """Standard deviation of log a over compounds."""
+    row_spread: float = 0.10
+    """Standard deviation of log a over the cell types of one compound."""
+    gene_spread: float = 0.50
+    """Standard deviation of log b over genes: how unequally genes respond."""
+    common_share: float = 0.22
+    """Share q of the squared effect, in T and NK cells, that all compounds have in common."""
+    shared_share: float = 0.70
+    """Share t of the common part that all cell types have in common."""
+    scarce_response: float = 0.53
+    """Factor f of the compound's own part in B and myeloid cells."""
+    structure_share: float = 0.70
+    """Share s of the variance of a compound's effect (and log size) that is smooth in its structure."""
+    row_share: float = 0.03
+    """Share o of the compound's own part that belongs to one row alone."""
+
+
+PARAMETERS = SimulationParameters()
+"""The values in use."""
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """A simulated data set: what a modeller is given, and the truth that scores the answer.
+
+    Attributes
+    ----------
+    de_train : pandas.DataFrame
+        614 rows: cell_type, sm_name, sm_lincs_id, SMILES, control, then one float32 column per gene.
+    id_map : pandas.DataFrame
+        255 rows to predict: id, cell_type, sm_name. No values.
+    de_test : pandas.DataFrame
+        The truth of those rows: id, then the columns of `de_train`.
+    """
+
+    de_train: pd.DataFrame
+    id_map: pd.DataFrame
+    de_test: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """Where `write_demo` put `de_train.parquet`, `id_map.csv` and the truth, `de_test.parquet`."""
+
+    train: Path
+    test: Path
+    truth: Path
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The real facts. Rows are training pairs, then test pairs; `cell` and `compound` index the tables."""
+
+    cell_types: list[str]
+    compounds: pd.DataFrame
+    maccs: list[str]
+    cell: NDArray[np.intp]
+    compound: NDArray[np.intp]
+    n_train: int
+    genes: list[str]
+
+
+def simulate(seed: int = 0, n_genes: int | None = None) -> DemoData:
+    """Simulate one data set in the real layout (the module's docstring has the formula).
+
+    Parameters
+    ----------
+    seed : int
+        The same seed gives the same data; every seed gives other compounds' effects, cell types and genes.
+    n_genes : int, optional
+        Keep only the first so many genes (A1BG comes first); all 18,211 by default. The values of a gene
+        do not depend on it, rounding in the last digit aside.
+
+    Returns
+    -------
+    DemoData
+        Values in [−4, 4], about 130 MB at full size.
+
+    Raises
+    ------
+    InputError
+        `seed` is negative, or `n_genes` is not between 1 and 18,211.
+    """
+    if seed < 0:
+        raise InputError(f"seed {seed}: must not be negative")
+    layout = _read_layout()
+    n_genes = len(layout.genes) if n_genes is None else n_genes
+    if not 1 <= n_genes <= len(layout.genes):
+        raise InputError(f"n_genes {n_genes}: must be between 1 and {len(layout.genes)}")
+    latent_seed, gene_seed, noise_seed = np.random.SeedSequence(seed).spawn(3)
+    effects = _row_effects(layout, PARAMETERS, np.random.default_rng(latent_seed))
+    gene_rng = np.random.default_rng(gene_seed)
+    z = _gene_loadings(n_genes, effects.shape[1], PARAMETERS.gene_spread, gene_rng) @ effects.T.astype(
+        np.float32
+    )
+    z += np.random.default_rng(noise_seed).standard_normal(z.shape, dtype=np.float32)
+    return _frames(layout, _signed_log10_p_values(z))
+
+
+def write_demo(folder: Path, seed: int = 0, n_genes: int | None = None) -> DemoFiles:
+    """Write `simulate(seed, n_genes)` to `folder`, which is made where it is missing.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Gets de_train.parquet, id_map.csv and de_test.parquet; files of these names are replaced, each
+        whole or not at all.
+    seed, n_genes
+        As for `simulate`.
+
+    Returns
+    -------
+    DemoFiles
+        The three paths.
+
+    Raises
+    ------
+    InputError
+        As for `simulate`.
+    """
+    data = simulate(seed, n_genes)
+    written = DemoFiles(folder / "de_train.parquet", folder / "id_map.csv", folder / "de_test.parquet")
+    with written_atomically(written.train) as path:
+        data.de_train.to_parquet(path, index=False, use_dictionary=False)  # noise has no repeated values
+    with written_atomically(written.test) as path:
+        data.id_map.to_csv(path, index=False)
+    with written_atomically(written.truth) as path:
+        data.de_test.to_parquet(path, index=False, use_dictionary=False)
+    return written
+
+
+def _read_layout() -> _Layout:
+    packed = files("rapids_pipeline").joinpath("data", "op2_layout.json.xz").read_bytes()
+    facts: dict[str, Any] = json.loads(lzma.decompress(packed))
+    train, test = facts["train"], facts["test"]
+    compounds = pd.DataFrame(facts["compounds"])
+    return _Layout(
+        cell_types=facts["cell_types"],
+        compounds=compounds.drop(columns="maccs"),
+        maccs=list(compounds["maccs"]),
+        cell=np.array(train["cell_type"] + test["cell_type"], dtype=np.intp),
+        compound=np.array(train["compound"] + test["compound"], dtype=np.intp),
+        n_train=len(train["compound"]),
+        genes=facts["genes"],
+    )
+
+
+def _row_effects(layout: _Layout, p: SimulationParameters, rng: np.random.Generator) -> Floats:
+    """Return e, the effect of every row on every program, the common ones first: (n_rows, 7 + n_programs)."""
+    mixed = _structured_normals(_centred_similarity(layout.maccs), p.n_programs + 1, p.structure_share, rng)
+    direction = mixed[:, 1:] / np.linalg.norm(mixed[:, 1:], axis=1, keepdims=True)
+    log_size = np.log(p.median_size) + p.size_spread * _normal_scores(mixed[:, 0])
+    loading = _cell_loadings(p.n_programs, rng)
+    n_rows, n_cells = len(layout.compound), len(loading)
+    size = np.exp(log_size[layout.compound] + p.row_spread * rng.standard_normal(n_rows))
+    common = np.hstack(
+        [np.full((n_cells, 1), np.sqrt(p.shared_share)), np.sqrt(1 - p.shared_share) * np.eye(n_cells)]
+    )
+    strength = np.where(np.isin(layout.cell, SCARCE), p.scarce_response, 1.0)
+    own = rng.standard_normal((n_rows, p.n_programs)) / np.sqrt(p.n_programs)
+    known = direction[layout.compound] * loading[layout.cell]
+    response = strength[:, None] * (np.sqrt(1 - p.row_share) * known + np.sqrt(p.row_share) * own)
+    parts = [np.sqrt(p.common_share) * common[layout.cell], np.sqrt(1 - p.common_share) * response]
+    return np.asarray(size[:, None] * np.hstack(parts))
+
+
+def _centred_similarity(maccs: list[str]) -> Floats:
+    """Return H T H: the Tanimoto similarity of packed MACCS keys, rows and columns centred."""
+    digits = [list(f"{int(keys, 16):0{N_MACCS_KEYS}b}") for keys in maccs]
+    bits = np.array(digits, dtype=np.float64)
+    shared, count = bits @ bits.T, bits.sum(axis=1)
+    similarity = shared / (count[:, None] + count - shared)
+    mean = similarity.mean(axis=0)
+    return np.asarray(similarity - mean - mean[:, None] + mean.mean())
+
+
+def _structured_normals(similarity: Floats, n: int, share: float, rng: np.random.Generator) -> Floats:
+    """Return n columns of unit variance of which `share` varies smoothly with the structure."""
+    smooth = similarity @ rng.standard_normal((len(similarity), n))
+    smooth /= smooth.std(axis=0)
+    own = rng.standard_normal((len(similarity), n))
+    return np.asarray(np.sqrt(share) * smooth + np.sqrt(1 - share) * own)
+
+
+def _normal_scores(x: Floats) -> Floats:
+    """Replace values by normal quantiles of their ranks, so that every seed has the same effect sizes."""
+    return np.asarray(ndtri((x.argsort().argsort() + 0.5) / len(x)))
+
+
+def _cell_loadings(n_programs: int, rng: np.random.Generator) -> Floats:
+    """Return l of shape (6, n_programs) with l lᵀ / n_programs equal to `RELATEDNESS`."""
+    draw = rng.standard_normal((len(RELATEDNESS), n_programs))
+    white = np.linalg.solve(np.linalg.cholesky(draw @ draw.T / n_programs), draw)
+    return np.asarray(np.linalg.cholesky(np.array(RELATEDNESS)) @ white)
+
+
+def _gene_loadings(n_genes: int, n_programs: int, spread: float, rng: np.random.Generator) -> Values:
+    """Return b_g v_g, shape (n_genes, n_programs), drawn gene by gene."""
+    draw = rng.standard_normal((n_genes, n_programs + 1), dtype=np.float32)
+    gain = np.exp(spread * draw[:, -1:] - spread**2)
+    return np.asarray(draw[:, :-1] * gain, dtype=np.float32)
+
+
+def _signed_log10_p_values(z: Values) -> Values:
+    """Return sign(z) · −log10 P(|N(0, 1)| > |z|), clipped to ±CLIP."""
+    size = np.minimum(np.abs(z), np.float32(6.0))  # p = 2e-9: beyond the clip, and no underflow
+    p_value = erfc(size * np.float32(np.sqrt(0.5)))
+    return np.asarray(np.copysign(np.minimum(-np.log10(p_value), np.float32(CLIP)), z), dtype=np.float32)
+
+
+def _frames(layout: _Layout, y: Values) -> DemoData:
+    """Set the values, shape (n_genes, n_rows), beside the real metadata."""
+    cell_types = pd.Series(np.array(layout.cell_types, dtype=object)[layout.cell], name="cell_type")
+    compounds = layout.compounds.iloc[layout.compound].reset_index(drop=True)
+    meta = pd.concat([cell_types, compounds], axis=1)
+    train, test = slice(None, layout.n_train), slice(layout.n_train, None)
+    genes = layout.genes[: len(y)]
+    truth = meta.iloc[test].reset_index(drop=True)
+    truth.insert(0, "id", np.arange(len(truth)))
+    return DemoData(
+        de_train=pd.concat([meta.iloc[train], pd.DataFrame(y[:, train].T, columns=genes)], axis=1),
+        id_map=truth[["id", "cell_type", "sm_name"]].copy(),
+        de_test=pd.concat([truth, pd.DataFrame(y[:, test].T, columns=genes)], axis=1),
+    )

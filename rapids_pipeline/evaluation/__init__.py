@@ -1,0 +1,1 @@
+"""Scores, splits and baselines: what a prediction is worth, and compared with what."""

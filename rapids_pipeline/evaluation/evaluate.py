@@ -1,0 +1,287 @@
+"""Score a prediction file against a truth file, beside the baselines.
+
+Rows are matched by `id` where both files have it, otherwise by (`cell_type`, `sm_name`); genes are matched by
+name. So neither order matters, and a prediction for other rows or other genes is refused rather than scored
+in part. (The benchmark's own scripts match rows by position.)
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.backend.frames import FrameLibrary
+from rapids_pipeline.config import DEFAULT_LAYER
+from rapids_pipeline.evaluation.baselines import BASELINES
+from rapids_pipeline.evaluation.metrics import score_all
+from rapids_pipeline.ingest import PerturbationData, read_responses
+from rapids_pipeline.input_checks import PAIR
+
+PREDICTION_LAYER = "prediction"
+"""The layer of an Open Problems prediction `.h5ad`."""
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a prediction scores, and what the baselines score on the same rows and genes.
+
+    Attributes
+    ----------
+    n_rows, n_genes : int
+        What was compared.
+    matched_by : str
+        "id" or "cell_type, sm_name".
+    scores : dict of str to dict of str to float
+        By method, then by metric as in `metrics.METRICS`: the prediction first (under its file's name without
+        the suffix), then the baselines that could be computed, in the order of `baselines.BASELINES`.
+    train : str or None
+        The training file that the baselines were computed from.
+    note : str or None
+        Why baselines are absent, or why they look better than they are; one line.
+    """
+
+    n_rows: int
+    n_genes: int
+    matched_by: str
+    scores: dict[str, dict[str, float]]
+    train: str | None = None
+    note: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a dict that `json.dumps` takes."""
+        return asdict(self)
+
+
+def evaluate_files(
+    prediction: Path,
+    truth: Path,
+    train: Path | None = None,
+    *,
+    layer: str = DEFAULT_LAYER,
+    prediction_layer: str = PREDICTION_LAYER,
+    library: FrameLibrary = "pandas",
+) -> Evaluation:
+    """Score a prediction file and the baselines against a truth file.
+
+    Parameters
+    ----------
+    prediction, truth : Path
+        .parquet, .csv, .tsv (also .gz) or .h5ad with one column a gene.
+    train : Path, optional
+        The training file, for the baselines. Without it, the one that `manifest.json` beside `prediction`
+        names is used if it still has the SHA-256 written there; failing that, only `zeros` is scored and
+        `note` says why.
+    layer, prediction_layer : str
+        The layers of .h5ad files: of truth and training, and of the prediction.
+    library : {"pandas", "polars", "cudf"}
+        What reads the tables.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read or has values that are not finite; no common row names; row names missing or
+        repeated in a file; rows or genes of one file that the other does not have; one id with two pairs.
+    """
+    measured = read_responses(truth, layer=layer, library=library)
+    predicted = read_responses(prediction, layer=prediction_layer, library=library)
+    names = _common_names(prediction, predicted.obs, truth, measured.obs)
+    rows = match_rows(prediction, predicted.obs, truth, measured.obs, names)
+    genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)
+    scores = {_method_name(prediction): score_all(measured.Y, predicted.Y[np.ix_(rows, genes)])}
+    pairs = _pairs(prediction, predicted.obs.iloc[rows].reset_index(drop=True), truth, measured.obs)
+
+    training, source, notes = _training(prediction, train, measured.genes, layer, library)
+    if training is None:
+        computable = ["zeros"]
+    elif pairs is None:
+        computable = ["zeros", "mean_outcome"]
+        notes.append(f"neither file has {' and '.join(PAIR)}, which the other baselines average over")
+    else:
+        computable = list(BASELINES)
+        notes += _seen_answers(training, pairs)
+    for name in computable:
+        asked = measured.obs if pairs is None else pairs
+        scores[name] = score_all(measured.Y, BASELINES[name](training or measured, asked))
+    return Evaluation(
+        len(measured.Y), len(measured.genes), ", ".join(names), scores, source, "; ".join(notes) or None
+    )
+
+
+def match_rows(
+    path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame, names: Sequence[str]
+) -> Rows:
+    """Return, for every row of `truth_obs`, the row of `obs` with the same values of the columns `names`.
+
+    Raises
+    ------
+    InputError
+        A name has no value or occurs twice in a file, the two files do not name the same rows, or rows of one
+        id are two (cell type, compound) pairs.
+    """
+    mine, theirs = _row_names(path, obs, names), _row_names(truth, truth_obs, names)
+    what = "ids" if list(names) == ["id"] else "pairs"
+    _refuse_unlike(path, mine, f"the truth {truth}", theirs, what, "predict exactly the truth's rows")
+    rows = pd.Index(mine).get_indexer(pd.Index(theirs))
+    if what == "ids" and all(set(PAIR) <= set(frame.columns) for frame in (obs, truth_obs)):
+        _refuse_other_pairs(path, obs.iloc[rows].reset_index(drop=True), truth, truth_obs, theirs)
+    return rows.astype(np.intp)
+
+
+def match_genes(path: Path, found: Sequence[str], of: str, wanted: Sequence[str]) -> Rows:
+    """Return the position in `found`, the genes of `path`, of every gene in `wanted`, those of `of`.
+
+    Raises
+    ------
+    InputError
+        The two do not hold the same genes.
+    """
+    _refuse_unlike(path, found, of, wanted, "genes", "give every gene once, under the same name")
+    return pd.Index(found).get_indexer(pd.Index(wanted)).astype(np.intp)
+
+
+def _common_names(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame) -> list[str]:
+    for names in (["id"], PAIR):
+        if set(names) <= set(obs.columns) and set(names) <= set(truth_obs.columns):
+            return list(names)
+    have, truth_has = (", ".join(map(str, frame.columns[:6])) or "none" for frame in (obs, truth_obs))
+    raise InputError(
+        f"{path}: rows cannot be matched: it and the truth {truth} need a column id in both, or "
+        f"{' and '.join(PAIR)} in both; metadata columns here: {have}; in the truth: {truth_has}"
+    )
+
+
+def _row_names(path: Path, obs: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    columns = [_text(path, obs, name) for name in names]
+    keys = columns[0] if len(columns) == 1 else [str(key) for key in zip(*columns, strict=True)]
+    series = pd.Series(keys)
+    repeated = series[series.duplicated(keep=False)]
+    if len(repeated):
+        what = "id" if len(names) == 1 else "pair"
+        same = [str(row + 1) for row in repeated.index[repeated == repeated.iloc[0]]]
+        raise InputError(
+            f"{path}: {what} {repeated.iloc[0]} occurs in rows {', '.join(same[:5])}"
+            f"{' …' if len(same) > 5 else ''}; {len(repeated)} rows share their {what} in all; "
+            f"keep one row for each {what}"
+        )
+    return keys
+
+
+def _text(path: Path, obs: pd.DataFrame, name: str) -> list[str]:
+    column = obs[name]
+    absent = np.flatnonzero(column.isna())
+    if len(absent):
+        raise InputError(
+            f"{path}: column {name} has no value in row {absent[0] + 1}; fill it or drop the row"
+        )
+    if pd.api.types.is_float_dtype(column) and (column % 1 == 0).all():
+        column = column.astype(np.int64)  # ids that some program has turned into 0.0, 1.0, …
+    return [str(value) for value in column]
+
+
+def _refuse_unlike(
+    path: Path, found: Sequence[str], of: str, wanted: Sequence[str], what: str, remedy: str
+) -> None:
+    have, want = set(found), set(wanted)
+    missing, extra = (
+        [name for name in wanted if name not in have],
+        [name for name in found if name not in want],
+    )
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} of the {len(want)} {what} of {of} are missing ({_first(missing)})")
+    if extra:
+        faults.append(f"{len(extra)} of its {what} are not in {of} ({_first(extra)})")
+    if faults:
+        raise InputError(f"{path}: {'; '.join(faults)}; {remedy}")
+
+
+def _refuse_other_pairs(
+    path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame, ids: Sequence[str]
+) -> None:
+    mine = zip(*(_text(path, obs, name) for name in PAIR), strict=True)
+    theirs = zip(*(_text(truth, truth_obs, name) for name in PAIR), strict=True)
+    for name, here, there in zip(ids, mine, theirs, strict=True):
+        if here != there:
+            raise InputError(
+                f"{path}: id {name} is {here}, but {there} in the truth {truth}; use the ids of one test file"
+            )
+
+
+def _pairs(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame) -> pd.DataFrame | None:
+    for source, frame in ((truth, truth_obs), (path, obs)):
+        if set(PAIR) <= set(frame.columns):
+            return pd.DataFrame({name: _text(source, frame, name) for name in PAIR})
+    return None
+
+
+def _training(
+    prediction: Path, train: Path | None, genes: Sequence[str], layer: str, library: FrameLibrary
+) -> tuple[PerturbationData | None, str | None, list[str]]:
+    """Return the training data with the truth's genes, their file, and what there is to say about them."""
+    if train is not None:
+        return _read_for_baselines(train, genes, layer, library), str(train), []
+    recorded, obstacle = _recorded_training_file(prediction.parent / "manifest.json")
+    if recorded is not None:
+        try:
+            return _read_for_baselines(recorded, genes, layer, library), str(recorded), []
+        except InputError as error:  # nobody asked for this file, so it must not stop the scoring
+            obstacle = str(error)
+    return None, None, [f"only the baseline zeros is scored: {obstacle}; give --train FILE for the others"]
+
+
+def _recorded_training_file(manifest: Path) -> tuple[Path | None, str]:
+    if not manifest.exists():
+        return None, "no training file is known (no manifest.json beside the prediction)"
+    try:
+        recorded = json.loads(manifest.read_text(encoding="utf-8"))["inputs"]["train"]
+        path, expected = Path(recorded["path"]), str(recorded["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, f"{manifest} names no training file"
+    found = next((p for p in (path, manifest.parent / path) if p.is_file()), None)
+    if found is None:
+        return None, f"{manifest} names the training file {path}, which is not there"
+    if sha256_of(found) != expected:
+        return None, f"the training file {found} has changed since the run (its SHA-256 is another)"
+    return found, ""
+
+
+def _read_for_baselines(
+    path: Path, genes: Sequence[str], layer: str, library: FrameLibrary
+) -> PerturbationData:
+    training = read_responses(path, layer=layer, library=library)
+    absent = [name for name in PAIR if name not in training.obs.columns]
+    if absent:
+        raise InputError(f"{path}: missing column {', '.join(absent)}, which the baselines average over")
+    wanted = set(genes)
+    columns = [k for k, gene in enumerate(training.genes) if gene in wanted]
+    order = match_genes(path, [training.genes[k] for k in columns], "the truth", genes)
+    obs = pd.DataFrame({name: _text(path, training.obs, name) for name in PAIR})
+    return PerturbationData(obs, training.Y[:, np.asarray(columns, dtype=np.intp)[order]], tuple(genes))
+
+
+def _seen_answers(training: PerturbationData, pairs: pd.DataFrame) -> list[str]:
+    known = pd.MultiIndex.from_frame(training.obs[PAIR])
+    n_seen = int(pd.MultiIndex.from_frame(pairs[PAIR]).isin(known).sum())
+    if not n_seen:
+        return []
+    return [
+        f"{n_seen} of the {len(pairs)} scored pairs are also in the training file: the baselines have seen "
+        "their answers and look better than they are"
+    ]
+
+
+def _method_name(prediction: Path) -> str:
+    name = prediction.name.removesuffix(".gz").rsplit(".", 1)[0]
+    return name if name and name not in BASELINES else "prediction"
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,104 @@
+"""What an input table must satisfy; every violation is one line that names file, row, column and remedy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from features.molecules import canonical_smiles
+from rapids_pipeline.backend.errors import InputError
+
+PAIR = ["cell_type", "sm_name"]
+
+
+def require_columns(path: Path, obs: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise InputError where one of `columns` is missing from `obs` or has a row without a value."""
+    missing = [name for name in columns if name not in obs.columns]
+    if missing:
+        have = ", ".join(map(str, obs.columns[:8])) or "none"
+        raise InputError(f"{path}: missing column {', '.join(missing)}; its metadata columns are: {have}")
+    for name in columns:
+        absent = obs.index[obs[name].isna() | (obs[name].astype(str).str.strip() == "")]
+        if len(absent):
+            raise InputError(
+                f"{path}: column {name} has no value in {rows_named(absent)}; fill it or drop the row"
+            )
+
+
+def as_text(path: Path, obs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return `obs` with `columns` as strings; InputError where one is missing or has gaps."""
+    require_columns(path, obs, columns)
+    return obs.assign(**{name: obs[name].astype(object).map(str).astype("str") for name in columns})
+
+
+def refuse_repeated_pairs(path: Path, obs: pd.DataFrame) -> None:
+    """Raise InputError where two rows have the same cell type and compound."""
+    repeated = obs.index[obs.duplicated(PAIR, keep=False)]
+    if len(repeated):
+        cell_type, name = obs.loc[repeated[0], PAIR]
+        same = repeated[(obs.loc[repeated, PAIR] == [cell_type, name]).all(axis=1)]
+        raise InputError(
+            f"{path}: the pair ({cell_type}, {name}) occurs in {rows_named(same)}; {len(repeated)} rows share a pair "
+            "in all; average the replicates into one row a pair"
+        )
+
+
+def refuse_non_finite(path: Path, obs: pd.DataFrame, Y: NDArray[np.float32], genes: Sequence[str]) -> None:
+    """Raise InputError where a target is NaN or infinite: how many, and which row and gene first."""
+    bad = np.argwhere(~np.isfinite(Y))
+    if len(bad):
+        row, gene = bad[0]
+        pair = ", ".join(str(obs[name].iloc[row]) for name in PAIR if name in obs.columns)
+        raise InputError(
+            f"{path}: {len(bad)} target value(s) are not finite, in {len(set(bad[:, 0]))} row(s); first: row "
+            f"{row + 1}{f' ({pair})' if pair else ''}, gene {genes[gene]} = {Y[row, gene]}; drop or impute them"
+        )
+
+
+def refuse_text_among_numbers(path: Path, name: str, column: "pd.Series[Any]") -> None:
+    """Raise InputError where most values of a text column are numbers: a gene with a stray word."""
+    if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)):
+        return
+    present = column.dropna()
+    numeric = pd.to_numeric(present, errors="coerce").notna()
+    if len(present) and numeric.mean() > 0.5:
+        row = numeric.index[~numeric][0] if not numeric.all() else numeric.index[0]
+        raise InputError(
+            f"{path}: column {name} holds text among numbers: row {row + 1} has {column[row]!r}; make it a number"
+        )
+
+
+def check_smiles(path: Path, obs: pd.DataFrame) -> None:
+    """Raise InputError for a SMILES that does not parse, or two molecules under one `sm_name`."""
+    distinct = obs.drop_duplicates(["sm_name", "SMILES"])
+    for row, name, smiles in zip(distinct.index, distinct["sm_name"], distinct["SMILES"], strict=True):
+        if canonical_smiles(smiles) is None:
+            raise InputError(f"{path}: row {row + 1} ({name}): {smiles!r} is not a valid SMILES")
+    first: dict[str, tuple[int, str]] = {}
+    for row, name, smiles in zip(distinct.index, distinct["sm_name"], distinct["SMILES"], strict=True):
+        first_row, first_smiles = first.setdefault(name, (row, smiles))
+        if not same_molecule(first_smiles, smiles):
+            raise InputError(
+                f"{path}: compound {name!r} has two SMILES: {first_smiles!r} in row {first_row + 1} and "
+                f"{smiles!r} in row {row + 1}; one name must be one molecule"
+            )
+
+
+def same_molecule(one: str, other: str) -> bool:
+    """Say whether two SMILES spell one molecule."""
+    return one == other or canonical_smiles(one) == canonical_smiles(other)
+
+
+def rows_named(index: "pd.Index[Any]") -> str:
+    """Return "rows 3, 8, …", counted from 1."""
+    shown = ", ".join(str(int(row) + 1) for row in index[:5])
+    return f"row{'s' if len(index) > 1 else ''} {shown}{' …' if len(index) > 5 else ''}"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first three names and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more

@@ -1,0 +1,175 @@
+"""The two-level stack: SVRs of all genes, a booster on top in a reduced target space, and their blend.
+
+One set of outer folds scores everything. For outer fold k, whatever level 2 learns from or is built on (target
+space, encodings, SVD of predictions, first-level predictions) comes from the rows outside fold k only; see
+`rapids_pipeline.pseudo_labels` for the first level.
+
+The blend of member predictions P_m has non-negative weights that sum to one and minimise the out-of-fold
+MRRMSE:
+
+    min_w  mean_i sqrt( wᵀ G_i w / t ),   G_i = E_i E_iᵀ,   E_i,m = P_m,i − y_i
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from features.feature_sets import FeatureTable, Rows, feature_set
+from rapids_pipeline.backend.arrays import to_device
+from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.boosting import MultiOutputBooster, TargetSpace
+from rapids_pipeline.config import BoostingConfig, RunConfig, SvrConfig
+from rapids_pipeline.ingest import PerturbationData
+from rapids_pipeline.pseudo_labels import NestedPredictions, nested_predictions
+from rapids_pipeline.svr.gram import GramTable
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member's predictions: `oof` (n, t) for the training rows, `test` (m, t) for the test rows."""
+
+    oof: NDArray[np.float32]
+    test: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """The booster's predictions and the share of the squared targets its target space keeps."""
+
+    member: Member
+    explained_share: float
+
+
+def svr_predictions(
+    train: Rows,
+    test: Rows,
+    Y: NDArray[np.float32],
+    folds: NDArray[np.intp],
+    config: SvrConfig,
+    device: DeviceName,
+    progress: Progress | None = None,
+) -> NestedPredictions:
+    """Run level 1: every gene's SVR on the `svr_shared` features, nested over the outer folds."""
+    recipe = FeatureTable(feature_set("svr_shared"))
+    X = np.vstack([recipe.fit_transform(train, Y), recipe.transform(test)])
+    table = GramTable(to_device(X, device), config.kernel, config.gamma)
+    return nested_predictions(table, to_device(Y, device), folds, config, progress)
+
+
+def boosting_predictions(
+    train: Rows,
+    test: Rows,
+    Y: NDArray[np.float32],
+    folds: NDArray[np.intp],
+    level_1: NestedPredictions,
+    config: BoostingConfig,
+    seed: int,
+    device: DeviceName,
+    progress: Progress | None = None,
+) -> Boosted:
+    """Run level 2: one booster for each outer fold, and one on all training rows for the test rows."""
+    progress = progress or Progress()
+    n_folds = int(folds.max()) + 1
+    progress.start(n_folds + 1)
+    oof = np.empty_like(Y)
+    for k in range(n_folds):
+        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+        rows = replace(train, predictions=level_1.nested[k])
+        oof[outside], _ = _boost(rows.take(inside), Y[inside], rows.take(outside), config, seed, device)
+        progress.advance()
+    everything = replace(train, predictions=level_1.oof)
+    predicted, share = _boost(everything, Y, replace(test, predictions=level_1.test), config, seed, device)
+    progress.advance()
+    return Boosted(Member(oof, predicted), share)
+
+
+def blend_weights(
+    members: dict[str, Member], Y: NDArray[np.float32], rows: NDArray[np.intp] | None = None
+) -> dict[str, float]:
+    """Return the non-negative weights, summing to one, that minimise the out-of-fold MRRMSE.
+
+    Parameters
+    ----------
+    members : dict of str to Member
+    Y : ndarray, (n, t)
+    rows : ndarray of int, optional
+        The rows to use; all by default.
+
+    Notes
+    -----
+    The objective is convex: a mean of norms of functions affine in w. Solved by SLSQP from equal weights.
+    """
+    rows = np.arange(len(Y)) if rows is None else rows
+    errors = [member.oof[rows] - Y[rows] for member in members.values()]
+    m = len(errors)
+    products = np.empty((len(rows), m, m))
+    for a in range(m):
+        for b in range(a, m):
+            products[:, a, b] = products[:, b, a] = np.einsum("ij,ij->i", errors[a], errors[b]) / Y.shape[1]
+
+    def mrrmse(w: NDArray[np.float64]) -> float:
+        return float(np.mean(np.sqrt(np.einsum("a,iab,b->i", w, products, w).clip(min=0))))
+
+    found = minimize(
+        mrrmse,
+        np.full(m, 1 / m),
+        method="SLSQP",
+        bounds=[(0, 1)] * m,
+        constraints={"type": "eq", "fun": lambda w: np.sum(w) - 1},
+        options={"ftol": 1e-12},
+    )
+    weights = np.clip(found.x, 0, 1)
+    return {name: float(weight) for name, weight in zip(members, weights / weights.sum(), strict=True)}
+
+
+def blend(
+    members: dict[str, Member], data: PerturbationData, folds: NDArray[np.intp], config: RunConfig
+) -> tuple[Member, dict[str, float]]:
+    """Blend the members and clip to each gene's training range.
+
+    The out-of-fold blend of fold k uses weights and ranges from the rows outside fold k, so that its score is
+    not the selected optimum; the test rows get weights and ranges of all training rows, which are returned.
+    """
+    oof = np.empty_like(data.Y)
+    for k in range(int(folds.max()) + 1):
+        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+        weights = blend_weights(members, data.Y, inside)
+        mixed = sum(weights[name] * member.oof[outside] for name, member in members.items())
+        oof[outside] = _clipped(np.asarray(mixed), data.Y[inside], config.clip)
+    weights = blend_weights(members, data.Y)
+    mixed = sum(weights[name] * member.test for name, member in members.items())
+    return Member(oof, _clipped(np.asarray(mixed), data.Y, config.clip)), weights
+
+
+def _boost(
+    training: Rows,
+    Y: NDArray[np.float32],
+    others: Rows,
+    config: BoostingConfig,
+    seed: int,
+    device: DeviceName,
+) -> tuple[NDArray[np.float32], float]:
+    space = TargetSpace(config.n_components)
+    scores = space.components_for(Y)
+    table = FeatureTable(feature_set("boosting"))
+    booster = MultiOutputBooster(
+        n_estimators=config.n_estimators,
+        learning_rate=config.learning_rate,
+        max_depth=config.max_depth,
+        colsample=config.colsample,
+        reg_lambda=config.reg_lambda,
+        max_bins=config.max_bins,
+        engine=config.engine,
+        random_state=seed,
+        device=device,
+    ).fit(table.fit_transform(training, scores), scores)
+    return space.inverse_transform(booster.predict(table.transform(others))), space.explained_share_
+
+
+def _clipped(
+    predicted: NDArray[np.float32], training: NDArray[np.float32], wanted: bool
+) -> NDArray[np.float32]:
+    return np.clip(predicted, training.min(axis=0), training.max(axis=0)) if wanted else predicted

@@ -1,0 +1,5 @@
+"""Multi-target epsilon-insensitive support vector regression: every gene's SVR at once."""
+
+from rapids_pipeline.svr.estimator import MultiTargetSVR, NotConvergedWarning
+
+__all__ = ["MultiTargetSVR", "NotConvergedWarning"]

@@ -1,0 +1,314 @@
+"""Matching by name, the baselines' training file, and every refusal of `evaluate_files`."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.evaluation.baselines import BASELINES
+from rapids_pipeline.evaluation.evaluate import evaluate_files
+from rapids_pipeline.evaluation.metrics import METRICS, score_all
+from rapids_pipeline.ingest import read_responses
+
+GENES = ["A1BG", "A2M", "AAAS", "AACS"]
+NO_MANIFEST = (
+    "only the baseline zeros is scored: no training file is known (no manifest.json beside the prediction); "
+    "give --train FILE for the others"
+)
+
+
+def table(pairs, seed, with_id=True):
+    Y = np.random.default_rng(seed).normal(size=(len(pairs), len(GENES))).astype(np.float32)
+    frame = pd.DataFrame(pairs, columns=["cell_type", "sm_name"])
+    frame = pd.concat([frame, pd.DataFrame(Y, columns=GENES)], axis=1)
+    if with_id:
+        frame.insert(0, "id", range(10, 10 + len(frame)))
+    return frame
+
+
+TEST_PAIRS = [("B cells", "x"), ("B cells", "y, z"), ("NK cells", "w"), ("NK cells", "unseen")]
+TRAINING_PAIRS = [
+    ("B cells", "w"),
+    ("NK cells", "x"),
+    ("NK cells", "y, z"),
+    ("T cells", "x"),
+    ("T cells", "w"),
+]
+TRUTH = table(TEST_PAIRS, 0)
+PREDICTION = table(TEST_PAIRS, 1)
+TRAINING = table(TRAINING_PAIRS, 2, with_id=False)
+
+
+@pytest.fixture
+def evaluate(tmp_path):
+    """Write the tables given (Parquet) and evaluate the prediction."""
+
+    def run(prediction=PREDICTION, truth=TRUTH, train=None, **options):
+        prediction.to_parquet(tmp_path / "mine.parquet", index=False)
+        truth.to_parquet(tmp_path / "truth.parquet", index=False)
+        path = None
+        if train is not None:
+            path = tmp_path / "train.parquet"
+            train.to_parquet(path, index=False)
+        return evaluate_files(tmp_path / "mine.parquet", tmp_path / "truth.parquet", path, **options)
+
+    return run
+
+
+def values(frame):
+    return frame[GENES].to_numpy(np.float32)
+
+
+def with_manifest(folder, train, **changed):
+    recorded = {"path": str(train), "sha256": sha256_of(train)} | changed
+    (folder / "manifest.json").write_text(json.dumps({"inputs": {"train": recorded}}))
+
+
+def test_scores_of_the_prediction_and_of_every_baseline(evaluate, tmp_path):
+    result = evaluate(train=TRAINING)
+    training = read_responses(tmp_path / "train.parquet")
+    expected = {
+        "mine": score_all(values(TRUTH), values(PREDICTION)),
+        **{name: score_all(values(TRUTH), baseline(training, TRUTH)) for name, baseline in BASELINES.items()},
+    }
+    assert list(result.scores.items()) == list(expected.items())
+    assert (result.n_rows, result.n_genes, result.matched_by, result.note) == (4, 4, "id", None)
+    assert result.train == str(tmp_path / "train.parquet")
+
+
+def test_the_order_of_rows_and_genes_does_not_matter(evaluate):
+    expected = evaluate(train=TRAINING)
+    shuffled = PREDICTION.iloc[[2, 0, 3, 1]][["AACS", "id", "A2M", "sm_name", "A1BG", "cell_type", "AAAS"]]
+    training = TRAINING.iloc[::-1][["A2M", "AACS", "A1BG", "sm_name", "AAAS", "cell_type"]]
+    assert evaluate(shuffled, TRUTH, training) == expected
+
+
+@pytest.mark.parametrize("as_id", [str, float, "category"])
+def test_ids_of_another_type_match(evaluate, as_id):
+    assert evaluate(PREDICTION.astype({"id": as_id}).iloc[::-1]) == evaluate()
+
+
+def test_without_ids_rows_match_by_pair(evaluate):
+    without = PREDICTION.drop(columns="id").iloc[[3, 1, 2, 0]]
+    result = evaluate(without)
+    assert result.matched_by == "cell_type, sm_name"
+    assert result.scores == evaluate().scores
+
+
+def test_pairs_come_from_the_prediction_where_the_truth_has_only_ids(evaluate):
+    ids_only = TRUTH.drop(columns=["cell_type", "sm_name"])
+    shuffled = PREDICTION.iloc[[2, 0, 3, 1]]
+    assert evaluate(shuffled, ids_only, TRAINING).scores == evaluate(train=TRAINING).scores
+
+
+def test_without_pairs_two_baselines_remain_and_the_note_says_why(evaluate):
+    truth, prediction = (frame.drop(columns=["cell_type", "sm_name"]) for frame in (TRUTH, PREDICTION))
+    result = evaluate(prediction, truth, TRAINING)
+    assert list(result.scores) == ["mine", "zeros", "mean_outcome"]
+    assert result.note == ("neither file has cell_type and sm_name, which the other baselines average over")
+    complete = evaluate(train=TRAINING).scores
+    assert all(result.scores[name] == complete[name] for name in result.scores)
+
+
+def test_without_training_only_zeros_is_scored(evaluate):
+    result = evaluate()
+    assert list(result.scores) == ["mine", "zeros"]
+    assert result.train is None
+    assert result.note == NO_MANIFEST
+
+
+def test_more_genes_in_training_do_not_matter(evaluate):
+    assert evaluate(train=TRAINING.assign(MORE=1.0)).scores == evaluate(train=TRAINING).scores
+
+
+def test_the_run_s_training_file_is_found_by_its_manifest(evaluate, tmp_path):
+    expected = evaluate(train=TRAINING)
+    with_manifest(tmp_path, tmp_path / "train.parquet")
+    assert evaluate() == expected
+    with_manifest(tmp_path, tmp_path / "train.parquet", path="train.parquet")
+    assert evaluate().scores == expected.scores, "a path relative to the manifest"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "note"),
+    [
+        ({"sha256": "0" * 64}, "train.parquet has changed since the run (its SHA-256 is another)"),
+        ({"path": "/nowhere/t.parquet"}, "names the training file /nowhere/t.parquet, which is not there"),
+        ({"path": None}, "manifest.json names no training file"),
+        ("{", "manifest.json names no training file"),
+        ('{"inputs": []}', "manifest.json names no training file"),
+    ],
+)
+def test_a_manifest_that_does_not_help_is_only_noted(evaluate, tmp_path, manifest, note):
+    TRAINING.to_parquet(tmp_path / "train.parquet")
+    if isinstance(manifest, str):
+        (tmp_path / "manifest.json").write_text(manifest)
+    else:
+        with_manifest(tmp_path, tmp_path / "train.parquet", **manifest)
+    result = evaluate()
+    assert list(result.scores) == ["mine", "zeros"]
+    assert note in result.note
+    assert result.note.endswith("; give --train FILE for the others")
+
+
+def test_a_recorded_training_file_of_other_genes_is_only_noted(evaluate, tmp_path):
+    TRAINING.drop(columns="A2M").to_parquet(tmp_path / "other.parquet")
+    with_manifest(tmp_path, tmp_path / "other.parquet")
+    result = evaluate()
+    assert list(result.scores) == ["mine", "zeros"]
+    assert "other.parquet: 1 of the 4 genes of the truth are missing (A2M)" in result.note
+
+
+def test_a_truth_that_the_baselines_were_fitted_on_is_noted(evaluate):
+    answers = pd.concat([TRAINING, TRUTH.drop(columns="id").iloc[:3]])
+    assert evaluate(train=answers).note == (
+        "3 of the 4 scored pairs are also in the training file: the baselines have seen their answers and "
+        "look better than they are"
+    )
+
+
+def test_the_result_is_json_in_order(evaluate):
+    result = evaluate(train=TRAINING)
+    back = json.loads(json.dumps(result.to_json()))
+    assert list(back) == ["n_rows", "n_genes", "matched_by", "scores", "train", "note"]
+    assert list(back["scores"]) == ["mine", *BASELINES]
+    assert all(list(scores) == list(METRICS) for scores in back["scores"].values())
+    assert back["scores"] == result.scores
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("my.model.csv", "my.model"), ("mine.csv.gz", "mine"), ("zeros.csv", "prediction")],
+)
+def test_the_prediction_goes_by_its_file_s_name(tmp_path, name, method):
+    PREDICTION.to_csv(tmp_path / name, index=False)
+    TRUTH.to_csv(tmp_path / "truth.csv", index=False)
+    assert list(evaluate_files(tmp_path / name, tmp_path / "truth.csv").scores) == [method, "zeros"]
+
+
+REFUSED = {
+    "missing rows": (
+        {"prediction": PREDICTION.iloc[[1]]},
+        r"mine.parquet: 3 of the 4 ids of the truth \S+truth.parquet are missing \(10, 12, 13\); "
+        "predict exactly the truth's rows",
+    ),
+    "other rows": (
+        {"prediction": PREDICTION.assign(id=[10, 11, 12, 99])},
+        r"mine.parquet: 1 of the 4 ids of the truth \S+ are missing \(13\); 1 of its ids are not in the "
+        r"truth \S+ \(99\); predict",
+    ),
+    "many rows too many": (
+        {"truth": TRUTH.assign(id="a").iloc[:1], "prediction": PREDICTION},
+        r"1 of the 1 ids of the truth \S+ are missing \(a\); 4 of its ids are not in the truth \S+ "
+        r"\(10, 11, 12, …\)",
+    ),
+    "another pair": (
+        {
+            "prediction": PREDICTION.drop(columns="id").assign(sm_name=["x", "y, z", "w", "other"]),
+            "truth": TRUTH.drop(columns="id"),
+        },
+        r"1 of the 4 pairs of the truth \S+ are missing \(\('NK cells', 'unseen'\)\); 1 of its pairs are not "
+        r"in the truth \S+ \(\('NK cells', 'other'\)\)",
+    ),
+    "an id twice": (
+        {"prediction": PREDICTION.assign(id=[10, 11, 11, 10])},
+        r"mine.parquet: id 10 occurs in rows 1, 4; 4 rows share their id in all; keep one row for each id",
+    ),
+    "a pair twice in the truth": (
+        {"truth": pd.concat([TRUTH, TRUTH.iloc[[1]]]).drop(columns="id")},
+        r"truth.parquet: pair \('B cells', 'y, z'\) occurs in rows 2, 5; 2 rows share their pair in all",
+    ),
+    "an id without value": (
+        {"prediction": PREDICTION.assign(id=[10, None, 12, 13])},
+        "mine.parquet: column id has no value in row 2; fill it or drop the row",
+    ),
+    "two pairs of one id": (
+        {"prediction": PREDICTION.assign(id=[11, 10, 12, 13])},
+        r"mine.parquet: id 10 is \('B cells', 'y, z'\), but \('B cells', 'x'\) in the truth \S+; use the ids",
+    ),
+    "missing genes": (
+        {"prediction": PREDICTION.drop(columns=["A1BG", "AAAS"])},
+        r"mine.parquet: 2 of the 4 genes of the truth \S+ are missing \(A1BG, AAAS\); give every gene once",
+    ),
+    "genes too many": (
+        {"prediction": PREDICTION.assign(**{f"X{k}": 0.0 for k in range(5)})},
+        r"mine.parquet: 5 of its genes are not in the truth \S+ \(X0, X1, X2, …\); give every gene once",
+    ),
+    "nothing to match by": (
+        {"prediction": PREDICTION.drop(columns="cell_type"), "truth": TRUTH.drop(columns="id")},
+        r"mine.parquet: rows cannot be matched: it and the truth \S+ need a column id in both, or cell_type "
+        "and sm_name in both; metadata columns here: id, sm_name; in the truth: cell_type, sm_name",
+    ),
+    "no metadata at all": (
+        {"prediction": PREDICTION[GENES]},
+        "rows cannot be matched.*metadata columns here: none; in the truth: id, cell_type, sm_name",
+    ),
+    "a value that is not finite": (
+        {"prediction": PREDICTION.assign(A2M=[0, 1, np.nan, 3])},
+        r"mine.parquet: 1 target value\(s\) are not finite.*row 3 \(NK cells, w\), gene A2M = nan",
+    ),
+    "training without pairs": (
+        {"train": TRAINING.drop(columns="sm_name")},
+        "train.parquet: missing column sm_name, which the baselines average over",
+    ),
+    "training without a gene": (
+        {"train": TRAINING.drop(columns="AACS")},
+        r"train.parquet: 1 of the 4 genes of the truth are missing \(AACS\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("tables", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_does_not_fit_is_refused_in_one_line(evaluate, tables, message):
+    with pytest.raises(InputError, match=message) as caught:
+        evaluate(**tables)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pair_is_not_confused_with_one_split_elsewhere(evaluate):
+    truth = table([("A", "B, C"), ("A, B", "C")], 0, with_id=False)
+    prediction = table([("A, B", "C"), ("A", "B, C")], 1, with_id=False)
+    expected = score_all(values(truth), values(prediction)[::-1])
+    assert evaluate(prediction, truth).scores["mine"] == expected
+
+
+def test_h5ad_layers(tmp_path):
+    anndata = pytest.importorskip("anndata")
+
+    def write(name, frame, layer):
+        obs = frame[["id", "cell_type", "sm_name"]].set_axis([f"row{k}" for k in range(len(frame))])
+        var = pd.DataFrame(index=GENES)
+        anndata.AnnData(obs=obs, var=var, layers={layer: values(frame)}).write_h5ad(tmp_path / name)
+
+    write("mine.h5ad", PREDICTION, "prediction")
+    write("truth.h5ad", TRUTH, "clipped_sign_log10_pval")
+    result = evaluate_files(tmp_path / "mine.h5ad", tmp_path / "truth.h5ad")
+    assert result.scores["mine"] == score_all(values(TRUTH), values(PREDICTION))
+    with pytest.raises(InputError, match=r"truth\.h5ad: no layer 'sign_log10_pval'"):
+        evaluate_files(tmp_path / "mine.h5ad", tmp_path / "truth.h5ad", layer="sign_log10_pval")
+
+
+def test_on_real_data(shared_data, tmp_path):
+    folder = shared_data / "lincs_lung"
+    truth = read_responses(folder / "de_test.parquet")
+    zeros = pd.DataFrame(np.zeros_like(truth.Y), columns=truth.genes)
+    zeros.insert(0, "id", pd.read_csv(folder / "id_map.csv")["id"])
+    zeros.to_csv(tmp_path / "submission.csv", index=False)
+    result = evaluate_files(
+        tmp_path / "submission.csv", folder / "de_test.parquet", folder / "de_train.parquet"
+    )
+    assert (result.n_rows, result.n_genes, result.note) == (364, 978, None)
+    rmse = {name: scores["mean_rowwise_rmse"] for name, scores in result.scores.items()}
+    assert rmse == pytest.approx(
+        {
+            "submission": 1.549,
+            "zeros": 1.549,
+            "mean_outcome": 1.525,
+            "mean_across_celltypes": 1.554,
+            "mean_across_compounds": 1.641,
+        },
+        abs=5e-4,
+    )

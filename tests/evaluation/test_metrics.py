@@ -1,0 +1,227 @@
+"""The scores against loops written out here, scipy, and what the benchmark's R scripts prescribe."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.evaluation import metrics
+from rapids_pipeline.evaluation.metrics import METRICS, rowwise_rmse, score_all
+
+RANKED = ["mean_rowwise_pearson", "mean_rowwise_spearman", "mean_rowwise_cosine"]
+
+
+def matrices(seed, n_rows=7, n_genes=23, ties=False, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    truth, noise = rng.normal(size=(2, n_rows, n_genes))
+    prediction = 0.5 * truth + noise
+    if ties:
+        truth, prediction = np.round(truth), np.round(prediction)
+    return truth.astype(dtype), prediction.astype(dtype)
+
+
+def naive_ranks(values):
+    return [1 + sum(o < v for o in values) + (sum(o == v for o in values) - 1) / 2 for v in values]
+
+
+def naive_pearson(y, p):
+    if len(set(y)) == 1 or len(set(p)) == 1:
+        return 0.0
+    my, mp = math.fsum(y) / len(y), math.fsum(p) / len(p)
+    cov = math.fsum((a - my) * (b - mp) for a, b in zip(y, p, strict=True))
+    return cov / math.sqrt(math.fsum((a - my) ** 2 for a in y) * math.fsum((b - mp) ** 2 for b in p))
+
+
+def naive_cosine(y, p):
+    lengths = math.sqrt(math.fsum(a * a for a in y) * math.fsum(b * b for b in p))
+    return math.fsum(a * b for a, b in zip(y, p, strict=True)) / lengths if lengths else 0.0
+
+
+NAIVE = {
+    "mean_rowwise_rmse": lambda y, p: math.sqrt(
+        math.fsum((a - b) ** 2 for a, b in zip(y, p, strict=True)) / len(y)
+    ),
+    "mean_rowwise_mae": lambda y, p: math.fsum(abs(a - b) for a, b in zip(y, p, strict=True)) / len(y),
+    "mean_rowwise_pearson": naive_pearson,
+    "mean_rowwise_spearman": lambda y, p: naive_pearson(naive_ranks(y), naive_ranks(p)),
+    "mean_rowwise_cosine": naive_cosine,
+}
+
+
+def naive(name, truth, prediction):
+    pairs = zip(truth.astype(float).tolist(), prediction.astype(float).tolist(), strict=True)
+    return math.fsum(NAIVE[name](y, p) for y, p in pairs) / len(truth)
+
+
+def test_the_metrics_are_the_benchmark_s_in_its_order():
+    assert list(METRICS) == list(NAIVE)
+    assert [function.__name__ for function in METRICS.values()] == list(NAIVE)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("name", METRICS)
+def test_equals_a_naive_loop(name, ties, dtype):
+    truth, prediction = matrices(1, ties=ties, dtype=dtype)
+    assert METRICS[name](truth, prediction) == pytest.approx(naive(name, truth, prediction), abs=1e-10)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_equals_scipy_and_numpy(ties):
+    truth, prediction = matrices(2, n_rows=20, n_genes=301, ties=ties)
+    rows = list(zip(truth, prediction, strict=True))
+    scores = score_all(truth, prediction)
+    assert scores["mean_rowwise_rmse"] == pytest.approx(
+        np.sqrt(((truth - prediction) ** 2).mean(axis=1)).mean(), abs=1e-10
+    )
+    assert scores["mean_rowwise_pearson"] == pytest.approx(
+        np.mean([stats.pearsonr(y, p).statistic for y, p in rows]), abs=1e-10
+    )
+    assert scores["mean_rowwise_spearman"] == pytest.approx(
+        np.mean([stats.spearmanr(y, p).statistic for y, p in rows]), abs=1e-10
+    )
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranks_equal_scipy_s(ties):
+    values = np.vstack([*matrices(3, ties=ties), np.zeros((1, 23)), np.full((1, 23), np.inf)])
+    np.testing.assert_array_equal(metrics._average_ranks(values), stats.rankdata(values, axis=1))
+
+
+def test_score_all_is_every_metric_once():
+    truth, prediction = matrices(4)
+    expected = {name: metric(truth, prediction) for name, metric in METRICS.items()}
+    assert list(score_all(truth, prediction).items()) == list(expected.items())
+
+
+def test_rowwise_rmse_averages_to_the_score():
+    truth, prediction = matrices(5)
+    by_row = rowwise_rmse(truth, prediction)
+    assert by_row.shape == (7,)
+    assert by_row.dtype == np.float64
+    assert by_row.mean() == METRICS["mean_rowwise_rmse"](truth, prediction)
+
+
+def test_a_mean_of_rows_is_not_the_root_of_the_overall_mean():
+    truth = np.array([[0.0, 0.0], [4.0, 4.0]])
+    assert METRICS["mean_rowwise_rmse"](truth, np.zeros((2, 2))) == 2.0  # not √8
+
+
+@pytest.mark.parametrize("block_values", [1, 23, 50, 10**6])
+def test_rows_are_independent_of_the_blocks(block_values, monkeypatch):
+    truth, prediction = matrices(6, ties=True)
+    expected = [score_all(truth[i : i + 1], prediction[i : i + 1]) for i in range(len(truth))]
+    monkeypatch.setattr(metrics, "BLOCK_VALUES", block_values)
+    for name, score in score_all(truth, prediction).items():
+        assert score == pytest.approx(np.mean([row[name] for row in expected]), abs=1e-15)
+
+
+def test_sums_are_accumulated_in_float64():
+    truth = np.full((1, 200_000), 1000.1, dtype=np.float32)
+    prediction = truth + np.float32(0.5)
+    assert METRICS["mean_rowwise_mae"](truth, prediction) == pytest.approx(
+        naive("mean_rowwise_mae", truth, prediction), abs=1e-10
+    )
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -3.7, 1e-30])
+@pytest.mark.parametrize("side", ["truth", "prediction", "both"])
+def test_a_constant_row_correlates_0_exactly(constant, side):
+    truth, prediction = matrices(7, n_rows=2, n_genes=1001)
+    alone = {name: METRICS[name](truth[:1], prediction[:1]) for name in RANKED}
+    if side != "prediction":
+        truth[1] = constant
+    if side != "truth":
+        prediction[1] = constant
+    for name in RANKED[:2]:
+        assert METRICS[name](truth, prediction) == alone[name] / 2, "the constant row counts, as 0"
+
+
+def test_an_all_zero_row_has_cosine_0():
+    truth, prediction = matrices(8, n_rows=2)
+    alone = METRICS["mean_rowwise_cosine"](truth[:1], prediction[:1])
+    prediction[1] = 0
+    assert METRICS["mean_rowwise_cosine"](truth, prediction) == alone / 2
+
+
+def test_one_gene_has_no_correlation():
+    truth, prediction = np.array([[1.0], [2.0]]), np.array([[1.5], [-2.0]])
+    assert METRICS["mean_rowwise_pearson"](truth, prediction) == 0
+    assert METRICS["mean_rowwise_spearman"](truth, prediction) == 0
+    assert METRICS["mean_rowwise_cosine"](truth, prediction) == 0  # (1 − 1)/2
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_nan_in_the_prediction_counts_as_0_with_a_warning(name):
+    truth, prediction = matrices(9)
+    prediction[2, 3] = prediction[4] = np.nan
+    before = prediction.copy()
+    with pytest.warns(UserWarning, match=r"24 predicted value\(s\) are NaN and are scored as 0"):
+        score = METRICS[name](truth, prediction)
+    assert score == METRICS[name](truth, np.nan_to_num(prediction))
+    np.testing.assert_array_equal(prediction, before), "the caller's array is left alone"
+
+
+def test_score_all_warns_once_and_at_the_caller():
+    truth, prediction = matrices(10)
+    prediction[0, 0] = np.nan
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        score_all(truth, prediction)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_truth_that_is_not_finite_is_refused(name, bad, monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK_VALUES", 50)
+    truth, prediction = matrices(11)
+    truth[5, 2] = bad
+    with pytest.raises(InputError, match=rf"truth: row 6, gene column 3 is {bad}; a truth must be finite"):
+        METRICS[name](truth, prediction)
+
+
+def test_an_infinite_prediction_ruins_its_row_only():
+    truth, prediction = matrices(12, n_rows=2)
+    alone = score_all(truth[:1], prediction[:1])
+    prediction[1, 0] = np.inf
+    scores = score_all(truth, prediction)
+    assert scores["mean_rowwise_rmse"] == scores["mean_rowwise_mae"] == np.inf
+    assert scores["mean_rowwise_pearson"] == alone["mean_rowwise_pearson"] / 2
+    assert scores["mean_rowwise_cosine"] == alone["mean_rowwise_cosine"] / 2
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (3, 5)), ((3, 4), (4, 3)), ((0, 4), (0, 4)), ((3, 0), (3, 0))])
+def test_shapes_that_do_not_fit_are_refused(shapes):
+    with pytest.raises(InputError, match="both must be"):
+        score_all(np.zeros(shapes[0]), np.zeros(shapes[1]))
+    with pytest.raises(InputError, match="both must be"):
+        score_all(np.zeros(3), np.zeros(3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 40), st.booleans())
+def test_properties(seed, n_rows, n_genes, ties):
+    truth, prediction = matrices(seed, n_rows, n_genes, ties)
+    scores = score_all(truth, prediction)
+    shuffled = np.random.default_rng(seed).permutation(n_genes)
+    for name, score in score_all(truth[::-1, shuffled], prediction[::-1, shuffled]).items():
+        assert score == pytest.approx(scores[name], abs=1e-12), "the order of rows and genes does not matter"
+    for name, score in score_all(prediction, truth).items():
+        assert score == pytest.approx(scores[name], abs=1e-12), "symmetric"
+    assert scores["mean_rowwise_mae"] <= scores["mean_rowwise_rmse"] + 1e-12
+    stretched = score_all(truth, 3 * prediction + 5)
+    assert stretched["mean_rowwise_pearson"] == pytest.approx(scores["mean_rowwise_pearson"], abs=1e-10)
+    assert stretched["mean_rowwise_spearman"] == scores["mean_rowwise_spearman"]
+    assert all(-1 <= scores[name] <= 1 for name in RANKED)
+
+
+def test_a_perfect_prediction():
+    truth, _ = matrices(13)
+    assert list(score_all(truth, truth).values()) == pytest.approx([0, 0, 1, 1, 1], abs=1e-15)
+    assert list(score_all(truth, -truth).values())[2:] == pytest.approx([-1, -1, -1], abs=1e-15)
