@@ -38,8 +38,8 @@ class SvrConfig(StageConfig):
     kernel: Literal["rbf", "linear"] = "rbf"
     gamma: float | Literal["scale"] = "scale"
     tol: float = Field(default=1e-3, gt=0)
-    max_iter: int = Field(default=2000, ge=1)
-    engine: str = "douglas-rachford"
+    max_iter: int | None = Field(default=None, ge=1)
+    engine: str = "auto"
 
 
 class BoostingConfig(StageConfig):

@@ -84,6 +84,7 @@ def run(
         encoder = molecule_encoder(config.molecules, device.name)
         molecules = encoder.fit(data.obs["SMILES"]).transform(data.obs["SMILES"])
         train, test = Rows(data.obs, molecules), Rows(pairs, encoder.transform(pairs["SMILES"]))
+    engine = stack.svr_engine(data.Y, config.svr, device.name)
     with stages.stage("svr") as progress:
         level_1 = stack.svr_predictions(train, test, data.Y, folds, config.svr, device.name, progress)
     with stages.stage("boosting") as progress:
@@ -102,11 +103,17 @@ def run(
             runs.OOF: lambda path: write_oof(path, read.obs, data.genes, blended.oof[back]),
             runs.SCORES: lambda path: runs.write_json(path, scores_document(scores, weights, config)),
         }
-        notes = notes_on(encoder, boosted.explained_share)
+        notes = [
+            f"SVR engine {engine.engine.name} ({engine.reason})",
+            *notes_on(encoder, boosted.explained_share),
+        ]
         folder.publish(
             writers,
             {
-                "device_reason": device.reason,
+                "chosen": {
+                    "device": f"{device.name} ({device.reason})",
+                    "svr_engine": f"{engine.engine.name} ({engine.reason})",
+                },
                 "shape": {"training_rows": len(order), "test_rows": len(pairs), "genes": len(data.genes)},
                 "weights": weights,
                 "notes": notes,

@@ -114,9 +114,9 @@ def fit_predict(
         max_iter=config.max_iter,
         engine_name=config.engine,
     )
+    dual_coef, intercept = (xp.astype(x, xp.float32) for x in (solution.dual_coef, solution.intercept))
     predictions = []
     for rows in groups:
-        K = xp.astype(table.gram(rows, training, gamma), solution.dual_coef.dtype)
-        predicted = K @ solution.dual_coef + solution.intercept[None, :]
-        predictions.append(to_host(xp.astype(predicted, xp.float32)))
+        K = xp.astype(table.gram(rows, training, gamma), xp.float32)
+        predictions.append(to_host(K @ dual_coef + intercept[None, :]))
     return predictions

@@ -24,6 +24,7 @@ from rapids_pipeline.boosting import MultiOutputBooster, TargetSpace
 from rapids_pipeline.config import BoostingConfig, RunConfig, SvrConfig
 from rapids_pipeline.ingest import PerturbationData
 from rapids_pipeline.pseudo_labels import NestedPredictions, nested_predictions
+from rapids_pipeline.svr.engines import Choice, choose_engine
 from rapids_pipeline.svr.gram import GramTable
 
 
@@ -41,6 +42,11 @@ class Boosted:
 
     member: Member
     explained_share: float
+
+
+def svr_engine(Y: NDArray[np.float32], config: SvrConfig, device: DeviceName) -> Choice:
+    """Return the engine that `svr_predictions` will use, and why."""
+    return choose_engine(config.engine, to_device(Y[:1], device))
 
 
 def svr_predictions(

@@ -20,6 +20,7 @@ Sources: Eckstein and Bertsekas, Math. Programming 55 (1992), for the over-relax
 LIBSVM, ACM TIST 2 (2011), section 4.1.2, for the stopping rule.
 """
 
+import functools
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -34,11 +35,13 @@ from rapids_pipeline.svr.solution import DualSolution
 RELAXATION = 1.9
 FIRST_CHECK = 12
 CHECK_EVERY = 2
-PILOT_TARGETS = 64
+PILOT_TARGETS = 32
 PILOT_ROWS = 512
 PILOT_ITERATIONS = 40
-PILOT_FACTORS = (0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8, 3.5)
+PILOT_FACTORS = (0.01, 0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8, 3.5, 10.0)
 LEAVE_SHARE = 0.1
+PROBE_TARGETS = 16
+PROBE_SHARE = 0.6
 FLOAT32_ROUNDING = 2e-5
 """Bound on the relative rounding of f in float32; a tolerance below it is solved in float64."""
 
@@ -100,30 +103,36 @@ def solve(
 
 
 def choose_rho(K: Array, Y: Array, box: Array, tube: Array, tol: float) -> float:
-    """Pick ρ by a pilot: the value that solves most of a few targets in the fewest iterations.
+    """Pick ρ by a pilot: the value that solves a few targets in the fewest iterations.
 
-    Candidates are `PILOT_FACTORS` times the mean eigenvalue of K on the space 1ᵀβ = 0, which is where β lives.
-    The pilot takes at most `PILOT_TARGETS` targets and `PILOT_ROWS` rows, evenly spaced.
+    Candidates are `PILOT_FACTORS` times the mean eigenvalue of K on the space 1ᵀβ = 0, which is where β lives;
+    the search walks downhill among them from the middle. The pilot takes at most `PILOT_TARGETS` targets and
+    `PILOT_ROWS` rows, evenly spaced.
     """
     xp = namespace(K, Y)
     n, n_targets = Y.shape
-    rows = _spread(n, PILOT_ROWS)
-    targets = _spread(n_targets, PILOT_TARGETS)
-    K, box = _take(K, rows, 0), _take(box, rows, 0) if box.shape[0] == n else box
-    K = _take(K, rows, 1)
+    rows, targets = _spread(n, PILOT_ROWS), _spread(n_targets, PILOT_TARGETS)
+    K = _take(_take(K, rows, 0), rows, 1)
     Y = xp.astype(_take(_take(Y, rows, 0), targets, 1), box.dtype)
-    box, tube = (_take(x, targets, 1) if x.shape[1] == n_targets else x for x in (box, tube))
+    box = _take(box, rows, 0) if box.shape[0] > 1 else box
+    box, tube = (_take(x, targets, 1) if x.shape[1] > 1 else x for x in (box, tube))
     scale = float(xp.sum(xp.linalg.diagonal(K))) / len(rows) - float(xp.mean(K))
     scale = scale if scale > 1e-12 else 1.0
-    best, best_cost = scale, float("inf")
-    for factor in PILOT_FACTORS:
-        operators = _Operators.build(K, factor * scale, box.dtype)
+
+    @functools.cache
+    def cost(position: int) -> float:
+        operators = _Operators.build(K, PILOT_FACTORS[position] * scale, box.dtype)
         pilot = _solve_batch(operators, Y, box, tube, _Limits(tol, PILOT_ITERATIONS))
         excess = xp.clip(pilot.gap / tol, 1.0, 1e6)  # targets not done yet count by how far off they are
-        cost = float(xp.sum(xp.astype(pilot.n_iter, box.dtype) * (1.0 + xp.log(excess))))
-        if cost < best_cost:
-            best, best_cost = factor * scale, cost
-    return best
+        return float(xp.sum(xp.astype(pilot.n_iter, box.dtype) * (1.0 + xp.log(excess))))
+
+    best = len(PILOT_FACTORS) // 2
+    while True:
+        near = [p for p in (best - 1, best, best + 1) if 0 <= p < len(PILOT_FACTORS)]
+        better = min(near, key=cost)
+        if cost(better) >= cost(best):
+            return PILOT_FACTORS[best] * scale
+        best = better
 
 
 def optimality_gap(F: Array, Z: Array, box: Array, tube: Array) -> tuple[Array, Array]:
@@ -153,24 +162,27 @@ def intercept_of(F: Array, Z: Array, box: Array, tube: Array, U: Array, L: Array
     return xp.where(count > 0, mean, (U + L) / 2)
 
 
-def make_feasible(Z: Array, box: Array, rounds: int = 6) -> Array:
+def make_feasible(Z: Array, box: Array, rounds: int = 8) -> Array:
     """Return Z changed so that each column sums to zero, inside the box and with unchanged signs.
 
     The excess is spread over the free coordinates (0 < |Z| < C), clipped, and what is left spread again;
     a column without free coordinates spreads it over all that may move.
     """
     xp = namespace(Z)
-    zero = xp.zeros_like(Z)
-    upper, lower = xp.where(Z < 0, zero, box + zero), xp.where(Z > 0, zero, zero - box)
+    rounding = 4 * float(xp.finfo(Z.dtype).eps) * float(xp.max(box)) * Z.shape[0] ** 0.5
+    upper, lower = xp.where(Z < 0, 0.0 * Z, box), xp.where(Z > 0, 0.0 * Z, -box)
     for _ in range(rounds):
         excess = xp.sum(Z, axis=0)
-        room = xp.where(excess > 0, Z - lower, upper - Z)
-        movable = room > 0
-        free = movable & (Z != 0) & (xp.abs(Z) < box)
-        free = xp.where(xp.any(free, axis=0), free, movable)
+        if float(xp.max(xp.abs(excess))) <= rounding:
+            break
+        free = (Z > lower) & (Z < upper) & (Z != 0)
         count = xp.sum(xp.astype(free, Z.dtype), axis=0)
+        if not bool(xp.all(count > 0)):
+            movable = xp.where(excess > 0, Z > lower, Z < upper)
+            free = xp.where(count > 0, free, movable)
+            count = xp.sum(xp.astype(free, Z.dtype), axis=0)
         share = excess / xp.where(count > 0, count, xp.ones_like(count))
-        Z = xp.clip(xp.where(free, Z - share, Z), lower, upper)
+        Z = xp.clip(Z - xp.where(free, share, xp.zeros_like(share)), lower, upper)
     return Z
 
 
@@ -204,12 +216,12 @@ def _solve_batch(operators: _Operators, Y: Array, box: Array, tube: Array, limit
     order: list[NDArray[np.intp]] = []
     finished: list[DualSolution] = []
     step = Y / operators.rho
+    threshold = tube / operators.rho
     v = operators.R @ step
     for iteration in range(1, limits.max_iter + 1):
-        threshold = tube / operators.rho
         Z = xp.clip(v - xp.clip(v, -threshold, threshold), -box, box)
         last = iteration == limits.max_iter
-        if last or (iteration >= FIRST_CHECK and (iteration - FIRST_CHECK) % CHECK_EVERY == 0):
+        if last or (_is_check(iteration) and _probe_passes(operators.K, Y, Z, box, tube, limits.tol)):
             point = _judged(operators.K, Y, Z, box, tube, iteration, limits.tol)
             done = to_host(point.converged) | last
             if done.mean() > LEAVE_SHARE:  # a few early ones go round again: cheaper than moving the rest
@@ -220,10 +232,26 @@ def _solve_batch(operators: _Operators, Y: Array, box: Array, tube: Array, limit
                 keep = np.flatnonzero(~done)
                 pending = pending[keep]
                 Y, Z, v, step = (_take(x, keep, 1) for x in (Y, Z, v, step))
-                box, tube = (_take(x, keep, 1) if x.shape[1] > 1 else x for x in (box, tube))
-        G = operators.R @ (2 * Z - v + step)
+                box, tube, threshold = (
+                    _take(x, keep, 1) if x.shape[1] > 1 else x for x in (box, tube, threshold)
+                )
+        G = operators.R @ (2 * Z + (step - v))
         v += RELAXATION * (G - Z)
     return DualSolution.joined(finished).take(_indices(xp, np.argsort(np.concatenate(order)), Y))
+
+
+def _is_check(iteration: int) -> bool:
+    return iteration >= FIRST_CHECK and (iteration - FIRST_CHECK) % CHECK_EVERY == 0
+
+
+def _probe_passes(K: Array, Y: Array, Z: Array, box: Array, tube: Array, tol: float) -> bool:
+    """Say whether judging the whole batch is worth its product: whether a few of its targets are done."""
+    n_targets = Y.shape[1]
+    if n_targets < 4 * PROBE_TARGETS:
+        return True
+    probe = _spread(n_targets, PROBE_TARGETS)
+    Y, Z, box, tube = (_take(x, probe, 1) if x.shape[1] > 1 else x for x in (Y, Z, box, tube))
+    return float(to_host(_judged(K, Y, Z, box, tube, 0, tol).converged).mean()) >= PROBE_SHARE
 
 
 def _judged(

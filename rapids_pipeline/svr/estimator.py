@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr.engines import engine
+from rapids_pipeline.svr.engines import choose_engine
 from rapids_pipeline.svr.gram import Gamma, GramTable, Kernel
 from rapids_pipeline.svr.solution import DualSolution
 
@@ -34,9 +34,10 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         For "rbf"; "scale" is 1 / (n_features · Var(X)) over the training rows.
     tol : float
         Bound on libsvm's U − L, in the unit of the target.
-    max_iter : int
+    max_iter : int, optional
+        Iterations a target may take; by default the limit of the engine.
     engine : str
-        A name in `rapids_pipeline.svr.engines.ENGINES`.
+        "auto" or a name in `rapids_pipeline.svr.engines.ENGINES`.
 
     Attributes
     ----------
@@ -55,8 +56,8 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         kernel: Kernel = "rbf",
         gamma: Gamma = "scale",
         tol: float = 1e-3,
-        max_iter: int = 2000,
-        engine: str = "douglas-rachford",
+        max_iter: int | None = None,
+        engine: str = "auto",
     ) -> None:
         self.C = C
         self.epsilon = epsilon
@@ -129,17 +130,19 @@ def solve_duals(
     C: float,
     epsilon: float,
     tol: float,
-    max_iter: int,
+    max_iter: int | None,
     engine_name: str,
     progress: Progress | None = None,
 ) -> DualSolution:
-    """Solve with a named engine and warn of every target that did not converge."""
-    solution = engine(engine_name)(K, Y, C=C, epsilon=epsilon, tol=tol, max_iter=max_iter, progress=progress)
+    """Solve with a named engine, or the one "auto" picks, and warn of every target that did not converge."""
+    engine = choose_engine(engine_name, Y).engine
+    limit = engine.max_iter if max_iter is None else max_iter
+    solution = engine.solve(K, Y, C=C, epsilon=epsilon, tol=tol, max_iter=limit, progress=progress)
     missed = np.flatnonzero(~to_host(solution.converged))
     if len(missed):
         worst = float(to_host(solution.gap).max())
         warnings.warn(
-            f"{len(missed)} of {Y.shape[1]} SVR targets did not reach tol={tol} in {max_iter} iterations "
+            f"{len(missed)} of {Y.shape[1]} SVR targets did not reach tol={tol} in {limit} iterations "
             f"(largest gap {worst:.3g}); targets {', '.join(map(str, missed[:10]))}"
             f"{' …' if len(missed) > 10 else ''}: raise max_iter or tol",
             NotConvergedWarning,

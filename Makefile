@@ -1,0 +1,65 @@
+# make demo   environment, pipeline on the built-in data, scores
+# make test   environment, everything that continuous integration runs
+PYTHON ?= python3
+VENV ?= .venv
+# On Linux the package index serves PyTorch with CUDA (gigabytes). Where that matters, name PyTorch's CPU index:
+#   make test PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+PIP_FLAGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: help demo test venv lint format unit bench-pipeline clean
+help:
+	@sed -n '1,2s/^# //p' Makefile
+	@echo 'make venv   the environment alone, with everything'
+	@echo 'make lint   ruff, mypy, import-linter, pre-commit configuration'
+	@echo 'make unit   the tests alone'
+	@echo 'make bench-pipeline   whole runs: seconds, memory, scores (benchmarks/results/)'
+
+demo: $(VENV)/.ready-to-run
+	$(BIN)/rapids-perturb demo --out runs/demo --overwrite
+
+test: lint unit
+
+venv: $(VENV)/.ready-to-test
+
+lint: $(VENV)/.ready-to-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pre-commit validate-config
+
+format: $(VENV)/.ready-to-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: $(VENV)/.ready-to-test
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+
+bench-pipeline: $(VENV)/.ready-to-run
+	$(BIN)/python benchmarks/pipeline.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11; name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "python's venv module is incomplete here (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+
+# Enough to run the pipeline with Morgan fingerprints on a CPU: about 0.7 GB, no PyTorch.
+$(VENV)/.ready-to-run: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu]'
+	@touch $@
+
+# Everything. rxnmapper comes without its dependencies: the tests use only the weights that it carries.
+$(VENV)/.ready-to-test: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,chemberta,cpu,h5ad,dev]' '$(TORCH)'
+	$(PIP) install --quiet $(PIP_FLAGS) --no-deps rxnmapper==0.4.3
+	@touch $@ $(VENV)/.ready-to-run
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
