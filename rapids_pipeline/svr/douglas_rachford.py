@@ -12,7 +12,9 @@ their proximal maps are one matrix product for all targets at once and one soft-
     G = R (2Z − v + Y/ρ),   v ← v + 1.9 (G − Z)         one product an iteration
 
 Whether a target is done is judged by libsvm's rule on a *feasible* point, never by how little v moves: Z is
-made to sum to zero, f = y − KZ, and U − L ≤ tol (see `optimality_gap`). Finished targets leave the batch.
+made to sum to zero, f = y − KZ, and U − L ≤ tol (see `rapids_pipeline.svr.optimality`). Finished targets leave
+the batch; the few that are not done after `FIRST_PASS` iterations go on with a ρ of their own (see
+`rapids_pipeline.svr.adaptive_steps`).
 
 Everything is array API code: numpy, cupy and torch run the same lines.
 
@@ -30,11 +32,14 @@ from numpy.typing import NDArray
 
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.svr.adaptive_steps import CentredSpectrum, refine
+from rapids_pipeline.svr.optimality import judged
 from rapids_pipeline.svr.solution import DualSolution
 
 RELAXATION = 1.9
 FIRST_CHECK = 12
 CHECK_EVERY = 2
+FIRST_PASS = 200
 PILOT_TARGETS = 32
 PILOT_ROWS = 512
 PILOT_ITERATIONS = 40
@@ -88,7 +93,7 @@ def solve(
     box, tube = _matrix(xp, C, K), _matrix(xp, epsilon, K)
     dtype = _working_dtype(xp, K, Y, box, tol)
     box, tube = xp.astype(box, dtype), xp.astype(tube, dtype)
-    limits = _Limits(tol, max_iter)
+    limits = _Limits(tol, min(max_iter, FIRST_PASS))
     rho = choose_rho(K, Y, box, tube, tol) if rho is None else rho
     operators = _Operators.build(K, rho, dtype)
     progress = progress or Progress()
@@ -99,7 +104,12 @@ def solve(
         batch = xp.astype(Y[:, columns], dtype)
         parts.append(_solve_batch(operators, batch, _columns(box, columns), _columns(tube, columns), limits))
         progress.advance()
-    return DualSolution.joined(parts)
+    first = DualSolution.joined(parts)
+    return (
+        _second_pass(K, Y, box, tube, first, tol, max_iter - FIRST_PASS, chunk)
+        if max_iter > FIRST_PASS
+        else first
+    )
 
 
 def choose_rho(K: Array, Y: Array, box: Array, tube: Array, tol: float) -> float:
@@ -133,57 +143,6 @@ def choose_rho(K: Array, Y: Array, box: Array, tube: Array, tol: float) -> float
         if cost(better) >= cost(best):
             return PILOT_FACTORS[best] * scale
         best = better
-
-
-def optimality_gap(F: Array, Z: Array, box: Array, tube: Array) -> tuple[Array, Array]:
-    """Return libsvm's U and L for every target (column), from f = y − Kβ at a feasible β = Z.
-
-    U = max over β_i < C of f_i − (ε if β_i ≥ 0 else −ε)
-    L = min over β_i > −C of f_i − (ε if β_i > 0 else −ε)
-
-    β is optimal within tol when U − L ≤ tol.
-    """
-    xp = namespace(F, Z)
-    infinity = xp.asarray(float("inf"), dtype=F.dtype, device=F.device)
-    up = F - xp.where(Z >= 0, tube, -tube)
-    down = F - xp.where(Z > 0, tube, -tube)
-    return (
-        xp.max(xp.where(box > Z, up, -infinity), axis=0),
-        xp.min(xp.where(-box < Z, down, infinity), axis=0),
-    )
-
-
-def intercept_of(F: Array, Z: Array, box: Array, tube: Array, U: Array, L: Array) -> Array:
-    """Return each target's b: the mean of f − ε·sign(β) over free support vectors, else (U + L)/2."""
-    xp = namespace(F, Z)
-    free = xp.astype((Z != 0) & (xp.abs(Z) < box), F.dtype)
-    count = xp.sum(free, axis=0)
-    mean = xp.sum(free * (F - tube * xp.sign(Z)), axis=0) / xp.where(count > 0, count, xp.ones_like(count))
-    return xp.where(count > 0, mean, (U + L) / 2)
-
-
-def make_feasible(Z: Array, box: Array, rounds: int = 8) -> Array:
-    """Return Z changed so that each column sums to zero, inside the box and with unchanged signs.
-
-    The excess is spread over the free coordinates (0 < |Z| < C), clipped, and what is left spread again;
-    a column without free coordinates spreads it over all that may move.
-    """
-    xp = namespace(Z)
-    rounding = 4 * float(xp.finfo(Z.dtype).eps) * float(xp.max(box)) * Z.shape[0] ** 0.5
-    upper, lower = xp.where(Z < 0, 0.0 * Z, box), xp.where(Z > 0, 0.0 * Z, -box)
-    for _ in range(rounds):
-        excess = xp.sum(Z, axis=0)
-        if float(xp.max(xp.abs(excess))) <= rounding:
-            break
-        free = (Z > lower) & (Z < upper) & (Z != 0)
-        count = xp.sum(xp.astype(free, Z.dtype), axis=0)
-        if not bool(xp.all(count > 0)):
-            movable = xp.where(excess > 0, Z > lower, Z < upper)
-            free = xp.where(count > 0, free, movable)
-            count = xp.sum(xp.astype(free, Z.dtype), axis=0)
-        share = excess / xp.where(count > 0, count, xp.ones_like(count))
-        Z = xp.clip(Z - xp.where(free, share, xp.zeros_like(share)), lower, upper)
-    return Z
 
 
 @dataclass(frozen=True)
@@ -222,7 +181,7 @@ def _solve_batch(operators: _Operators, Y: Array, box: Array, tube: Array, limit
         Z = xp.clip(v - xp.clip(v, -threshold, threshold), -box, box)
         last = iteration == limits.max_iter
         if last or (_is_check(iteration) and _probe_passes(operators.K, Y, Z, box, tube, limits.tol)):
-            point = _judged(operators.K, Y, Z, box, tube, iteration, limits.tol)
+            point = judged(operators.K, Y, Z, box, tube, iteration, limits.tol)
             done = to_host(point.converged) | last
             if done.mean() > LEAVE_SHARE:  # a few early ones go round again: cheaper than moving the rest
                 finished.append(point.take(_indices(xp, np.flatnonzero(done), Y)))
@@ -240,6 +199,26 @@ def _solve_batch(operators: _Operators, Y: Array, box: Array, tube: Array, limit
     return DualSolution.joined(finished).take(_indices(xp, np.argsort(np.concatenate(order)), Y))
 
 
+def _second_pass(
+    K: Array, Y: Array, box: Array, tube: Array, first: DualSolution, tol: float, max_iter: int, chunk: int
+) -> DualSolution:
+    """Return `first` with the targets that had not converged replaced by what adaptive steps make of them."""
+    xp = namespace(K)
+    left = np.flatnonzero(~to_host(first.converged))
+    if not len(left):
+        return first
+    spectrum = CentredSpectrum.of(K)
+    parts = [first.take(_indices(xp, np.flatnonzero(to_host(first.converged)), K))]
+    for start in range(0, len(left), chunk):
+        which = left[start : start + chunk]
+        targets, bound, width = (_take(x, which, 1) if x.shape[1] > 1 else x for x in (Y, box, tube))
+        begin = first.take(_indices(xp, which, K))
+        parts.append(refine(spectrum, targets, bound, width, begin, tol=tol, max_iter=max_iter))
+    order = np.concatenate([np.flatnonzero(to_host(first.converged)), left])
+    joined = DualSolution.joined([part.astype(first.dual_coef.dtype) for part in parts])
+    return joined.take(_indices(xp, np.argsort(order), K))
+
+
 def _is_check(iteration: int) -> bool:
     return iteration >= FIRST_CHECK and (iteration - FIRST_CHECK) % CHECK_EVERY == 0
 
@@ -251,25 +230,7 @@ def _probe_passes(K: Array, Y: Array, Z: Array, box: Array, tube: Array, tol: fl
         return True
     probe = _spread(n_targets, PROBE_TARGETS)
     Y, Z, box, tube = (_take(x, probe, 1) if x.shape[1] > 1 else x for x in (Y, Z, box, tube))
-    return float(to_host(_judged(K, Y, Z, box, tube, 0, tol).converged).mean()) >= PROBE_SHARE
-
-
-def _judged(
-    K: Array, Y: Array, Z: Array, box: Array, tube: Array, iteration: int, tol: float
-) -> DualSolution:
-    """Return the feasible point nearest the iterate Z, with its optimality gap and intercept."""
-    xp = namespace(Y)
-    Z = make_feasible(Z, box)
-    F = Y - K @ Z
-    U, L = optimality_gap(F, Z, box, tube)
-    gap = U - L
-    return DualSolution(
-        dual_coef=Z,
-        intercept=intercept_of(F, Z, box, tube, U, L),
-        n_iter=xp.full(gap.shape, iteration, dtype=xp.int32, device=gap.device),
-        gap=gap,
-        converged=gap <= tol,
-    )
+    return float(to_host(judged(K, Y, Z, box, tube, 0, tol).converged).mean()) >= PROBE_SHARE
 
 
 def _working_dtype(xp: Any, K: Array, Y: Array, box: Array, tol: float) -> Any:

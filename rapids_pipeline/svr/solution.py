@@ -1,7 +1,8 @@
 """What every SVR engine returns, whatever its method."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rapids_pipeline.backend.arrays import Array, namespace
 
@@ -46,3 +47,9 @@ class DualSolution:
             for name in ("intercept", "n_iter", "gap", "converged")
         }
         return DualSolution(dual_coef=xp.take(self.dual_coef, targets, axis=1), **vectors)
+
+    def astype(self, dtype: Any) -> "DualSolution":
+        """Return the solution with its real numbers in another dtype."""
+        xp = namespace(self.dual_coef)
+        real = {name: xp.astype(getattr(self, name), dtype) for name in ("dual_coef", "intercept", "gap")}
+        return replace(self, **real)
