@@ -85,6 +85,11 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return np.array([f"svd_{i}" for i in range(len(self.components_))], dtype=object)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
     def _validated(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
         validated: Any = validate_data(self, X, dtype=np.float64, reset=reset)
         return np.asarray(validated)

@@ -82,8 +82,9 @@ def run(
         folds = random_folds(len(order), config.n_folds, config.seed)
     with stages.stage("features"):
         encoder = molecule_encoder(config.molecules, device.name)
-        molecules = encoder.fit(data.obs["SMILES"]).transform(data.obs["SMILES"])
-        train, test = Rows(data.obs, molecules), Rows(pairs, encoder.transform(pairs["SMILES"]))
+        smiles = [*data.obs["SMILES"], *pairs["SMILES"]]
+        molecules = encoder.fit(smiles).transform(smiles)
+        train, test = Rows(data.obs, molecules[: len(order)]), Rows(pairs, molecules[len(order) :])
     engine = stack.svr_engine(data.Y, config.svr, device.name)
     with stages.stage("svr") as progress:
         level_1 = stack.svr_predictions(train, test, data.Y, folds, config.svr, device.name, progress)

@@ -160,18 +160,16 @@ def write_screen(screened: Screen, folder: Path) -> None:
 def screen_table(screened: Screen) -> Table:
     """Return the screen as a table for the terminal."""
     table = Table(title=f"Feature sets for {screened.target}", title_justify="left")
-    for name in ("feature set", "what it knows"):
-        table.add_column(name)
-    for name in ("columns", "RMSE", "± sd of folds", "gain on the mean", "seconds"):
-        table.add_column(name, justify="right")
+    table.add_column("feature set", no_wrap=True)
+    for name in ("columns", "RMSE", "± folds", "vs the mean", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for result in screened.sets:
         table.add_row(
             result.feature_set,
-            result.description,
             str(result.columns),
             f"{result.rmse:.4f}",
             f"{result.rmse_sd:.4f}",
-            f"{result.gain:+.4f}",
+            f"{-result.gain:+.4f}",
             f"{result.seconds:.2f}",
         )
     return table

@@ -10,6 +10,7 @@ MRRMSE:
     min_w  mean_i sqrt( wᵀ G_i w / t ),   G_i = E_i E_iᵀ,   E_i,m = P_m,i − y_i
 """
 
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy.optimize import minimize
 
 from features.feature_sets import FeatureTable, Rows, feature_set
 from rapids_pipeline.backend.arrays import to_device
-from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.boosting import MultiOutputBooster, TargetSpace
 from rapids_pipeline.config import BoostingConfig, RunConfig, SvrConfig
@@ -76,19 +77,32 @@ def boosting_predictions(
     device: DeviceName,
     progress: Progress | None = None,
 ) -> Boosted:
-    """Run level 2: one booster for each outer fold, and one on all training rows for the test rows."""
+    """Run level 2: one booster for each outer fold, and one on all training rows for the test rows.
+
+    On a CPU the fits run side by side, one thread each: trees of this shape gain nothing from threads.
+    """
     progress = progress or Progress()
     n_folds = int(folds.max()) + 1
     progress.start(n_folds + 1)
-    oof = np.empty_like(Y)
-    for k in range(n_folds):
-        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+
+    def held_out(k: int) -> tuple[NDArray[np.float32], float]:
         rows = replace(train, predictions=level_1.nested[k])
-        oof[outside], _ = _boost(rows.take(inside), Y[inside], rows.take(outside), config, seed, device)
-        progress.advance()
-    everything = replace(train, predictions=level_1.oof)
-    predicted, share = _boost(everything, Y, replace(test, predictions=level_1.test), config, seed, device)
-    progress.advance()
+        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+        return _boost(rows.take(inside), Y[inside], rows.take(outside), config, seed, device)
+
+    def everything() -> tuple[NDArray[np.float32], float]:
+        rows, others = replace(train, predictions=level_1.oof), replace(test, predictions=level_1.test)
+        return _boost(rows, Y, others, config, seed, device)
+
+    oof = np.empty_like(Y)
+    with ThreadPoolExecutor(processor_count() if device == "cpu" else 1) as pool:
+        whole = pool.submit(everything)
+        parts = {pool.submit(held_out, k): k for k in range(n_folds)}
+        for done in as_completed([whole, *parts]):
+            if done is not whole:
+                oof[folds == parts[done]] = done.result()[0]
+            progress.advance()
+    predicted, share = whole.result()
     return Boosted(Member(oof, predicted), share)
 
 

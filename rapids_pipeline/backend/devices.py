@@ -1,5 +1,6 @@
 """Which device a run uses, decided once at its start and written down with the reason."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,11 @@ class Device:
 
     name: DeviceName
     reason: str
+
+
+def processor_count() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def why_no_cuda() -> str | None:

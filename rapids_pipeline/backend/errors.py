@@ -6,6 +6,7 @@ The command line prints that message on stderr without a traceback.
 
 import functools
 import sys
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -38,13 +39,15 @@ class UnavailableError(PerturbError, RuntimeError):
 def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
     """Make a command end with one line on stderr and its exit code where it would raise a `PerturbError`.
 
-    An interrupt (Ctrl-C) ends it with code 130.
+    An interrupt (Ctrl-C) ends it with code 130. Python warnings become lines on stderr, too.
     """
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _print_warning
+                return command(*args, **kwargs)
         except PerturbError as error:
             sys.stderr.write(f"error: {error}\n")
             raise SystemExit(error.exit_code) from None
@@ -53,3 +56,7 @@ def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
             raise SystemExit(EXIT_INTERRUPTED) from None
 
     return guarded
+
+
+def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    sys.stderr.write(f"warning: {message}\n")

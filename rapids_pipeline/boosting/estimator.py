@@ -35,6 +35,8 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     random_state : int
         Seed of the column sampling.
     device : {"cpu", "cuda"}
+    n_jobs : int
+        Threads of one fit on a CPU.
 
     Attributes
     ----------
@@ -57,6 +59,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         engine: str = "xgboost",
         random_state: int = 0,
         device: DeviceName = "cpu",
+        n_jobs: int = 1,
     ) -> None:
         self.n_estimators = n_estimators
         self.learning_rate = learning_rate
@@ -67,6 +70,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.engine = engine
         self.random_state = random_state
         self.device = device
+        self.n_jobs = n_jobs
 
     def fit(self, X: ArrayLike, Y: ArrayLike) -> Self:
         """Train on `X` (n_samples, n_features) and `Y` (n_samples, n_outputs)."""
@@ -82,6 +86,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
             max_bins=self.max_bins,
             seed=self.random_state,
             device=self.device,
+            n_jobs=self.n_jobs,
         )
         return self
 

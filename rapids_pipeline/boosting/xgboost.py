@@ -24,6 +24,7 @@ def fit(
     max_bins: int,
     seed: int,
     device: DeviceName,
+    n_jobs: int,
 ) -> Any:
     """Train `n_estimators` trees on `X` (n, p) and `Y` (n, d) and return XGBoost's Booster.
 
@@ -48,8 +49,9 @@ def fit(
         "min_child_weight": 1,
         "seed": seed,
         "device": device,
+        "nthread": n_jobs,
     }
-    data = xgboost.QuantileDMatrix(X, Y, max_bin=max_bins)
+    data = xgboost.QuantileDMatrix(X, Y, max_bin=max_bins, nthread=n_jobs)
     return xgboost.train(parameters, data, num_boost_round=n_estimators)
 
 

@@ -15,7 +15,7 @@ Source: Boyd et al., Found. Trends Mach. Learn. 3 (2011), section 3.4.1, in the 
 et al., Math. Prog. Comp. 12, 2020, section 5.2).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +49,10 @@ class CentredSpectrum:
         return cls(K, xp.where(values > 0, values, xp.zeros_like(values)), vectors)
 
     def resolve(self, x: Array, rho: Array) -> Array:
-        """Return R_ρ x for each column of `x` (n, t) with its own ρ (t,)."""
+        """Return R_ρ x for each column of `x` (n, t) with its own ρ (1, t)."""
         xp = namespace(x)
         x = x - xp.mean(x, axis=0, keepdims=True)
-        weights = rho[None, :] / (self.values[:, None] + rho[None, :])
+        weights = rho / (self.values[:, None] + rho)
         G = self.vectors @ (weights * (xp.matrix_transpose(self.vectors) @ x))
         return G - xp.mean(G, axis=0, keepdims=True)
 
@@ -82,24 +82,15 @@ def refine(
     DualSolution
         Float64; where a target does not get within `tol`, the point of the last iteration.
     """
-    xp = namespace(Y)
-    Y, box, tube = (xp.astype(x, xp.float64) for x in (Y, box, tube))
-    n, n_targets = Y.shape
-    box, tube = (xp.broadcast_to(x, (x.shape[0], n_targets)) for x in (box, tube))
-    Z = xp.astype(start.dual_coef, xp.float64)
-    scale = float(xp.sum(spectrum.values)) / n
-    rho = xp.full((n_targets,), max(scale, 1e-12), dtype=xp.float64, device=Y.device)
-    multiplier = Y - spectrum.K @ Z - xp.astype(start.intercept, xp.float64)[None, :]
-    v = Z + multiplier / rho[None, :]
-    before = xp.astype(start.n_iter, xp.int32)
-    pending = np.arange(n_targets)
-    order, finished = [], []
+    state = _State.started(spectrum, Y, box, tube, start)
+    pending = np.arange(Y.shape[1])
+    order: list[NDArray[np.intp]] = []
+    finished: list[DualSolution] = []
     for iteration in range(1, max_iter + 1):
-        threshold = tube / rho[None, :]
-        Z = xp.clip(v - xp.clip(v, -threshold, threshold), -box, box)
+        Z = state.shrunk(state.v)
         check = iteration % CHECK_EVERY == 0 or iteration == max_iter
         if check:
-            point = judged(spectrum.K, Y, Z, box, tube, iteration, tol)
+            point = judged(spectrum.K, state.Y, Z, state.box, state.tube, iteration, tol)
             done = to_host(point.converged) | (iteration == max_iter)
             if done.any():
                 finished.append(_taken(point, np.flatnonzero(done)))
@@ -107,39 +98,66 @@ def refine(
                 if done.all():
                     break
                 keep = np.flatnonzero(~done)
-                pending = pending[keep]
-                Y, Z, v, box, tube = (_columns(x, keep) for x in (Y, Z, v, box, tube))
-                rho = _columns(rho[None, :], keep)[0, :]
-        G = spectrum.resolve(2 * Z - v + Y / rho[None, :], rho)
-        v = v + RELAXATION * (G - Z)
+                pending, state, Z = pending[keep], state.take(keep), _columns(Z, keep)
+        G = spectrum.resolve(2 * Z - state.v + state.Y / state.rho, state.rho)
+        state = replace(state, v=state.v + RELAXATION * (G - Z))
         if check:
-            v, rho = _adapted(spectrum.K, Y, Z, G, v, box, tube, rho)
+            state = state.adapted(spectrum.K, Z, G)
     joined = _taken(DualSolution.joined(finished), np.argsort(np.concatenate(order)))
-    return DualSolution(
-        joined.dual_coef, joined.intercept, joined.n_iter + before, joined.gap, joined.converged
-    )
+    return replace(joined, n_iter=joined.n_iter + start.n_iter)
 
 
-def _adapted(
-    K: Array, Y: Array, Z: Array, G: Array, v: Array, box: Array, tube: Array, rho: Array
-) -> tuple[Array, Array]:
-    """Return v and ρ after balancing each target's residuals; the multipliers ρ (v − Z) stay what they are."""
-    xp = namespace(Y)
-    threshold = tube / rho[None, :]
-    following = xp.clip(v - xp.clip(v, -threshold, threshold), -box, box)
-    forces = K @ G
-    size = xp.where(_spread(forces) > _spread(Y), _spread(forces), _spread(Y))
-    primal = _largest(G - Z) / (_largest(Z) + TINY)
-    dual = rho * _largest(following - Z) / (size + TINY)
-    change = xp.clip(xp.sqrt((primal + TINY) / (dual + TINY)), 1 / LARGEST_CHANGE, LARGEST_CHANGE)
-    small = (change < SMALLEST_CHANGE) & (change > 1 / SMALLEST_CHANGE)
-    change = xp.where(small, xp.ones_like(change), change)
-    return following + (v - following) / change[None, :], rho * change
+@dataclass(frozen=True)
+class _State:
+    """The targets under way, float64: Y and v (n, t), box and tube (1 or n, t), ρ (1, t)."""
+
+    Y: Array
+    v: Array
+    box: Array
+    tube: Array
+    rho: Array
+
+    @classmethod
+    def started(
+        cls, spectrum: CentredSpectrum, Y: Array, box: Array, tube: Array, start: DualSolution
+    ) -> "_State":
+        """Begin at a solution's β with the multipliers y − Kβ − b, and ρ the mean eigenvalue."""
+        xp = namespace(Y)
+        Y, box, tube, beta, b = (
+            xp.astype(x, xp.float64) for x in (Y, box, tube, start.dual_coef, start.intercept)
+        )
+        n, n_targets = Y.shape
+        mean = max(float(xp.sum(spectrum.values)) / n, 1e-12)
+        rho = xp.full((1, n_targets), mean, dtype=xp.float64, device=Y.device)
+        box, tube = (xp.broadcast_to(x, (x.shape[0], n_targets)) for x in (box, tube))
+        return cls(Y, beta + (Y - spectrum.K @ beta - b[None, :]) / rho, box, tube, rho)
+
+    def take(self, keep: NDArray[np.intp]) -> "_State":
+        """Return the state of some of the targets."""
+        return _State(*(_columns(x, keep) for x in (self.Y, self.v, self.box, self.tube, self.rho)))
+
+    def shrunk(self, v: Array) -> Array:
+        """Return Z = clip(soft(v, ε/ρ), −C, C)."""
+        xp = namespace(v)
+        threshold = self.tube / self.rho
+        return xp.clip(v - xp.clip(v, -threshold, threshold), -self.box, self.box)
+
+    def adapted(self, K: Array, Z: Array, G: Array) -> "_State":
+        """Balance each target's residuals: change ρ, and v so that the multipliers ρ (v − Z) stay."""
+        xp = namespace(Z)
+        following = self.shrunk(self.v)
+        forces, targets = _spread(K @ G), _spread(self.Y)
+        primal = _largest(G - Z) / (_largest(Z) + TINY)
+        dual = self.rho * _largest(following - Z) / (xp.where(forces > targets, forces, targets) + TINY)
+        change = xp.clip(xp.sqrt((primal + TINY) / (dual + TINY)), 1 / LARGEST_CHANGE, LARGEST_CHANGE)
+        small = (change < SMALLEST_CHANGE) & (change > 1 / SMALLEST_CHANGE)
+        change = xp.where(small, xp.ones_like(change), change)
+        return replace(self, v=following + (self.v - following) / change, rho=self.rho * change)
 
 
 def _largest(x: Array) -> Array:
     xp = namespace(x)
-    return xp.max(xp.abs(x), axis=0)
+    return xp.max(xp.abs(x), axis=0, keepdims=True)
 
 
 def _spread(x: Array) -> Array:

@@ -1,10 +1,13 @@
 """The registry of SVR engines: name → a pure function that solves many duals on one Gram matrix.
 
 douglas-rachford   all targets at once by matrix products; array API: numpy, cupy, torch
-smo                target by target, numba; numpy only
-auto               one of these, chosen by where the arrays live and how many targets there are
+smo                target by target, numba; works on the host
+sklearn            one scikit-learn SVR a target on the precomputed Gram; works on the host
+cuml               one cuML SVR a target; needs an NVIDIA GPU
+auto               one of the first two, chosen by the kernel, by where the arrays live and how many targets there are
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol
@@ -14,7 +17,7 @@ import numpy as np
 from rapids_pipeline.backend.arrays import Array
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr import douglas_rachford, smo
+from rapids_pipeline.svr import douglas_rachford, library_loops, smo
 from rapids_pipeline.svr.solution import DualSolution
 
 FEW_TARGETS = 500
@@ -40,11 +43,28 @@ class SharedGramEngine(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine, and how many of its own iterations a target may take unless told otherwise."""
+    """An engine and what has to be known to call it.
+
+    Attributes
+    ----------
+    name : str
+    solve : SharedGramEngine
+    max_iter : int
+        How many of its own iterations a target may take unless told otherwise.
+    work_bytes : int
+        Memory it takes for each entry of the Gram matrix, the float64 matrix itself included.
+    on_host : bool
+        It takes numpy arrays only.
+    require : callable
+        Raises UnavailableError where the engine cannot run.
+    """
 
     name: str
     solve: SharedGramEngine
     max_iter: int
+    work_bytes: int
+    on_host: bool = False
+    require: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -58,25 +78,45 @@ class Choice:
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("douglas-rachford", douglas_rachford.solve, 2000),
-        Engine("smo", smo.solve, smo.DEFAULT_MAX_ITER),
+        Engine("douglas-rachford", douglas_rachford.solve, 2000, work_bytes=56),
+        Engine("smo", smo.solve, smo.DEFAULT_MAX_ITER, 20, on_host=True, require=smo.require_numba),
+        Engine("sklearn", library_loops.solve_sklearn, 10_000_000, 28, on_host=True),
+        Engine("cuml", library_loops.solve_cuml, 100_000, 40, require=library_loops.require_cuml),
     )
 }
 
 
-def choose_engine(name: str, Y: Array) -> Choice:
+def choose_engine(name: str, Y: Array, *, target_specific: bool = False) -> Choice:
     """Return the engine called `name`; "auto" picks one for targets `Y` (n, n_targets).
+
+    Parameters
+    ----------
+    name : str
+        "auto" or a key of `ENGINES`.
+    Y : array, (n, n_targets)
+    target_specific : bool
+        Whether every target has a kernel of its own, which only smo solves.
 
     Raises
     ------
     InputError
-        There is no such engine; the message lists them.
+        There is no such engine (the message lists them), or it cannot solve kernels of each target's own.
+    UnavailableError
+        The engine asked for cannot run here; the message says what to install.
     """
-    if name in ENGINES:
-        return Choice(ENGINES[name], "asked for")
-    if name != "auto":
+    if name != "auto" and name not in ENGINES:
         raise InputError(f"no SVR engine {name!r}; choose one of auto, {', '.join(ENGINES)}")
+    if target_specific and name not in ("auto", "smo"):
+        raise InputError(
+            f"engine {name!r} solves one kernel that all targets share; target_features needs 'smo'"
+        )
+    if name != "auto":
+        ENGINES[name].require()
+        return Choice(ENGINES[name], "asked for")
     rachford, pairs = ENGINES["douglas-rachford"], ENGINES["smo"]
+    if target_specific:
+        pairs.require()
+        return Choice(pairs, "auto: every target has a kernel of its own")
     if not isinstance(Y, np.ndarray):
         return Choice(rachford, "auto: the arrays are not numpy's")
     if Y.shape[1] < FEW_TARGETS:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from math import ceil
 from typing import Any
 
@@ -61,6 +62,7 @@ __all__ = [
     "SmoOptions",
     "SmoResult",
     "predict_factored",
+    "require_numba",
     "scale_gamma",
     "solve",
     "solve_dense",
@@ -287,6 +289,12 @@ def _in_threads(part: Callable[[int], None], starts: range, n_threads: int | Non
 def _processors() -> int:
     """Return how many processors this process may use (all of them where the system does not say)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require_numba() -> None:
+    """Raise UnavailableError where numba is not installed."""
+    if find_spec("numba") is None:
+        raise UnavailableError(NUMBA_REMEDY)
 
 
 def _numba_kernels() -> Any:

@@ -1,0 +1,51 @@
+"""How much memory an array of some library could still take, on the host or on its device."""
+
+import os
+from pathlib import Path
+
+from rapids_pipeline.backend.arrays import Array
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def available_bytes(like: Array) -> int:
+    """Return the bytes that are free where `like` lives: its CUDA device, or else this machine."""
+    from array_api_compat import is_cupy_array, is_torch_array
+
+    if is_cupy_array(like):
+        import cupy
+
+        pool = cupy.get_default_memory_pool()
+        return int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
+    if is_torch_array(like) and like.is_cuda:
+        import torch
+
+        return int(torch.cuda.mem_get_info(like.device)[0])
+    return host_bytes()
+
+
+def host_bytes() -> int:
+    """Return what the machine can still give: free memory and caches, within the container's limit if there is one.
+
+    Where the system does not say what is available, the size of its memory.
+    """
+    room = _control_group_room()
+    for line in MEMINFO.read_text().splitlines() if MEMINFO.exists() else ():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+            return free if room is None else min(free, room)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def gigabytes(size: float) -> str:
+    """Return a number of bytes as text, "1.6 GB"."""
+    return f"{size / 1e9:.1f} GB"
+
+
+def _control_group_room() -> int | None:
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        return None if limit == "max" else int(limit) - int((CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,140 @@
+"""One library SVR per target on the shared Gram matrix: the references that the other engines are measured by.
+
+scikit-learn    SVR(kernel="precomputed"), libsvm, which keeps K in float32
+cuML            SVR(kernel="precomputed"); where its version has no such kernel, the linear kernel on the rows of
+                W Λ^½ (K = W Λ Wᵀ), whose inner products are K, so the dual is the same
+
+`gap` is measured here in float64 on what the library returned; `converged` says that the library's own stopping
+rule ended it, and in float32 that may be a little early.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import SVR
+
+from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.errors import UnavailableError
+from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.svr.optimality import optimality_gap
+from rapids_pipeline.svr.solution import DualSolution
+
+CUML_REMEDY = (
+    "the cuml engine needs RAPIDS cuML and an NVIDIA GPU: pip install 'rapids-perturb[gpu-cu13]' "
+    "(or gpu-cu12), or choose another engine"
+)
+
+Floats = NDArray[np.float64]
+
+
+def solve_sklearn(
+    K: Floats,
+    Y: NDArray[Any],
+    *,
+    C: Array | float,
+    epsilon: Array | float,
+    tol: float,
+    max_iter: int,
+    progress: Progress | None = None,
+) -> DualSolution:
+    """Solve with one `sklearn.svm.SVR` a target; arguments as `rapids_pipeline.svr.engines.SharedGramEngine`."""
+
+    def make(bound: float, tube: float) -> Any:
+        return SVR(kernel="precomputed", C=bound, epsilon=tube, tol=tol, max_iter=max_iter)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # counted and reported by name instead
+        return _loop(make, K, K, Y, C, epsilon, max_iter, progress)
+
+
+def solve_cuml(
+    K: Array,
+    Y: Array,
+    *,
+    C: Array | float,
+    epsilon: Array | float,
+    tol: float,
+    max_iter: int,
+    progress: Progress | None = None,
+) -> DualSolution:
+    """Solve with one `cuml.svm.SVR` a target; arguments as `rapids_pipeline.svr.engines.SharedGramEngine`."""
+    regressor = _cuml_regressor()
+    kernel = "precomputed" if _has_precomputed(regressor) else "linear"
+
+    def make(bound: float, tube: float) -> Any:
+        return regressor(kernel=kernel, C=bound, epsilon=tube, tol=tol, max_iter=max_iter)
+
+    return _loop(make, K if kernel == "precomputed" else _square_root(K), K, Y, C, epsilon, max_iter, progress)
+
+
+def require_cuml() -> None:
+    """Raise UnavailableError where cuML cannot be imported."""
+    _cuml_regressor()
+
+
+def _loop(
+    make: Callable[[float, float], Any],
+    features: Array,
+    K: Array,
+    Y: Array,
+    C: Array | float,
+    epsilon: Array | float,
+    max_iter: int,
+    progress: Progress | None,
+) -> DualSolution:
+    """Fit one regressor a target and judge its coefficients in float64."""
+    xp = namespace(K, Y)
+    n, targets = Y.shape
+    box = np.atleast_2d(np.asarray(to_host(C) if hasattr(C, "shape") else C, np.float64))
+    tube = np.atleast_2d(np.asarray(to_host(epsilon) if hasattr(epsilon, "shape") else epsilon, np.float64))
+    beta, intercept = np.zeros((n, targets)), np.zeros(targets)
+    n_iter = np.zeros(targets, np.int32)
+    progress = progress or Progress()
+    progress.start(targets)
+    for t in range(targets):
+        column = box[:, t % box.shape[1]]
+        weight = None if len(column) == 1 else column / column.max()
+        model = make(float(column.max()), float(tube[0, t % tube.shape[1]]))
+        model.fit(features, xp.asarray(Y[:, t], copy=True), sample_weight=weight)
+        beta[to_host(model.support_).astype(np.intp), t] = to_host(model.dual_coef_).ravel()
+        intercept[t] = float(to_host(model.intercept_).ravel()[0])
+        n_iter[t] = int(np.max(to_host(np.asarray(getattr(model, "n_iter_", 0)))))
+        progress.advance()
+    box, tube, dual_coef = (xp.asarray(x, device=K.device) for x in (box, tube, beta))
+    U, L = optimality_gap(xp.astype(Y, xp.float64) - K @ dual_coef, dual_coef, box, tube)
+    return DualSolution(
+        dual_coef,
+        *(xp.asarray(x, device=K.device) for x in (intercept, n_iter)),
+        gap=U - L,
+        converged=xp.asarray(n_iter < max_iter, device=K.device),
+    )
+
+
+def _square_root(K: Array) -> Array:
+    """Return rows whose inner products are K, (n, n)."""
+    xp = namespace(K)
+    values, vectors = xp.linalg.eigh(K)
+    return vectors * xp.sqrt(xp.where(values > 0, values, xp.zeros_like(values)))[None, :]
+
+
+def _cuml_regressor() -> Any:
+    try:
+        from cuml.svm import SVR as regressor
+    except Exception as error:  # a broken CUDA installation fails in many ways, never only ImportError
+        raise UnavailableError(f"{CUML_REMEDY} ({type(error).__name__}: {error})") from error
+    return regressor
+
+
+@functools.cache
+def _has_precomputed(regressor: Any) -> bool:
+    """Say whether this cuML solves a precomputed kernel (added after 24.x), by solving two rows."""
+    try:
+        regressor(kernel="precomputed").fit(np.eye(2), np.asarray([0.0, 1.0]))
+    except Exception:  # versions without it fail in the constructor (KeyError) or in fit
+        return False
+    return True

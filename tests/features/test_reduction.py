@@ -1,0 +1,139 @@
+"""TruncatedSVD: against a naive power iteration, scikit-learn, and the properties of the decomposition."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.decomposition import TruncatedSVD as SklearnTruncatedSVD
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import check_estimator
+
+from features.reduction import TruncatedSVD
+
+
+def matrix(n, p, seed=0):
+    rng = np.random.default_rng(seed)
+    decay = 0.7 ** np.arange(min(n, p))
+    left, right = np.linalg.qr(rng.normal(size=(n, n)))[0], np.linalg.qr(rng.normal(size=(p, p)))[0]
+    return (left[:, : len(decay)] * decay * 50) @ right[:, : len(decay)].T
+
+
+WIDE_AND_TALL = pytest.mark.parametrize(("n", "p"), [(20, 60), (60, 20), (25, 25)])
+
+
+def naive_svd(A, n_components):
+    """Power iteration with deflation; the entry of largest magnitude made positive."""
+    A = A.copy()
+    vectors, values = [], []
+    for _ in range(n_components):
+        v = np.ones(A.shape[1])
+        for _ in range(400):
+            v = A.T @ (A @ v)
+            v /= np.sqrt(sum(x * x for x in v))
+        v = v if v[np.argmax(np.abs(v))] > 0 else -v
+        vectors.append(v)
+        values.append(np.sqrt(np.sum((A @ v) ** 2)))
+        A -= np.outer(A @ v, v)
+    return np.array(vectors), np.array(values)
+
+
+@WIDE_AND_TALL
+def test_equals_power_iteration(n, p):
+    A = matrix(n, p)
+    vectors, values = naive_svd(A, 4)
+    svd = TruncatedSVD(4).fit(A)
+    np.testing.assert_allclose(svd.components_, vectors, atol=1e-5)
+    np.testing.assert_allclose(svd.singular_values_, values, rtol=1e-8)
+
+
+@WIDE_AND_TALL
+def test_equals_scikit_learn(n, p):
+    A = matrix(n, p)
+    svd, reference = TruncatedSVD(6).fit(A), SklearnTruncatedSVD(6, algorithm="arpack", random_state=0).fit(A)
+    np.testing.assert_allclose(svd.singular_values_, reference.singular_values_, rtol=1e-8)
+    signs = np.sign(np.sum(svd.components_ * reference.components_, axis=1))[:, None]
+    np.testing.assert_allclose(svd.components_, reference.components_ * signs, atol=1e-5)
+    np.testing.assert_allclose(svd.transform(A), reference.transform(A) * signs.T, atol=1e-4)
+    np.testing.assert_allclose(
+        svd.inverse_transform(svd.transform(A)),
+        reference.inverse_transform(reference.transform(A)),
+        atol=1e-4,
+    )
+
+
+@WIDE_AND_TALL
+def test_properties(n, p):
+    A = matrix(n, p)
+    svd = TruncatedSVD(5).fit(A)
+    np.testing.assert_allclose(svd.components_ @ svd.components_.T, np.eye(5), atol=1e-5)
+    assert np.all(np.diff(svd.singular_values_) <= 0)
+    largest = np.argmax(np.abs(svd.components_), axis=1)
+    assert np.all(svd.components_[np.arange(5), largest] > 0)
+    kept = np.sum(svd.transform(A).astype(float) ** 2) / np.sum(A**2)
+    assert svd.explained_share_ == pytest.approx(kept, abs=1e-6)
+
+
+@WIDE_AND_TALL
+def test_all_components_give_the_matrix_back(n, p):
+    A = matrix(n, p)
+    svd = TruncatedSVD(100).fit(A)
+    assert svd.explained_share_ == pytest.approx(1.0)
+    np.testing.assert_allclose(svd.inverse_transform(svd.transform(A)), A, atol=1e-3)
+
+
+def test_best_of_its_rank_by_eckart_and_young():
+    A = matrix(15, 30)
+    svd = TruncatedSVD(3).fit(A)
+    error = np.sum((A - svd.inverse_transform(svd.transform(A))) ** 2)
+    assert error == pytest.approx(np.sum(np.linalg.svd(A, compute_uv=False)[3:] ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_no_null_component_is_kept(transposed):
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(10, 3)) @ rng.normal(size=(3, 40))
+    svd = TruncatedSVD(8).fit(A.T if transposed else A)
+    assert svd.components_.shape[0] == 3
+    assert svd.get_feature_names_out().tolist() == ["svd_0", "svd_1", "svd_2"]
+
+
+def test_zeros_have_no_component():
+    svd = TruncatedSVD(4).fit(np.zeros((5, 7)))
+    assert svd.explained_share_ == 0.0
+    assert svd.transform(np.zeros((2, 7))).shape == (2, 0)
+    np.testing.assert_array_equal(svd.inverse_transform(svd.transform(np.zeros((2, 7)))), np.zeros((2, 7)))
+
+
+def test_permuting_rows_changes_nothing_and_columns_follow():
+    A = matrix(20, 60)
+    rng = np.random.default_rng(1)
+    rows, columns = rng.permutation(20), rng.permutation(60)
+    svd = TruncatedSVD(4).fit(A)
+    np.testing.assert_allclose(TruncatedSVD(4).fit(A[rows]).components_, svd.components_, atol=1e-6)
+    np.testing.assert_allclose(
+        TruncatedSVD(4).fit(A[:, columns]).components_, svd.components_[:, columns], atol=1e-6
+    )
+
+
+def test_one_row_alone_equals_its_row_in_a_batch():
+    A = matrix(20, 60)
+    svd = TruncatedSVD(4).fit(A)
+    alone = np.vstack([svd.transform(row[None]) for row in A])
+    np.testing.assert_allclose(alone, svd.transform(A), atol=1e-5)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="n_components must be at least 1, not 0"):
+        TruncatedSVD(0).fit(np.ones((3, 3)))
+    with pytest.raises(ValueError, match="NaN"):
+        TruncatedSVD(2).fit(np.array([[1.0, np.nan], [0.0, 1.0]]))
+    with pytest.raises(ValueError, match="features"):
+        TruncatedSVD(1).fit(np.ones((3, 3))).transform(np.ones((2, 4)))
+    with pytest.raises(NotFittedError):
+        TruncatedSVD(2).transform(np.ones((2, 2)))
+
+
+def test_a_scikit_learn_transformer():
+    model = TruncatedSVD(7)
+    model.fit(matrix(20, 60))
+    assert model.get_params() == clone(model).get_params() == {"n_components": 7}
+    check_estimator(TruncatedSVD(2))

@@ -1,0 +1,112 @@
+"""Gram matrices: against naive loops, scikit-learn, and recomputation on the fold's own rows."""
+
+import array_api_strict
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
+from sklearn.svm import SVR
+
+from rapids_pipeline.backend.arrays import to_host
+from rapids_pipeline.svr.gram import GramTable, scale_gamma, squared_distances
+
+ROWS, COLUMNS = np.array([0, 3, 5, 7, 8]), np.array([9, 1, 3])
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).normal(size=(12, 4)) * 3
+
+
+def naive(X, rows, columns, kernel, gamma):
+    K = np.empty((len(rows), len(columns)))
+    for i, a in enumerate(rows):
+        for j, b in enumerate(columns):
+            if kernel == "linear":
+                K[i, j] = sum(X[a, f] * X[b, f] for f in range(X.shape[1]))
+            else:
+                K[i, j] = np.exp(-gamma * sum((X[a, f] - X[b, f]) ** 2 for f in range(X.shape[1])))
+    return K
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_equals_a_naive_loop(X, kernel):
+    K = GramTable(X, kernel, 0.07).gram(ROWS, COLUMNS, 0.07)
+    assert K.dtype == np.float64
+    np.testing.assert_allclose(K, naive(X, ROWS, COLUMNS, kernel, 0.07), rtol=1e-10)
+
+
+def test_equals_scikit_learn(X):
+    rbf = GramTable(X, "rbf", 0.2).gram(ROWS, COLUMNS, 0.2)
+    np.testing.assert_allclose(rbf, rbf_kernel(X[ROWS], X[COLUMNS], gamma=0.2), rtol=1e-10)
+    linear = GramTable(X, "linear").gram(ROWS, COLUMNS, 1.0)
+    np.testing.assert_allclose(linear, linear_kernel(X[ROWS], X[COLUMNS]), rtol=1e-12)
+
+
+def test_float32_input_is_computed_in_float64(X):
+    single = X.astype(np.float32)
+    K = GramTable(single, "rbf", 0.2).gram(ROWS, COLUMNS, 0.2)
+    np.testing.assert_array_equal(K, GramTable(single.astype(np.float64), "rbf", 0.2).gram(ROWS, COLUMNS, 0.2))
+
+
+def test_gamma_scale_is_scikit_learns_on_the_training_rows_only(X):
+    table = GramTable(X)
+    model = SVR(gamma="scale").fit(X[ROWS], np.arange(5.0))
+    assert table.gamma_of(ROWS) == pytest.approx(model._gamma, rel=1e-12)
+    others = X.copy()
+    others[[1, 2, 4, 6, 9, 10, 11]] += 100  # rows outside the fold
+    assert GramTable(others).gamma_of(ROWS) == table.gamma_of(ROWS)
+
+
+def test_gamma_of_constant_features_and_of_other_kernels(X):
+    assert scale_gamma(np.full((4, 2), 3.0)) == 1.0
+    assert GramTable(X, "linear").gamma_of(ROWS) == 1.0
+    assert GramTable(X, "rbf", 0.3).gamma_of(ROWS) == 0.3
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_a_part_equals_its_own_computation(X, kernel):
+    part = GramTable(X, kernel, 0.1).gram(ROWS, COLUMNS, 0.1)
+    both = np.concatenate([ROWS, COLUMNS])
+    alone = GramTable(X[both], kernel, 0.1).gram(np.arange(5), np.arange(5, 8), 0.1)
+    np.testing.assert_allclose(part, alone, rtol=1e-10)
+
+
+def test_precomputed_is_indexed_and_nothing_else(X):
+    K = rbf_kernel(X)
+    np.testing.assert_array_equal(GramTable(K, "precomputed").gram(ROWS, COLUMNS, 1.0), K[np.ix_(ROWS, COLUMNS)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.float64, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.floats(-1e3, 1e3)))
+def test_a_gram_matrix_is_symmetric_positive_and_one_on_the_diagonal(X):
+    rows = np.arange(len(X))
+    distances = squared_distances(X, X)
+    assert np.all(distances >= 0)
+    K = GramTable(X, "rbf", 1e-3).gram(rows, rows, 1e-3)
+    np.testing.assert_allclose(np.diagonal(K), 1, atol=1e-5)  # rounding of |x|² + |x|² − 2x·x at |x| of 1e3
+    np.testing.assert_allclose(K, K.T, atol=1e-12)
+    assert np.linalg.eigvalsh(K).min() >= -1e-5
+
+
+def test_array_api_strict_equals_numpy(X):
+    table = GramTable(array_api_strict.asarray(X))
+    expected = GramTable(X)
+    gamma = table.gamma_of(ROWS)
+    assert gamma == pytest.approx(expected.gamma_of(ROWS), rel=1e-12)
+    found = table.gram(ROWS, COLUMNS, gamma)
+    np.testing.assert_allclose(to_host(found), expected.gram(ROWS, COLUMNS, gamma), rtol=1e-12)
+
+
+def test_refusals(X):
+    with pytest.raises(ValueError, match="kernel must be rbf, linear or precomputed, not 'poly'"):
+        GramTable(X, "poly")
+    for gamma in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="gamma must be positive or 'scale'"):
+            GramTable(X, "rbf", gamma)
+    with pytest.raises(ValueError, match="could not convert|gamma must be"):
+        GramTable(X, "rbf", "auto")
+    with pytest.raises(ValueError, match=r"must be square, not of shape \(12, 4\)"):
+        GramTable(X, "precomputed")
