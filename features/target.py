@@ -86,6 +86,8 @@ class LeaveOneOutEncoder(BaseEstimator):
         if targets.ndim != 2 or len(targets) != len(names) or not len(targets):
             raise ValueError(f"need one group a row of Y: {names.shape} groups, Y of shape {targets.shape}")
         codes, levels = pd.factorize(names, sort=True)
+        if (codes < 0).any():
+            raise ValueError(f"row {int(np.argmin(codes))} (from 0) has no group: it is missing")
         counts = np.bincount(codes)
         sums = np.zeros((len(levels), targets.shape[1]))
         np.add.at(sums, codes, targets)

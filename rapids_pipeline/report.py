@@ -88,9 +88,9 @@ def bar_chart(
     reference: float | None = None,
     reference_name: str = "",
 ) -> None:
-    """Draw horizontal bars with error bars, the smallest value on top, to a PNG of 150 dpi.
+    """Draw horizontal bars from zero, with error bars and a reference line, to a PNG of 150 dpi.
 
-    The axis does not start at zero (bars show differences): it spans the values with a margin.
+    The smallest value is on top.
     """
     import matplotlib as mpl
 
@@ -98,23 +98,22 @@ def bar_chart(
     from matplotlib import pyplot as plt
 
     order = sorted(range(len(names)), key=lambda i: -values[i])
-    figure, axes = plt.subplots(figsize=(8, 0.45 * len(names) + 1.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(names) + 1.6), layout="constrained")
     axes.barh(
         [names[i] for i in order],
         [values[i] for i in order],
         xerr=[errors[i] for i in order],
-        color="#3f7f93",
-        error_kw={"ecolor": "#333333", "capsize": 3},
+        color="#6fa3b3",
+        error_kw={"ecolor": "#333333", "capsize": 3, "elinewidth": 1.2},
     )
-    ends = [v for i in order for v in (values[i] - errors[i], values[i] + errors[i])]
+    for row, i in enumerate(order):
+        axes.text(0.01 * max(values), row, f"{values[i]:.4f}", va="center", fontsize=9)
     if reference is not None:
-        axes.axvline(reference, color="#c0504d", linestyle="--", linewidth=1.2, label=reference_name)
-        axes.legend(loc="lower right", frameon=False)
-        ends.append(reference)
-    margin = 0.08 * (max(ends) - min(ends) or 1.0)
-    axes.set_xlim(max(0.0, min(ends) - margin), max(ends) + margin)
+        axes.axvline(reference, color="#c0504d", linestyle="--", linewidth=1.2)
+        above = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 9}
+        axes.text(reference, 1.01, reference_name, color="#c0504d", **above)
     axes.set_xlabel(axis)
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", pad=18)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

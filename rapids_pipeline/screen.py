@@ -151,7 +151,7 @@ def write_screen(screened: Screen, folder: Path) -> None:
             [result.rmse for result in screened.sets],
             [result.rmse_sd / np.sqrt(screened.n_folds) for result in screened.sets],
             f"{screened.target}: which features help ({screened.n_folds}-fold SVR, {screened.n_rows} rows)",
-            "held-out RMSE (bars: standard error over folds; the axis does not start at 0)",
+            "held-out RMSE; the whiskers are the standard error over folds",
             screened.mean_rmse,
             "predicting the mean",
         )

@@ -53,8 +53,8 @@ class Engine:
         How many of its own iterations a target may take unless told otherwise.
     work_bytes : int
         Memory it takes for each entry of the Gram matrix, the float64 matrix itself included.
-    on_host : bool
-        It takes numpy arrays only.
+    takes : tuple of str
+        The array libraries it works on; arrays of others are copied to the host for it and back.
     require : callable
         Raises UnavailableError where the engine cannot run.
     """
@@ -63,7 +63,7 @@ class Engine:
     solve: SharedGramEngine
     max_iter: int
     work_bytes: int
-    on_host: bool = False
+    takes: tuple[str, ...] = ("numpy", "cupy", "torch", "array_api_strict")
     require: Callable[[], None] = lambda: None
 
 
@@ -79,9 +79,9 @@ ENGINES = {
     engine.name: engine
     for engine in (
         Engine("douglas-rachford", douglas_rachford.solve, 2000, work_bytes=56),
-        Engine("smo", smo.solve, smo.DEFAULT_MAX_ITER, 20, on_host=True, require=smo.require_numba),
-        Engine("sklearn", library_loops.solve_sklearn, 10_000_000, 28, on_host=True),
-        Engine("cuml", library_loops.solve_cuml, 100_000, 40, require=library_loops.require_cuml),
+        Engine("smo", smo.solve, smo.DEFAULT_MAX_ITER, 20, ("numpy",), smo.require_numba),
+        Engine("sklearn", library_loops.solve_sklearn, 10_000_000, 28, ("numpy",)),
+        Engine("cuml", library_loops.solve_cuml, 100_000, 40, ("numpy", "cupy"), library_loops.require_cuml),
     )
 }
 

@@ -69,7 +69,9 @@ def solve_cuml(
     def make(bound: float, tube: float) -> Any:
         return regressor(kernel=kernel, C=bound, epsilon=tube, tol=tol, max_iter=max_iter)
 
-    return _loop(make, K if kernel == "precomputed" else _square_root(K), K, Y, C, epsilon, max_iter, progress)
+    return _loop(
+        make, K if kernel == "precomputed" else _square_root(K), K, Y, C, epsilon, max_iter, progress
+    )
 
 
 def require_cuml() -> None:
@@ -100,10 +102,10 @@ def _loop(
         column = box[:, t % box.shape[1]]
         weight = None if len(column) == 1 else column / column.max()
         model = make(float(column.max()), float(tube[0, t % tube.shape[1]]))
-        model.fit(features, xp.asarray(Y[:, t], copy=True), sample_weight=weight)
+        model.fit(features, xp.astype(Y[:, t], K.dtype), sample_weight=weight)
         beta[to_host(model.support_).astype(np.intp), t] = to_host(model.dual_coef_).ravel()
         intercept[t] = float(to_host(model.intercept_).ravel()[0])
-        n_iter[t] = int(np.max(to_host(np.asarray(getattr(model, "n_iter_", 0)))))
+        n_iter[t] = int(np.max(getattr(model, "n_iter_", 0)))
         progress.advance()
     box, tube, dual_coef = (xp.asarray(x, device=K.device) for x in (box, tube, beta))
     U, L = optimality_gap(xp.astype(Y, xp.float64) - K @ dual_coef, dual_coef, box, tube)
