@@ -94,9 +94,13 @@ class LeaveOneOutBlock:
 
     fitted_on: FittedOn = "targets"
 
-    def __init__(self, column: str, sigma: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, column: str) -> None:
         self._column = column
-        self._encoder = LeaveOneOutEncoder(sigma, seed)
+        self._encoder = LeaveOneOutEncoder()
+
+    def set_noise(self, sigma: float, seed: int) -> None:
+        """Set the noise of the training rows' encodings."""
+        self._encoder.set_params(sigma=sigma, random_state=seed)
 
     def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fit and encode the training rows, each without its own targets."""
@@ -200,6 +204,10 @@ class FeatureTable:
     Parameters
     ----------
     recipe : FeatureSet
+    sigma : float
+        Noise of the leave-one-out encodings of training rows (see `features.target.LeaveOneOutEncoder`).
+    seed : int
+        Seed of that noise; every block draws its own.
 
     Attributes
     ----------
@@ -207,9 +215,12 @@ class FeatureTable:
         Columns of each block, in order; set by `fit_transform`.
     """
 
-    def __init__(self, recipe: FeatureSet) -> None:
+    def __init__(self, recipe: FeatureSet, sigma: float = 0.0, seed: int = 0) -> None:
         self.recipe = recipe
         self._blocks = {name: BLOCKS[name]() for name in recipe.blocks}
+        for position, block in enumerate(self._blocks.values()):
+            if isinstance(block, LeaveOneOutBlock):
+                block.set_noise(sigma, seed + position)
         self.columns_: dict[str, int] = {}
 
     def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:

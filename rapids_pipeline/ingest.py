@@ -20,7 +20,14 @@ from narwhals.typing import IntoDataFrame
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.backend.frames import FrameLibrary, read_table, require_file, table_suffix
+from rapids_pipeline.backend.frames import (
+    FrameLibrary,
+    read_table,
+    refuse_repeated_columns,
+    require_file,
+    table_suffix,
+    without_row_labels,
+)
 from rapids_pipeline.config import DEFAULT_LAYER
 from rapids_pipeline.input_checks import (
     PAIR,
@@ -112,7 +119,11 @@ def training_from_frame(
     `name` stands for the file in messages; columns and errors as in `read_training`.
     """
     path = Path(name)
-    table = nw.from_native(frame, eager_only=True)
+    columns = list(getattr(frame, "column_names", None) or getattr(frame, "columns", []))  # pyarrow, others
+    refuse_repeated_columns(name, columns)
+    if not all(isinstance(column, str) for column in columns):
+        raise InputError(f"{name}: every column name must be text")
+    table = without_row_labels(nw.from_native(frame, eager_only=True))
     if len(table) == 0:
         raise InputError(f"{name}: the table has no rows")
     obs, Y, genes = split_table(path, table, extra_metadata)
@@ -134,7 +145,7 @@ def read_responses(
     if table_suffix(path) == ".h5ad":
         obs, Y, genes = _read_h5ad(path, layer)
     else:
-        obs, Y, genes = split_table(path, read_table(path, library), extra_metadata)
+        obs, Y, genes = split_table(path, read_table(path, library, text=TRAINING_COLUMNS), extra_metadata)
     refuse_non_finite(path, obs, Y, genes)
     return PerturbationData(obs, Y, tuple(genes))
 
@@ -153,7 +164,7 @@ def read_pairs(path: Path, *, library: FrameLibrary = "pandas") -> pd.DataFrame:
         Missing, empty or unreadable file; missing column or value; an id twice; two SMILES for one compound;
         invalid SMILES.
     """
-    pairs = nw.maybe_reset_index(read_table(path, library)).to_arrow().to_pandas()
+    pairs = read_table(path, library, text=[*TEST_COLUMNS, "SMILES"]).to_arrow().to_pandas()
     require_columns(path, pairs, TEST_COLUMNS)
     repeated = pairs.index[pairs["id"].duplicated(keep=False)]
     if len(repeated):
@@ -163,6 +174,8 @@ def read_pairs(path: Path, *, library: FrameLibrary = "pandas") -> pd.DataFrame:
         )
     pairs = as_text(path, pairs, PAIR)
     if "SMILES" in pairs.columns:
+        smiles = pairs["SMILES"].astype(object)
+        pairs["SMILES"] = smiles.mask(smiles.map(lambda value: str(value).strip() == ""), None)
         check_smiles(path, pairs[pairs["SMILES"].notna()])
     return pairs
 
@@ -222,7 +235,6 @@ def split_table(
         No gene columns, or a column in which most values are numbers and some are text.
     """
     metadata = METADATA_COLUMNS | set(extra_metadata)
-    table = nw.maybe_reset_index(table)  # pandas keeps row labels, which Arrow would make a column
     genes = [name for name, dtype in table.schema.items() if dtype.is_numeric() and name not in metadata]
     taken = set(genes)
     obs = table.select([name for name in table.columns if name not in taken]).to_arrow().to_pandas()
@@ -230,7 +242,11 @@ def split_table(
         if name not in metadata:
             refuse_text_among_numbers(path, name, obs[name])
     if not genes:
-        raise InputError(f"{path}: no gene columns: every numeric column is metadata or there is none")
+        shown = ", ".join(table.columns[:8])[:200]
+        raise InputError(
+            f"{path}: no gene columns: none of its {len(table.columns)} columns is numeric and not metadata; "
+            f"the first are: {shown}"
+        )
     by_gene = np.empty((len(genes), len(table)), dtype=np.float32)
     with np.errstate(over="ignore"):  # a value beyond float32 becomes inf, which is refused by name later
         for row, column in zip(by_gene, table.select(genes).to_arrow().itercolumns(), strict=True):
@@ -254,11 +270,16 @@ def _read_h5ad(path: Path, layer: str) -> tuple[pd.DataFrame, NDArray[np.float32
         raise UnavailableError(f"{path}: .h5ad needs anndata; pip install 'rapids-perturb[h5ad]'") from error
     try:
         with h5py.File(path, "r") as file:
-            layers = sorted(file["layers"]) if "layers" in file else []
-            if layer != "X" and layer not in layers:
-                raise InputError(f"{path}: no layer {layer!r}; --layer can be {', '.join([*layers, 'X'])}")
-            matrix = read_elem(file["X"] if layer == "X" else file[f"layers/{layer}"])
+            places = {name: f"layers/{name}" for name in sorted(file.get("layers", []))} | {"X": "X"}
+            if layer not in places:
+                raise InputError(f"{path}: no layer {layer!r}; --layer can be {', '.join(places)}")
+            matrix = read_elem(file[places[layer]]) if places[layer] in file else None
+            if matrix is None:  # anndata may leave its main matrix out
+                raise InputError(f"{path}: layer {layer!r} is empty; --layer can be {', '.join(places)}")
             obs, genes = read_elem(file["obs"]), [str(name) for name in read_elem(file["var"]).index]
+            dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
+            with np.errstate(over="ignore"):  # as in `split_table`
+                Y = np.ascontiguousarray(dense, dtype=np.float32)
     except InputError:
         raise
     except Exception as error:  # h5py and anndata have many ways to fail on a broken file
@@ -267,10 +288,9 @@ def _read_h5ad(path: Path, layer: str) -> tuple[pd.DataFrame, NDArray[np.float32
     repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
     if len(repeated):
         raise InputError(f"{path}: duplicate gene names: {some_of(list(dict.fromkeys(repeated)))}")
-    if 0 in matrix.shape:
-        raise InputError(
-            f"{path}: layer {layer!r} is empty ({matrix.shape[0]} rows, {matrix.shape[1]} genes)"
-        )
-    dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
-    with np.errstate(over="ignore"):
-        return obs.reset_index(drop=True), np.ascontiguousarray(dense, dtype=np.float32), genes
+    if Y.size == 0:
+        raise InputError(f"{path}: layer {layer!r} is empty ({Y.shape[0]} rows, {Y.shape[1]} genes)")
+    both = [name for name in genes if name in obs.columns]
+    if both:
+        raise InputError(f"{path}: {some_of(both)} names both a gene and a metadata column; rename one")
+    return obs.reset_index(drop=True), Y, genes

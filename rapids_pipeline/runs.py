@@ -11,7 +11,6 @@ Everything is computed first and written last; the manifest is written after the
 import json
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -54,11 +53,7 @@ class RunFolder:
     def __init__(self, path: Path, identity: dict[str, Any], *, overwrite: bool = False) -> None:
         self.path = path
         self.identity = identity
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--out {path}: is a file, expected a folder")
-        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            raise InputError(f"--out {path}: {existing} cannot be written to; choose another folder")
+        require_writable(path)
         taken = [name for name in RESULTS if (path / name).exists()]
         if taken and not overwrite and self._identity_found() != identity:
             raise InputError(
@@ -74,21 +69,28 @@ class RunFolder:
             Each writes its file to the path it is given.
         manifest : dict
             What the manifest says besides the identity, versions and time.
+
+        Raises
+        ------
+        InputError
+            The disk is full or a name is taken by a folder.
         """
-        created = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=self.path))
+        created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
-            for name, write in writers.items():
-                write(staging / name)
-            write_json(staging / MANIFEST, self._manifest(manifest))
-            (self.path / MANIFEST).unlink(missing_ok=True)  # never a manifest beside results it did not make
-            for name in (*writers, MANIFEST):
-                (staging / name).replace(self.path / name)
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=self.path) as staging:
+                for name, write in writers.items():
+                    write(Path(staging, name))
+                write_json(Path(staging, MANIFEST), self._manifest(manifest))
+                (self.path / MANIFEST).unlink(missing_ok=True)  # never beside results it did not make
+                for name in (*writers, MANIFEST):
+                    Path(staging, name).replace(self.path / name)
+        except OSError as error:
+            raise InputError(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
         finally:
-            shutil.rmtree(staging)
-            if created and not any(self.path.iterdir()):
-                self.path.rmdir()
+            for folder in created:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     def _manifest(self, manifest: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -106,6 +108,18 @@ class RunFolder:
             return {key: found.get(key) for key in self.identity}
         except (OSError, ValueError, AttributeError):
             return None
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError where `path` is not a folder that can be written to, nor can be made one."""
+    try:
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be a folder ({error.strerror})") from error
+    if existing == path and not path.is_dir():
+        raise InputError(f"--out {path}: is a file, expected a folder")
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"--out {path}: {existing} cannot be written to; choose another folder")
 
 
 def describe_input(path: Path) -> dict[str, Any]:

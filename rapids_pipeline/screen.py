@@ -20,6 +20,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable, Rows, feature_set, needs_predictions
 from features.molecules import molecule_encoder
@@ -31,6 +32,7 @@ from rapids_pipeline.config import DEFAULT_LAYER, SvrConfig
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds
 from rapids_pipeline.ingest import PerturbationData, read_training, training_from_frame
 from rapids_pipeline.report import LiveStages, bar_chart
+from rapids_pipeline.runs import require_writable
 from rapids_pipeline.svr import MultiTargetSVR
 
 
@@ -107,9 +109,11 @@ def screen(
     Raises
     ------
     InputError
-        Unknown gene (the nearest names are given) or feature set, or a gene that is constant.
+        Unknown gene (the nearest names are given) or feature set, a gene that is constant, or a negative seed.
     """
     stages = stages or Stages()
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must not be negative")
     recipes = [_screenable(name) for name in sets]
     data = data.take(canonical_order(data.obs))
     y = data.Y[:, [gene_index(data.genes, target)]]
@@ -119,7 +123,7 @@ def screen(
     with stages.stage("features"):
         rows = Rows(data.obs, molecule_encoder(molecules).fit_transform(data.obs["SMILES"]))
     mean_rmse = float(np.mean([_rmse(y[folds == k], y[folds != k].mean()) for k in range(n_folds)]))
-    with stages.stage("screen") as progress:
+    with stages.stage("screen") as progress, threadpool_limits(1, "blas"):  # products with one column
         progress.start(len(recipes) * n_folds)
         results = [
             _score(recipe, rows, y, folds, config or SvrConfig(), mean_rmse, progress) for recipe in recipes
@@ -132,7 +136,8 @@ def gene_index(genes: Sequence[str], target: str) -> int:
     """Return the position of a gene; InputError names the nearest ones where there is none."""
     if target in genes:
         return list(genes).index(target)
-    near = difflib.get_close_matches(target, genes, n=5, cutoff=0.5)
+    spelled = {gene.casefold(): gene for gene in genes}
+    near = [spelled[name] for name in difflib.get_close_matches(target.casefold(), spelled, n=5, cutoff=0.5)]
     hint = f"; nearest names: {', '.join(near)}" if near else f"; the genes are {genes[0]} … {genes[-1]}"
     raise InputError(f"--target {target}: no such gene among {len(genes)}{hint}")
 
@@ -190,6 +195,8 @@ def command(
 ) -> None:
     """Compare feature sets on one gene: cross-validated RMSE of the SVR, as a table and a bar chart."""
     stages, console = LiveStages(), Console()
+    folder = out or Path("runs") / f"screen-{target}"
+    require_writable(folder)
     with stages.stage("ingest"):
         if train is None:
             data, source = training_from_frame(demo.simulate().de_train, "demo"), "demo data (simulated)"
@@ -206,7 +213,6 @@ def command(
         source=source,
         stages=stages,
     )
-    folder = out or Path("runs") / f"screen-{target}"
     write_screen(screened, folder)
     console.print(screen_table(screened))
     console.print(f"predicting the mean: RMSE {screened.mean_rmse:.4f}; data: {source}", highlight=False)

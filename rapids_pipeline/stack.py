@@ -174,7 +174,7 @@ def _boost(
 ) -> tuple[NDArray[np.float32], float]:
     space = TargetSpace(config.n_components)
     scores = space.components_for(Y)
-    table = FeatureTable(feature_set("boosting"))
+    table = FeatureTable(feature_set("boosting"), config.encoder_sigma, seed)
     booster = MultiOutputBooster(
         n_estimators=config.n_estimators,
         learning_rate=config.learning_rate,

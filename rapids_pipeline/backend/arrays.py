@@ -43,3 +43,10 @@ def to_host(x: Array) -> NDArray[Any]:
     if is_torch_array(x):
         return np.asarray(x.detach().cpu().numpy())
     return np.asarray(x)
+
+
+def is_on_cuda(x: Array) -> bool:
+    """Say whether an array lives on an NVIDIA GPU."""
+    from array_api_compat import is_cupy_array, is_torch_array
+
+    return is_cupy_array(x) or (is_torch_array(x) and bool(x.is_cuda))

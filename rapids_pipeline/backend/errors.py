@@ -49,7 +49,7 @@ def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
                 warnings.showwarning = _print_warning
                 return command(*args, **kwargs)
         except PerturbError as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {' '.join(str(error).splitlines())}\n")
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")

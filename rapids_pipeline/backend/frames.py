@@ -7,6 +7,7 @@ back is a narwhals DataFrame, so no caller knows which library read it.
 import csv
 import gzip
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +29,13 @@ def library_for(device: DeviceName) -> FrameLibrary:
 
 def require_file(path: Path) -> None:
     """Raise InputError where `path` is missing, a folder, empty or not readable."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a file")
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, expected a file")
         with path.open("rb") as stream:
             first = stream.read(1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path}: no such file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not first:
@@ -47,7 +48,9 @@ def table_suffix(path: Path) -> str:
     return "".join(suffixes[-2:]) if suffixes[-1:] == [".gz"] else "".join(suffixes[-1:])
 
 
-def read_table(path: Path, library: FrameLibrary = "pandas") -> nw.DataFrame[Any]:
+def read_table(
+    path: Path, library: FrameLibrary = "pandas", *, text: Sequence[str] = ()
+) -> nw.DataFrame[Any]:
     """Read a Parquet, CSV or TSV file.
 
     Parameters
@@ -56,11 +59,14 @@ def read_table(path: Path, library: FrameLibrary = "pandas") -> nw.DataFrame[Any
         A file ending in .parquet, .pq, .csv, .tsv, .csv.gz or .tsv.gz.
     library : {"pandas", "polars", "cudf"}
         The library that reads it.
+    text : sequence of str
+        Columns of a CSV or TSV file that stay text where they look like numbers ("007"); they need not exist.
 
     Returns
     -------
     narwhals.DataFrame
-        Column names verbatim. Decimal numbers of text files are read exactly (to the nearest float64).
+        Column names verbatim. Decimal numbers of text files are read exactly (to the nearest float64). Row
+        labels without a name, such as pandas writes them, are left out; those with one are a column.
 
     Raises
     ------
@@ -72,8 +78,9 @@ def read_table(path: Path, library: FrameLibrary = "pandas") -> nw.DataFrame[Any
     if suffix not in TABLE_SUFFIXES:
         raise InputError(f"{path}: unknown file type; expected one of {', '.join(TABLE_SUFFIXES)}")
     try:
-        _refuse_repeated_columns(path, column_names(path))
-        table = _read(path, suffix, library)
+        names = column_names(path)
+        refuse_repeated_columns(str(path), names)
+        table = _read(path, suffix, library, [name for name in text if name in names])
     except InputError:
         raise
     except Exception as error:  # every reader has its own errors for a broken file
@@ -85,33 +92,53 @@ def read_table(path: Path, library: FrameLibrary = "pandas") -> nw.DataFrame[Any
     return table
 
 
+def without_row_labels(table: nw.DataFrame[Any]) -> nw.DataFrame[Any]:
+    """Return a table whose rows have no labels: pandas' and cuDF's named ones become columns, others go."""
+    native = nw.to_native(table)
+    named = [name for name in getattr(getattr(native, "index", None), "names", []) if name is not None]
+    if named:
+        table = nw.from_native(native.reset_index(level=named), eager_only=True)
+    table = nw.maybe_reset_index(table)
+    return table.drop([name for name in table.columns if _is_row_label(name)])
+
+
+def refuse_repeated_columns(name: str, columns: Sequence[str]) -> None:
+    """Raise InputError where a column name of the table called `name` occurs twice."""
+    repeated = [column for column, count in Counter(columns).items() if count > 1]
+    if repeated:
+        shown = ", ".join(repr(column) for column in repeated[:5])
+        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
+        raise InputError(
+            f"{name}: duplicate column names: {shown}{more}; every gene and column may occur once"
+        )
+
+
 def column_names(path: Path) -> list[str]:
     """Return a table's column names as the file has them, repeated ones included, reading only its head."""
     suffix = table_suffix(path)
     if suffix in PARQUET_SUFFIXES:
         from pyarrow.parquet import read_schema
 
-        names = list(read_schema(path).names)
-        return [name for name in names if not name.startswith("__index_level_")]
+        return list(read_schema(path).names)
     opener: Any = gzip.open if suffix.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
         return next(csv.reader(stream, delimiter=DELIMITERS[suffix]), [])
 
 
-def _read(path: Path, suffix: str, library: FrameLibrary) -> nw.DataFrame[Any]:
+def _read(path: Path, suffix: str, library: FrameLibrary, text: Sequence[str]) -> nw.DataFrame[Any]:
     if suffix in PARQUET_SUFFIXES:
-        return nw.read_parquet(str(path), backend=library)
-    options: dict[str, Any] = {}
+        return without_row_labels(nw.read_parquet(str(path), backend=library))
+    options: dict[str, Any] = {"dtype": dict.fromkeys(text, "str")}
     if library == "pandas":
         options.update(float_precision="round_trip", low_memory=False)  # exact decimals, one type a column
-    return nw.read_csv(str(path), backend=library, separator=DELIMITERS[suffix], **options)
+    elif library == "polars":
+        import polars as pl
+
+        options = {"schema_overrides": dict.fromkeys(text, pl.String), "infer_schema_length": None}
+    table = nw.read_csv(str(path), backend=library, separator=DELIMITERS[suffix], **options)
+    return without_row_labels(table)
 
 
-def _refuse_repeated_columns(path: Path, names: list[str]) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        shown = ", ".join(repr(name) for name in repeated[:5])
-        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
-        raise InputError(
-            f"{path}: duplicate column names: {shown}{more}; every gene and column may occur once"
-        )
+def _is_row_label(name: str) -> bool:
+    """Say whether a column is pandas' unnamed row labels, as each library that reads them calls it."""
+    return name in ("", "Unnamed: 0") or name.startswith("__index_level_")

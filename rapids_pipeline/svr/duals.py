@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, is_on_cuda, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.svr.engines import Engine, choose_engine
+from rapids_pipeline.svr.smo import SmoOptions, SmoResult, solve_factored
 from rapids_pipeline.svr.solution import DualSolution
+from rapids_pipeline.svr.target_features import LearntTargetFeatures
 
 Floats = NDArray[np.float64]
 NAMED_TARGETS = 10
@@ -75,6 +77,45 @@ def solve_duals(
     return solution
 
 
+def solve_target_specific(
+    learnt: LearntTargetFeatures,
+    Y: Array,
+    *,
+    C: Array | float,
+    epsilon: Array | float,
+    tol: float,
+    max_iter: int | None,
+    engine_name: str,
+    test_levels: Array | None = None,
+    sample_weight: Array | None = None,
+    target_names: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> SmoResult:
+    """Solve every target on its own kernel, on the host or, where `Y` lives on a GPU, by the CUDA kernel.
+
+    As `solve_duals`, but for `learnt` in the place of K, `test_levels` (m, 2) of rows to predict at once, and
+    a result on the host.
+    """
+    engine = choose_engine(engine_name, Y, target_specific=True).engine
+    n, n_targets = Y.shape
+    options = SmoOptions(
+        C=checked_bound(C, n_targets),
+        epsilon=checked_tube(epsilon, n_targets),
+        sample_weight=None if sample_weight is None else checked_weight(sample_weight, n),
+        tol=tol,
+        max_iter=iteration_limit(max_iter, engine),
+    )
+    tests = None if test_levels is None else learnt.positions(test_levels)
+    solve = solve_factored
+    if is_on_cuda(Y):
+        from rapids_pipeline.svr.smo_cuda import solve_factored_cuda as solve
+    result = solve(
+        learnt.kernel, learnt.training, to_host(Y), options, test_rows=tests, progress=progress
+    )
+    warn_of_missed(result.converged, result.gap, tol, options.max_iter, target_names)
+    return result
+
+
 def _solved(
     engine: Engine,
     K: Array,
@@ -87,7 +128,7 @@ def _solved(
 ) -> DualSolution:
     """Call an engine on arrays it takes; the solution comes back in the library of the input."""
     xp, device = namespace(K, Y), K.device
-    moved = not any(f".{name}" in f".{xp.__name__}" for name in engine.takes)
+    moved = xp.__name__.split(".")[-1] not in engine.takes
     if moved:
         K, Y = to_host(K), to_host(Y)
     inner = namespace(K)

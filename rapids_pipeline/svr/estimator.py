@@ -1,33 +1,38 @@
 """`MultiTargetSVR`: a thin scikit-learn estimator over the engines."""
 
-import warnings
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils.validation import check_is_fitted
 
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.svr.duals import NotConvergedWarning, solve_duals, solve_target_specific
 from rapids_pipeline.svr.engines import choose_engine
-from rapids_pipeline.svr.gram import Gamma, GramTable, Kernel
-from rapids_pipeline.svr.solution import DualSolution
+from rapids_pipeline.svr.gram import Gamma, GramTable, Kernel, kernel_between
+from rapids_pipeline.svr.inputs import TrainingInput, checked_features, checked_training
+from rapids_pipeline.svr.memory import require_room
+from rapids_pipeline.svr.smo import predict_factored
+from rapids_pipeline.svr.target_features import LearntTargetFeatures, TargetFeatures
 
-
-class NotConvergedWarning(UserWarning):
-    """Some targets missed the tolerance within max_iter; the message names them."""
+__all__ = ["MultiTargetSVR", "NotConvergedWarning", "solve_duals"]
 
 
 class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """Epsilon-SVR of every target on shared features, all targets at once.
+    """Epsilon-SVR of every target, all targets at once.
 
     For each target the optimum of scikit-learn's `SVR` with the same parameters (see
-    `rapids_pipeline.svr.douglas_rachford` for the problem and the method), from one Gram matrix.
+    `rapids_pipeline.svr.douglas_rachford` for the problem), from one Gram matrix for all targets, or from a
+    factored kernel of each target's own where there are target-specific features.
 
     Parameters
     ----------
-    C : float
+    C : float or array, (n_targets,)
         Bound on |β_i|, in the unit of the target.
-    epsilon : float
+    epsilon : float or array, (n_targets,)
         Half-width of the tube in which errors cost nothing, in the unit of the target.
     kernel : {"rbf", "linear", "precomputed"}
     gamma : float or "scale"
@@ -38,26 +43,34 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Iterations a target may take; by default the limit of the engine.
     engine : str
         "auto" or a name in `rapids_pipeline.svr.engines.ENGINES`.
+    target_features : TargetFeatures, optional
+        Two groupings of the rows and how to make statistics of each target in them. X then holds the levels of
+        both groupings (n_samples, 2), and kernel must be "rbf".
 
     Attributes
     ----------
     dual_coef_ : array, (n_samples, n_targets)
-        β, zero rows included. Arrays are of the library that Y was.
+        β, zero rows included, float64. Arrays are of the library that X and Y were.
     intercept_, n_iter_, gap_, converged_ : array, (n_targets,)
-    gamma_ : float
+    gamma_ : float, or array (n_targets,) with target-specific features
+    engine_ : str
+        The engine that solved it, and `engine_reason_` why it was chosen.
     n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X was a data frame.
     """
 
     def __init__(
         self,
         *,
-        C: float = 1.0,
-        epsilon: float = 0.1,
+        C: Array | float = 1.0,
+        epsilon: Array | float = 0.1,
         kernel: Kernel = "rbf",
         gamma: Gamma = "scale",
         tol: float = 1e-3,
         max_iter: int | None = None,
         engine: str = "auto",
+        target_features: TargetFeatures | None = None,
     ) -> None:
         self.C = C
         self.epsilon = epsilon
@@ -66,86 +79,122 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.tol = tol
         self.max_iter = max_iter
         self.engine = engine
+        self.target_features = target_features
 
-    def fit(self, X: Array, Y: Array, progress: Progress | None = None) -> Self:
+    def fit(
+        self, X: Any, Y: Any, sample_weight: Any = None, *, progress: Progress | None = None
+    ) -> Self:
         """Solve every column of `Y` (n_samples, n_targets) or (n_samples,) on `X` (n_samples, n_features).
+
+        Parameters
+        ----------
+        X, Y : array or data frame
+            numpy, cupy or torch arrays, both of one library, or whatever scikit-learn takes.
+        sample_weight : array, (n_samples,), optional
+            Multiplies C row by row, as in scikit-learn's SVR; 0 leaves a row out.
+        progress : Progress, optional
 
         Raises
         ------
         ValueError
-            Shapes that do not fit, non-finite values, unknown kernel or engine.
+            Shapes that do not fit; values that are not finite, with their place; unknown kernel or engine; a Gram
+            matrix that does not fit in memory (InputError).
 
         Warns
         -----
         NotConvergedWarning
-            With the indices of the targets that missed `tol`.
+            With the names, or positions, of the targets that missed `tol`.
         """
-        xp = namespace(X, Y)
-        if X.ndim != 2 or Y.ndim not in (1, 2) or Y.shape[0] != X.shape[0]:
-            raise ValueError(f"X must be (n, p) and Y (n, t) or (n,), not {tuple(X.shape)}, {tuple(Y.shape)}")
-        for name, values in (("X", X), ("Y", Y)):
-            if not bool(xp.all(xp.isfinite(values))):
-                first = np.argwhere(~np.isfinite(to_host(values)))[0]
-                raise ValueError(f"{name} is not finite at {tuple(int(i) for i in first)}")
-        self.n_features_in_ = X.shape[1]
-        self._one_target = Y.ndim == 1
-        table = GramTable(X, self.kernel, self.gamma)
-        rows = np.arange(X.shape[0])
+        given = checked_training(self, X, Y)
+        if sample_weight is not None and not hasattr(sample_weight, "shape"):
+            sample_weight = np.asarray(sample_weight, dtype=np.float64)
+        self._one_target = given.one_target
+        choice = choose_engine(self.engine, given.Y, target_specific=self.target_features is not None)
+        self.engine_, self.engine_reason_ = choice.engine.name, choice.reason
+        if self.target_features is None:
+            require_room(given.X, len(given.X), len(given.X), choice.engine.work_bytes)
+            self._fit_shared(given, sample_weight, progress)
+        else:
+            self._fit_target_specific(given, sample_weight, progress)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Return K(X, X_fit) β + b, (n_samples, n_targets), or (n_samples,) after a fit on a 1-D target.
+
+        In the floating dtype of the Y of the fit; computed in float64.
+        """
+        check_is_fitted(self)
+        X = checked_features(self, X, self.dual_coef_)
+        xp = namespace(X)
+        if self._learnt is None:
+            K = kernel_between(X, self.X_fit_, self.kernel, self.gamma_)
+            predicted = K @ self.dual_coef_ + self.intercept_[None, :]
+        else:
+            coefficients = to_host(self.dual_coef_).T, to_host(self.intercept_)
+            tests = self._learnt.positions(X)
+            host = predict_factored(self._learnt.kernel, self._learnt.training, tests, *coefficients).T
+            predicted = xp.asarray(np.ascontiguousarray(host), device=X.device)
+        predicted = xp.astype(predicted, self._dtype, copy=False)
+        return predicted[:, 0] if self._one_target else predicted
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R², the mean over targets as scikit-learn takes it; computed on the host for every library."""
+        weight = None if sample_weight is None else to_host(sample_weight)
+        truth = to_host(y) if hasattr(y, "__array_namespace__") or hasattr(y, "cpu") else y
+        return float(r2_score(truth, to_host(self.predict(X)), sample_weight=weight))
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that a precomputed X is made of pairs of rows."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = self.kernel == "precomputed"
+        return tags
+
+    def _fit_shared(self, given: TrainingInput, sample_weight: Any, progress: Progress | None) -> None:
+        table = GramTable(given.X, self.kernel, self.gamma)
+        rows = np.arange(given.X.shape[0])
         self.gamma_ = table.gamma_of(rows)
         solution = solve_duals(
             table.gram(rows, rows, self.gamma_),
-            Y[:, None] if self._one_target else Y,
+            given.Y,
             C=self.C,
             epsilon=self.epsilon,
             tol=self.tol,
             max_iter=self.max_iter,
             engine_name=self.engine,
+            sample_weight=sample_weight,
+            target_names=given.target_names,
             progress=progress,
         )
-        self.X_fit_ = table.X
-        self.dual_coef_, self.intercept_ = solution.dual_coef, solution.intercept
-        self.n_iter_, self.gap_, self.converged_ = solution.n_iter, solution.gap, solution.converged
-        return self
+        self.X_fit_, self._learnt = given.X, None
+        self._keep(given, solution, solution.dual_coef)
 
-    def predict(self, X: Array) -> Array:
-        """Return K(X, X_fit) β + b, (n_samples, n_targets), or (n_samples,) after a fit on a 1-D target."""
-        xp = namespace(X)
-        if X.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {X.shape[1]} features, the fit had {self.n_features_in_}")
-        X = xp.astype(X, xp.float64)
-        if self.kernel == "precomputed":
-            K = X
-        else:
-            n = X.shape[0]
-            table = GramTable(xp.concat([X, self.X_fit_]), self.kernel, self.gamma_)
-            K = table.gram(np.arange(n), np.arange(n, n + self.X_fit_.shape[0]), self.gamma_)
-        predicted = xp.astype(K, self.dual_coef_.dtype) @ self.dual_coef_ + self.intercept_[None, :]
-        return predicted[:, 0] if self._one_target else predicted
-
-
-def solve_duals(
-    K: Array,
-    Y: Array,
-    *,
-    C: float,
-    epsilon: float,
-    tol: float,
-    max_iter: int | None,
-    engine_name: str,
-    progress: Progress | None = None,
-) -> DualSolution:
-    """Solve with a named engine, or the one "auto" picks, and warn of every target that did not converge."""
-    engine = choose_engine(engine_name, Y).engine
-    limit = engine.max_iter if max_iter is None else max_iter
-    solution = engine.solve(K, Y, C=C, epsilon=epsilon, tol=tol, max_iter=limit, progress=progress)
-    missed = np.flatnonzero(~to_host(solution.converged))
-    if len(missed):
-        worst = float(to_host(solution.gap).max())
-        warnings.warn(
-            f"{len(missed)} of {Y.shape[1]} SVR targets did not reach tol={tol} in {limit} iterations "
-            f"(largest gap {worst:.3g}); targets {', '.join(map(str, missed[:10]))}"
-            f"{' …' if len(missed) > 10 else ''}: raise max_iter or tol",
-            NotConvergedWarning,
-            stacklevel=3,
+    def _fit_target_specific(self, given: TrainingInput, sample_weight: Any, progress: Progress | None) -> None:
+        if self.kernel != "rbf":
+            raise InputError(f"target_features needs kernel='rbf', not {self.kernel!r}")
+        self._learnt = LearntTargetFeatures.learn(
+            self.target_features, given.X, to_host(given.Y), self.gamma
         )
-    return solution
+        result = solve_target_specific(
+            self._learnt,
+            given.Y,
+            C=self.C,
+            epsilon=self.epsilon,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            engine_name=self.engine,
+            sample_weight=sample_weight,
+            target_names=given.target_names,
+            progress=progress,
+        )
+        self.gamma_ = self._learnt.kernel.gamma
+        self._keep(given, result, result.dual_coef.T)
+
+    def _keep(self, given: TrainingInput, solution: Any, dual_coef: Array) -> None:
+        """Set the learnt attributes, in the array library of the targets."""
+        xp, device = namespace(given.Y), given.Y.device
+        self._dtype = given.Y.dtype
+        self.dual_coef_ = xp.astype(xp.asarray(dual_coef, device=device), xp.float64)
+        self.intercept_ = xp.astype(xp.asarray(solution.intercept, device=device), xp.float64)
+        self.n_iter_, self.gap_, self.converged_ = (
+            xp.asarray(x, device=device) for x in (solution.n_iter, solution.gap, solution.converged)
+        )

@@ -28,6 +28,16 @@ def squared_distances(X: Array, Z: Array) -> Array:
     return xp.where(distances > 0, distances, xp.zeros_like(distances))
 
 
+def kernel_between(X: Array, Z: Array, kernel: Kernel, gamma: float) -> Array:
+    """Return K between rows of X and rows of Z, (len(X), len(Z)); for "precomputed", X itself."""
+    if kernel == "precomputed":
+        return X
+    xp = namespace(X, Z)
+    if kernel == "linear":
+        return X @ xp.matrix_transpose(Z)
+    return xp.exp(-gamma * squared_distances(X, Z))
+
+
 def scale_gamma(X: Array) -> float:
     """Return scikit-learn's gamma="scale", 1 / (n_features · Var(X)), or 1 where X is constant."""
     xp = namespace(X)
