@@ -100,9 +100,13 @@ def demo(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
+    from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.demo import write_demo
     from rapids_pipeline.report import LiveStages
+    from rapids_pipeline.runs import require_writable
 
+    resolve_device(device)  # before anything is written
+    require_writable(out)
     stages = LiveStages()
     with stages.stage("simulate"):
         files = write_demo(out / "data", seed, genes)
@@ -139,7 +143,8 @@ def _run(
     console, stages = Console(), LiveStages()
     stages.console.print(f"device: {chosen.name} ({chosen.reason})", highlight=False, soft_wrap=True)
     result = pipeline.run(inputs, out, config, chosen, overwrite=overwrite, stages=stages)
-    console.print(score_table(f"Out-of-fold, {folds} folds of random rows", result.scores))
+    console.print(f"Out-of-fold, {folds} folds of random rows:", highlight=False)
+    console.print(score_table(result.scores))
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items())
     console.print(f"pipeline = {weights}; {'; '.join(result.notes)}", highlight=False, soft_wrap=True)
     console.print(
@@ -164,7 +169,8 @@ def _evaluate(prediction: Path, truth: Path, train: Path | None, layer: str, as_
         return
     console = Console()
     title = f"{prediction} against {truth}: {evaluation.n_rows} pairs × {evaluation.n_genes} genes"
-    console.print(score_table(title, evaluation.scores))
+    console.print(f"{title}:", highlight=False, soft_wrap=True)
+    console.print(score_table(evaluation.scores))
     if evaluation.note:
         console.print(evaluation.note, highlight=False, soft_wrap=True)
 

@@ -18,10 +18,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, to_host
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.config import SvrConfig
-from rapids_pipeline.svr.estimator import solve_duals
+from rapids_pipeline.svr import cross_validation
 from rapids_pipeline.svr.gram import GramTable
 
 
@@ -103,20 +103,15 @@ def fit_predict(
     list of ndarray of float32, (len(group), n_targets)
         On the host: this is where predictions leave the device.
     """
-    xp = namespace(Y)
-    gamma = table.gamma_of(training)
-    solution = solve_duals(
-        table.gram(training, training, gamma),
-        xp.take(Y, xp.asarray(training, device=Y.device), axis=0),
+    fit = cross_validation.fit_predict(
+        table,
+        Y,
+        training,
+        groups,
         C=config.C,
         epsilon=config.epsilon,
         tol=config.tol,
         max_iter=config.max_iter,
         engine_name=config.engine,
     )
-    dual_coef, intercept = (xp.astype(x, xp.float32) for x in (solution.dual_coef, solution.intercept))
-    predictions = []
-    for rows in groups:
-        K = xp.astype(table.gram(rows, training, gamma), xp.float32)
-        predictions.append(to_host(K @ dual_coef + intercept[None, :]))
-    return predictions
+    return [to_host(predicted) for predicted in fit.predictions]

@@ -52,7 +52,7 @@ class LiveStages(Stages):
         self.console.print(f"  {name:<12} {self.seconds[name]:7.1f} s", highlight=False)
 
 
-def score_table(title: str, scores: Mapping[str, Mapping[str, float]]) -> Table:
+def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Return a table with one row a method and one column a metric; the best method of a metric is bold.
 
     Parameters
@@ -60,7 +60,7 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, float]]) -> Table:
     scores : mapping of method to mapping of metric to float
         Of errors (names ending in rmse, mae or MRRMSE) the lowest is best, of the others the highest.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("method")
     metrics = list(next(iter(scores.values())))
     best = {

@@ -93,7 +93,7 @@ def test_nested_predictions_of_an_outer_fold_never_see_it():
     before, after = (svr_predictions(train, test, y, folds, SVR_CONFIG, "cpu") for y in (Y, changed))
     assert np.max(np.abs(after.nested[1] - before.nested[1])) <= UNMOVED
     assert np.max(np.abs(after.oof - before.oof)[folds == 1]) <= UNMOVED
-    assert np.min(np.max(np.abs(after.nested[0] - before.nested[0])[folds != 0], axis=1)) > 1
+    assert np.min(np.max(np.abs(after.nested[0] - before.nested[0])[folds == 2], axis=1)) > 1
 
 
 # leaks
@@ -150,6 +150,7 @@ def test_the_check_finds_level_2_on_plain_out_of_fold_predictions():
         assert_leak_free(movement, [20], folds)
 
 
+@pytest.mark.filterwarnings("ignore:.*did not reach tol")
 def test_the_check_finds_encodings_fitted_on_all_rows(monkeypatch):
     train, test, Y = example()
     folds = random_folds(len(Y), N_FOLDS, seed=0)
@@ -205,7 +206,9 @@ def test_boosting_equals_its_steps_by_hand():
     level_1 = svr_predictions(train, test, Y, folds, SVR_CONFIG, "cpu")
     boosted = boosting_predictions(train, test, Y, folds, level_1, BOOSTING, 7, "cpu")
     parameters = BOOSTING.model_dump(exclude={"n_components", "encoder_sigma"})
-    cases = [(folds != k, train, level_1.nested[k], folds == k, boosted.member.oof[folds == k]) for k in range(3)]
+    cases = [
+        (folds != k, train, level_1.nested[k], folds == k, boosted.member.oof[folds == k]) for k in range(3)
+    ]
     everything = np.ones(len(Y), dtype=bool)
     cases.append((everything, test, level_1.oof, np.ones(len(test.obs), dtype=bool), boosted.member.test))
     for inside, others, predictions, wanted, found in cases:
@@ -214,8 +217,12 @@ def test_boosting_equals_its_steps_by_hand():
         space = TargetSpace(5)
         scores = space.components_for(Y[inside])
         table = FeatureTable(feature_set("boosting"))
-        model = MultiOutputBooster(**parameters, random_state=7).fit(table.fit_transform(rows, scores), scores)
-        expected = space.inverse_transform(model.predict(table.transform(others.take(np.flatnonzero(wanted)))))
+        model = MultiOutputBooster(**parameters, random_state=7).fit(
+            table.fit_transform(rows, scores), scores
+        )
+        expected = space.inverse_transform(
+            model.predict(table.transform(others.take(np.flatnonzero(wanted))))
+        )
         np.testing.assert_allclose(found, expected, atol=1e-5)
     assert boosted.explained_share == pytest.approx(TargetSpace(5).fit(Y).explained_share_)
 
@@ -249,7 +256,9 @@ def naive_score(weights, members, Y, rows):
     for i in rows:
         squares = 0.0
         for g in range(Y.shape[1]):
-            mixed = sum(w * float(member.oof[i, g]) for w, member in zip(weights, members.values(), strict=True))
+            mixed = sum(
+                w * float(member.oof[i, g]) for w, member in zip(weights, members.values(), strict=True)
+            )
             squares += (mixed - float(Y[i, g])) ** 2
         total += (squares / Y.shape[1]) ** 0.5
     return total / len(rows)
@@ -334,5 +343,8 @@ def test_the_files_order_changes_nothing():
         folds = random_folds(len(Y), N_FOLDS, seed=0)
         members = members_of(rows.take(canonical), test, targets[canonical], folds)
         oof = {member: predicted.oof[np.argsort(canonical)] for member, predicted in members.items()}
-        found[name] = {m: p[np.argsort(order)].tobytes() for m, p in oof.items()}, members["boosting"].test.tobytes()
+        found[name] = (
+            {m: p[np.argsort(order)].tobytes() for m, p in oof.items()},
+            members["boosting"].test.tobytes(),
+        )
     assert found["as read"] == found["shuffled"]

@@ -171,7 +171,7 @@ def checked_weight(sample_weight: Array | float, n: int) -> Floats:
             f"sample_weight is {weight[bad[0]]} at row {bad[0]}: it must be finite and not negative"
         )
     if not weight.any():
-        raise InputError("sample_weight is 0 at every row: at least one row must weigh something")
+        raise InputError("sample_weight is zero at every row: at least one row must weigh something")
     return weight
 
 

@@ -112,7 +112,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         choice = choose_engine(self.engine, given.Y, target_specific=self.target_features is not None)
         self.engine_, self.engine_reason_ = choice.engine.name, choice.reason
         if self.target_features is None:
-            require_room(given.X, len(given.X), len(given.X), choice.engine.work_bytes)
+            require_room(given.X, given.X.shape[0], given.X.shape[0], choice.engine.work_bytes)
             self._fit_shared(given, sample_weight, progress)
         else:
             self._fit_target_specific(given, sample_weight, progress)

@@ -36,7 +36,7 @@ def checked_training(estimator: Any, X: Any, Y: Any) -> TrainingInput:
     """
     if Y is None:
         raise InputError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
-    names = target_names_of(Y)
+    names, features = target_names_of(Y), _feature_names(X)
     if is_foreign(X) or is_foreign(Y):
         xp = namespace(X, Y)
         if X.ndim != 2 or Y.ndim not in (1, 2) or Y.shape[0] != X.shape[0] or not X.shape[0]:
@@ -53,7 +53,7 @@ def checked_training(estimator: Any, X: Any, Y: Any) -> TrainingInput:
         if Y.ndim > 2:
             raise InputError(f"Y must be (n, t) or (n,), not {Y.shape}")
         check_consistent_length(X, Y)
-    require_finite("X", X, list(getattr(estimator, "feature_names_in_", [])) or None)
+    require_finite("X", X, features)
     require_finite("Y", Y, names)
     return TrainingInput(X, Y[:, None] if Y.ndim == 1 else Y, Y.ndim == 1, names)
 
@@ -72,8 +72,10 @@ def checked_features(estimator: Any, X: Any, like: Array) -> Array:
             raise InputError(f"X must be (n, {estimator.n_features_in_}), not {tuple(X.shape)}")
         X = xp.astype(X, xp.float64)
     else:
-        X = validate_data(estimator, X, reset=False, dtype=np.float64, ensure_all_finite=False)
-    require_finite("X", X, list(getattr(estimator, "feature_names_in_", [])) or None)
+        plain = check_array(X, dtype=np.float64, ensure_all_finite=False, estimator=estimator)
+        require_finite("X", plain, _feature_names(X))  # before the width: a NaN is the likelier mistake
+        return validate_data(estimator, X, reset=False, dtype=np.float64)
+    require_finite("X", X)
     return X
 
 
@@ -90,6 +92,10 @@ def target_names_of(Y: Any) -> list[str] | None:
         return [str(name) for name in Y.columns]
     name = getattr(Y, "name", None)
     return None if name is None or is_foreign(Y) else [str(name)]
+
+
+def _feature_names(X: Any) -> list[str] | None:
+    return [str(name) for name in X.columns] if hasattr(X, "columns") else None
 
 
 def require_finite(what: str, values: Array, names: Sequence[str] | None = None) -> None:

@@ -28,6 +28,8 @@ CUML_REMEDY = (
     "the cuml engine needs RAPIDS cuML and an NVIDIA GPU: pip install 'rapids-perturb[gpu-cu13]' "
     "(or gpu-cu12), or choose another engine"
 )
+BOUND_ROUNDING = 1e-6
+"""A coefficient this close to its bound, relatively, is at it: the bound went through float32 or a division."""
 
 Floats = NDArray[np.float64]
 
@@ -104,6 +106,8 @@ def _loop(
         model = make(float(column.max()), float(tube[0, t % tube.shape[1]]))
         model.fit(features, xp.astype(Y[:, t], K.dtype), sample_weight=weight)
         beta[to_host(model.support_).astype(np.intp), t] = to_host(model.dual_coef_).ravel()
+        bounded = np.abs(beta[:, t]) > column * (1 - BOUND_ROUNDING)
+        beta[:, t] = np.where(bounded, np.copysign(column, beta[:, t]), beta[:, t])
         intercept[t] = float(to_host(model.intercept_).ravel()[0])
         n_iter[t] = int(np.max(getattr(model, "n_iter_", 0)))
         progress.advance()

@@ -55,7 +55,9 @@ def test_auto_without_cuda_says_why(no_cuda):
 
 
 def test_cuda_without_cuda_is_refused_with_the_remedy(no_cuda):
-    with pytest.raises(UnavailableError, match=r"--device cuda: cupy cannot .*gpu-cu13.*or use --device cpu") as caught:
+    with pytest.raises(
+        UnavailableError, match=r"--device cuda: cupy cannot .*gpu-cu13.*or use --device cpu"
+    ) as caught:
         resolve_device("cuda")
     assert caught.value.exit_code == EXIT_UNAVAILABLE == 3
 
@@ -97,7 +99,7 @@ def test_a_file_appears_whole(tmp_path):
         assert not path.exists()
         temporary.write_text("whole")
     assert path.read_text() == "whole"
-    assert os.listdir(path.parent) == ["table.csv"]
+    assert [file.name for file in path.parent.iterdir()] == ["table.csv"]
     assert path.stat().st_mode & 0o777 == 0o666 & ~current_umask()
 
 
@@ -115,7 +117,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
         temporary.write_text("half")
         raise error
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["table.csv"]
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
 
 
 def test_an_old_file_is_replaced(tmp_path):

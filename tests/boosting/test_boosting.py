@@ -118,7 +118,9 @@ def test_one_output_equals_that_of_a_plain_xgboost():
 
 def test_constant_features_give_the_mean():
     _, Y = problem()
-    model = MultiOutputBooster(n_estimators=30, learning_rate=0.5, reg_lambda=0.0).fit(np.ones((len(Y), 3)), Y)
+    model = MultiOutputBooster(n_estimators=30, learning_rate=0.5, reg_lambda=0.0).fit(
+        np.ones((len(Y), 3)), Y
+    )
     np.testing.assert_allclose(model.predict(np.ones((2, 3))), np.tile(Y.mean(axis=0), (2, 1)), atol=1e-3)
 
 
@@ -133,7 +135,7 @@ def test_fit_leaves_parameters_alone():
 
 def test_refusals():
     X, Y = problem()
-    with pytest.raises(InputError, match="no boosting engine 'magic'; choose one of .*xgboost"):
+    with pytest.raises(InputError, match=r"no boosting engine 'magic'; choose one of .*xgboost"):
         MultiOutputBooster(engine="magic").fit(X, Y)
     assert "xgboost" in ENGINES
     with pytest.raises(NotFittedError):

@@ -91,7 +91,9 @@ def test_the_check_finds_group_means_that_include_the_row():
     rows, Y = example()
     changed = Y.copy()
     changed[0] += 1000
-    leaky = [LeaveOneOutEncoder().fit(rows.obs["sm_name"], y).transform(rows.obs["sm_name"]) for y in (Y, changed)]
+    leaky = [
+        LeaveOneOutEncoder().fit(rows.obs["sm_name"], y).transform(rows.obs["sm_name"]) for y in (Y, changed)
+    ]
     assert np.all(leaky[0][0] != leaky[1][0])
 
 
@@ -153,7 +155,7 @@ def test_only_stacking_sets_need_predictions():
 
 
 def test_unknown_set_lists_the_known_ones():
-    with pytest.raises(InputError, match="no feature set 'magic'; choose among .*svr_shared.*boosting"):
+    with pytest.raises(InputError, match=r"no feature set 'magic'; choose among .*svr_shared.*boosting"):
         feature_set("magic")
     assert all(name == recipe.name for name, recipe in FEATURE_SETS.items())
     assert all(block in BLOCKS for recipe in FEATURE_SETS.values() for block in recipe.blocks)

@@ -48,7 +48,9 @@ def test_equals_scikit_learn(X):
 def test_float32_input_is_computed_in_float64(X):
     single = X.astype(np.float32)
     K = GramTable(single, "rbf", 0.2).gram(ROWS, COLUMNS, 0.2)
-    np.testing.assert_array_equal(K, GramTable(single.astype(np.float64), "rbf", 0.2).gram(ROWS, COLUMNS, 0.2))
+    np.testing.assert_array_equal(
+        K, GramTable(single.astype(np.float64), "rbf", 0.2).gram(ROWS, COLUMNS, 0.2)
+    )
 
 
 def test_gamma_scale_is_scikit_learns_on_the_training_rows_only(X):
@@ -76,7 +78,9 @@ def test_a_part_equals_its_own_computation(X, kernel):
 
 def test_precomputed_is_indexed_and_nothing_else(X):
     K = rbf_kernel(X)
-    np.testing.assert_array_equal(GramTable(K, "precomputed").gram(ROWS, COLUMNS, 1.0), K[np.ix_(ROWS, COLUMNS)])
+    np.testing.assert_array_equal(
+        GramTable(K, "precomputed").gram(ROWS, COLUMNS, 1.0), K[np.ix_(ROWS, COLUMNS)]
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -106,7 +110,7 @@ def test_refusals(X):
     for gamma in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="gamma must be positive or 'scale'"):
             GramTable(X, "rbf", gamma)
-    with pytest.raises(ValueError, match="could not convert|gamma must be"):
+    with pytest.raises(ValueError, match=r"could not convert|gamma must be"):
         GramTable(X, "rbf", "auto")
     with pytest.raises(ValueError, match=r"must be square, not of shape \(12, 4\)"):
         GramTable(X, "precomputed")
