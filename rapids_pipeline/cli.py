@@ -148,7 +148,7 @@ def _run(
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items())
     console.print(f"pipeline = {weights}; {'; '.join(result.notes)}", highlight=False, soft_wrap=True)
     console.print(
-        f"{result.shape[0]} pairs × {result.shape[1]} genes written: {out}/submission.csv; beside it oof.parquet, "
+        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: {out}/submission.csv; beside it oof.parquet, "
         "scores.json, manifest.json",
         highlight=False,
         soft_wrap=True,

@@ -1,7 +1,7 @@
 """The whole flow on one screen: files in, a run folder out."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,16 @@ class RunResult:
         Out-of-fold, on the training rows.
     weights : dict of member to float
         The blend.
-    shape : tuple of int
-        Test pairs and genes predicted.
+    shape : dict of str to int
+        Training rows, test rows and genes.
+    notes : list of str
+        What a reader of the scores should know.
     """
 
     scores: dict[str, dict[str, float]]
     weights: dict[str, float]
-    shape: tuple[int, int]
-    notes: list[str] = field(default_factory=list)
+    shape: dict[str, int]
+    notes: list[str]
 
 
 def run(
@@ -65,27 +67,15 @@ def run(
     """
     stages = stages or Stages()
     with stages.stage("ingest"):
-        library = library_for(device.name)
-        read = read_training(
-            inputs.train, layer=inputs.layer, library=library, extra_metadata=inputs.metadata_columns
-        )
-        pairs = with_smiles(read_pairs(inputs.test, library=library), read.obs, inputs.test)
-        identity = {
-            "inputs": {"train": runs.describe_input(inputs.train), "test": runs.describe_input(inputs.test)},
-            "options": {"layer": inputs.layer, "metadata_columns": list(inputs.metadata_columns)},
-            "config": config.model_dump(mode="json"),
-            "device": device.name,
-        }
-        folder = runs.RunFolder(out, identity, overwrite=overwrite)
-        order = canonical_order(read.obs)
-        data = read.take(order)
-        folds = random_folds(len(order), config.n_folds, config.seed)
+        problem = read_problem(inputs, config, device)
+        folder = runs.RunFolder(out, identity_of(inputs, config, device), overwrite=overwrite)
+        data, folds = problem.data, problem.folds
     with stages.stage("features"):
         encoder = molecule_encoder(config.molecules, device.name)
-        smiles = [*data.obs["SMILES"], *pairs["SMILES"]]
+        smiles = [*data.obs["SMILES"], *problem.pairs["SMILES"]]
         molecules = encoder.fit(smiles).transform(smiles)
-        train, test = Rows(data.obs, molecules[: len(order)]), Rows(pairs, molecules[len(order) :])
-    engine = stack.svr_engine(data.Y, config.svr, device.name)
+        train = Rows(data.obs, molecules[: len(folds)])
+        test = Rows(problem.pairs, molecules[len(folds) :])
     with stages.stage("svr") as progress:
         level_1 = stack.svr_predictions(train, test, data.Y, folds, config.svr, device.name, progress)
     with stages.stage("boosting") as progress:
@@ -93,51 +83,101 @@ def run(
             train, test, data.Y, folds, level_1, config.boosting, config.seed, device.name, progress
         )
     with stages.stage("blend"):
-        members = {"svr": stack.Member(level_1.oof, level_1.test), "boosting": boosted.member}
-        blended, weights = stack.blend(members, data, folds, config)
+        members = {"svr": stack.svr_member(level_1, folds), "boosting": boosted.member}
+        blended = stack.blend(members, data, folds, config)
     with stages.stage("scores"):
-        scores = out_of_fold_scores(data, folds, {PIPELINE: blended, **members})
+        oof = {PIPELINE: blended.oof, **{name: member.oof for name, member in members.items()}}
+        scores = out_of_fold_scores(data, folds, oof)
+    engine = stack.svr_engine(data.Y, config.svr, device.name)
+    chosen = {
+        "device": f"{device.name} ({device.reason})",
+        "svr_engine": f"{engine.engine.name} ({engine.reason})",
+    }
+    notes = [f"SVR engine {chosen['svr_engine']}", *notes_on(encoder, boosted.explained_share)]
     with stages.stage("write"):
-        back = np.argsort(order)
-        writers = {
-            runs.SUBMISSION: lambda path: write_kaggle_csv(path, list(pairs["id"]), data.genes, blended.test),
-            runs.OOF: lambda path: write_oof(path, read.obs, data.genes, blended.oof[back]),
-            runs.SCORES: lambda path: runs.write_json(path, scores_document(scores, weights, config)),
-        }
-        notes = [
-            f"SVR engine {engine.engine.name} ({engine.reason})",
-            *notes_on(encoder, boosted.explained_share),
-        ]
         folder.publish(
-            writers,
+            writers_of(problem, blended, scores_document(scores, blended.weights, config)),
             {
-                "chosen": {
-                    "device": f"{device.name} ({device.reason})",
-                    "svr_engine": f"{engine.engine.name} ({engine.reason})",
-                },
-                "shape": {"training_rows": len(order), "test_rows": len(pairs), "genes": len(data.genes)},
-                "weights": weights,
+                "chosen": chosen,
+                "shape": problem.shape,
+                "weights": blended.weights,
                 "notes": notes,
-                "seconds": dict(stages.seconds),
+                "seconds": stages.seconds,
             },
         )
-    return RunResult(scores, weights, (len(pairs), len(data.genes)), notes)
+    return RunResult(scores, blended.weights, problem.shape, notes)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a run works on: training rows in canonical order with their folds, and the pairs to predict.
+
+    `original_obs` has the training rows' metadata in file order, `original_order` the positions that lead there.
+    """
+
+    data: PerturbationData
+    folds: NDArray[np.intp]
+    pairs: pd.DataFrame
+    original_obs: pd.DataFrame
+    original_order: NDArray[np.intp]
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Training rows, test rows and genes."""
+        return {
+            "training_rows": len(self.folds),
+            "test_rows": len(self.pairs),
+            "genes": len(self.data.genes),
+        }
+
+
+def read_problem(inputs: RunInputs, config: RunConfig, device: Device) -> Problem:
+    """Read and check the files of a run and deal the training rows into folds."""
+    library = library_for(device.name)
+    read = read_training(
+        inputs.train, layer=inputs.layer, library=library, extra_metadata=inputs.metadata_columns
+    )
+    pairs = with_smiles(read_pairs(inputs.test, library=library), read.obs, inputs.test)
+    order = canonical_order(read.obs)
+    folds = random_folds(len(order), config.n_folds, config.seed)
+    return Problem(read.take(order), folds, pairs, read.obs, np.argsort(order))
+
+
+def identity_of(inputs: RunInputs, config: RunConfig, device: Device) -> dict[str, Any]:
+    """Return what determines the results of a run, for its manifest."""
+    return {
+        "inputs": {"train": runs.describe_input(inputs.train), "test": runs.describe_input(inputs.test)},
+        "options": {"layer": inputs.layer, "metadata_columns": list(inputs.metadata_columns)},
+        "config": config.model_dump(mode="json"),
+        "device": device.name,
+    }
+
+
+def writers_of(
+    problem: Problem, blended: stack.Blended, scores: dict[str, Any]
+) -> dict[str, Callable[[Path], None]]:
+    """Return what writes each result of a run, by file name."""
+    ids, genes, oof = list(problem.pairs["id"]), problem.data.genes, blended.oof[problem.original_order]
+    return {
+        runs.SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, blended.test),
+        runs.OOF: lambda path: write_oof(path, problem.original_obs, genes, oof),
+        runs.SCORES: lambda path: runs.write_json(path, scores),
+    }
 
 
 def out_of_fold_scores(
-    data: PerturbationData, folds: NDArray[np.intp], members: Mapping[str, stack.Member]
+    data: PerturbationData, folds: NDArray[np.intp], predictions: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, dict[str, float]]:
-    """Return the MRRMSE of members and baselines, each predicting the rows of a fold from the others."""
-    predictions = {name: member.oof for name, member in members.items()}
+    """Return the MRRMSE of out-of-fold predictions, and of baselines that predict each fold from the others."""
+    everything = dict(predictions)
     for name, baseline in BASELINES.items():
-        predicted = np.empty_like(data.Y)
+        everything[name] = np.empty_like(data.Y)
         for k in range(int(folds.max()) + 1):
             inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-            predicted[outside] = baseline(data.take(inside), data.obs.iloc[outside])
-        predictions[name] = predicted
+            everything[name][outside] = baseline(data.take(inside), data.obs.iloc[outside])
     return {
         name: {"mean_rowwise_rmse": mean_rowwise_rmse(data.Y, predicted)}
-        for name, predicted in predictions.items()
+        for name, predicted in everything.items()
     }
 
 

@@ -111,7 +111,12 @@ def bar_chart(
         axes.text(0.01 * max(values), row, f"{values[i]:.4f}", va="center", fontsize=9)
     if reference is not None:
         axes.axvline(reference, color="#c0504d", linestyle="--", linewidth=1.2)
-        above: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 9}
+        above: dict[str, Any] = {
+            "transform": axes.get_xaxis_transform(),
+            "ha": "center",
+            "va": "bottom",
+            "fontsize": 9,
+        }
         axes.text(reference, 1.01, reference_name, color="#c0504d", **above)
     axes.set_xlabel(axis)
     axes.set_title(title, loc="left", pad=18)

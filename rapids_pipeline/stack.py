@@ -8,6 +8,10 @@ The blend of member predictions P_m has non-negative weights that sum to one and
 MRRMSE:
 
     min_w  mean_i sqrt( wᵀ G_i w / t ),   G_i = E_i E_iᵀ,   E_i,m = P_m,i − y_i
+
+For the test rows the sum is over all training rows. For the out-of-fold blend of fold k it is over the rows of
+the next fold alone, predicted by models that never saw fold k: the usual out-of-fold predictions of the other
+rows come from models that were trained on fold k, and weights fitted to them would carry its targets over.
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -31,9 +35,21 @@ from rapids_pipeline.svr.gram import GramTable
 
 @dataclass(frozen=True)
 class Member:
-    """One member's predictions: `oof` (n, t) for the training rows, `test` (m, t) for the test rows."""
+    """One member's predictions; n training rows, m test rows, t targets.
+
+    Attributes
+    ----------
+    oof : (n, t)
+        Rows of fold k by models that never saw fold k.
+    judged : (n, t)
+        Rows of fold k, to choose the blend of the fold before it: by models that were not trained on fold k and
+        that the fold before it reached in no way. (Level 1, which a booster learns from, did see fold k here;
+        that can only bend the weights.)
+    test : (m, t)
+    """
 
     oof: NDArray[np.float32]
+    judged: NDArray[np.float32]
     test: NDArray[np.float32]
 
 
@@ -43,6 +59,23 @@ class Boosted:
 
     member: Member
     explained_share: float
+
+
+@dataclass(frozen=True)
+class Blended:
+    """The blend: `oof` (n, t), `test` (m, t), and the test rows' weights by member."""
+
+    oof: NDArray[np.float32]
+    test: NDArray[np.float32]
+    weights: dict[str, float]
+
+
+def svr_member(level_1: NestedPredictions, folds: NDArray[np.intp]) -> Member:
+    """Return the first level as a member of the blend."""
+    judged = np.empty_like(level_1.oof)
+    for k, before in _neighbours(folds):
+        judged[folds == k] = level_1.nested[before][folds == k]
+    return Member(level_1.oof, judged, level_1.test)
 
 
 def svr_engine(Y: NDArray[np.float32], config: SvrConfig, device: DeviceName) -> Choice:
@@ -77,55 +110,56 @@ def boosting_predictions(
     device: DeviceName,
     progress: Progress | None = None,
 ) -> Boosted:
-    """Run level 2: one booster for each outer fold, and one on all training rows for the test rows.
+    """Run level 2: a booster for each outer fold, one for each fold and the fold before it, and one on all rows.
 
     On a CPU the fits run side by side, one thread each: trees of this shape gain nothing from threads.
     """
     progress = progress or Progress()
-    n_folds = int(folds.max()) + 1
-    progress.start(n_folds + 1)
+    progress.start(2 * len(level_1.nested) + 1)
 
-    def held_out(k: int) -> tuple[NDArray[np.float32], float]:
-        rows = replace(train, predictions=level_1.nested[k])
-        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+    def held_out(k: int, unseen: int) -> tuple[NDArray[np.float32], float]:
+        """Predict fold k by a booster that saw neither it nor `unseen`, on a level 1 that never saw `unseen`."""
+        rows = replace(train, predictions=level_1.nested[unseen])
+        inside, outside = np.flatnonzero((folds != k) & (folds != unseen)), np.flatnonzero(folds == k)
         return _boost(rows.take(inside), Y[inside], rows.take(outside), config, seed, device)
 
     def everything() -> tuple[NDArray[np.float32], float]:
         rows, others = replace(train, predictions=level_1.oof), replace(test, predictions=level_1.test)
         return _boost(rows, Y, others, config, seed, device)
 
-    oof = np.empty_like(Y)
+    oof, judged = np.empty_like(Y), np.empty_like(Y)
     with ThreadPoolExecutor(processor_count() if device == "cpu" else 1) as pool:
         whole = pool.submit(everything)
-        parts = {pool.submit(held_out, k): k for k in range(n_folds)}
+        parts = {}
+        for k, before in _neighbours(folds):
+            parts[pool.submit(held_out, k, k)] = oof, k
+            parts[pool.submit(held_out, k, before)] = judged, k
         for done in as_completed([whole, *parts]):
             if done is not whole:
-                oof[folds == parts[done]] = done.result()[0]
+                predictions, k = parts[done]
+                predictions[folds == k] = done.result()[0]
             progress.advance()
-    predicted, share = whole.result()
-    return Boosted(Member(oof, predicted), share)
+    test_predictions, share = whole.result()
+    return Boosted(Member(oof, judged, test_predictions), share)
 
 
-def blend_weights(
-    members: dict[str, Member], Y: NDArray[np.float32], rows: NDArray[np.intp] | None = None
-) -> dict[str, float]:
-    """Return the non-negative weights, summing to one, that minimise the out-of-fold MRRMSE.
+def blend_weights(predictions: dict[str, NDArray[np.float32]], Y: NDArray[np.float32]) -> dict[str, float]:
+    """Return the non-negative weights, summing to one, that minimise the MRRMSE of the weighted sum.
 
     Parameters
     ----------
-    members : dict of str to Member
+    predictions : dict of member to ndarray, (n, t)
+        Predictions of rows that the members never saw.
     Y : ndarray, (n, t)
-    rows : ndarray of int, optional
-        The rows to use; all by default.
+        Their targets.
 
     Notes
     -----
     The objective is convex: a mean of norms of functions affine in w. Solved by SLSQP from equal weights.
     """
-    rows = np.arange(len(Y)) if rows is None else rows
-    errors = [member.oof[rows] - Y[rows] for member in members.values()]
+    errors = [predicted - Y for predicted in predictions.values()]
     m = len(errors)
-    products = np.empty((len(rows), m, m))
+    products = np.empty((len(Y), m, m))
     for a in range(m):
         for b in range(a, m):
             products[:, a, b] = products[:, b, a] = np.einsum("ij,ij->i", errors[a], errors[b]) / Y.shape[1]
@@ -142,26 +176,36 @@ def blend_weights(
         options={"ftol": 1e-12},
     )
     weights = np.clip(found.x, 0, 1)
-    return {name: float(weight) for name, weight in zip(members, weights / weights.sum(), strict=True)}
+    return {name: float(weight) for name, weight in zip(predictions, weights / weights.sum(), strict=True)}
 
 
 def blend(
     members: dict[str, Member], data: PerturbationData, folds: NDArray[np.intp], config: RunConfig
-) -> tuple[Member, dict[str, float]]:
+) -> Blended:
     """Blend the members and clip to each gene's training range.
 
-    The out-of-fold blend of fold k uses weights and ranges from the rows outside fold k, so that its score is
-    not the selected optimum; the test rows get weights and ranges of all training rows, which are returned.
+    The out-of-fold blend of a fold uses weights and ranges that never saw it; the blend of the test rows uses
+    those of all training rows.
     """
-    oof = np.empty_like(data.Y)
-    for k in range(int(folds.max()) + 1):
-        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-        weights = blend_weights(members, data.Y, inside)
-        mixed = sum(weights[name] * member.oof[outside] for name, member in members.items())
-        oof[outside] = _clipped(np.asarray(mixed), data.Y[inside], config.clip)
-    weights = blend_weights(members, data.Y)
-    mixed = sum(weights[name] * member.test for name, member in members.items())
-    return Member(oof, _clipped(np.asarray(mixed), data.Y, config.clip)), weights
+    Y, oof = data.Y, np.empty_like(data.Y)
+    for k, before in _neighbours(folds):
+        judged, outside, inside = folds == k, folds == before, folds != before
+        weights = blend_weights({name: member.judged[judged] for name, member in members.items()}, Y[judged])
+        mixed = _mixed(weights, {name: member.oof[outside] for name, member in members.items()})
+        oof[outside] = _clipped(mixed, Y[inside], config.clip)
+    weights = blend_weights({name: member.oof for name, member in members.items()}, Y)
+    mixed = _mixed(weights, {name: member.test for name, member in members.items()})
+    return Blended(oof, _clipped(mixed, Y, config.clip), weights)
+
+
+def _neighbours(folds: NDArray[np.intp]) -> list[tuple[int, int]]:
+    """Return every fold with the fold before it, in a circle."""
+    n_folds = int(folds.max()) + 1
+    return [(k, (k - 1) % n_folds) for k in range(n_folds)]
+
+
+def _mixed(weights: dict[str, float], predictions: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.asarray(sum(weights[name] * predicted for name, predicted in predictions.items()))
 
 
 def _boost(

@@ -155,9 +155,7 @@ def test_the_same_run_again_gives_the_same_bytes(finished, small_files):
 def test_another_row_order_of_the_training_file_gives_the_same_predictions(finished, small_files, tmp_path):
     small_files.de_train.sample(frac=1, random_state=1).to_parquet(tmp_path / "shuffled.parquet")
     out = tmp_path / "out"
-    result = invoke(
-        *run_arguments(tmp_path / "shuffled.parquet", small_files.test, out, "--device", "cpu")
-    )
+    result = invoke(*run_arguments(tmp_path / "shuffled.parquet", small_files.test, out, "--device", "cpu"))
     assert result.exit_code == 0, result.output
     one, other = (read_responses(folder / "submission.csv") for folder in (finished[0], out))
     assert one.obs["id"].tolist() == other.obs["id"].tolist()
@@ -197,7 +195,11 @@ def test_evaluate_refuses_other_rows(finished, small_files, tmp_path):
 
 BAD_INPUTS = {
     "missing column": ("train.csv", TABLE.replace("sm_name", "name"), "missing column sm_name"),
-    "duplicate pair": ("train.csv", TABLE + "B,ethanol,CCO,1,2\n", "the pair (B, ethanol) occurs in rows 1, 5"),
+    "duplicate pair": (
+        "train.csv",
+        TABLE + "B,ethanol,CCO,1,2\n",
+        "the pair (B, ethanol) occurs in rows 1, 5",
+    ),
     "not finite": (
         "train.csv",
         TABLE.replace("7,8", "inf,"),
@@ -213,7 +215,11 @@ BAD_INPUTS = {
         TABLE.replace("B,benzene,c1ccccc1", "B,benzene,c1cc"),
         "row 3 (benzene): 'c1cc' is not a valid SMILES",
     ),
-    "missing value": ("train.csv", TABLE.replace("T,ethanol", ",ethanol"), "column cell_type has no value in row 2"),
+    "missing value": (
+        "train.csv",
+        TABLE.replace("T,ethanol", ",ethanol"),
+        "column cell_type has no value in row 2",
+    ),
     "text among numbers": (
         "train.csv",
         TABLE.replace("5,6", "5,high"),
@@ -254,7 +260,11 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(tiny, name, content, me
     test = tiny / "id_map.csv"
     before = names_in(tiny)
     line = error_line(invoke(*run_arguments(train, test, tiny / "new" / "out")))
-    where = f"error: {bad}: " if message else "error: 5 folds of 4 training rows: need at least 2 folds and 2 rows"
+    where = (
+        f"error: {bad}: "
+        if message
+        else "error: 5 folds of 4 training rows: need at least 2 folds and 2 rows"
+    )
     assert line.startswith(where + (message or ""))
     assert names_in(tiny) == before, "nothing left at --out, nor beside it"
 
@@ -284,7 +294,9 @@ def test_bad_options_are_named(tiny, more, message):
 
 def test_unknown_molecules_are_refused(small_files, tmp_path):
     arguments = run_arguments(small_files.train, small_files.test, tmp_path / "out", "--molecules", "mordred")
-    assert error_line(invoke(*arguments)).startswith("error: --molecules mordred: choose morgan, chemberta, an")
+    assert error_line(invoke(*arguments)).startswith(
+        "error: --molecules mordred: choose morgan, chemberta, an"
+    )
     assert names_in(tmp_path) == []
 
 
@@ -379,7 +391,9 @@ def no_boosting(train, test, Y, folds, level_1, *_):
     return pipeline.stack.Boosted(pipeline.stack.Member(level_1.oof, level_1.test), 1.0)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")]
+)
 @pytest.mark.parametrize("place", ["write_oof", "write_kaggle_csv"])
 def test_a_failure_while_writing_leaves_nothing(small_files, tmp_path, monkeypatch, place, error):
     def fail(path, *_):

@@ -179,7 +179,7 @@ def write_h5ad(path, *, genes=GENES, layers=(LAYER, "logFC"), convert=np.asarray
     anndata = pytest.importorskip("anndata")
     pytest.importorskip("h5py")
     obs = table().drop(columns=GENES).astype({"cell_type": "category"})
-    obs = obs.astype({name: object for name in ("sm_name", "sm_lincs_id", "SMILES")})
+    obs = obs.astype(dict.fromkeys(("sm_name", "sm_lincs_id", "SMILES"), object))
     obs = obs.assign(cell_count=np.arange(6)).set_index(pd.Index([f"obs{i}" for i in range(6)], dtype=object))
     values = responses()
     data = anndata.AnnData(
@@ -225,7 +225,9 @@ def test_bad_h5ad_files_name_the_cause(tmp_path):
 def test_h5ad_without_anndata_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "t.h5ad").write_bytes(b"x")
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(UnavailableError, match=r"t.h5ad: .h5ad needs anndata; pip install 'rapids-perturb\[h5ad"):
+    with pytest.raises(
+        UnavailableError, match=r"t.h5ad: .h5ad needs anndata; pip install 'rapids-perturb\[h5ad"
+    ):
         read_training(tmp_path / "t.h5ad")
 
 
@@ -501,5 +503,7 @@ def test_a_bad_pairs_file_is_refused(tmp_path):
 
 def test_tens_of_missing_names_are_cut_short(tmp_path):
     many = pd.DataFrame({"id": range(9), "cell_type": "B", "sm_name": [f"new{i}" for i in range(9)]})
-    with pytest.raises(InputError, match=r"no SMILES for 'new0', 'new1', 'new2' and 6 more \(first in row 1\)"):
+    with pytest.raises(
+        InputError, match=r"no SMILES for 'new0', 'new1', 'new2' and 6 more \(first in row 1\)"
+    ):
         read_pairs_of(many, tmp_path / "id_map.csv")

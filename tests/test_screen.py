@@ -128,11 +128,15 @@ def test_a_training_rows_own_target_is_not_in_its_features(data, name):
 def test_an_unknown_gene_is_refused_with_the_nearest_names():
     genes = ["A1BG", "A1BG-AS1", "A2M", "ZZZ3", "TP53"]
     assert gene_index(genes, "A2M") == 2
-    with pytest.raises(InputError, match=r"--target A1BQ: no such gene among 5; nearest names: A1BG, A1BG-AS1"):
+    with pytest.raises(
+        InputError, match=r"--target A1BQ: no such gene among 5; nearest names: A1BG, A1BG-AS1"
+    ):
         gene_index(genes, "A1BQ")
     with pytest.raises(InputError, match=r"--target tp53: no such gene among 5; nearest names: TP53"):
         gene_index(genes, "tp53")
-    with pytest.raises(InputError, match=r"--target 12345678: no such gene among 5; the genes are A1BG … TP53"):
+    with pytest.raises(
+        InputError, match=r"--target 12345678: no such gene among 5; the genes are A1BG … TP53"
+    ):
         gene_index(genes, "12345678")
 
 
@@ -161,7 +165,10 @@ def test_bad_requests_end_with_one_line_and_leave_nothing(small_files, tmp_path,
 def test_out_must_be_a_folder(small_files, tmp_path):
     (tmp_path / "out").write_text("x")
     result = invoke("--train", small_files.train, "--out", tmp_path / "out")
-    assert (result.exit_code, result.stderr) == (2, f"error: --out {tmp_path}/out: is a file, expected a folder\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: --out {tmp_path}/out: is a file, expected a folder\n",
+    )
 
 
 def test_a_constant_gene_is_refused(small_files, tmp_path):

@@ -15,7 +15,14 @@ from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds
 from rapids_pipeline.ingest import PerturbationData
 from rapids_pipeline.pseudo_labels import NestedPredictions, nested_predictions
-from rapids_pipeline.stack import Member, blend, blend_weights, boosting_predictions, svr_predictions
+from rapids_pipeline.stack import (
+    Member,
+    blend,
+    blend_weights,
+    boosting_predictions,
+    svr_member,
+    svr_predictions,
+)
 from rapids_pipeline.svr.gram import GramTable
 
 pytest.importorskip("xgboost")
@@ -50,7 +57,7 @@ def example(n_genes=25, seed=0):
 def members_of(train, test, Y, folds, boost=boosting_predictions):
     level_1 = svr_predictions(train, test, Y, folds, SVR_CONFIG, "cpu")
     boosted = boost(train, test, Y, folds, level_1, BOOSTING, 0, "cpu")
-    return {"svr": Member(level_1.oof, level_1.test), "boosting": boosted.member}
+    return {"svr": svr_member(level_1, folds), "boosting": boosted.member}
 
 
 # nested predictions
@@ -158,7 +165,7 @@ def test_the_check_finds_encodings_fitted_on_all_rows(monkeypatch):
 
     def leaky(*arguments):
         level_1 = svr_predictions(*arguments, SVR_CONFIG, "cpu")
-        return {"svr": Member(level_1.oof, level_1.test)}
+        return {"svr": svr_member(level_1, arguments[3])}
 
     with pytest.raises(AssertionError, match="svr: the prediction of a row moved with its own target"):
         assert_leak_free(moved(train, test, Y, folds, [20], leaky), [20], folds)
@@ -175,22 +182,17 @@ def test_no_rows_own_target_moves_its_blend_of_given_predictions():
     members = members_of(train, test, Y, folds)
 
     def predict(train, test, Y, folds):
-        return {"blend": blended(members, Y, folds)[0]}
+        return {"blend": blended(members, Y, folds)}
 
     assert moved(train, test, Y, folds, [20], predict)["blend"][20] <= UNMOVED
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the weights of fold k rest on out-of-fold predictions of other rows, whose models saw fold k: "
-    "a row's target moves its own blend through one number",
-)
 def test_no_rows_own_target_moves_its_blend():
     train, test, Y = example()
     folds = random_folds(len(Y), N_FOLDS, seed=0)
 
     def predict(*arguments):
-        return {"blend": blended(members_of(*arguments), arguments[2], folds)[0]}
+        return {"blend": blended(members_of(*arguments), arguments[2], folds)}
 
     assert_leak_free(moved(train, test, Y, folds, [20], predict), [20], folds)
 
@@ -248,7 +250,11 @@ def noisy_members(n_members, seed=0):
     Y = rng.normal(size=(40, 12)).astype(np.float32)
     scales = [0.5, 0.8, 0.6][:n_members]
     predictions = [Y + (s * rng.normal(size=Y.shape)).astype(np.float32) for s in scales]
-    return {f"m{i}": Member(p, p[:4]) for i, p in enumerate(predictions)}, Y
+    return {f"m{i}": Member(p, p, p[:4]) for i, p in enumerate(predictions)}, Y
+
+
+def oof_of(members):
+    return {name: member.oof for name, member in members.items()}
 
 
 def naive_score(weights, members, Y, rows):
@@ -267,7 +273,7 @@ def naive_score(weights, members, Y, rows):
 @pytest.mark.parametrize("n_members", [2, 3])
 def test_weights_equal_a_brute_force_grid(n_members):
     members, Y = noisy_members(n_members)
-    weights = blend_weights(members, Y)
+    weights = blend_weights(oof_of(members), Y)
     step = 0.02
     ticks = np.arange(0, 1 + step / 2, step)
     grid = [(*head, 1 - sum(head)) for head in product(ticks, repeat=n_members - 1) if sum(head) <= 1 + 1e-9]
@@ -286,10 +292,10 @@ def test_weights_are_shares(seed, scale):
     rng = np.random.default_rng(seed)
     Y = (scale * rng.normal(size=(20, 6))).astype(np.float32)
     members = {
-        name: Member((scale * rng.normal(size=Y.shape) * rng.random()).astype(np.float32), Y[:1])
+        name: Member((scale * rng.normal(size=Y.shape) * rng.random()).astype(np.float32), Y, Y[:1])
         for name in "abcd"
     }
-    weights = np.array(list(blend_weights(members, Y).values()))
+    weights = np.array(list(blend_weights(oof_of(members), Y).values()))
     assert weights.sum() == pytest.approx(1.0, abs=1e-12)
     assert np.all(weights >= 0)
     score = naive_score(weights, members, Y, range(20))
@@ -299,35 +305,39 @@ def test_weights_are_shares(seed, scale):
 
 def test_a_perfect_member_takes_everything_and_one_member_is_itself():
     members, Y = noisy_members(2)
-    members["truth"] = Member(Y, Y[:4])
-    assert blend_weights(members, Y)["truth"] == pytest.approx(1.0, abs=1e-4)
-    assert blend_weights({"only": members["m0"]}, Y) == {"only": 1.0}
-
-
-def test_weights_of_some_rows_look_at_these_only():
-    members, Y = noisy_members(2)
-    rows = np.arange(0, 40, 2)
-    weights = blend_weights(members, Y, rows)
-    changed = Y.copy()
-    changed[1::2] += 50
-    assert blend_weights(members, changed, rows) == weights
-    half = {name: Member(member.oof[rows], member.test) for name, member in members.items()}
-    assert blend_weights(half, Y[rows]) == pytest.approx(weights)
+    assert blend_weights({**oof_of(members), "truth": Y}, Y)["truth"] == pytest.approx(1.0, abs=1e-4)
+    assert blend_weights({"only": members["m0"].oof}, Y) == {"only": 1.0}
 
 
 def test_blend_is_the_clipped_weighted_sum():
     members, Y = noisy_members(2)
+    members["m0"] = replace(members["m0"], judged=members["m1"].oof[::-1])
     folds = random_folds(len(Y), N_FOLDS, seed=0)
-    result, weights = blended(members, Y, folds)
-    expected = sum(weights[name] * member.test for name, member in members.items())
+    result = blended(members, Y, folds)
+    assert result.weights == blend_weights(oof_of(members), Y)
+    expected = sum(result.weights[name] * member.test for name, member in members.items())
     np.testing.assert_allclose(result.test, np.clip(expected, Y.min(axis=0), Y.max(axis=0)), atol=1e-6)
     for k in range(N_FOLDS):
-        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-        of_fold = blend_weights(members, Y, inside)
+        after, inside, outside = folds == (k + 1) % N_FOLDS, folds != k, folds == k
+        of_fold = blend_weights({name: member.judged[after] for name, member in members.items()}, Y[after])
         expected = sum(of_fold[name] * member.oof[outside] for name, member in members.items())
         expected = np.clip(expected, Y[inside].min(axis=0), Y[inside].max(axis=0))
         np.testing.assert_allclose(result.oof[outside], expected, atol=1e-6)
     assert result.oof.dtype == np.float32
+
+
+def test_judged_rows_never_saw_the_fold_whose_blend_they_choose():
+    """A row moves no judged prediction of the fold after its own, and moves those of the others."""
+    train, test, Y = example()
+    folds = random_folds(len(Y), N_FOLDS, seed=0)
+    changed = Y.copy()
+    changed[20] += 1000
+    before, after = (members_of(train, test, targets, folds) for targets in (Y, changed))
+    for name, member in before.items():
+        movement = np.abs(after[name].judged - member.judged).max(axis=1)
+        chooses_its_blend = folds == (folds[20] + 1) % N_FOLDS
+        assert movement[chooses_its_blend].max() <= UNMOVED, name
+        assert movement[folds == (folds[20] + 2) % N_FOLDS].max() > UNMOVED, name
 
 
 # the order of rows

@@ -159,7 +159,8 @@ def fit_predict(
     )
     dual_coef, intercept = (xp.astype(x, Y.dtype) for x in (solution.dual_coef, solution.intercept))
     predictions = [
-        xp.astype(table.gram(rows, training, gamma), Y.dtype) @ dual_coef + intercept[None, :] for rows in groups
+        xp.astype(table.gram(rows, training, gamma), Y.dtype) @ dual_coef + intercept[None, :]
+        for rows in groups
     ]
     return FoldFit(predictions, solution, gamma)
 

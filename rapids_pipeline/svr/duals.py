@@ -109,9 +109,7 @@ def solve_target_specific(
     solve = solve_factored
     if is_on_cuda(Y):
         from rapids_pipeline.svr.smo_cuda import solve_factored_cuda as solve
-    result = solve(
-        learnt.kernel, learnt.training, to_host(Y), options, test_rows=tests, progress=progress
-    )
+    result = solve(learnt.kernel, learnt.training, to_host(Y), options, test_rows=tests, progress=progress)
     warn_of_missed(result.converged, result.gap, tol, options.max_iter, target_names)
     return result
 

@@ -81,9 +81,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.engine = engine
         self.target_features = target_features
 
-    def fit(
-        self, X: Any, Y: Any, sample_weight: Any = None, *, progress: Progress | None = None
-    ) -> Self:
+    def fit(self, X: Any, Y: Any, sample_weight: Any = None, *, progress: Progress | None = None) -> Self:
         """Solve every column of `Y` (n_samples, n_targets) or (n_samples,) on `X` (n_samples, n_features).
 
         Parameters
@@ -168,12 +166,12 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.X_fit_, self._learnt = given.X, None
         self._keep(given, solution, solution.dual_coef)
 
-    def _fit_target_specific(self, given: TrainingInput, sample_weight: Any, progress: Progress | None) -> None:
+    def _fit_target_specific(
+        self, given: TrainingInput, sample_weight: Any, progress: Progress | None
+    ) -> None:
         if self.kernel != "rbf":
             raise InputError(f"target_features needs kernel='rbf', not {self.kernel!r}")
-        self._learnt = LearntTargetFeatures.learn(
-            self.target_features, given.X, to_host(given.Y), self.gamma
-        )
+        self._learnt = LearntTargetFeatures.learn(self.target_features, given.X, to_host(given.Y), self.gamma)
         result = solve_target_specific(
             self._learnt,
             given.Y,

@@ -130,7 +130,9 @@ class LearntTargetFeatures:
 
     def positions(self, levels: Array) -> Levels:
         """Return the levels (2, m) of other rows as the kernel numbers them; unknown ones become "unseen"."""
-        return _positions(levels, [side.squared_distances for side in (self.kernel.first, self.kernel.second)])
+        return _positions(
+            levels, [side.squared_distances for side in (self.kernel.first, self.kernel.second)]
+        )
 
 
 def _quantile(ordered: Floats, share: float) -> Floats:
@@ -154,7 +156,9 @@ def _filled(tables: Floats, groups: Levels) -> Floats:
     counts = np.bincount(groups, minlength=n_levels + 1)[:n_levels]
     seen = np.flatnonzero(counts)
     if not np.isfinite(tables[:, seen]).all():
-        raise InputError("target_features.tables gave values that are not finite for levels with training rows")
+        raise InputError(
+            "target_features.tables gave values that are not finite for levels with training rows"
+        )
     weights = counts[seen] / max(counts[seen].sum(), 1)
     typical = np.einsum("tls,l->ts", tables[:, seen], weights)
     filled = np.concatenate([tables, typical[:, None]], axis=1)
