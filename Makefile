@@ -12,13 +12,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test venv lint format unit bench-pipeline clean
+.PHONY: help demo test venv lint format unit bench-pipeline bench-svr clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
 	@echo 'make lint   ruff, mypy, import-linter, pre-commit configuration'
 	@echo 'make unit   the tests alone'
 	@echo 'make bench-pipeline   whole runs: seconds, memory, scores (benchmarks/results/)'
+	@echo 'make bench-svr   SVR engines against the loops they replace: time, error, memory (5 minutes)'
 
 demo: $(VENV)/.ready-to-run
 	$(BIN)/rapids-perturb demo --out runs/demo --overwrite
@@ -43,6 +44,11 @@ unit: $(VENV)/.ready-to-test
 
 bench-pipeline: $(VENV)/.ready-to-run
 	$(BIN)/python benchmarks/pipeline.py
+
+# himalaya is a yardstick that only the benchmark needs.
+bench-svr: $(VENV)/.ready-to-run
+	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
+	$(ONE_THREAD) $(BIN)/python benchmarks/svr.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -9,10 +9,12 @@ Loops over one library SVR a target run on a stated sample of targets and are ex
 Prints Markdown and writes benchmarks/results/svr.json.
 """
 
+# ruff: noqa: E402 (the thread counts must be set before numpy is imported)
+
 import os
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before numpy is imported
+    os.environ[variable] = "1"
 
 import argparse
 import json
@@ -96,7 +98,9 @@ class Problem:
     def svr(self, kind: str, tol: float = 1e-3) -> MultiTargetSVR:
         """Return the estimator of a kind: an engine's name, or "target-specific"."""
         if kind == "target-specific":
-            return MultiTargetSVR(tol=tol, target_features=TargetFeatures(self.of_compounds, self.of_cell_types))
+            return MultiTargetSVR(
+                tol=tol, target_features=TargetFeatures(self.of_compounds, self.of_cell_types)
+            )
         return MultiTargetSVR(tol=tol, engine=kind)
 
     def concatenated(self, rows: np.ndarray, training: np.ndarray, t: int) -> np.ndarray:
@@ -182,7 +186,7 @@ def himalaya_ridge(problem: Problem, grams: Callable[..., Any], rows: Callable[.
     except ImportError:
         return None
 
-    def solve(k: int, targets: np.ndarray, tol: float) -> np.ndarray:
+    def solve(k: int, targets: np.ndarray, _tol: float) -> np.ndarray:
         K, K_test = (x.astype(np.float32) for x in grams(k))
         model = KernelRidge(alpha=1.0, kernel="precomputed").fit(K, problem.Y[np.ix_(rows(k)[0], targets)])
         return np.asarray(model.predict(K_test))
@@ -261,7 +265,11 @@ def child(kind: str) -> None:
     result = cross_val_predict(problem.svr(kind), X, problem.Y, problem.folds)
     took = {"core_s": time.process_time() - began[0], "wall_s": time.perf_counter() - began[1]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    took |= {"peak_gb": peak / 2**20, "before_gb": before / 2**20, "not_converged": int((~result.converged).sum())}
+    took |= {
+        "peak_gb": peak / 2**20,
+        "before_gb": before / 2**20,
+        "not_converged": int((~result.converged).sum()),
+    }
     print(json.dumps(took))
 
 
@@ -293,7 +301,9 @@ def growth(quick: bool) -> list[dict[str, Any]]:
 def main() -> None:
     """Run, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and targets, a smaller growth table")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds and targets, a smaller growth table"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
@@ -378,7 +388,10 @@ def markdown(report: dict[str, Any]) -> str:
             f"| {name} | {row['targets_timed']:,} | {row['cpu_ms']:.3g} | {row['wall_ms']:.3g} "
             f"| {row['all_cpu_s_extrapolated']:,.1f} | {shown[0]} | {shown[1]} |"
         )
-    lines += ["", "| full size, measured | core-s | wall s | peak memory | of which before the fit | not converged |"]
+    lines += [
+        "",
+        "| full size, measured | core-s | wall s | peak memory | of which before the fit | not converged |",
+    ]
     lines += ["|---|---|---|---|---|---|"]
     for kind, run in report["full_size"].items():
         lines.append(
@@ -388,7 +401,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines += ["", "| goal | asked | measured | |", "|---|---|---|---|"]
     for name, goal in report["goals"].items():
         bound = "≥" if "vs." in name else "≤"
-        lines.append(f"| {name} | {bound} {goal['goal']} | {goal['measured']:.3g} | {'met' if goal['met'] else 'missed'} |")
+        verdict = "met" if goal["met"] else "missed"
+        lines.append(f"| {name} | {bound} {goal['goal']} | {goal['measured']:.3g} | {verdict} |")
     header = " | ".join(f"{n:,} rows" for n in GROWTH_ROWS)
     lines += ["", f"| CPU s of one fit | {header} |", "|---|" + "---|" * len(GROWTH_ROWS)]
     for engine in ("douglas-rachford", "smo"):

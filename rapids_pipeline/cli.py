@@ -103,10 +103,12 @@ def demo(
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.demo import write_demo
     from rapids_pipeline.report import LiveStages
-    from rapids_pipeline.runs import require_writable
+    from rapids_pipeline.runs import MANIFEST, require_writable
 
     resolve_device(device)  # before anything is written
     require_writable(out)
+    if (out / MANIFEST).exists() and not overwrite:  # its results must not lose the data they were made from
+        raise InputError(f"--out {out}: holds a run's results; choose another folder or add --overwrite")
     stages = LiveStages()
     with stages.stage("simulate"):
         files = write_demo(out / "data", seed, genes)
@@ -148,8 +150,8 @@ def _run(
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items())
     console.print(f"pipeline = {weights}; {'; '.join(result.notes)}", highlight=False, soft_wrap=True)
     console.print(
-        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: {out}/submission.csv; beside it oof.parquet, "
-        "scores.json, manifest.json",
+        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: "
+        f"{out}/submission.csv; beside it oof.parquet, scores.json, manifest.json",
         highlight=False,
         soft_wrap=True,
     )

@@ -31,7 +31,20 @@ def invoke(*arguments):
 
 
 def run_arguments(train, test, out, *more):
-    return ["run", "--train", train, "--test", test, "--out", out, "--molecules", "morgan", *more]
+    return [
+        "run",
+        "--train",
+        train,
+        "--test",
+        test,
+        "--out",
+        out,
+        "--molecules",
+        "morgan",
+        "--folds",
+        "3",
+        *more,
+    ]
 
 
 def error_line(result, code: int = 2) -> str:
@@ -114,7 +127,7 @@ def test_the_scores_name_members_and_baselines(finished):
     scores = json.loads((finished[0] / "scores.json").read_text())
     baselines = {"zeros", "mean_outcome", "mean_across_celltypes", "mean_across_compounds"}
     assert set(scores["out_of_fold"]) == {"pipeline", "svr", "boosting"} | baselines
-    assert scores["split"] == "5 folds of random rows, seed 0"
+    assert scores["split"] == "3 folds of random rows, seed 0"
     assert sum(scores["weights"].values()) == pytest.approx(1)
 
 
@@ -125,7 +138,7 @@ def test_the_manifest_tells_how_the_results_were_made(finished, small_files):
     assert manifest["chosen"]["device"] == "cpu (asked for)"
     assert manifest["versions"]["rapids-perturb"] == __version__
     assert {"python", "numpy", "scikit-learn", "rdkit"} <= set(manifest["versions"])
-    assert (manifest["config"]["seed"], manifest["config"]["n_folds"]) == (0, 5)
+    assert (manifest["config"]["seed"], manifest["config"]["n_folds"]) == (0, 3)
     assert manifest["config"]["molecules"] == "morgan"
     assert manifest["options"] == {"layer": "clipped_sign_log10_pval", "metadata_columns": []}
     for name, path in (("train", small_files.train), ("test", small_files.test)):
@@ -263,7 +276,7 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(tiny, name, content, me
     where = (
         f"error: {bad}: "
         if message
-        else "error: 5 folds of 4 training rows: need at least 2 folds and 2 rows"
+        else "error: 3 folds of 4 training rows: need at least 2 folds and 2 rows"
     )
     assert line.startswith(where + (message or ""))
     assert names_in(tiny) == before, "nothing left at --out, nor beside it"
@@ -368,7 +381,7 @@ def test_out_must_be_a_folder_that_can_be_made(small_files, tmp_path):
     assert (tmp_path / "file").read_text() == "x"
 
 
-def test_another_runs_results_are_kept_unless_told_otherwise(finished, small_files, tmp_path, monkeypatch):
+def test_another_runs_results_are_kept_unless_told_otherwise(finished, small_files, tmp_path, quick):
     out = tmp_path / "out"
     out.mkdir()
     for name in RESULTS:
@@ -380,27 +393,31 @@ def test_another_runs_results_are_kept_unless_told_otherwise(finished, small_fil
         f"error: --out {out}: holds another run's submission.csv; choose another folder or add --overwrite"
     )
     assert json.loads((out / "manifest.json").read_text())["config"]["seed"] == 0
-    monkeypatch.setattr(pipeline.stack, "boosting_predictions", no_boosting)
     assert invoke(*arguments, "--overwrite").exit_code == 0
     assert json.loads((out / "manifest.json").read_text())["config"]["seed"] == 1
     assert names_in(out) == sorted([*RESULTS, "notes.txt"])
 
 
-def no_boosting(train, test, Y, folds, level_1, *_):
-    """Stand in for level 2 with the first level, which takes no time."""
-    return pipeline.stack.Boosted(pipeline.stack.Member(level_1.oof, level_1.test), 1.0)
+@pytest.fixture
+def quick(monkeypatch):
+    """Boosting of one tree, where its predictions do not matter."""
+    boost = pipeline.stack.boosting_predictions
+
+    def boost_once(train, test, Y, folds, level_1, config, *more):
+        return boost(train, test, Y, folds, level_1, config.model_copy(update={"n_estimators": 1}), *more)
+
+    monkeypatch.setattr(pipeline.stack, "boosting_predictions", boost_once)
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")]
 )
 @pytest.mark.parametrize("place", ["write_oof", "write_kaggle_csv"])
-def test_a_failure_while_writing_leaves_nothing(small_files, tmp_path, monkeypatch, place, error):
+def test_a_failure_while_writing_leaves_nothing(small_files, tmp_path, monkeypatch, quick, place, error):
     def fail(path, *_):
         path.write_text("half of it")
         raise error
 
-    monkeypatch.setattr(pipeline.stack, "boosting_predictions", no_boosting)
     monkeypatch.setattr(pipeline, place, fail)
     out = tmp_path / "new" / "out"
     result = invoke(*run_arguments(small_files.train, small_files.test, out))
@@ -529,3 +546,10 @@ def test_demo_writes_its_data_alone_when_asked(tmp_path):
     assert error_line(invoke("demo", "--out", tmp_path / "other", "--genes", "0")).startswith("error: ")
     assert error_line(invoke("demo", "--out", tmp_path / "other", "--seed", "-1")).startswith("error: ")
     assert not (tmp_path / "other").exists()
+
+
+def test_demo_keeps_the_data_of_finished_results(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    line = error_line(invoke("demo", "--out", tmp_path, "--genes", 3))
+    assert "--overwrite" in line
+    assert names_in(tmp_path) == ["manifest.json"]

@@ -8,6 +8,7 @@ import csv
 import gzip
 from collections import Counter
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,7 +131,9 @@ def _read(path: Path, suffix: str, library: FrameLibrary, text: Sequence[str]) -
         return without_row_labels(nw.read_parquet(str(path), backend=library))
     options: dict[str, Any] = {"dtype": dict.fromkeys(text, "str")}
     if library == "pandas":
-        options.update(float_precision="round_trip", low_memory=False)  # exact decimals, one type a column
+        options["low_memory"] = False  # one type a column
+        if [int(part) for part in metadata.version("pandas").split(".")[:2]] < [3, 1]:
+            options["float_precision"] = "round_trip"  # exact decimals, which pandas 3.1 reads by itself
     elif library == "polars":
         import polars as pl
 

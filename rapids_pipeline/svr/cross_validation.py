@@ -117,10 +117,9 @@ def cross_val_predict(
     return CrossValidated(
         oof[:, 0] if one else oof,
         test[:, 0] if one else test,
-        *(
-            np.stack([to_host(getattr(fit.solution, name)) for fit in fits])
-            for name in ("converged", "n_iter", "gap")
-        ),
+        converged=np.stack([to_host(fit.solution.converged) for fit in fits]),
+        n_iter=np.stack([to_host(fit.solution.n_iter) for fit in fits]),
+        gap=np.stack([to_host(fit.solution.gap) for fit in fits]),
         gamma=np.asarray([fit.gamma for fit in fits]),
     )
 
@@ -170,7 +169,7 @@ class _Problem:
     """Checked input: either a table (shared features) or all rows' levels (target-specific features)."""
 
     svr: MultiTargetSVR
-    table: GramTable | None
+    table: Any
     levels: Any
     Y: Array
     one_target: bool
@@ -206,7 +205,7 @@ class _Problem:
     def fit(self, training: Rows, groups: list[Rows]) -> FoldFit:
         """Fit on some rows and predict others."""
         svr = self.svr
-        how = {
+        how: dict[str, Any] = {
             "C": svr.C,
             "epsilon": svr.epsilon,
             "tol": svr.tol,
@@ -215,7 +214,7 @@ class _Problem:
             "sample_weight": None if self.weight is None else self.weight[training],
             "target_names": self.target_names,
         }
-        if self.table is not None:
+        if svr.target_features is None:
             return fit_predict(self.table, self.Y, training, groups, **how)
         xp = namespace(self.Y)
         Y = xp.take(self.Y, xp.asarray(training, device=self.Y.device), axis=0)
@@ -251,4 +250,4 @@ def _checked_folds(folds: Any, n: int) -> Rows:
     empty = np.flatnonzero(np.bincount(folds) == 0)
     if len(empty) or folds.max() == 0:
         raise InputError(f"fold {empty[0]} has no rows" if len(empty) else "there must be at least 2 folds")
-    return folds.astype(np.intp)
+    return np.asarray(folds, dtype=np.intp)

@@ -1,7 +1,7 @@
 """From parameters as users give them to a solved dual: boxes and tubes of every target, an engine, a warning."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,9 +70,9 @@ def solve_duals(
         weight = checked_weight(sample_weight, n)
         kept = np.flatnonzero(weight)
         box = np.atleast_1d(bound)[None, :] * weight[kept, None]
-        inside = [_rows(K, kept), _rows(Y, kept)]
-        inside[0] = namespace(K).take(inside[0], _positions(kept, K), axis=1)
-        solution = _scattered(_solved(engine, *inside, box, tube, tol, limit, progress), kept, n)
+        inside = namespace(K).take(_rows(K, kept), _positions(kept, K), axis=1)
+        solution = _solved(engine, inside, _rows(Y, kept), box, tube, tol, limit, progress)
+        solution = _scattered(solution, kept, n)
     warn_of_missed(solution.converged, solution.gap, tol, limit, target_names)
     return solution
 
@@ -106,9 +106,11 @@ def solve_target_specific(
         max_iter=iteration_limit(max_iter, engine),
     )
     tests = None if test_levels is None else learnt.positions(test_levels)
-    solve = solve_factored
+    solve: Callable[..., SmoResult] = solve_factored
     if is_on_cuda(Y):
-        from rapids_pipeline.svr.smo_cuda import solve_factored_cuda as solve
+        from rapids_pipeline.svr.smo_cuda import solve_factored_cuda
+
+        solve = solve_factored_cuda
     result = solve(learnt.kernel, learnt.training, to_host(Y), options, test_rows=tests, progress=progress)
     warn_of_missed(result.converged, result.gap, tol, options.max_iter, target_names)
     return result

@@ -60,6 +60,9 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Where X was a data frame.
     """
 
+    _learnt: LearntTargetFeatures | None
+    gamma_: Any
+
     def __init__(
         self,
         *,
@@ -113,7 +116,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
             require_room(given.X, given.X.shape[0], given.X.shape[0], choice.engine.work_bytes)
             self._fit_shared(given, sample_weight, progress)
         else:
-            self._fit_target_specific(given, sample_weight, progress)
+            self._fit_target_specific(self.target_features, given, sample_weight, progress)
         return self
 
     def predict(self, X: Any) -> Array:
@@ -167,11 +170,11 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self._keep(given, solution, solution.dual_coef)
 
     def _fit_target_specific(
-        self, given: TrainingInput, sample_weight: Any, progress: Progress | None
+        self, features: TargetFeatures, given: TrainingInput, sample_weight: Any, progress: Progress | None
     ) -> None:
         if self.kernel != "rbf":
             raise InputError(f"target_features needs kernel='rbf', not {self.kernel!r}")
-        self._learnt = LearntTargetFeatures.learn(self.target_features, given.X, to_host(given.Y), self.gamma)
+        self._learnt = LearntTargetFeatures.learn(features, given.X, to_host(given.Y), self.gamma)
         result = solve_target_specific(
             self._learnt,
             given.Y,

@@ -113,12 +113,8 @@ def _loop(
         progress.advance()
     box, tube, dual_coef = (xp.asarray(x, device=K.device) for x in (box, tube, beta))
     U, L = optimality_gap(xp.astype(Y, xp.float64) - K @ dual_coef, dual_coef, box, tube)
-    return DualSolution(
-        dual_coef,
-        *(xp.asarray(x, device=K.device) for x in (intercept, n_iter)),
-        gap=U - L,
-        converged=xp.asarray(n_iter < max_iter, device=K.device),
-    )
+    intercept, n_iter = (xp.asarray(x, device=K.device) for x in (intercept, n_iter))
+    return DualSolution(dual_coef, intercept, n_iter, gap=U - L, converged=n_iter < max_iter)
 
 
 def _square_root(K: Array) -> Array:

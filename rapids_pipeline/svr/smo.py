@@ -25,13 +25,8 @@ Sources: Fan, Chen and Lin, JMLR 6 (2005), 1889–1918 (second-order selection, 
 ACM TIST 2 (2011), section 4 (stopping, intercept).
 """
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -48,11 +43,10 @@ from rapids_pipeline.svr.smo_problem import (
     Indices,
     SmoOptions,
     SmoResult,
-    box_of,
     checked_levels,
-    empty_result,
-    tube_of,
 )
+from rapids_pipeline.svr.smo_run import Run
+from rapids_pipeline.svr.smo_shared import WarmStart
 from rapids_pipeline.svr.solution import DualSolution
 
 __all__ = [
@@ -70,7 +64,6 @@ __all__ = [
 ]
 
 NUMBA_REMEDY = "the SMO solver needs numba: pip install 'rapids-perturb[cpu]'"
-CHUNK = 64
 
 
 def solve_factored(
@@ -111,7 +104,7 @@ def solve_factored(
     if Y.shape != (rows.shape[1], targets):
         raise InputError(f"Y must be {(rows.shape[1], targets)}, (rows, targets), not {Y.shape}")
     order = np.lexsort((rows[0], rows[1]))  # the kernels want rows sorted by the second grouping
-    run = _Run(_numba_kernels(), Y, order, options or SmoOptions(), tests, kernel, initial)
+    run = Run(_numba_kernels(), Y, order, options or SmoOptions(), tests, kernel, initial)
     return run.solve(lambda: factored_work(run.kernels, kernel, rows[:, order]), progress)
 
 
@@ -142,9 +135,11 @@ def solve_dense(
         raise InputError(f"K must be square and Y (rows, targets), not {K.shape} and {Y.shape}")
     if not np.isfinite(K).all():
         raise InputError("K has values that are not finite")
-    run = _Run(_numba_kernels(), Y, np.arange(K.shape[0]), options or SmoOptions(), _NO_ROWS, None, initial)
+    options = options or SmoOptions()
+    warm = WarmStart.build(K, Y.shape[1]) if initial is None else None
+    run = Run(_numba_kernels(), Y, np.arange(K.shape[0]), options, _NO_ROWS, None, initial, warm)
     shared = dense_tables(K)
-    return run.solve(lambda: dense_work(run.kernels, *shared), progress)
+    return run.solve(lambda: dense_work(run.kernels, *shared), progress, np.asarray(K, np.float64))
 
 
 def solve(
@@ -200,95 +195,6 @@ def scale_gamma(
 
 
 _NO_ROWS = np.empty((2, 0), dtype=np.uint32)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One call: many targets, streamed in chunks over threads, each with its own work arrays."""
-
-    kernels: Any
-    Y: Floats
-    order: Indices
-    options: SmoOptions
-    tests: Indices
-    kernel: FactoredKernel | None
-    initial: Floats | None
-
-    def solve(self, make_work: Callable[[], tuple[Any, Any]], progress: Progress | None) -> SmoResult:
-        n, targets = self.Y.shape
-        if n == 0 or not np.isfinite(self.Y).all():
-            raise InputError("Y has no rows" if n == 0 else "Y has values that are not finite")
-        if self.initial is not None and self.initial.shape != (targets, n):
-            raise InputError(f"initial must be {(targets, n)}, (targets, rows), not {self.initial.shape}")
-        result = empty_result(targets, n, self.tests.shape[1], self.options.dtype)
-        box = box_of(self.options, n, targets)[:, self.order]
-        epsilon = tube_of(self.options, targets)
-        progress = progress or Progress()
-        progress.start(ceil(targets / CHUNK))
-
-        def part(start: int) -> None:
-            self._solve_part(slice(start, min(start + CHUNK, targets)), box, epsilon, make_work(), result)
-
-        for _ in _in_threads(part, range(0, targets, CHUNK), self.options.n_threads):
-            progress.advance()
-        np.less_equal(result.gap, self.options.tol, out=result.converged)
-        return result
-
-    def _solve_part(
-        self, part: slice, box: Floats, epsilon: Floats, work: tuple[Any, Any], result: SmoResult
-    ) -> None:
-        count, n = part.stop - part.start, self.order.size
-        outcome = self.kernels.Outcome(
-            np.zeros((count, n)),
-            result.intercept[part],
-            result.n_iter[part],
-            result.gap[part],
-            np.zeros((count, self.tests.shape[1])),
-        )
-        if self.initial is not None:
-            outcome.dual_coef[:] = self.initial[part][:, self.order]
-        none = np.zeros((count, 0, 0))
-        one = none if self.kernel is None else np.asarray(self.kernel.first.statistics[part], np.float64)
-        two = none if self.kernel is None else np.asarray(self.kernel.second.statistics[part], np.float64)
-        gamma = np.ones(count) if self.kernel is None else np.asarray(self.kernel.gamma[part], np.float64)
-        self.kernels.solve_chunk(
-            np.array(self.Y[self.order, part].T, np.float64, order="C"),
-            np.array(box[part] if box.shape[0] > 1 else box, order="C"),
-            epsilon[part],
-            gamma,
-            np.ascontiguousarray(one),
-            np.ascontiguousarray(two),
-            self.tests,
-            self.kernel is not None,
-            self.options.tol,
-            self.options.max_iter,
-            *work,
-            outcome,
-        )
-        result.dual_coef[part, self.order] = outcome.dual_coef
-        result.predicted[part] = outcome.predicted
-
-
-def _in_threads(part: Callable[[int], None], starts: range, n_threads: int | None) -> Iterator[None]:
-    """Run `part` for every start, in threads (the kernels hold no GIL); yield as each one ends."""
-    threads = min(n_threads or _processors(), len(starts))
-    if threads <= 1:
-        for start in starts:
-            part(start)
-            yield
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(part, start) for start in starts]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _processors() -> int:
-    """Return how many processors this process may use (all of them where the system does not say)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def require_numba() -> None:

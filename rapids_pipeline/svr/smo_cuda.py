@@ -18,7 +18,6 @@ from numba import config, cuda, float32, float64, int64
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr.smo_kernels import AIM, FLOAT32_ROUNDING, down_offset, pair_step, up_offset
 from rapids_pipeline.svr.smo_problem import (
     FactoredKernel,
     Floats,
@@ -30,6 +29,7 @@ from rapids_pipeline.svr.smo_problem import (
     empty_result,
     tube_of,
 )
+from rapids_pipeline.svr.smo_steps import AIM, FLOAT32_ROUNDING, down_offset, pair_step, up_offset
 
 THREADS = 128
 SHARED_BYTES = 45 * 1024

@@ -2,11 +2,13 @@
 
 Both passes end in the position of a maximum, which numba never turns into vector instructions. Here they are
 loops over vectors of a fixed width (16 float32 or 8 float64, four independent accumulators), which LLVM lowers
-to whatever the processor has; a kernel row is the product of a row of each factor, made on the way.
+to whatever the processor has; a kernel row is the product of a row of each factor, made on the way (`right` may be
+None: then `left` is the kernel).
 """
 
 # ruff: noqa: ARG001 (numba gives an intrinsic arguments of which only the types matter here)
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +68,10 @@ class _Lanes:
 
     def sub(self, a: Any, b: Any) -> Any:
         return self.builder.fsub(a, b, flags=("contract",))
+
+    def product(self, factors: list[Any], position: Any) -> Any:
+        """Load one vector of each factor (one or two pointers) and multiply them."""
+        return functools.reduce(self.mul, [self.load(factor, position) for factor in factors])
 
     def choose(self, condition: Any, chosen: list[Any], otherwise: list[Any]) -> list[Any]:
         """Select each of several vectors by the same lane-wise condition."""
@@ -147,8 +153,7 @@ def second_row(
         lanes = _Lanes(context, builder, scalar)
         kinds = sig.args
         f_at, down_at, half_at = (lanes.pointer(kinds[k], args[k]) for k in range(3))
-        a_at = lanes.pointer(kinds[3], args[3], args[4])
-        b_at = lanes.pointer(kinds[5], args[5], args[6])
+        factors = [lanes.pointer(kinds[k], args[k], args[k + 1]) for k in (3, 5) if kinds[k] != types.none]
         top, half_i, flat = (lanes.splat(args[k]) for k in (8, 9, 10))
         zero = lanes.constant(0.0)
 
@@ -161,7 +166,7 @@ def second_row(
             for part in range(ACCUMULATORS):
                 best = carried[1 + 3 * part : 4 + 3 * part]
                 here = builder.add(position, ir.Constant(position.type, part * lanes.width))
-                product = lanes.mul(lanes.load(a_at, here), lanes.load(b_at, here))
+                product = lanes.product(factors, here)
                 bend = lanes.larger(lanes.sub(lanes.add(lanes.load(half_at, here), half_i), product), flat)
                 level = lanes.sub(lanes.load(f_at, here), lanes.load(down_at, here))
                 lowest = lanes.smaller(level, lowest)
@@ -208,8 +213,8 @@ def first_row(
         lanes = _Lanes(context, builder, scalar)
         kinds = sig.args
         f_at, up_at = lanes.pointer(kinds[0], args[0]), lanes.pointer(kinds[1], args[1])
-        a_i, a_j = (lanes.pointer(kinds[2], args[2], args[k]) for k in (3, 4))
-        b_i, b_j = (lanes.pointer(kinds[5], args[5], args[k]) for k in (6, 7))
+        held = [k for k in (2, 5) if kinds[k] != types.none]
+        of_i, of_j = ([lanes.pointer(kinds[k], args[k], args[k + own]) for k in held] for own in (1, 2))
         step = lanes.splat(args[9])
 
         def body(position: Any, carried: list[Any]) -> list[Any]:
@@ -218,8 +223,7 @@ def first_row(
             for part in range(ACCUMULATORS):
                 best = carried[2 * part : 2 * part + 2]
                 here = builder.add(position, ir.Constant(position.type, part * lanes.width))
-                k_i = lanes.mul(lanes.load(a_i, here), lanes.load(b_i, here))
-                k_j = lanes.mul(lanes.load(a_j, here), lanes.load(b_j, here))
+                k_i, k_j = lanes.product(of_i, here), lanes.product(of_j, here)
                 value = lanes.sub(lanes.load(f_at, here), lanes.mul(step, lanes.sub(k_i, k_j)))
                 lanes.store(value, f_at, here)
                 level = lanes.sub(value, lanes.load(up_at, here))

@@ -68,7 +68,9 @@ def test_all_engines_agree(stand_in_cuml, per_target):
     expected = solved.pop("sklearn")
     for name, solution in solved.items():
         assert solution.converged.all(), name
-        assert (np.abs(solution.dual_coef) <= C).all() and (np.abs(solution.dual_coef.sum(axis=0)) < 1e-5).all()
+        assert (np.abs(solution.dual_coef) <= C).all() and (
+            np.abs(solution.dual_coef.sum(axis=0)) < 1e-5
+        ).all()
         predicted, wanted = (K @ s.dual_coef + s.intercept for s in (solution, expected))
         np.testing.assert_allclose(predicted, wanted, atol=1e-5, err_msg=name)
         best = objective(K, Y, expected.dual_coef, epsilon)

@@ -14,7 +14,6 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.svr import MultiTargetSVR, NotConvergedWarning
 from rapids_pipeline.svr.target_features import STATISTICS, TargetFeatures, group_statistics
 
-
 WEIGHT_CHECK = "check_sample_weight_equivalence_on_dense_data"
 
 
@@ -41,7 +40,9 @@ def data(n=70, targets=4, seed=0):
     return rng.normal(size=(n, 5)), rng.standard_t(4, size=(n, targets)), rng.normal(size=(20, 5))
 
 
-@pytest.mark.parametrize(("kernel", "engine"), [("rbf", "douglas-rachford"), ("rbf", "smo"), ("linear", "smo")])
+@pytest.mark.parametrize(
+    ("kernel", "engine"), [("rbf", "douglas-rachford"), ("rbf", "smo"), ("linear", "smo")]
+)
 def test_one_C_and_epsilon_for_each_target_and_sample_weights_equal_scikit_learn(engine, kernel):
     X, Y, X_test = data()
     C, epsilon = np.array([0.1, 1.0, 5.0, 0.5]), np.array([0.0, 0.1, 0.5, 1.0])
@@ -56,7 +57,9 @@ def test_one_C_and_epsilon_for_each_target_and_sample_weights_equal_scikit_learn
     assert model.converged_.all() and (model.gap_ <= 1e-7).all() and model.n_iter_.shape == (4,)
 
 
-@pytest.mark.parametrize(("kernel", "engine"), [("rbf", "douglas-rachford"), ("rbf", "smo"), ("linear", "smo")])
+@pytest.mark.parametrize(
+    ("kernel", "engine"), [("rbf", "douglas-rachford"), ("rbf", "smo"), ("linear", "smo")]
+)
 def test_a_weight_of_zero_leaves_a_row_out_and_a_weight_of_two_repeats_it(kernel, engine):
     X, Y, X_test = data()
     weight = np.resize([0, 1, 2], len(X))
@@ -103,9 +106,7 @@ def test_arrays_of_another_library_give_results_of_that_library(library, engine)
         assert type(array) is type(xp.asarray(X))
     expected = MultiTargetSVR(engine=engine, tol=1e-6).fit(X, Y, weight)
     np.testing.assert_allclose(np.asarray(predicted), expected.predict(X_test), atol=2e-6)
-    np.testing.assert_allclose(
-        model.score(xp.asarray(X), xp.asarray(Y)), expected.score(X, Y), atol=1e-5
-    )
+    np.testing.assert_allclose(model.score(xp.asarray(X), xp.asarray(Y)), expected.score(X, Y), atol=1e-5)
     with pytest.raises(TypeError, match="convert one of them"):
         model.predict(X_test)
 
@@ -124,7 +125,9 @@ def test_data_frames_name_features_and_targets():
         model = MultiTargetSVR(engine="smo", max_iter=2).fit(frame, constant)
     np.testing.assert_array_equal(model.converged_, [True, False, True, False])
     with pytest.raises(ValueError, match="Y contains NaN at row 3, column 'AAK1'"):
-        MultiTargetSVR().fit(frame, targets.mask((targets.index.to_numpy() == 3)[:, None] & [[0, 0, 1, 0]] == 1))
+        MultiTargetSVR().fit(
+            frame, targets.mask((targets.index.to_numpy() == 3)[:, None] & [[0, 0, 1, 0]] == 1)
+        )
     with pytest.raises(ValueError, match="X contains inf at row 5, column 'b'"):
         MultiTargetSVR().fit(frame.assign(b=np.where(np.arange(70) == 5, np.inf, 0)), targets)
 
@@ -247,7 +250,9 @@ def test_target_features_take_ready_made_tables_torch_arrays_and_one_target():
     given = iter(tables)
     ready = TargetFeatures(first, second, tables=lambda Y, levels, n_levels: next(given))
     expected = MultiTargetSVR(target_features=TargetFeatures(first, second)).fit(levels, Y).predict(levels)
-    np.testing.assert_array_equal(MultiTargetSVR(target_features=ready).fit(levels, Y).predict(levels), expected)
+    np.testing.assert_array_equal(
+        MultiTargetSVR(target_features=ready).fit(levels, Y).predict(levels), expected
+    )
     model = MultiTargetSVR(target_features=TargetFeatures(first, second))
     as_torch = model.fit(torch.asarray(levels), torch.asarray(Y)).predict(torch.asarray(levels))
     assert isinstance(as_torch, torch.Tensor)

@@ -80,6 +80,10 @@ def test_constant_targets_repeated_rows_and_unfinished_targets():
 
 @pytest.mark.gpu
 def test_equals_the_cpu_solver_on_a_gpu():
+    from numba import cuda as devices
+
+    if not devices.is_available():
+        pytest.skip("no CUDA device")
     from rapids_pipeline.svr.smo_cuda import solve_factored_cuda
 
     for levels in ((146, 6), (300, 20)):  # the factors fit in shared memory, and do not
