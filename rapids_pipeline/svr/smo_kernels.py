@@ -14,6 +14,7 @@ from rapids_pipeline.svr.smo_steps import (
     compiled_and_cached,
     fall_offset,
     rise_offset,
+    settle,
     source_stamp,
     step_pair,
 )
@@ -82,6 +83,7 @@ def _offsets(work: Work, beta: Any, cap: Any, epsilon: float) -> tuple[float, fl
     """Write up and down; return U, L and the intercept that f and β give."""
     top, bottom, total, count = -2.0 * BLOCKED, 2.0 * BLOCKED, 0.0, 0
     for i in range(beta.size):
+        beta[i] = settle(beta[i], cap[i])
         rise, fall = rise_offset(beta[i], cap[i], epsilon), fall_offset(beta[i], cap[i], epsilon)
         work.up[i], work.down[i] = rise, fall
         top, bottom = max(top, work.f[i] - rise), min(bottom, work.f[i] - fall)

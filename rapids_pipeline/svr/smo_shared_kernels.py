@@ -13,6 +13,7 @@ from rapids_pipeline.svr.smo_steps import (
     compiled_and_cached,
     fall_offset,
     rise_offset,
+    settle,
     source_stamp,
     step_pair,
 )
@@ -70,7 +71,8 @@ def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], Callable[..., 
         for t in range(beta.shape[0]):
             for i in range(cap.size):
                 cap[i] = box[t % box.shape[0], i % box.shape[1]]
-                beta[t, i] = min(max(beta[t, i], -cap[i]), cap[i])
+                if abs(beta[t, i]) > (1.0 - 1e-6) * cap[i]:  # at its bound, whatever float32 made of it
+                    beta[t, i] = cap[i] if beta[t, i] > 0.0 else -cap[i]
             _spread_excess(beta[t], cap)
         _ = stamp
 
@@ -80,6 +82,7 @@ def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], Callable[..., 
             top, bottom, total, count = -2.0 * BLOCKED, 2.0 * BLOCKED, 0.0, 0
             for i in range(F.shape[1]):
                 cap = box[t % box.shape[0], i % box.shape[1]]
+                beta[t, i] = settle(beta[t, i], cap)
                 rise = rise_offset(beta[t, i], cap, epsilons[t])
                 fall = fall_offset(beta[t, i], cap, epsilons[t])
                 top, bottom = max(top, F[t, i] - rise), min(bottom, F[t, i] - fall)

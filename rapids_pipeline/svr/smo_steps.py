@@ -16,6 +16,8 @@ FLOAT32_ROUNDING = 5e-6
 """U − L below this times max |y| is not asked of float32."""
 AIM = 0.3
 """Iterations go on to this share of tol (5 % more of them), since predictions may differ by about U − L."""
+SETTLED = 1e-11
+"""Share of C that counts as rounding."""
 SOURCES = tuple(
     f"smo_{part}.py" for part in ("arrays", "factors", "kernels", "shared_kernels", "steps", "vectors")
 )
@@ -87,9 +89,23 @@ def pair_step(
     return beta_i, beta_j, moved
 
 
+def settled(beta: float, cap: float) -> float:
+    """Return β, or exactly 0 or ±cap where only rounding keeps it from there.
+
+    Sums of steps end an ulp beside a bound; such a β would count as free, and where none is free the intercept
+    is the middle of an interval, not one end of it.
+    """
+    if abs(beta) <= SETTLED * cap:
+        return 0.0
+    if abs(beta) >= (1.0 - SETTLED) * cap:
+        return cap if beta > 0.0 else -cap
+    return beta
+
+
 rise_offset = compiled(up_offset)
 fall_offset = compiled(down_offset)
 step_pair = compiled(pair_step)
+settle = compiled(settled)
 
 
 def source_stamp() -> int:

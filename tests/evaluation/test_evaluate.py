@@ -279,7 +279,11 @@ def test_h5ad_layers(tmp_path):
     anndata = pytest.importorskip("anndata")
 
     def write(name, frame, layer):
-        obs = frame[["id", "cell_type", "sm_name"]].astype(object).set_axis([f"row{k}" for k in range(len(frame))])
+        obs = (
+            frame[["id", "cell_type", "sm_name"]]
+            .astype(object)
+            .set_axis([f"row{k}" for k in range(len(frame))])
+        )
         var = pd.DataFrame(index=GENES)
         anndata.AnnData(obs=obs, var=var, layers={layer: values(frame)}).write_h5ad(tmp_path / name)
 
