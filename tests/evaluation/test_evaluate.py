@@ -281,7 +281,7 @@ def test_h5ad_layers(tmp_path):
     def write(name, frame, layer):
         obs = (
             frame[["id", "cell_type", "sm_name"]]
-            .astype(object)
+            .astype({"cell_type": object, "sm_name": object})
             .set_axis([f"row{k}" for k in range(len(frame))])
         )
         var = pd.DataFrame(index=GENES)
