@@ -47,3 +47,10 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> SmallFiles:
     id_map.to_csv(files[1], index=False)
     de_test.sort_values("id").to_parquet(files[2])
     return SmallFiles(*files, de_train, id_map)
+
+
+@pytest.fixture
+def object_strings():
+    """Make pandas hold strings as objects, also where it is version 3: anndata 0.12.6 writes no other ones."""
+    with pd.option_context("future.infer_string", False):
+        yield

@@ -194,7 +194,7 @@ def write_h5ad(path, *, genes=GENES, layers=(LAYER, "logFC"), convert=np.asarray
 
 @pytest.mark.filterwarnings("ignore")  # anndata's own, of what it will change
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_matrix, sparse.csc_matrix, np.asfortranarray])
-def test_an_h5ad_file_is_read_by_layer(tmp_path, convert):
+def test_an_h5ad_file_is_read_by_layer(object_strings, tmp_path, convert):
     path = write_h5ad(tmp_path / "t.h5ad", convert=convert)
     data = read_training(path)
     check(data)
@@ -204,7 +204,7 @@ def test_an_h5ad_file_is_read_by_layer(tmp_path, convert):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_bad_h5ad_files_name_the_cause(tmp_path):
+def test_bad_h5ad_files_name_the_cause(object_strings, tmp_path):
     path = write_h5ad(tmp_path / "t.h5ad")
     with pytest.raises(InputError, match=rf"t.h5ad: no layer 'pval'; --layer can be {LAYER}, logFC, X$"):
         read_training(path, layer="pval")

@@ -275,7 +275,7 @@ def test_a_pair_is_not_confused_with_one_split_elsewhere(evaluate):
     assert evaluate(prediction, truth).scores["mine"] == expected
 
 
-def test_h5ad_layers(tmp_path):
+def test_h5ad_layers(object_strings, tmp_path):
     anndata = pytest.importorskip("anndata")
 
     def write(name, frame, layer):

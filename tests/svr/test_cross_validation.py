@@ -161,3 +161,9 @@ def test_what_does_not_fit_in_memory_is_refused(monkeypatch):
     X, Y, X_test, folds = data()
     with pytest.raises(InputError, match=r"45 training rows \(67 rows in all\)"):
         cross_val_predict(MultiTargetSVR(), X, Y, folds, X_test)
+
+
+def test_a_table_that_does_not_fit_in_memory_is_not_built(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda like: 50_000)
+    with pytest.raises(InputError, match="60 training rows"):
+        GramTable(data()[0])
