@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.arrays import Array, namespace
+from rapids_pipeline.svr.memory import LEAST_WORK_BYTES, require_room
 
 Kernel = Literal["rbf", "linear", "precomputed"]
 Gamma = float | Literal["scale"]
@@ -59,7 +60,7 @@ class GramTable:
     Raises
     ------
     ValueError
-        Unknown kernel, γ not positive, or a precomputed matrix that is not square.
+        Unknown kernel, γ not positive, a precomputed matrix that is not square, or more rows than memory holds.
     """
 
     def __init__(self, X: Array, kernel: Kernel = "rbf", gamma: Gamma = "scale") -> None:
@@ -69,6 +70,7 @@ class GramTable:
             raise ValueError(f"gamma must be positive or 'scale', not {gamma!r}")
         if kernel == "precomputed" and X.shape[0] != X.shape[1]:
             raise ValueError(f"a precomputed Gram matrix must be square, not of shape {tuple(X.shape)}")
+        require_room(X, X.shape[0], X.shape[0], LEAST_WORK_BYTES)
         xp = namespace(X)
         self.X = xp.astype(X, xp.float64)
         self.kernel = kernel

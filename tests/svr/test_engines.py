@@ -4,12 +4,14 @@ import sys
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.svm import SVR
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.svr import MultiTargetSVR, engines, library_loops
 from rapids_pipeline.svr.engines import ENGINES, choose_engine
+from rapids_pipeline.svr.gram import kernel_between, scale_gamma
 
 
 def problem(n=60, targets=5, seed=0):
@@ -126,3 +128,20 @@ def test_an_unknown_engine_and_one_that_cannot_do_it_are_refused():
         choose_engine("liblinear", np.zeros((2, 1)))
     with pytest.raises(InputError, match="target_features needs 'smo'"):
         choose_engine("sklearn", np.zeros((2, 1)), target_specific=True)
+
+
+def test_smo_equals_scikit_learn_on_50_genes_of_real_data(shared_data):
+    frame = pd.read_parquet(shared_data / "lincs_lung" / "de_train.parquet")
+    X = pd.get_dummies(frame[["cell_type", "sm_name"]]).to_numpy(float)
+    Y = frame.iloc[:, 5:].to_numpy(float)[:, ::19][:, :50]
+    inside = np.arange(len(X)) % 5 != 0
+    gamma = scale_gamma(X[inside])
+    K, K_test = (kernel_between(rows, X[inside], "rbf", gamma) for rows in (X[inside], X[~inside]))
+    expected = ENGINES["sklearn"].solve(K, Y[inside], C=1.0, epsilon=0.1, tol=1e-6, max_iter=10**7)
+    best = objective(K, Y[inside], expected.dual_coef, 0.1)
+    for tol, within in ((1e-3, 1e-3), (1e-6, 1e-5)):
+        solution = ENGINES["smo"].solve(K, Y[inside], C=1.0, epsilon=0.1, tol=tol, max_iter=10**6)
+        predicted, wanted = (K_test @ s.dual_coef + s.intercept for s in (solution, expected))
+        assert solution.converged.all() and np.abs(predicted - wanted).max() <= within
+        assert (objective(K, Y[inside], solution.dual_coef, 0.1) - best <= 1e-6 * np.abs(best)).all()
+        assert np.abs(solution.dual_coef).max() <= 1 and np.abs(solution.dual_coef.sum(axis=0)).max() <= 1e-5
