@@ -54,9 +54,7 @@ def main() -> None:
 def measured(arguments: list[str], out: Path) -> dict[str, Any]:
     """Run the command line in a process of its own; return its seconds, peak memory and stages."""
     began = time.perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "rapids_pipeline", *arguments], stdout=subprocess.DEVNULL, cwd=out
-    )
+    child = subprocess.Popen([sys.executable, "-m", "rapids_pipeline", *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     if status:
         sys.exit(
