@@ -11,7 +11,7 @@ import typer
 
 from rapids_pipeline import __version__
 from rapids_pipeline.backend.errors import InputError, exits_cleanly
-from rapids_pipeline.config import DEFAULT_LAYER, RunConfig, RunInputs
+from rapids_pipeline.config import DEFAULT_LAYER, RunConfig, RunInputs, SvrConfig
 
 app = typer.Typer(
     name="rapids-perturb",
@@ -29,6 +29,7 @@ MoleculesOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+EngineOption = Annotated[str, typer.Option(help="SVR engine: auto, smo, douglas-rachford, sklearn or cuml.")]
 LayerOption = Annotated[str, typer.Option(help="Layer of an .h5ad file that holds the responses, or X.")]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
 
@@ -57,6 +58,7 @@ def run(
     device: DeviceOption = "auto",
     folds: Annotated[int, typer.Option(help="Outer folds, 3 to 20.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
+    engine: EngineOption = "auto",
     layer: LayerOption = DEFAULT_LAYER,
     metadata_columns: Annotated[
         str, typer.Option(help="Numeric columns that are not genes, separated by commas.")
@@ -65,7 +67,8 @@ def run(
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json and manifest.json."""
     extra = tuple(name.strip() for name in metadata_columns.split(",") if name.strip())
-    _run(RunInputs(train, test, layer, extra), out, molecules, device, folds, seed, overwrite)
+    config = _config(molecules, folds, seed, engine)
+    _run(RunInputs(train, test, layer, extra), out, config, device, overwrite)
 
 
 @app.command()
@@ -105,6 +108,7 @@ def demo(
     from rapids_pipeline.report import LiveStages
     from rapids_pipeline.runs import MANIFEST, require_writable
 
+    config = _config(molecules, folds=5, seed=seed, engine="auto")
     resolve_device(device)  # before anything is written
     require_writable(out)
     if (out / MANIFEST).exists() and not overwrite:  # its results must not lose the data they were made from
@@ -115,37 +119,33 @@ def demo(
     if data_only:
         typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
         return
-    _run(RunInputs(files.train, files.test), out, molecules, device, 5, seed, overwrite)
+    _run(RunInputs(files.train, files.test), out, config, device, overwrite)
     _evaluate(out / "submission.csv", files.truth, files.train, "X", as_json=False)
 
 
-def _run(
-    inputs: RunInputs,
-    out: Path,
-    molecules: str,
-    device: str,
-    folds: int,
-    seed: int,
-    overwrite: bool,
-) -> None:
+def _config(molecules: str, folds: int, seed: int, engine: str) -> RunConfig:
     from pydantic import ValidationError
+
+    try:
+        return RunConfig(molecules=molecules, n_folds=folds, seed=seed, svr=SvrConfig(engine=engine))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = {"n_folds": "folds"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        raise InputError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
+
+
+def _run(inputs: RunInputs, out: Path, config: RunConfig, device: str, overwrite: bool) -> None:
     from rich.console import Console
 
     from rapids_pipeline import pipeline
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.report import LiveStages, score_table
 
-    try:
-        config = RunConfig(molecules=molecules, n_folds=folds, seed=seed)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = {"n_folds": "folds"}.get(str(first["loc"][0]), str(first["loc"][0]))
-        raise InputError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
     chosen = resolve_device(device)
     console, stages = Console(), LiveStages()
     stages.console.print(f"device: {chosen.name} ({chosen.reason})", highlight=False, soft_wrap=True)
     result = pipeline.run(inputs, out, config, chosen, overwrite=overwrite, stages=stages)
-    console.print(f"Out-of-fold, {folds} folds of random rows:", highlight=False)
+    console.print(f"Out-of-fold, {config.n_folds} folds of random rows:", highlight=False)
     console.print(score_table(result.scores))
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items())
     console.print(f"pipeline = {weights}; {'; '.join(result.notes)}", highlight=False, soft_wrap=True)

@@ -70,6 +70,7 @@ def run(
         problem = read_problem(inputs, config, device)
         folder = runs.RunFolder(out, identity_of(inputs, config, device), overwrite=overwrite)
         data, folds = problem.data, problem.folds
+        engine = stack.svr_engine(data.Y, config.svr, device.name)
     with stages.stage("features"):
         encoder = molecule_encoder(config.molecules, device.name)
         smiles = [*data.obs["SMILES"], *problem.pairs["SMILES"]]
@@ -88,7 +89,6 @@ def run(
     with stages.stage("scores"):
         oof = {PIPELINE: blended.oof, **{name: member.oof for name, member in members.items()}}
         scores = out_of_fold_scores(data, folds, oof)
-    engine = stack.svr_engine(data.Y, config.svr, device.name)
     chosen = {
         "device": f"{device.name} ({device.reason})",
         "svr_engine": f"{engine.engine.name} ({engine.reason})",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -553,3 +554,22 @@ def test_demo_keeps_the_data_of_finished_results(tmp_path):
     line = error_line(invoke("demo", "--out", tmp_path, "--genes", 3))
     assert "--overwrite" in line
     assert names_in(tmp_path) == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "code", "message"), [("libsvm", 2, "choose one of auto"), ("cuml", 3, "cuml")]
+)
+def test_an_engine_that_cannot_be_used_ends_before_the_work(small_files, tmp_path, engine, code, message):
+    if engine == "cuml" and find_spec("cuml") is not None:
+        pytest.skip("cuml is installed here")
+    out = tmp_path / "out"
+    arguments = run_arguments(small_files.train, small_files.test, out, "--engine", engine)
+    assert message in error_line(invoke(*arguments), code)
+    assert not out.exists()
+
+
+def test_the_engine_asked_for_is_used_and_recorded(small_files, tmp_path, quick):
+    out = tmp_path / "out"
+    arguments = run_arguments(small_files.train, small_files.test, out, "--engine", "sklearn")
+    assert invoke(*arguments).exit_code == 0
+    assert json.loads((out / "manifest.json").read_text())["chosen"]["svr_engine"] == "sklearn (asked for)"
