@@ -50,6 +50,7 @@ bench-svr: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
 	$(ONE_THREAD) $(BIN)/python benchmarks/svr.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/svr_accuracy.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/svr_parts.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
