@@ -1,144 +1,58 @@
-"""Molecules as rows of numbers: Morgan fingerprints and embeddings of a SMILES language model.
+"""Molecules as rows of numbers: fingerprints, descriptors and embeddings of a SMILES language model.
 
-Both encoders turn SMILES strings into float32 rows, work on canonical SMILES (two spellings of one molecule
+The encoders turn SMILES strings into float32 rows, work on canonical SMILES (two spellings of one molecule
 give one row) and compute each distinct molecule once. `molecule_encoder` turns `--molecules NAME|FOLDER` into
 one of them.
 """
 
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from features import chemberta
+from features.descriptors import DescriptorEncoder
+from features.embedding_cache import EmbeddingCache, cache_folder, cache_key, embed_through
+from features.fingerprints import MorganEncoder
+from features.model_files import HUB_ID
+from features.smiles import (
+    MoleculeEncoder,
+    canonical_smiles,
+    distinct_molecules,
+    invalid_smiles,
+    largest_fragment,
+    rdkit_chem,
+    salts,
+)
 from features.smiles_tokenizer import require_known, token_counts, unknown_share
-from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.errors import InputError
+
+__all__ = [
+    "ChemBERTaEncoder",
+    "DescriptorEncoder",
+    "MoleculeEncoder",
+    "MorganEncoder",
+    "canonical_smiles",
+    "distinct_molecules",
+    "invalid_smiles",
+    "largest_fragment",
+    "molecule_encoder",
+    "salts",
+]
 
 DEFAULT_CHEMBERTA = "DeepChem/ChemBERTa-10M-MTR"
 POOLINGS = ("mean", "cls")
+PRECISIONS = ("float32", "bfloat16")
 UNKNOWN_WARNING = 0.1
 
 
-def canonical_smiles(smiles: str) -> str | None:
-    """Return RDKit's canonical SMILES of a molecule, None where RDKit cannot read it.
-
-    White space around the string is ignored. The empty string, anything that is not a string, and a SMILES
-    followed by a name or an extension block are invalid.
-    """
-    chem, blocked = _rdkit()
-    options = chem.SmilesParserParams()
-    options.parseName = False
-    options.allowCXSMILES = False
-    if not isinstance(smiles, str) or not smiles.strip():
-        return None
-    with blocked():
-        molecule = chem.MolFromSmiles(smiles.strip(), options)
-        return None if molecule is None else str(chem.MolToSmiles(molecule))
-
-
-def invalid_smiles(smiles: Iterable[str]) -> list[int]:
-    """Return the positions of the strings that are no valid SMILES, in order; each string is read once."""
-    known: dict[str, bool] = {}
-    positions = []
-    for position, string in enumerate(smiles):
-        if string not in known:
-            known[string] = canonical_smiles(string) is not None
-        if not known[string]:
-            positions.append(position)
-    return positions
-
-
-def distinct_molecules(smiles: Iterable[str]) -> tuple[list[str], NDArray[np.intp]]:
-    """Find the distinct molecules among n SMILES strings.
-
-    Returns
-    -------
-    distinct : list of m str
-        Canonical SMILES, in order of first occurrence.
-    row : ndarray of shape (n,), intp
-        `distinct[row[i]]` is the molecule of string i.
-
-    Raises
-    ------
-    InputError
-        A string is no valid SMILES; the message names its position (from 0) and the string.
-    """
-    if isinstance(smiles, str):
-        raise InputError("expected a sequence of SMILES strings, got one string")
-    strings = list(smiles)
-    canonical: dict[str, str] = {}
-    numbers: dict[str, int] = {}
-    row = np.empty(len(strings), dtype=np.intp)
-    for position, string in enumerate(strings):
-        if string not in canonical:
-            found = canonical_smiles(string)
-            if found is None:
-                raise InputError(f"SMILES at position {position} (from 0) is not valid: {string!r}")
-            canonical[string] = found
-        row[position] = numbers.setdefault(canonical[string], len(numbers))
-    return list(numbers), row
-
-
-class MorganEncoder(TransformerMixin, BaseEstimator):
-    """Morgan fingerprints: bit b is 1 where some circular substructure of the molecule hashes to b.
-
-    Substructures are all neighbourhoods of an atom up to `radius` bonds (radius 2 corresponds to ECFP4),
-    folded to `n_bits`. Needs no fitting: `transform` works at once.
-
-    Parameters
-    ----------
-    n_bits : int
-        Length of the fingerprint.
-    radius : int
-        Largest neighbourhood, in bonds.
-
-    Source: Rogers & Hahn 2010, J. Chem. Inf. Model. 50, 742; RDKit `rdFingerprintGenerator`.
-    """
-
-    def __init__(self, n_bits: int = 1024, radius: int = 2) -> None:
-        self.n_bits = n_bits
-        self.radius = radius
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def fit(self, smiles: Iterable[str], y: object = None) -> "MorganEncoder":
-        """Check the parameters and that every SMILES is valid (InputError)."""
-        self._generator()
-        distinct_molecules(smiles)
-        return self
-
-    def transform(self, smiles: Iterable[str]) -> NDArray[np.float32]:
-        """Return the fingerprints, of shape (n, n_bits), float32 of 0 and 1 (InputError: invalid SMILES)."""
-        generator = self._generator()
-        chem, _ = _rdkit()
-        distinct, row = distinct_molecules(smiles)
-        bits = np.empty((len(distinct), self.n_bits), dtype=np.float32)
-        for number, string in enumerate(distinct):
-            bits[number] = generator.GetFingerprintAsNumPy(chem.MolFromSmiles(string))
-        return bits[row]
-
-    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
-        """Return "morgan_0", "morgan_1", ..."""
-        return np.array([f"morgan_{bit}" for bit in range(self.n_bits)], dtype=object)
-
-    def _generator(self) -> Any:
-        if self.n_bits < 1 or self.radius < 0:
-            raise InputError(
-                f"Morgan fingerprint: n_bits={self.n_bits} must be >= 1, radius={self.radius} >= 0"
-            )
-        _rdkit()
-        from rdkit.Chem import rdFingerprintGenerator
-
-        return rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.n_bits)
-
-
-class ChemBERTaEncoder(TransformerMixin, BaseEstimator):
+class ChemBERTaEncoder(MoleculeEncoder):
     """Embeddings of molecules by a pretrained transformer that reads SMILES (formula: `chemberta.embed`).
 
     Nothing is learnt from the molecules: `fit` loads the weights and checks that the tokenizer knows the
@@ -155,16 +69,28 @@ class ChemBERTaEncoder(TransformerMixin, BaseEstimator):
         Mean of the last hidden states over the molecule's tokens, or the first token's.
     normalize : bool
         Scale every row to unit Euclidean length.
-    batch_size : int
-        Distinct molecules per forward pass.
+    batch_size : int or "auto"
+        Distinct molecules per forward pass; "auto" as fits the device (`chemberta.embed`). Either is halved
+        where memory is too small.
     device : str
         Torch device, "cpu" or "cuda".
     local_files_only : bool
-        Never ask the hub; its local cache still counts.
+        Never ask the hub; its local cache still counts. HF_HUB_OFFLINE=1 in the environment says the same.
+    precision : {"float32", "bfloat16"}
+        Arithmetic of the encoder; the embeddings are float32.
+    desalt : bool
+        Encode a molecule of several fragments as its largest organic fragment alone.
+    cache : path, "auto" or None
+        Folder that keeps embeddings between runs (`features.embedding_cache`); "auto": the user's cache
+        folder, see `cache_folder`.
 
     Attributes
     ----------
     language_model_ : chemberta.LanguageModel
+    n_molecules_, n_salts_ : int
+        See `features.smiles.MoleculeEncoder`.
+    n_cached_ : int
+        Distinct molecules whose embedding came from the cache in the last `transform`.
     n_truncated_ : int
         Distinct molecules cut to `max_length` tokens in the last `transform`.
     unknown_share_ : float
@@ -180,9 +106,12 @@ class ChemBERTaEncoder(TransformerMixin, BaseEstimator):
         max_length: int = 150,
         pooling: chemberta.Pooling = "mean",
         normalize: bool = True,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = "auto",
         device: str = "cpu",
         local_files_only: bool = False,
+        precision: chemberta.Precision = "float32",
+        desalt: bool = False,
+        cache: str | os.PathLike[str] | None = "auto",
     ) -> None:
         self.model = model
         self.max_length = max_length
@@ -191,14 +120,14 @@ class ChemBERTaEncoder(TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.device = device
         self.local_files_only = local_files_only
+        self.precision = precision
+        self.desalt = desalt
+        self.cache = cache
 
     def load(self) -> "ChemBERTaEncoder":
         """Load weights and tokenizer (errors: `chemberta.load_language_model`; InputError: a parameter)."""
-        if self.pooling not in POOLINGS:
-            raise InputError(f"pooling={self.pooling!r}: choose one of {', '.join(POOLINGS)}")
-        if self.batch_size < 1 or self.max_length < 3:
-            raise InputError(f"batch_size={self.batch_size} must be >= 1, max_length={self.max_length} >= 3")
-        _rdkit()
+        self._check_parameters()
+        rdkit_chem()
         self.language_model_ = chemberta.load_language_model(
             str(self.model), self.max_length, self.device, self.local_files_only
         )
@@ -206,7 +135,7 @@ class ChemBERTaEncoder(TransformerMixin, BaseEstimator):
 
     def fit(self, smiles: Iterable[str], y: object = None) -> "ChemBERTaEncoder":
         """Load the model and check the molecules (InputError: invalid SMILES, or over 50 % unknown)."""
-        distinct, _ = distinct_molecules(smiles)
+        distinct, _ = self._distinct(smiles)
         self.load()
         loaded = self.language_model_
         self.unknown_share_ = require_known(loaded.tokenizer, distinct, loaded.folder)
@@ -215,19 +144,66 @@ class ChemBERTaEncoder(TransformerMixin, BaseEstimator):
     def transform(self, smiles: Iterable[str]) -> NDArray[np.float32]:
         """Return the embeddings, of shape (n, width), float32 (InputError: invalid SMILES)."""
         check_is_fitted(self, "language_model_")
-        distinct, row = distinct_molecules(smiles)
+        distinct, row = self._distinct(smiles)
         self._diagnose(distinct)
         return self.embed(distinct)[row]
 
     def embed(self, canonical: list[str]) -> NDArray[np.float32]:
         """Return the embeddings of distinct canonical SMILES, of shape (m, width): all the costly work."""
         check_is_fitted(self, "language_model_")
-        return chemberta.embed(self.language_model_, canonical, self.pooling, self.normalize, self.batch_size)
+        self._check_parameters()
+        cache = self._open_cache()
+        if cache is None:
+            self.n_cached_ = 0
+            return self._computed(canonical)
+        rows, self.n_cached_ = embed_through(cache, canonical, self._computed)
+        return rows
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Return "chemberta_0", "chemberta_1", ... (NotFittedError before `load` or `fit`)."""
         check_is_fitted(self, "language_model_")
         return np.array([f"chemberta_{i}" for i in range(self.language_model_.width)], dtype=object)
+
+    def notes(self) -> list[str]:
+        """As `MoleculeEncoder.notes`, with the molecules that were cut off."""
+        truncated = getattr(self, "n_truncated_", 0)
+        sentence = f"{truncated} molecules were longer than the encoder reads and were cut off"
+        return [*super().notes(), *([sentence] if truncated else [])]
+
+    def _check_parameters(self) -> None:
+        for name, choices in (("pooling", POOLINGS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        size: object = self.batch_size
+        if size != "auto" and not (isinstance(size, int | np.integer) and size >= 1):
+            raise InputError(f"batch_size={size!r} must be >= 1 or 'auto'")
+        if self.max_length < 3:
+            raise InputError(f"max_length={self.max_length} must be >= 3")
+
+    def _computed(self, canonical: Sequence[str]) -> NDArray[np.float32]:
+        """Return embeddings fresh from the model."""
+        return chemberta.embed(
+            self.language_model_, canonical, self.pooling, self.normalize, self.batch_size, self.precision
+        )
+
+    def _open_cache(self) -> EmbeddingCache | None:
+        """Return the cache of these weights and options: of all that changes an embedding beyond rounding."""
+        folder = cache_folder(self.cache)
+        if folder is None:
+            return None
+        loaded = self.language_model_
+        key = cache_key(
+            {
+                "model": loaded.content_hash,
+                "max_tokens": loaded.max_tokens,
+                "pooling": self.pooling,
+                "normalize": bool(self.normalize),
+                "precision": self.precision,
+                "device": loaded.device.split(":")[0],
+                "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            }
+        )
+        return EmbeddingCache(folder, key, loaded.width)
 
     def _diagnose(self, canonical: list[str]) -> None:
         loaded = self.language_model_
@@ -248,16 +224,16 @@ class ChemBERTaEncoder(TransformerMixin, BaseEstimator):
             )
 
 
-def molecule_encoder(name: str, device: str = "cpu") -> MorganEncoder | ChemBERTaEncoder:
+def molecule_encoder(name: str, device: str = "cpu") -> MorganEncoder | DescriptorEncoder | ChemBERTaEncoder:
     """Return the encoder that `--molecules NAME|FOLDER` asks for.
 
     Parameters
     ----------
     name : str
-        "morgan", "chemberta" (DeepChem/ChemBERTa-10M-MTR), a local model folder, or a hub id
+        "morgan", "descriptors", "chemberta" (DeepChem/ChemBERTa-10M-MTR), a local model folder, or a hub id
         "organisation/model". A local folder goes before a hub id of the same spelling.
     device : str
-        Torch device of a language model; fingerprints are computed on the CPU.
+        Torch device of a language model; fingerprints and descriptors are computed on the CPU.
 
     Raises
     ------
@@ -266,20 +242,13 @@ def molecule_encoder(name: str, device: str = "cpu") -> MorganEncoder | ChemBERT
     """
     if name == "morgan":
         return MorganEncoder()
+    if name == "descriptors":
+        return DescriptorEncoder()
     if name == "chemberta":
         return ChemBERTaEncoder(device=device)
-    if name and (Path(name).expanduser().is_dir() or chemberta.HUB_ID.fullmatch(name)):
+    if name and (Path(name).expanduser().is_dir() or HUB_ID.fullmatch(name)):
         return ChemBERTaEncoder(model=name, device=device)
     raise InputError(
-        f"--molecules {name}: choose morgan, chemberta, an existing folder with a SMILES language model, or "
-        f"a hub id such as {DEFAULT_CHEMBERTA}"
+        f"--molecules {name}: choose morgan, descriptors, chemberta, an existing folder with a SMILES "
+        f"language model, or a hub id such as {DEFAULT_CHEMBERTA}"
     )
-
-
-def _rdkit() -> tuple[Any, Any]:
-    """Return (rdkit.Chem, context manager that keeps RDKit's log quiet), UnavailableError without RDKit."""
-    try:
-        from rdkit import Chem, rdBase
-    except ImportError as error:
-        raise UnavailableError("molecules need RDKit: pip install 'rapids-perturb[chem]'") from error
-    return Chem, rdBase.BlockLogs

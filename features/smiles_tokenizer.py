@@ -64,7 +64,7 @@ def smiles_tokenizer(vocabulary: Path) -> Any:
     Source: DeepChem `SmilesTokenizer` (deepchem/feat/smiles_tokenizer.py), same ids.
     """
     tokenizers = require_package("tokenizers")
-    lines = vocabulary.read_text(encoding="utf-8").splitlines()
+    lines = _text(vocabulary).splitlines()
     ids = {token: number for number, token in enumerate(lines)}
     special = _special_tokens(vocabulary.with_name("special_tokens_map.json"))
     for token in special.values():
@@ -118,18 +118,28 @@ def _has_smiles_vocabulary(folder: Path) -> bool:
         (folder / file).is_file() for file in VOCABULARIES if file != "vocab.txt"
     ):
         return False
-    tokens = set((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    tokens = set(_text(folder / "vocab.txt").splitlines())
     return {"C", "c", "(", ")", "="} <= tokens and not any(token.startswith("##") for token in tokens)
 
 
 def _special_tokens(path: Path) -> dict[str, str]:
     """Return the special tokens' names: BERT's, changed by a special_tokens_map.json where there is one."""
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")}
-    named = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for role in special.keys() & named.keys():
-        value = named[role]
-        special[role] = value["content"] if isinstance(value, dict) else value
+    try:
+        named = json.loads(_text(path)) if path.is_file() else {}
+        for role in special.keys() & named.keys():
+            value = named[role]
+            special[role] = str(value["content"] if isinstance(value, dict) else value)
+    except (json.JSONDecodeError, AttributeError, KeyError) as error:
+        raise InputError(f"{path}: not a map of special tokens ({one_line(error)})") from error
     return special
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({one_line(error)})") from error
 
 
 def _does_not_know_smiles(source: object, evidence: str) -> InputError:

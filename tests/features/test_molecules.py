@@ -6,11 +6,14 @@ from sklearn.base import clone
 from features import molecules
 from features.molecules import (
     ChemBERTaEncoder,
+    DescriptorEncoder,
     MorganEncoder,
     canonical_smiles,
     distinct_molecules,
     invalid_smiles,
+    largest_fragment,
     molecule_encoder,
+    salts,
 )
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 
@@ -107,6 +110,7 @@ def test_morgan_parameters_are_checked(parameters):
 
 def test_registry_names(tmp_path):
     assert isinstance(molecule_encoder("morgan"), MorganEncoder)
+    assert isinstance(molecule_encoder("descriptors"), DescriptorEncoder)
     chemberta = molecule_encoder("chemberta", device="cuda")
     assert (chemberta.model, chemberta.device) == ("DeepChem/ChemBERTa-10M-MTR", "cuda")
     assert molecule_encoder("seyonec/ChemBERTa-zinc-base-v1").model == "seyonec/ChemBERTa-zinc-base-v1"
@@ -115,12 +119,16 @@ def test_registry_names(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "ecfp", "no/such/folder", "./nothing", "a/"])
 def test_registry_refuses_other_names_and_lists_the_choices(name):
-    with pytest.raises(InputError, match=r"morgan, chemberta, an existing folder .* hub id"):
+    with pytest.raises(InputError, match=r"morgan, descriptors, chemberta, an existing folder .* hub id"):
         molecule_encoder(name)
 
 
 def test_estimators_clone_and_keep_their_parameters():
-    for encoder in (MorganEncoder(n_bits=64), ChemBERTaEncoder(model="a/b", max_length=20, pooling="cls")):
+    for encoder in (
+        MorganEncoder(n_bits=64, desalt=True),
+        DescriptorEncoder(clip=3.0, desalt=True),
+        ChemBERTaEncoder(model="a/b", max_length=20, pooling="cls", precision="bfloat16", cache=None),
+    ):
         assert clone(encoder).get_params() == encoder.get_params()
 
 
@@ -128,3 +136,54 @@ def test_a_missing_rdkit_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "rdkit", None)
     with pytest.raises(UnavailableError, match=r"pip install 'rapids-perturb\[chem\]'"):
         molecules.canonical_smiles("CCO")
+
+
+SALTS = {
+    "[Na+].CC(=O)[O-]": "CC(=O)[O-]",
+    "CCN.Cl": "CCN",
+    "[I-].C[N+](C)(C)C": "C[N+](C)(C)C",
+    "N.N.Cl[Pt]Cl.C": "C",  # one carbon goes before seven other atoms
+    "O.OS(=O)(=O)O": "O=S(=O)(O)O",
+}
+
+
+def test_salts_come_with_their_largest_organic_fragment():
+    strings = [ASPIRIN, *SALTS, CAFFEINE, "Cl.NCC"]  # the last spells the second salt once more
+    assert salts(strings) == [
+        (canonical_smiles(salt), canonical_smiles(part)) for salt, part in SALTS.items()
+    ]
+    assert salts([ASPIRIN]) == []
+    assert largest_fragment(canonical_smiles(ASPIRIN)) == canonical_smiles(ASPIRIN)
+
+
+def test_the_largest_fragment_of_organic_salts_against_counting_atoms():
+    from rdkit import Chem
+
+    mixtures = [f"{ASPIRIN}.{CAFFEINE}", "CCO.CCCO.C", "Cl.Cl.CCN", "O=C(O)C(F)(F)F.c1ccc2ccccc2c1"]
+    for _, part in salts(mixtures):
+        whole = next(w for w, p in salts(mixtures) if p == part)
+        organic = [f for f in whole.split(".") if "C" in f.replace("Cl", "") or "c" in f]
+        largest = max(organic, key=lambda f: Chem.AddHs(Chem.MolFromSmiles(f)).GetNumAtoms())
+        assert part == canonical_smiles(largest)
+
+
+def test_salts_are_counted_and_noted():
+    encoder = MorganEncoder()
+    assert encoder.notes() == []
+    encoder.transform([ASPIRIN, "CCN.Cl", "Cl.NCC", "CCN"])
+    assert (encoder.n_molecules_, encoder.n_salts_) == (3, 1)
+    assert encoder.notes() == ["1 of 3 molecules are salts (several fragments)"]
+    encoder.set_params(desalt=True).transform(["CCN.Cl"])
+    assert encoder.notes() == [
+        "1 of 1 molecules are salts (several fragments); the largest organic fragment was encoded"
+    ]
+    encoder.transform([ASPIRIN])
+    assert encoder.notes() == []
+
+
+def test_a_desalted_salt_is_encoded_as_its_parent_and_only_where_asked():
+    strings = ["CCN.Cl", "CCN", ASPIRIN]
+    plain, desalted = (MorganEncoder(desalt=desalt).transform(strings) for desalt in (False, True))
+    np.testing.assert_array_equal(plain[1:], desalted[1:])
+    np.testing.assert_array_equal(desalted[0], plain[1])
+    assert (plain[0] != plain[1]).any()

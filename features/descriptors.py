@@ -1,0 +1,163 @@
+"""RDKit's two-dimensional descriptors of molecules, raw and standardised."""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from features.smiles import MoleculeEncoder, distinct_molecules, rdkit_chem
+from rapids_pipeline.backend.errors import InputError
+
+Floats = NDArray[np.float64]
+
+LOGARITHMIC = ("Ipc",)
+"""Descriptors that grow exponentially with the molecule (to 1e94 for 300 atoms): their ln(1 + x) is taken."""
+
+LARGEST = 1e30
+"""A value beyond this counts as not computed."""
+
+
+def raw_descriptors(smiles: Iterable[str]) -> tuple[list[str], Floats]:
+    """Compute RDKit's two-dimensional descriptors (`rdkit.Chem.Descriptors.descList`, 217 in RDKit 2026.09).
+
+    Each distinct molecule is computed once a process (about 10 ms), so that encoders can be fitted again and
+    again, fold by fold, at the cost of standardising.
+
+    Returns
+    -------
+    names : list of p str
+        RDKit's names, in RDKit's order.
+    values : ndarray of shape (n, p), float64
+        As RDKit gives them; NaN where a descriptor fails.
+
+    Raises
+    ------
+    InputError
+        Invalid SMILES.
+    """
+    distinct, row = distinct_molecules(smiles)
+    names = [name for name, _ in _descriptor_list()]
+    values = np.empty((len(distinct), len(names)))
+    for number, molecule in enumerate(distinct):
+        values[number] = _values_of(molecule)
+    return names, values[row]
+
+
+class DescriptorEncoder(MoleculeEncoder):
+    """Standardised two-dimensional descriptors: z = clip((x − mean) / std, −clip, clip).
+
+    Mean and population standard deviation are those of the *distinct molecules* given to `fit`, however often
+    each occurs; fit it on training molecules, in every fold anew. Before that, x is ln(1 + x) for the
+    descriptors in `LOGARITHMIC`, and a value that is not finite (or beyond 1e30) is replaced by the median
+    over the fitted molecules. A column that has one value in all fitted molecules, or none, becomes zero, so
+    that all folds have the same columns. A row depends on its own molecule and the fitted statistics only.
+
+    Parameters
+    ----------
+    clip : float
+        Bound of the standardised values: a molecule far outside what was fitted stays comparable.
+    desalt : bool
+        Encode a molecule of several fragments as its largest organic fragment alone.
+
+    Attributes
+    ----------
+    names_ : list of str
+    median_, mean_, scale_ : ndarray of shape (p,), float64
+        Of the columns that carry information; 0, 0 and 1 elsewhere.
+    constant_ : ndarray of shape (p,), bool
+        Columns that are zero.
+    n_imputed_ : int
+        Values, over distinct molecules, replaced by the median in the last `fit` or `transform`; those of
+        constant columns do not count.
+    n_molecules_, n_salts_ : int
+        See `features.smiles.MoleculeEncoder`.
+    """
+
+    def __init__(self, clip: float = 10.0, desalt: bool = False) -> None:
+        self.clip = clip
+        self.desalt = desalt
+
+    def fit(self, smiles: Iterable[str], y: object = None) -> "DescriptorEncoder":
+        """Learn medians, means and deviations (InputError: invalid SMILES, no molecule at all, or `clip`)."""
+        if not 0 < self.clip < np.inf:
+            raise InputError(f"clip={self.clip} must be positive and finite")
+        distinct, _ = self._distinct(smiles)
+        if not distinct:
+            raise InputError("descriptors are standardised by training molecules, and there are none")
+        self.names_, raw = raw_descriptors(distinct)
+        values = _usable(raw, self.names_)
+        with np.errstate(invalid="ignore"):
+            low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+        self.constant_ = ~(low < high)  # true of columns without any value, too
+        self.median_, self.mean_ = np.zeros((2, len(self.names_)))
+        self.median_[~self.constant_] = np.nanmedian(values[:, ~self.constant_], axis=0)
+        filled = self._filled(values)[:, ~self.constant_]
+        self.mean_[~self.constant_] = filled.mean(axis=0)
+        self.scale_ = np.ones(len(self.names_))
+        self.scale_[~self.constant_] = np.maximum(filled.std(axis=0), np.finfo(np.float64).tiny)
+        return self
+
+    def transform(self, smiles: Iterable[str]) -> NDArray[np.float32]:
+        """Return the standardised descriptors, of shape (n, p), float32 (InputError: invalid SMILES)."""
+        check_is_fitted(self)
+        distinct, row = self._distinct(smiles)
+        _, raw = raw_descriptors(distinct)
+        z = (self._filled(_usable(raw, self.names_)) - self.mean_) / self.scale_
+        z[:, self.constant_] = 0
+        return np.asarray(np.clip(z, -self.clip, self.clip)[row], dtype=np.float32)
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """Return RDKit's names: "MaxAbsEStateIndex", ..., "MolWt", ... (NotFittedError before `fit`)."""
+        check_is_fitted(self)
+        return np.array(self.names_, dtype=object)
+
+    def notes(self) -> list[str]:
+        """As `MoleculeEncoder.notes`, with the values that could not be computed."""
+        imputed = getattr(self, "n_imputed_", 0)
+        sentence = f"{imputed} descriptor values could not be computed and were replaced by the median"
+        return [*super().notes(), *([sentence] if imputed else [])]
+
+    def _filled(self, values: Floats) -> Floats:
+        """Replace NaN by the median; counts."""
+        lacking = np.isnan(values)
+        self.n_imputed_ = int(lacking[:, ~self.constant_].sum())
+        return np.where(lacking, self.median_, values)
+
+
+def _usable(raw: Floats, names: list[str]) -> Floats:
+    """Take logarithms where they are due; what is then not finite or beyond `LARGEST` becomes NaN."""
+    values = raw.copy()
+    logarithmic = [number for number, name in enumerate(names) if name in LOGARITHMIC]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values[:, logarithmic] = np.log1p(values[:, logarithmic])
+        values[~(np.abs(values) <= LARGEST)] = np.nan
+    return values
+
+
+def _descriptor_list() -> list[tuple[str, Callable[[Any], float]]]:
+    rdkit_chem()
+    from rdkit.Chem import Descriptors
+
+    return list(Descriptors.descList)
+
+
+@lru_cache(maxsize=16384)
+def _values_of(canonical: str) -> Floats:
+    """Return the descriptors of one molecule, read-only; at most 30 MB are remembered."""
+    chem, blocked = rdkit_chem()
+    with blocked(), np.errstate(all="ignore"):
+        molecule = chem.MolFromSmiles(canonical)
+        values = np.array([_value(function, molecule) for _, function in _descriptor_list()])
+    values.setflags(write=False)
+    return values
+
+
+def _value(function: Callable[[Any], float], molecule: Any) -> float:
+    """Return one descriptor, NaN where it fails (partial charges of metals, for one)."""
+    try:
+        return float(function(molecule))
+    except Exception:  # RDKit's functions raise many kinds
+        return float("nan")
