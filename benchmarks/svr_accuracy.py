@@ -59,8 +59,8 @@ def problem() -> tuple[Matrix, Matrix, Matrix]:
     data = simulate().de_train
     genes = data.columns[5:][np.linspace(0, data.shape[1] - 6, 50).astype(int)]
     Y = data[genes].to_numpy(np.float32)
-    rows = Rows(data, MorganEncoder().fit_transform(data["SMILES"]))
-    table = GramTable(FeatureTable(feature_set("svr_shared")).fit_transform(rows, Y))
+    rows = Rows(data, {"morgan": MorganEncoder().fit_transform(data["SMILES"])})
+    table = GramTable(FeatureTable(feature_set("svr_shared").with_molecules("morgan")).fit_transform(rows, Y))
     shuffled = np.random.default_rng(0).permutation(len(data))
     training, held_out = np.sort(shuffled[:491]), np.sort(shuffled[491:])
     gamma = table.gamma_of(training)

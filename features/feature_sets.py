@@ -1,213 +1,236 @@
-"""Named recipes of features: ordered, named blocks, each saying what it is fitted on.
+"""Named feature sets: ordered, named blocks, each saying what it is fitted on.
 
-A block turns rows into columns. Blocks that use targets are fitted on training rows only and never let a
-training row's own targets into its own columns (`fit_transform`); held-out rows get what all training rows
-say (`transform`). A recipe (`FeatureSet`) is a list of blocks; `FeatureTable` puts their columns side by side.
+A set is a list of `features.blocks`; `FeatureTable` puts their columns side by side. `FEATURE_SETS` has those that
+come with the package; a TOML file defines others:
+
+    name = "mine"
+    description = "cell type, structure, and how the compound acts elsewhere"
+
+    [[blocks]]
+    kind = "onehot"
+    column = "cell_type"
+
+    [[blocks]]
+    kind = "molecules"       # encoder = "morgan" instead of what --molecules says; n_components = 45 reduces
+    encoder = "morgan"
+
+    [[blocks]]
+    kind = "statistics"      # leave_one_out, predictions: see features.blocks
+    column = "sm_name"
+    statistics = ["mean", "quantile_0.25"]
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import tomllib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from features.categorical import OneHotEncoder
-from features.reduction import TruncatedSVD
-from features.target import LeaveOneOutEncoder
+from features.block_makers import Maker, Matrix, Noise, Rows
+from features.blocks import (
+    Block,
+    LeaveOneOutBlock,
+    MoleculeBlock,
+    OneHotBlock,
+    PredictionBlock,
+    StatisticsBlock,
+)
+from features.molecule_columns import fitted_in_fold
 from rapids_pipeline.backend.errors import InputError
 
-FittedOn = Literal["nothing", "levels", "targets", "predictions"]
+__all__ = ["FEATURE_SETS", "FeatureSet", "FeatureTable", "Rows", "feature_set"]
+
 N_COMPONENTS = 45
+PUBLISHED_STATISTICS = ("mean", "min", "max", "median", "first", "quantile_0.4")
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What features of n rows are made from.
+class FeatureSet(BaseModel):
+    """A named, ordered list of blocks.
 
     Attributes
     ----------
-    obs : pandas.DataFrame
-        With `cell_type` and `sm_name`.
-    molecules : ndarray of float32, (n, p)
-        Molecule features of each row's compound.
-    predictions : ndarray of float32, (n, t), optional
-        First-level predictions that never saw the row; for recipes that stack.
+    name, description : str
+    blocks : tuple of Block
+        In the order of their columns; no two alike.
     """
 
-    obs: pd.DataFrame
-    molecules: NDArray[np.float32]
-    predictions: NDArray[np.float32] | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def take(self, which: NDArray[np.intp]) -> "Rows":
-        """Return some of the rows, in the order asked for."""
-        predictions = None if self.predictions is None else self.predictions[which]
-        return Rows(self.obs.iloc[which], self.molecules[which], predictions)
+    name: str = Field(min_length=1)
+    description: str = ""
+    blocks: tuple[Block, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _distinct(self) -> "FeatureSet":
+        names = [block.name for block in self.blocks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"block {twice[0]} occurs twice")
+        return self
 
-class Block(Protocol):
-    """Some columns of a feature table."""
+    @property
+    def uses_targets(self) -> bool:
+        """Whether its columns depend on training targets, so that every fold has columns of its own."""
+        return any(block.fitted_on == "targets" for block in self.blocks)
 
-    fitted_on: FittedOn
+    @property
+    def needs_predictions(self) -> bool:
+        """Whether it stacks on first-level predictions."""
+        return any(block.fitted_on == "predictions" for block in self.blocks)
 
-    def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Fit on training rows and their (n, d) targets, and return the training rows' columns."""
+    @property
+    def own_target(self) -> bool:
+        """Whether each target has columns of its own, so that there is no one table for many targets."""
+        return any(isinstance(block, StatisticsBlock) and block.own_target for block in self.blocks)
 
-    def transform(self, rows: Rows) -> NDArray[np.float32]:
-        """Return the columns of other rows."""
+    @property
+    def encoders(self) -> list[str]:
+        """The molecule encoders whose features `Rows.molecules` must hold."""
+        named = [block.encoder for block in self.blocks if isinstance(block, MoleculeBlock)]
+        return sorted({name for name in named if name is not None and not fitted_in_fold(name)})
 
+    def with_molecules(self, encoder: str) -> "FeatureSet":
+        """Return the set with `encoder` in the blocks of molecules that name none."""
+        blocks = tuple(
+            block.model_copy(update={"encoder": encoder})
+            if isinstance(block, MoleculeBlock) and block.encoder is None
+            else block
+            for block in self.blocks
+        )
+        return self.model_copy(update={"blocks": blocks})
 
-class OneHotBlock:
-    """One column a level of one metadata column; unseen levels give zeros."""
-
-    fitted_on: FittedOn = "levels"
-
-    def __init__(self, column: str) -> None:
-        self._encoder = OneHotEncoder((column,))
-
-    def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Learn the levels and encode the training rows."""
-        return np.asarray(self._encoder.fit(rows.obs).transform(rows.obs))
-
-    def transform(self, rows: Rows) -> NDArray[np.float32]:
-        """Encode other rows."""
-        return np.asarray(self._encoder.transform(rows.obs))
-
-
-class MoleculeBlock:
-    """The molecule features as they are."""
-
-    fitted_on: FittedOn = "nothing"
-
-    def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the training rows' molecule features."""
-        return rows.molecules
-
-    def transform(self, rows: Rows) -> NDArray[np.float32]:
-        """Return other rows' molecule features."""
-        return rows.molecules
+    def to_toml(self) -> str:
+        """Return the set as the TOML file that defines it."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-class LeaveOneOutBlock:
-    """Leave-one-out encodings of every target by one metadata column."""
-
-    fitted_on: FittedOn = "targets"
-
-    def __init__(self, column: str) -> None:
-        self._column = column
-        self._encoder = LeaveOneOutEncoder()
-
-    def set_noise(self, sigma: float, seed: int) -> None:
-        """Set the noise of the training rows' encodings."""
-        self._encoder.set_params(sigma=sigma, random_state=seed)
-
-    def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Fit and encode the training rows, each without its own targets."""
-        return self._encoder.fit_transform(rows.obs[self._column], targets)
-
-    def transform(self, rows: Rows) -> NDArray[np.float32]:
-        """Encode other rows by the training means of their group."""
-        return self._encoder.transform(rows.obs[self._column])
+def _described(name: str, description: str, *blocks: Any) -> tuple[str, FeatureSet]:
+    return name, FeatureSet(name=name, description=description, blocks=blocks)
 
 
-class ReducedMoleculeBlock:
-    """A TruncatedSVD of the molecule features."""
-
-    fitted_on: FittedOn = "levels"
-
-    def __init__(self, n_components: int = N_COMPONENTS) -> None:
-        self._reduction = TruncatedSVD(n_components)
-
-    def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Fit on the training rows' molecules and reduce them."""
-        return self._reduction.fit(rows.molecules).transform(rows.molecules)
-
-    def transform(self, rows: Rows) -> NDArray[np.float32]:
-        """Reduce other rows' molecules."""
-        return self._reduction.transform(rows.molecules)
+def _by_both(**options: Any) -> tuple[StatisticsBlock, ...]:
+    return tuple(StatisticsBlock(column=column, **options) for column in ("cell_type", "sm_name"))
 
 
-class PredictionBlock:
-    """A TruncatedSVD of first-level predictions."""
+_CELL_TYPE, _SM_NAME = OneHotBlock(column="cell_type"), OneHotBlock(column="sm_name")
+_ONEHOT = (_CELL_TYPE, _SM_NAME)
+_LOO = (LeaveOneOutBlock(column="cell_type"), LeaveOneOutBlock(column="sm_name"))
+_MOLECULES, _MOLECULES_SVD = MoleculeBlock(), MoleculeBlock(n_components=N_COMPONENTS)
+_PREDICTIONS = PredictionBlock(n_components=N_COMPONENTS)
+_FIRST = "first place of the competition"
 
-    fitted_on: FittedOn = "predictions"
+FEATURE_SETS = dict(
+    (
+        _described("cell_type", "which cell type", _CELL_TYPE),
+        _described("sm_name", "which compound", _SM_NAME),
+        _described("onehot", "which cell type and which compound", *_ONEHOT),
+        _described("molecules", "the compound's structure only, as --molecules says", _MOLECULES),
+        _described("molecules_svd", f"the compound's structure in {N_COMPONENTS} numbers", _MOLECULES_SVD),
+        _described("morgan", "cell type and Morgan fingerprints", _CELL_TYPE, MoleculeBlock(encoder="morgan")),
+        _described(
+            "descriptors",
+            "cell type and RDKit's descriptors, standardised in-fold",
+            _CELL_TYPE,
+            MoleculeBlock(encoder="descriptors"),
+        ),
+        _described(
+            "chemberta", "cell type and ChemBERTa embeddings", _CELL_TYPE, MoleculeBlock(encoder="chemberta")
+        ),
+        _described("cell_type_molecules", "cell type and structure", _CELL_TYPE, _MOLECULES),
+        _described(
+            "svr_shared", "cell type, compound and structure: level 1 of a run", *_ONEHOT, _MOLECULES
+        ),
+        _described(
+            "svr_per_target",
+            "svr_shared and six statistics of the gene itself, by cell type and compound (published v1, cross-fitted)",
+            *_ONEHOT,
+            _MOLECULES,
+            *_by_both(statistics=PUBLISHED_STATISTICS, own_target=True),
+        ),
+        _described("loo", "leave-one-out means by cell type and by compound", *_LOO),
+        _described("onehot_loo", "which cell type and compound, and their means", *_ONEHOT, *_LOO),
+        _described(
+            "svr_loo", "everything but first-level predictions", *_ONEHOT, _MOLECULES, *_LOO
+        ),
+        _described("boosting", "level 2 of a run", *_LOO, _PREDICTIONS, _MOLECULES_SVD),
+        _described(
+            "boosting_aggregates",
+            "boosting and a TruncatedSVD of means and maxima by cell type and compound (the published recipe)",
+            *_LOO,
+            _PREDICTIONS,
+            _MOLECULES_SVD,
+            *_by_both(statistics=("mean", "max"), n_components=N_COMPONENTS),
+        ),
+        _described(
+            "op2_first_initial",
+            f"{_FIRST}, 'initial': structure, one-hot, mean, deviation and quartiles of all targets",
+            *_ONEHOT,
+            _MOLECULES,
+            *_by_both(statistics=("mean", "std", "quantile_0.25", "quantile_0.5", "quantile_0.75")),
+        ),
+        _described(
+            "op2_first_light",
+            f"{_FIRST}, 'light': structure, one-hot, means of all targets",
+            *_ONEHOT,
+            _MOLECULES,
+            *_by_both(statistics=("mean",)),
+        ),
+        _described(
+            "op2_first_heavy",
+            f"{_FIRST}, 'heavy': structure, one-hot, mean and quartiles of all targets",
+            *_ONEHOT,
+            _MOLECULES,
+            *_by_both(statistics=("mean", "quantile_0.25", "quantile_0.5", "quantile_0.75")),
+        ),
+    )
+)  # fmt: skip
 
-    def __init__(self, n_components: int = N_COMPONENTS) -> None:
-        self._reduction = TruncatedSVD(n_components)
 
-    def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Fit on the training rows' predictions and reduce them."""
-        return self._reduction.fit(_predictions_of(rows)).transform(_predictions_of(rows))
+def feature_set(name: str | Path) -> FeatureSet:
+    """Return the feature set of a name, or the one that a TOML file defines.
 
-    def transform(self, rows: Rows) -> NDArray[np.float32]:
-        """Reduce other rows' predictions."""
-        return self._reduction.transform(_predictions_of(rows))
-
-
-BLOCKS: dict[str, Callable[[], Block]] = {
-    "onehot:cell_type": lambda: OneHotBlock("cell_type"),
-    "onehot:sm_name": lambda: OneHotBlock("sm_name"),
-    "molecules": MoleculeBlock,
-    "loo:cell_type": lambda: LeaveOneOutBlock("cell_type"),
-    "loo:sm_name": lambda: LeaveOneOutBlock("sm_name"),
-    "svd:molecules": ReducedMoleculeBlock,
-    "svd:predictions": PredictionBlock,
-}
-
-
-@dataclass(frozen=True)
-class FeatureSet:
-    """A named, ordered list of blocks."""
-
-    name: str
-    blocks: tuple[str, ...]
-    description: str
+    Raises
+    ------
+    InputError
+        No such set (the message lists them) or file, or a file that defines none (the message names the key).
+    """
+    if str(name) in FEATURE_SETS:
+        return FEATURE_SETS[str(name)]
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise InputError(
+            f"no feature set {str(name)!r}; choose among {', '.join(FEATURE_SETS)}, or name a .toml file"
+        )
+    try:
+        return FeatureSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_of(error)}") from None
 
 
-def _known(*sets: FeatureSet) -> dict[str, FeatureSet]:
-    return {feature_set.name: feature_set for feature_set in sets}
-
-
-_ONEHOT = ("onehot:cell_type", "onehot:sm_name")
-_LOO = ("loo:cell_type", "loo:sm_name")
-FEATURE_SETS = _known(
-    FeatureSet("cell_type", _ONEHOT[:1], "which cell type"),
-    FeatureSet("sm_name", _ONEHOT[1:], "which compound"),
-    FeatureSet("onehot", _ONEHOT, "which cell type and which compound"),
-    FeatureSet("molecules", ("molecules",), "the compound's structure only"),
-    FeatureSet("molecules_svd", ("svd:molecules",), "the compound's structure in 45 numbers"),
-    FeatureSet("cell_type_molecules", ("onehot:cell_type", "molecules"), "cell type and structure"),
-    FeatureSet("svr_shared", (*_ONEHOT, "molecules"), "cell type, compound and structure: level 1 of a run"),
-    FeatureSet("loo", _LOO, "leave-one-out means by cell type and by compound"),
-    FeatureSet("onehot_loo", (*_ONEHOT, *_LOO), "which cell type and compound, and their means"),
-    FeatureSet("svr_loo", (*_ONEHOT, "molecules", *_LOO), "everything but first-level predictions"),
-    FeatureSet("boosting", (*_LOO, "svd:predictions", "svd:molecules"), "level 2 of a run"),
-)
-
-
-def feature_set(name: str) -> FeatureSet:
-    """Return the recipe called `name`; InputError lists the recipes where there is none."""
-    if name not in FEATURE_SETS:
-        raise InputError(f"no feature set {name!r}; choose among {', '.join(FEATURE_SETS)}")
-    return FEATURE_SETS[name]
-
-
-def needs_predictions(recipe: FeatureSet) -> bool:
-    """Say whether a recipe stacks on first-level predictions."""
-    return any(BLOCKS[block]().fitted_on == "predictions" for block in recipe.blocks)
+def _first_of(error: ValidationError) -> str:
+    """Return the first thing that is wrong, as "blocks[1].column: …"."""
+    found = error.errors()[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).lstrip(".")
+    return f"{place or 'the file'}: {found['msg'][0].lower()}{found['msg'][1:]}"
 
 
 class FeatureTable:
-    """The columns of a recipe, side by side.
+    """The columns of a feature set, side by side.
 
     Parameters
     ----------
     recipe : FeatureSet
+        Whose blocks of molecules all name an encoder (`FeatureSet.with_molecules`).
     sigma : float
         Noise of the leave-one-out encodings of training rows (see `features.target.LeaveOneOutEncoder`).
     seed : int
-        Seed of that noise; every block draws its own.
+        Seed of that noise and of the folds of cross-fitted statistics; every block draws its own.
 
     Attributes
     ----------
@@ -217,24 +240,25 @@ class FeatureTable:
 
     def __init__(self, recipe: FeatureSet, sigma: float = 0.0, seed: int = 0) -> None:
         self.recipe = recipe
-        self._blocks = {name: BLOCKS[name]() for name in recipe.blocks}
-        for position, block in enumerate(self._blocks.values()):
-            if isinstance(block, LeaveOneOutBlock):
-                block.set_noise(sigma, seed + position)
+        self._makers: dict[str, Maker] = {
+            block.name: block.maker(Noise(sigma, seed + position))
+            for position, block in enumerate(recipe.blocks)
+        }
         self.columns_: dict[str, int] = {}
 
-    def fit_transform(self, rows: Rows, targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    def fit_transform(self, rows: Rows, targets: Matrix) -> Matrix:
         """Fit every block on training rows and return their features, (n, p) float32."""
-        parts = {name: block.fit_transform(rows, targets) for name, block in self._blocks.items()}
+        parts = {name: maker.fit_transform(rows, targets) for name, maker in self._makers.items()}
         self.columns_ = {name: part.shape[1] for name, part in parts.items()}
         return np.hstack(list(parts.values()), dtype=np.float32)
 
-    def transform(self, rows: Rows) -> NDArray[np.float32]:
+    def transform(self, rows: Rows) -> Matrix:
         """Return the features of other rows, (n, p) float32."""
-        return np.hstack([block.transform(rows) for block in self._blocks.values()], dtype=np.float32)
+        return np.hstack([maker.transform(rows) for maker in self._makers.values()], dtype=np.float32)
 
-
-def _predictions_of(rows: Rows) -> NDArray[np.float32]:
-    if rows.predictions is None:
-        raise ValueError("this feature set needs first-level predictions and the rows have none")
-    return rows.predictions
+    def described(self) -> list[dict[str, str | int]]:
+        """Return one entry a block: its name, columns and what it was fitted on; after `fit_transform`."""
+        return [
+            {"block": block.name, "columns": self.columns_[block.name], "fitted_on": block.fitted_on}
+            for block in self.recipe.blocks
+        ]

@@ -5,13 +5,16 @@ Exit codes: 0 done, 2 bad input or usage (one message on stderr), 3 something as
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rapids_pipeline import __version__
 from rapids_pipeline.backend.errors import InputError, exits_cleanly
-from rapids_pipeline.config import DEFAULT_LAYER, RunConfig, RunInputs, SvrConfig
+from rapids_pipeline.run_inputs import DEFAULT_LAYER, RunInputs
+
+if TYPE_CHECKING:
+    from rapids_pipeline.config import RunConfig
 
 app = typer.Typer(
     name="rapids-perturb",
@@ -24,12 +27,19 @@ app = typer.Typer(
 MoleculesOption = Annotated[
     str,
     typer.Option(
-        help="Molecule features: chemberta (DeepChem/ChemBERTa-10M-MTR), morgan (RDKit fingerprints), a folder "
-        "with the weights of a SMILES transformer, or a hub id."
+        help="Molecule features: chemberta (DeepChem/ChemBERTa-10M-MTR), morgan (RDKit fingerprints), descriptors "
+        "(RDKit's, standardised), a folder with the weights of a SMILES transformer, or a hub id."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 EngineOption = Annotated[str, typer.Option(help="SVR engine: auto, smo, douglas-rachford, sklearn or cuml.")]
+SvrFeaturesOption = Annotated[
+    str,
+    typer.Option(
+        help="Feature set of the SVRs: a name (rapids-perturb features lists them) or a .toml file."
+    ),
+]
+BoostingFeaturesOption = Annotated[str, typer.Option(help="Feature set of the booster, likewise.")]
 LayerOption = Annotated[str, typer.Option(help="Layer of an .h5ad file that holds the responses, or X.")]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
 
@@ -59,6 +69,8 @@ def run(
     folds: Annotated[int, typer.Option(help="Outer folds, 3 to 20.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
     engine: EngineOption = "auto",
+    svr_features: SvrFeaturesOption = "svr_shared",
+    boosting_features: BoostingFeaturesOption = "boosting",
     layer: LayerOption = DEFAULT_LAYER,
     metadata_columns: Annotated[
         str, typer.Option(help="Numeric columns that are not genes, separated by commas.")
@@ -67,7 +79,7 @@ def run(
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json and manifest.json."""
     extra = tuple(name.strip() for name in metadata_columns.split(",") if name.strip())
-    config = _config(molecules, folds, seed, engine)
+    config = _config(molecules, folds, seed, engine, svr_features, boosting_features)
     _run(RunInputs(train, test, layer, extra), out, config, device, overwrite)
 
 
@@ -85,6 +97,30 @@ def evaluate(
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
     _evaluate(prediction, truth, train, layer, as_json)
+
+
+@app.command()
+@exits_cleanly
+def features(
+    name: Annotated[
+        str | None, typer.Argument(help="A feature set or a .toml file; default: list all.")
+    ] = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the set as TOML, to copy and change.")] = False,
+) -> None:
+    """List the feature sets, or show one: its blocks and what each is fitted on."""
+    from rich.console import Console
+
+    from features.feature_sets import FEATURE_SETS, feature_set
+    from rapids_pipeline.report import feature_set_table, feature_sets_table
+
+    if toml and name is None:
+        raise InputError("--toml needs the name of a feature set")
+    if name is None:
+        Console().print(feature_sets_table(FEATURE_SETS))
+    elif toml:
+        typer.echo(feature_set(name).to_toml(), nl=False)
+    else:
+        Console().print(feature_set_table(feature_set(name)))
 
 
 @app.command()
@@ -108,7 +144,7 @@ def demo(
     from rapids_pipeline.report import LiveStages
     from rapids_pipeline.runs import MANIFEST, require_writable
 
-    config = _config(molecules, folds=5, seed=seed, engine="auto")
+    config = _config(molecules, folds=5, seed=seed)
     resolve_device(device)  # before anything is written
     require_writable(out)
     if (out / MANIFEST).exists() and not overwrite:  # its results must not lose the data they were made from
@@ -123,18 +159,35 @@ def demo(
     _evaluate(out / "submission.csv", files.truth, files.train, "X", as_json=False)
 
 
-def _config(molecules: str, folds: int, seed: int, engine: str) -> RunConfig:
+def _config(
+    molecules: str,
+    folds: int,
+    seed: int,
+    engine: str = "auto",
+    svr_features: str = "svr_shared",
+    boosting_features: str = "boosting",
+) -> "RunConfig":
     from pydantic import ValidationError
 
+    from features.feature_sets import feature_set
+    from rapids_pipeline.config import BoostingConfig, RunConfig, SvrConfig
+
+    option = "--svr-features"
     try:
-        return RunConfig(molecules=molecules, n_folds=folds, seed=seed, svr=SvrConfig(engine=engine))
+        svr = SvrConfig(engine=engine, features=feature_set(svr_features))
+        option = "--boosting-features"
+        boosting = BoostingConfig(features=feature_set(boosting_features))
+        option = ""
+        return RunConfig(molecules=molecules, n_folds=folds, seed=seed, svr=svr, boosting=boosting)
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"n_folds": "folds"}.get(str(first["loc"][0]), str(first["loc"][0]))
-        raise InputError(f"--{option} {first['input']}: {first['msg'].lower()}") from None
+        if option:
+            raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
+        name = {"n_folds": "folds"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        raise InputError(f"--{name} {first['input']}: {first['msg'].lower()}") from None
 
 
-def _run(inputs: RunInputs, out: Path, config: RunConfig, device: str, overwrite: bool) -> None:
+def _run(inputs: RunInputs, out: Path, config: "RunConfig", device: str, overwrite: bool) -> None:
     from rich.console import Console
 
     from rapids_pipeline import pipeline

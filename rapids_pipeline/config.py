@@ -4,24 +4,11 @@ A `RunConfig` is complete: together with the input files it determines every num
 written into the run's manifest.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-DEFAULT_LAYER = "clipped_sign_log10_pval"
-"""The layer of the Open Problems files that holds the responses."""
-
-
-@dataclass(frozen=True)
-class RunInputs:
-    """The files of a run and how to read them."""
-
-    train: Path
-    test: Path
-    layer: str = DEFAULT_LAYER
-    metadata_columns: tuple[str, ...] = ()
+from features.feature_sets import FEATURE_SETS, FeatureSet
 
 
 class StageConfig(BaseModel):
@@ -40,6 +27,18 @@ class SvrConfig(StageConfig):
     tol: float = Field(default=1e-3, gt=0)
     max_iter: int | None = Field(default=None, ge=1)
     engine: str = "auto"
+    features: FeatureSet = FEATURE_SETS["svr_shared"]
+
+    @model_validator(mode="after")
+    def _one_table_for_all_genes(self) -> "SvrConfig":
+        name = self.features.name
+        if self.features.needs_predictions:
+            raise ValueError(f"{name} stacks on predictions of the SVRs, which are what it would be used for")
+        if self.features.own_target:
+            raise ValueError(
+                f"{name} gives every gene columns of its own, and the SVRs of a run share one table; `screen` takes it"
+            )
+        return self
 
 
 class BoostingConfig(StageConfig):
@@ -58,6 +57,15 @@ class BoostingConfig(StageConfig):
     max_bins: int = Field(default=32, ge=2, le=256)
     encoder_sigma: float = Field(default=0.0, ge=0)
     engine: str = "xgboost"
+    features: FeatureSet = FEATURE_SETS["boosting"]
+
+    @model_validator(mode="after")
+    def _one_table_for_all_components(self) -> "BoostingConfig":
+        if self.features.own_target:
+            raise ValueError(
+                f"{self.features.name} gives every gene columns of its own, and the booster has one table for all"
+            )
+        return self
 
 
 class RunConfig(StageConfig):
@@ -69,3 +77,11 @@ class RunConfig(StageConfig):
     clip: bool = True
     svr: SvrConfig = SvrConfig()
     boosting: BoostingConfig = BoostingConfig()
+
+    def resolved(self) -> "RunConfig":
+        """Return the settings with `molecules` in the feature sets' blocks that name no encoder."""
+        stages = {
+            stage: settings.model_copy(update={"features": settings.features.with_molecules(self.molecules)})
+            for stage, settings in (("svr", self.svr), ("boosting", self.boosting))
+        }
+        return self.model_copy(update=stages)

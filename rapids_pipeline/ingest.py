@@ -28,7 +28,6 @@ from rapids_pipeline.backend.frames import (
     table_suffix,
     without_row_labels,
 )
-from rapids_pipeline.config import DEFAULT_LAYER
 from rapids_pipeline.input_checks import (
     PAIR,
     as_text,
@@ -41,6 +40,7 @@ from rapids_pipeline.input_checks import (
     same_molecule,
     some_of,
 )
+from rapids_pipeline.run_inputs import DEFAULT_LAYER
 
 TRAINING_COLUMNS = [*PAIR, "SMILES"]
 TEST_COLUMNS = ["id", *PAIR]

@@ -10,16 +10,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from features.feature_sets import Rows
-from features.molecules import molecule_encoder
+from features.molecule_columns import encode_molecules
 from rapids_pipeline import runs, stack
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.frames import library_for
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.config import RunConfig, RunInputs
+from rapids_pipeline.config import RunConfig
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds
 from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, with_smiles
+from rapids_pipeline.run_inputs import RunInputs
 from rapids_pipeline.submit import write_kaggle_csv
 
 PIPELINE = "pipeline"
@@ -65,20 +66,21 @@ def run(
     InputError, UnavailableError
         As `read_training`, `read_pairs`, `molecule_encoder` and `RunFolder`; nothing is written then.
     """
-    stages = stages or Stages()
+    stages, config = stages or Stages(), config.resolved()
     with stages.stage("ingest"):
         problem = read_problem(inputs, config, device)
         folder = runs.RunFolder(out, identity_of(inputs, config, device), overwrite=overwrite)
         data, folds = problem.data, problem.folds
         engine = stack.svr_engine(data.Y, config.svr, device.name)
     with stages.stage("features"):
-        encoder = molecule_encoder(config.molecules, device.name)
-        smiles = [*data.obs["SMILES"], *problem.pairs["SMILES"]]
-        molecules = encoder.fit(smiles).transform(smiles)
-        train = Rows(data.obs, molecules[: len(folds)])
-        test = Rows(problem.pairs, molecules[len(folds) :])
+        encoders = [config.molecules, *config.svr.features.encoders, *config.boosting.features.encoders]
+        smiles = list(data.obs["SMILES"]), list(problem.pairs["SMILES"])
+        molecules = encode_molecules(encoders, *smiles, device.name)
+        train, test = Rows(data.obs, molecules.training), Rows(problem.pairs, molecules.others)
     with stages.stage("svr") as progress:
-        level_1 = stack.svr_predictions(train, test, data.Y, folds, config.svr, device.name, progress)
+        level_1 = stack.svr_predictions(
+            train, test, data.Y, folds, config.svr, config.seed, device.name, progress
+        )
     with stages.stage("boosting") as progress:
         boosted = stack.boosting_predictions(
             train, test, data.Y, folds, level_1, config.boosting, config.seed, device.name, progress
@@ -93,7 +95,11 @@ def run(
         "device": f"{device.name} ({device.reason})",
         "svr_engine": f"{engine.engine.name} ({engine.reason})",
     }
-    notes = [f"SVR engine {chosen['svr_engine']}", *notes_on(encoder, boosted.explained_share)]
+    notes = [
+        f"SVR engine {chosen['svr_engine']}",
+        f"the target space keeps {boosted.explained_share:.1%} of the sum of squared targets",
+        *molecules.notes,
+    ]
     with stages.stage("write"):
         folder.publish(
             writers_of(problem, blended, scores_document(scores, blended.weights, config)),
@@ -198,12 +204,3 @@ def write_oof(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: ND
     """Write out-of-fold predictions as Parquet: the training file's metadata columns, then its genes."""
     table = pd.concat([obs.reset_index(drop=True), pd.DataFrame(predicted, columns=list(genes))], axis=1)
     table.to_parquet(path, index=False)
-
-
-def notes_on(encoder: Any, explained_share: float) -> list[str]:
-    """Return what a reader of the scores should know, one sentence each."""
-    notes = [f"the target space keeps {explained_share:.1%} of the sum of squared targets"]
-    truncated = getattr(encoder, "n_truncated_", 0)
-    if truncated:
-        notes.append(f"{truncated} molecules were longer than the encoder reads and were cut off")
-    return notes

@@ -9,9 +9,11 @@ fold k. With S(A) the SVR trained on all training rows outside the folds in A:
                        row of fold k       mean over j ≠ k of S({k, j})
 
 S({k, j}) serves outer fold k and outer fold j alike, so the nesting costs n(n−1)/2 + n fits instead of n².
-Nothing is shared between fits that depends on targets, and each fit takes γ from its own training rows.
+Nothing is shared between fits that depends on targets: each fit takes γ, and features made from targets, from its
+own training rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -23,6 +25,9 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.config import SvrConfig
 from rapids_pipeline.svr import cross_validation
 from rapids_pipeline.svr.gram import GramTable
+
+TableMaker = Callable[[NDArray[np.intp]], GramTable]
+"""Training rows of a fit → the table of all rows, training and test, for that fit."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class NestedPredictions:
 
 
 def nested_predictions(
-    table: GramTable,
+    table_for: TableMaker,
+    n_test: int,
     Y: Array,
     folds: NDArray[np.intp],
     config: SvrConfig,
@@ -55,10 +61,12 @@ def nested_predictions(
 
     Parameters
     ----------
-    table : GramTable
-        Over the n training rows followed by the m test rows.
+    table_for : callable
+        Gives the table over the n training rows followed by the test rows, for a fit on some of the former.
+    n_test : int
+        Test rows, m.
     Y : array, (n, t)
-        Training targets, in the library and on the device of the table.
+        Training targets, in the library and on the device of the tables.
     folds : ndarray of int, (n,)
         Outer fold of each training row.
     config : SvrConfig
@@ -66,7 +74,7 @@ def nested_predictions(
         Advances once a fit.
     """
     n, n_folds = len(folds), int(folds.max()) + 1
-    test_rows = np.arange(n, table.X.shape[0])
+    test_rows = np.arange(n, n + n_test)
     oof = np.empty((n, Y.shape[1]), dtype=np.float32)
     test = np.zeros((len(test_rows), Y.shape[1]), dtype=np.float32)
     nested = np.zeros((n_folds, *oof.shape), dtype=np.float32)
@@ -74,14 +82,15 @@ def nested_predictions(
     progress.start(n_folds + n_folds * (n_folds - 1) // 2)
     for k in range(n_folds):
         held_out = np.flatnonzero(folds == k)
-        predicted = fit_predict(table, Y, np.flatnonzero(folds != k), [held_out, test_rows], config)
+        training = np.flatnonzero(folds != k)
+        predicted = fit_predict(table_for(training), Y, training, [held_out, test_rows], config)
         oof[held_out] = predicted[0]
         test += predicted[1] / n_folds
         progress.advance()
     for k, j in combinations(range(n_folds), 2):
         in_k, in_j = np.flatnonzero(folds == k), np.flatnonzero(folds == j)
         training = np.flatnonzero((folds != k) & (folds != j))
-        of_k, of_j = fit_predict(table, Y, training, [in_k, in_j], config)
+        of_k, of_j = fit_predict(table_for(training), Y, training, [in_k, in_j], config)
         nested[k, in_j], nested[j, in_k] = of_j, of_k
         nested[k, in_k] += of_k / (n_folds - 1)
         nested[j, in_j] += of_j / (n_folds - 1)

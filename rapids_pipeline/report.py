@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from features.feature_sets import FeatureSet
 from rapids_pipeline.backend.progress import Progress, Stages
 
 
@@ -76,6 +77,28 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
             for metric in metrics
         ]
         table.add_row(method, *cells)
+    return table
+
+
+def feature_sets_table(sets: Mapping[str, FeatureSet]) -> Table:
+    """Return a table with one row a feature set."""
+    table = Table()
+    table.add_column("feature set", no_wrap=True)
+    table.add_column("what it says")
+    table.add_column("blocks", justify="right")
+    for name, recipe in sets.items():
+        table.add_row(name, recipe.description, str(len(recipe.blocks)))
+    return table
+
+
+def feature_set_table(recipe: FeatureSet) -> Table:
+    """Return a table with one row a block of a feature set."""
+    table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
+    table.add_column("block", overflow="fold")
+    table.add_column("columns", no_wrap=True)
+    table.add_column("fitted on", no_wrap=True)
+    for block in recipe.blocks:
+        table.add_row(block.name, block.columns, block.fitted_on)
     return table
 
 

@@ -22,16 +22,18 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
-from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable, Rows, feature_set, needs_predictions
+from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable, Rows, feature_set
+from features.molecule_columns import encode_molecules, needs_weights
 from features.molecules import molecule_encoder
 from rapids_pipeline import demo
 from rapids_pipeline.backend.errors import InputError, exits_cleanly
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.config import DEFAULT_LAYER, SvrConfig
+from rapids_pipeline.config import SvrConfig
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds
 from rapids_pipeline.ingest import PerturbationData, read_training, training_from_frame
 from rapids_pipeline.report import LiveStages, bar_chart
+from rapids_pipeline.run_inputs import DEFAULT_LAYER
 from rapids_pipeline.runs import require_writable
 from rapids_pipeline.svr import MultiTargetSVR
 
@@ -77,7 +79,12 @@ class Screen:
 
 def screenable_sets() -> list[str]:
     """Return the names of the feature sets a screen can compare: those that need no first-level run."""
-    return [name for name, recipe in FEATURE_SETS.items() if not needs_predictions(recipe)]
+    return [name for name, recipe in FEATURE_SETS.items() if not recipe.needs_predictions]
+
+
+def default_sets() -> list[str]:
+    """Return the screenable sets that ask for no weights beyond those that `--molecules` may ask for."""
+    return [name for name in screenable_sets() if not any(map(needs_weights, FEATURE_SETS[name].encoders))]
 
 
 def screen(
@@ -100,7 +107,7 @@ def screen(
     target : str
         A gene of `data`.
     sets : sequence of str
-        Names of feature sets (`screenable_sets`).
+        Names of feature sets (`screenable_sets`), or TOML files that define some.
     molecules : str
         As `--molecules` of a run.
     n_folds, seed : int
@@ -114,14 +121,16 @@ def screen(
     stages = stages or Stages()
     if seed < 0:
         raise InputError(f"--seed {seed}: must not be negative")
-    recipes = [_screenable(name) for name in sets]
+    molecule_encoder(molecules)  # is there such a one?
+    recipes = [_screenable(name).with_molecules(molecules) for name in sets]
     data = data.take(canonical_order(data.obs))
     y = data.Y[:, [gene_index(data.genes, target)]]
     if float(np.ptp(y)) == 0.0:
         raise InputError(f"--target {target}: is {y[0, 0]:g} in every row; there is nothing to predict")
     folds = random_folds(len(y), n_folds, seed)
     with stages.stage("features"):
-        rows = Rows(data.obs, molecule_encoder(molecules).fit_transform(data.obs["SMILES"]))
+        encoders = [name for recipe in recipes for name in recipe.encoders]
+        rows = Rows(data.obs, encode_molecules(encoders, list(data.obs["SMILES"])).training)
     mean_rmse = float(np.mean([_rmse(y[folds == k], y[folds != k].mean()) for k in range(n_folds)]))
     with stages.stage("screen") as progress, threadpool_limits(1, "blas"):  # products with one column
         progress.start(len(recipes) * n_folds)
@@ -184,9 +193,11 @@ def screen_table(screened: Screen) -> Table:
 def command(
     target: Annotated[str, typer.Option(help="The gene to screen on.")] = "A1BG",
     train: Annotated[Path | None, typer.Option(help="Training file; without one, the demo data.")] = None,
-    features: Annotated[str, typer.Option(help="Feature sets, separated by commas, or 'all'.")] = "all",
+    features: Annotated[
+        str, typer.Option(help="Feature sets or .toml files, separated by commas, or 'all'.")
+    ] = "all",
     molecules: Annotated[
-        str, typer.Option(help="morgan, chemberta, a folder of weights or a hub id.")
+        str, typer.Option(help="morgan, descriptors, chemberta, a folder of weights or a hub id.")
     ] = "morgan",
     folds: Annotated[int, typer.Option(help="Cross-validation folds.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
@@ -202,7 +213,7 @@ def command(
             data, source = training_from_frame(demo.simulate().de_train, "demo"), "demo data (simulated)"
         else:
             data, source = read_training(train, layer=layer), str(train)
-    names = screenable_sets() if features == "all" else [name.strip() for name in features.split(",")]
+    names = default_sets() if features == "all" else [name.strip() for name in features.split(",")]
     screened = screen(
         data,
         target,
@@ -221,7 +232,7 @@ def command(
 
 def _screenable(name: str) -> FeatureSet:
     recipe = feature_set(name)
-    if needs_predictions(recipe):
+    if recipe.needs_predictions:
         raise InputError(
             f"feature set {name!r} stacks on first-level predictions and cannot be screened; choose among "
             f"{', '.join(screenable_sets())}"
@@ -244,7 +255,7 @@ def _score(
         inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
         table = FeatureTable(recipe)
         X = table.fit_transform(rows.take(inside), y[inside])
-        svr = MultiTargetSVR(**config.model_dump()).fit(X, y[inside])
+        svr = MultiTargetSVR(**config.model_dump(exclude={"features"})).fit(X, y[inside])
         errors.append(_rmse(y[outside], svr.predict(table.transform(rows.take(outside)))))
         columns = sum(table.columns_.values())
         progress.advance()

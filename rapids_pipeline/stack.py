@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from features.feature_sets import FeatureTable, Rows, feature_set
+from features.feature_sets import FeatureTable, Rows
 from rapids_pipeline.backend.arrays import to_device
 from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.progress import Progress
@@ -89,14 +89,45 @@ def svr_predictions(
     Y: NDArray[np.float32],
     folds: NDArray[np.intp],
     config: SvrConfig,
+    seed: int,
     device: DeviceName,
     progress: Progress | None = None,
 ) -> NestedPredictions:
-    """Run level 1: every gene's SVR on the `svr_shared` features, nested over the outer folds."""
-    recipe = FeatureTable(feature_set("svr_shared"))
-    X = np.vstack([recipe.fit_transform(train, Y), recipe.transform(test)])
-    table = GramTable(to_device(X, device), config.kernel, config.gamma)
-    return nested_predictions(table, to_device(Y, device), folds, config, progress)
+    """Run level 1: every gene's SVR on its feature set, nested over the outer folds.
+
+    Columns that no target enters are made once; others by every fit, from its own training rows.
+    """
+    n_test = len(test.obs)
+
+    def table_for(training: NDArray[np.intp]) -> GramTable:
+        X = features_of_all(FeatureTable(config.features, seed=seed), train, test, Y, training)
+        return GramTable(to_device(X, device), config.kernel, config.gamma)
+
+    if not config.features.uses_targets:
+        shared = table_for(np.arange(len(Y)))
+
+        def one_table(_training: NDArray[np.intp]) -> GramTable:
+            return shared
+
+        return nested_predictions(one_table, n_test, to_device(Y, device), folds, config, progress)
+    return nested_predictions(table_for, n_test, to_device(Y, device), folds, config, progress)
+
+
+def features_of_all(
+    table: FeatureTable, train: Rows, test: Rows, Y: NDArray[np.float32], training: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Fit a table on some training rows; return the features of all of them, then those of the test rows.
+
+    Rows of `training` have the cross-fitted features they are trained on, all others what new rows get.
+    """
+    inside = table.fit_transform(train.take(training), Y[training])
+    X = np.empty((len(Y) + len(test.obs), inside.shape[1]), dtype=np.float32)
+    X[training] = inside
+    left = np.setdiff1d(np.arange(len(Y)), training)
+    if len(left):
+        X[left] = table.transform(train.take(left))
+    X[len(Y) :] = table.transform(test)
+    return X
 
 
 def boosting_predictions(
@@ -218,7 +249,7 @@ def _boost(
 ) -> tuple[NDArray[np.float32], float]:
     space = TargetSpace(config.n_components)
     scores = space.components_for(Y)
-    table = FeatureTable(feature_set("boosting"), config.encoder_sigma, seed)
+    table = FeatureTable(config.features, config.encoder_sigma, seed)
     booster = MultiOutputBooster(
         n_estimators=config.n_estimators,
         learning_rate=config.learning_rate,

@@ -309,7 +309,7 @@ def test_bad_options_are_named(tiny, more, message):
 def test_unknown_molecules_are_refused(small_files, tmp_path):
     arguments = run_arguments(small_files.train, small_files.test, tmp_path / "out", "--molecules", "mordred")
     assert error_line(invoke(*arguments)).startswith(
-        "error: --molecules mordred: choose morgan, chemberta, an"
+        "error: --molecules mordred: choose morgan, descriptors, chemberta, an"
     )
     assert names_in(tmp_path) == []
 
@@ -573,3 +573,75 @@ def test_the_engine_asked_for_is_used_and_recorded(small_files, tmp_path, quick)
     arguments = run_arguments(small_files.train, small_files.test, out, "--engine", "sklearn")
     assert invoke(*arguments).exit_code == 0
     assert json.loads((out / "manifest.json").read_text())["chosen"]["svr_engine"] == "sklearn (asked for)"
+
+
+# --- feature sets -----------------------------------------------------------------------------------------
+
+
+MINE = """name = "mine"
+description = "a set of one's own"
+
+[[blocks]]
+kind = "onehot"
+column = "cell_type"
+
+[[blocks]]
+kind = "statistics"
+column = "sm_name"
+statistics = ["mean", "max"]
+"""
+
+
+def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small_files, tmp_path, quick):
+    (tmp_path / "mine.toml").write_text(MINE)
+    plain = run_arguments(small_files.train, small_files.test, tmp_path / "plain")
+    assert invoke(*plain).exit_code == 0
+    changed = run_arguments(small_files.train, small_files.test, tmp_path / "mine")
+    result = invoke(*changed, "--svr-features", tmp_path / "mine.toml", "--boosting-features", "loo")
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "mine" / "manifest.json").read_text())["config"]
+    assert [block["kind"] for block in config["svr"]["features"]["blocks"]] == ["onehot", "statistics"]
+    assert config["boosting"]["features"]["name"] == "loo"
+    default = json.loads((tmp_path / "plain" / "manifest.json").read_text())["config"]
+    assert {block.get("encoder") for block in default["svr"]["features"]["blocks"]} == {None, "morgan"}
+    scores = [
+        json.loads((tmp_path / d / "scores.json").read_text())["out_of_fold"] for d in ("plain", "mine")
+    ]
+    assert scores[0]["svr"] != scores[1]["svr"] and scores[0]["zeros"] == scores[1]["zeros"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--svr-features", "magic", "no feature set 'magic'; choose among cell_type, "),
+        ("--svr-features", "boosting", "--svr-features: boosting stacks on predictions of the SVRs"),
+        (
+            "--svr-features",
+            "svr_per_target",
+            "--svr-features: svr_per_target gives every gene columns of its own",
+        ),
+        ("--boosting-features", "svr_per_target", "--boosting-features: svr_per_target gives every gene"),
+        ("--boosting-features", "none.toml", "none.toml: No such file or directory"),
+    ],
+)
+def test_feature_sets_that_a_run_cannot_use_are_refused_before_anything(
+    small_files, tmp_path, option, value, message
+):
+    result = invoke(*run_arguments(small_files.train, small_files.test, tmp_path / "out", option, value))
+    assert message in error_line(result)
+    assert names_in(tmp_path) == []
+
+
+def test_features_lists_the_sets_and_shows_one(tmp_path):
+    listed = invoke("features")
+    assert listed.exit_code == 0
+    assert all(name in listed.output for name in ("svr_shared", "boosting", "op2_first_heavy"))
+    shown = invoke("features", "boosting")
+    assert shown.exit_code == 0 and all(
+        word in shown.output for word in ("loo:sm_name", "predictions", "targets")
+    )
+    toml = invoke("features", "boosting", "--toml")
+    (tmp_path / "copy.toml").write_text(toml.output)
+    assert invoke("features", tmp_path / "copy.toml").output == shown.output
+    assert error_line(invoke("features", "magic")).startswith("error: no feature set 'magic'; choose among ")
+    assert error_line(invoke("features", "--toml")) == "error: --toml needs the name of a feature set"

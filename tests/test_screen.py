@@ -12,13 +12,13 @@ from sklearn.svm import SVR
 from typer.testing import CliRunner
 
 from features.feature_sets import FEATURE_SETS, FeatureTable, Rows
-from features.molecules import molecule_encoder
+from features.molecule_columns import encode_molecules
 from rapids_pipeline import screen as screening
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.config import SvrConfig
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds
 from rapids_pipeline.ingest import PerturbationData, read_training, training_from_frame
-from rapids_pipeline.screen import gene_index, screen, screenable_sets, write_screen
+from rapids_pipeline.screen import default_sets, gene_index, screen, write_screen
 
 SETS = ["cell_type", "onehot", "molecules", "svr_shared", "loo", "svr_loo"]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -34,6 +34,10 @@ def screened(data):
     return screen(data, "A1BG", sets=SETS, molecules="morgan", source="small")
 
 
+def morgan_set(name):
+    return FEATURE_SETS[name].with_molecules("morgan")
+
+
 def invoke(*arguments):
     app = typer.Typer()
     app.command()(screening.command)
@@ -43,9 +47,9 @@ def invoke(*arguments):
 def prepared(data: PerturbationData, target: str) -> tuple[Rows, np.ndarray, np.ndarray]:
     """Return the rows of a screen in its order, their targets and folds."""
     data = data.take(canonical_order(data.obs))
-    molecules = molecule_encoder("morgan").fit_transform(data.obs["SMILES"])
+    columns = encode_molecules(["morgan"], list(data.obs["SMILES"])).training
     y = data.Y[:, [data.genes.index(target)]]
-    return Rows(data.obs, molecules), y, random_folds(len(y), 5, 0)
+    return Rows(data.obs, columns), y, random_folds(len(y), 5, 0)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------
@@ -57,7 +61,7 @@ def test_scores_are_those_of_a_plain_loop_over_scikit_learn(data, screened):
         errors = []
         for k in range(5):
             inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-            features = FeatureTable(FEATURE_SETS[result.feature_set])
+            features = FeatureTable(morgan_set(result.feature_set))
             X = features.fit_transform(rows.take(inside), y[inside])
             svr = SVR(C=1.0, epsilon=0.1, gamma="scale", tol=1e-5).fit(X, y[inside].ravel())
             predicted = svr.predict(features.transform(rows.take(outside)))
@@ -90,7 +94,7 @@ def test_the_order_of_the_rows_does_not_matter(data, screened):
 @pytest.mark.filterwarnings(
     "ignore::rapids_pipeline.svr.estimator.NotConvergedWarning"
 )  # with the raised row
-@pytest.mark.parametrize("name", screenable_sets())
+@pytest.mark.parametrize("name", default_sets())
 def test_no_feature_set_sees_the_target_of_a_held_out_row(data, name, monkeypatch):
     """Adding 1000 to one row's target changes no prediction for that row, whatever the feature set."""
     rows, y, folds = prepared(data, "A1BG")
@@ -107,19 +111,19 @@ def test_no_feature_set_sees_the_target_of_a_held_out_row(data, name, monkeypatc
         raised = y.copy()
         raised[row] += 1000
         for targets in (y, raised):
-            screening._score(FEATURE_SETS[name], rows, targets, folds, SvrConfig(), 1.0, screening.Progress())
+            screening._score(morgan_set(name), rows, targets, folds, SvrConfig(), 1.0, screening.Progress())
         fold, position = folds[row], np.flatnonzero(np.flatnonzero(folds == folds[row]) == row)[0]
         assert len(predictions) == 10, "five folds, twice"
         np.testing.assert_array_equal(predictions[fold], predictions[5 + fold])
         assert np.isfinite(predictions[fold][position]).all()
 
 
-@pytest.mark.parametrize("name", ["loo", "onehot_loo", "svr_loo"])
+@pytest.mark.parametrize("name", ["loo", "onehot_loo", "svr_loo", "svr_per_target"])
 def test_a_training_rows_own_target_is_not_in_its_features(data, name):
     rows, y, _ = prepared(data, "A1BG")
     raised = y.copy()
     raised[3] += 1000
-    before, after = (FeatureTable(FEATURE_SETS[name]).fit_transform(rows, targets) for targets in (y, raised))
+    before, after = (FeatureTable(morgan_set(name)).fit_transform(rows, targets) for targets in (y, raised))
     np.testing.assert_array_equal(before[3], after[3])
     assert np.abs(before - after).max() > 1, "the other rows of its groups do see it"
 

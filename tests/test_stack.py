@@ -1,5 +1,6 @@
 """The stack: against refitting everything naively, against a brute-force blend, and never leaking."""
 
+import warnings
 from dataclasses import replace
 from itertools import product
 
@@ -23,13 +24,23 @@ from rapids_pipeline.stack import (
     svr_member,
     svr_predictions,
 )
+from rapids_pipeline.svr.estimator import NotConvergedWarning
 from rapids_pipeline.svr.gram import GramTable
 
 pytest.importorskip("xgboost")
 
+
+def with_made_up(name):
+    """A feature set on the molecule features that the example has."""
+    return feature_set(name).with_molecules("made up")
+
+
 N_FOLDS = 3
-SVR_CONFIG = SvrConfig(engine="douglas-rachford")
-BOOSTING = BoostingConfig(n_estimators=10, n_components=5, learning_rate=0.3)
+SVR_CONFIG = SvrConfig(engine="douglas-rachford", features=with_made_up("svr_shared"))
+LOO_CONFIG = SVR_CONFIG.model_copy(update={"features": with_made_up("svr_loo")})
+BOOSTING = BoostingConfig(
+    n_estimators=10, n_components=5, learning_rate=0.3, features=with_made_up("boosting")
+)
 UNMOVED = 1e-4
 """How far rounding may move a prediction that must not move."""
 
@@ -46,7 +57,7 @@ def example(n_genes=25, seed=0):
         obs = pd.DataFrame(
             {"cell_type": [f"cell {c}" for c, _ in chosen], "sm_name": [f"drug {m:02d}" for _, m in chosen]}
         )
-        return Rows(obs, structures[[m for _, m in chosen]])
+        return Rows(obs, {"made up": structures[[m for _, m in chosen]]})
 
     training = [pair for pair in pairs if pair not in held]
     Y = np.array([cells[c] + compounds[m] * (1 + 0.3 * c) for c, m in training])
@@ -55,7 +66,7 @@ def example(n_genes=25, seed=0):
 
 
 def members_of(train, test, Y, folds, boost=boosting_predictions):
-    level_1 = svr_predictions(train, test, Y, folds, SVR_CONFIG, "cpu")
+    level_1 = svr_predictions(train, test, Y, folds, SVR_CONFIG, 0, "cpu")
     boosted = boost(train, test, Y, folds, level_1, BOOSTING, 0, "cpu")
     return {"svr": svr_member(level_1, folds), "boosting": boosted.member}
 
@@ -76,7 +87,7 @@ def test_nested_predictions_equal_refitting_for_every_pair_of_folds():
     n, m, t, n_folds = 30, 5, 4, 4
     X, Y = rng.normal(size=(n + m, 6)), rng.normal(size=(n, t))
     folds = random_folds(n, n_folds, seed=1)
-    found = nested_predictions(GramTable(X), Y, folds, SVR_CONFIG)
+    found = nested_predictions(lambda training: GramTable(X), m, Y, folds, SVR_CONFIG)
     tests = np.arange(n, n + m)
     labels, nested = np.zeros((m, t)), np.zeros((n_folds, n, t))
     for k in range(n_folds):
@@ -97,7 +108,7 @@ def test_nested_predictions_of_an_outer_fold_never_see_it():
     folds = random_folds(len(Y), N_FOLDS, seed=0)
     changed = Y.copy()
     changed[folds == 1] += 1000
-    before, after = (svr_predictions(train, test, y, folds, SVR_CONFIG, "cpu") for y in (Y, changed))
+    before, after = (svr_predictions(train, test, y, folds, SVR_CONFIG, 0, "cpu") for y in (Y, changed))
     assert np.max(np.abs(after.nested[1] - before.nested[1])) <= UNMOVED
     assert np.max(np.abs(after.oof - before.oof)[folds == 1]) <= UNMOVED
     assert np.min(np.max(np.abs(after.nested[0] - before.nested[0])[folds == 2], axis=1)) > 1
@@ -137,6 +148,40 @@ def test_no_compounds_targets_move_its_out_of_fold_predictions():
     assert_leak_free(moved(train, test, Y, folds, rows, members_of), rows, folds)
 
 
+@pytest.mark.parametrize("name", ["svr_loo", "op2_first_initial", "boosting_aggregates"])
+def test_no_rows_own_target_moves_its_predictions_whatever_the_features(name):
+    """Features made from targets, at either level, are made without the fold that they are scored on."""
+    train, test, Y = example()
+    folds = random_folds(len(Y), N_FOLDS, seed=0)
+    features = with_made_up(name)
+    level = "boosting" if features.needs_predictions else "svr"
+    svr, boosting = (SVR_CONFIG.model_copy(), BOOSTING.model_copy())
+    if level == "svr":
+        svr = svr.model_copy(update={"features": features})
+    else:
+        boosting = boosting.model_copy(update={"features": features})
+
+    def predict(train, test, Y, folds):
+        level_1 = svr_predictions(train, test, Y, folds, svr, 0, "cpu")
+        boosted = boosting_predictions(train, test, Y, folds, level_1, boosting, 0, "cpu")
+        return {"svr": svr_member(level_1, folds), "boosting": boosted.member}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConvergedWarning)  # with 1000 in a target
+        assert_leak_free(moved(train, test, Y, folds, [20], predict), [20], folds)
+
+
+def test_features_of_all_are_cross_fitted_inside_and_plain_outside():
+    train, test, Y = example()
+    training = np.arange(7, len(Y))
+    features = with_made_up("op2_first_light")
+    X = stack.features_of_all(FeatureTable(features, seed=2), train, test, Y, training)
+    table = FeatureTable(features, seed=2)
+    np.testing.assert_array_equal(X[7 : len(Y)], table.fit_transform(train.take(training), Y[training]))
+    np.testing.assert_array_equal(X[:7], table.transform(train.take(np.arange(7))))
+    np.testing.assert_array_equal(X[len(Y) :], table.transform(test))
+
+
 def boosting_on_plain_oof(train, test, Y, folds, level_1, *arguments):
     """As published: level 2 learns from out-of-fold predictions of SVRs that saw the fold it is scored on."""
     everywhere = np.broadcast_to(level_1.oof, (N_FOLDS, *level_1.oof.shape))
@@ -161,10 +206,15 @@ def test_the_check_finds_level_2_on_plain_out_of_fold_predictions():
 def test_the_check_finds_encodings_fitted_on_all_rows(monkeypatch):
     train, test, Y = example()
     folds = random_folds(len(Y), N_FOLDS, seed=0)
-    monkeypatch.setattr(stack, "feature_set", lambda name: feature_set("svr_loo"))
+    original = stack.features_of_all
+
+    def fitted_on_all(table, train, test, Y, training):
+        return original(table, train, test, Y, np.arange(len(Y)))
+
+    monkeypatch.setattr(stack, "features_of_all", fitted_on_all)
 
     def leaky(*arguments):
-        level_1 = svr_predictions(*arguments, SVR_CONFIG, "cpu")
+        level_1 = svr_predictions(*arguments, LOO_CONFIG, 0, "cpu")
         return {"svr": svr_member(level_1, arguments[3])}
 
     with pytest.raises(AssertionError, match="svr: the prediction of a row moved with its own target"):
@@ -205,9 +255,9 @@ def test_boosting_equals_its_steps_by_hand():
 
     train, test, Y = example()
     folds = random_folds(len(Y), N_FOLDS, seed=0)
-    level_1 = svr_predictions(train, test, Y, folds, SVR_CONFIG, "cpu")
+    level_1 = svr_predictions(train, test, Y, folds, SVR_CONFIG, 0, "cpu")
     boosted = boosting_predictions(train, test, Y, folds, level_1, BOOSTING, 7, "cpu")
-    parameters = BOOSTING.model_dump(exclude={"n_components", "encoder_sigma"})
+    parameters = BOOSTING.model_dump(exclude={"n_components", "encoder_sigma", "features"})
     cases = [
         (folds != k, train, level_1.nested[k], folds == k, boosted.member.oof[folds == k]) for k in range(3)
     ]
@@ -218,7 +268,7 @@ def test_boosting_equals_its_steps_by_hand():
         others = replace(others, predictions=predictions if others is train else level_1.test)
         space = TargetSpace(5)
         scores = space.components_for(Y[inside])
-        table = FeatureTable(feature_set("boosting"))
+        table = FeatureTable(BOOSTING.features)
         model = MultiOutputBooster(**parameters, random_state=7).fit(
             table.fit_transform(rows, scores), scores
         )
@@ -232,7 +282,7 @@ def test_boosting_equals_its_steps_by_hand():
 def test_encoder_noise_is_used_and_seeded():
     train, test, Y = example()
     folds = random_folds(len(Y), N_FOLDS, seed=0)
-    level_1 = svr_predictions(train, test, Y, folds, SVR_CONFIG, "cpu")
+    level_1 = svr_predictions(train, test, Y, folds, SVR_CONFIG, 0, "cpu")
 
     def oof(sigma, seed):
         config = BOOSTING.model_copy(update={"encoder_sigma": sigma})

@@ -14,4 +14,4 @@ class TargetSpace(TruncatedSVD):
 
     def components_for(self, Y: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fit on the training targets `Y` (n, n_targets) and return their scores (n, n_kept)."""
-        return self.fit(Y).transform(Y)
+        return np.asarray(self.fit(Y).transform(Y))

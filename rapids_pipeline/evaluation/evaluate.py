@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.backend.frames import FrameLibrary
-from rapids_pipeline.config import DEFAULT_LAYER
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import score_all
 from rapids_pipeline.ingest import PerturbationData, read_responses
 from rapids_pipeline.input_checks import PAIR
+from rapids_pipeline.run_inputs import DEFAULT_LAYER
 
 PREDICTION_LAYER = "prediction"
 """The layer of an Open Problems prediction `.h5ad`."""

@@ -7,7 +7,9 @@ from sklearn.decomposition import TruncatedSVD as SklearnTruncatedSVD
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
+from features import reduction
 from features.reduction import TruncatedSVD
+from rapids_pipeline.backend.arrays import to_host
 
 
 def matrix(n, p, seed=0):
@@ -124,6 +126,8 @@ def test_one_row_alone_equals_its_row_in_a_batch():
 def test_refusals():
     with pytest.raises(ValueError, match="n_components must be at least 1, not 0"):
         TruncatedSVD(0).fit(np.ones((3, 3)))
+    with pytest.raises(ValueError, match="solver must be auto, exact or randomized, not 'arpack'"):
+        TruncatedSVD(1, solver="arpack").fit(np.ones((3, 3)))
     with pytest.raises(ValueError, match="NaN"):
         TruncatedSVD(2).fit(np.array([[1.0, np.nan], [0.0, 1.0]]))
     with pytest.raises(ValueError, match="features"):
@@ -135,5 +139,76 @@ def test_refusals():
 def test_a_scikit_learn_transformer():
     model = TruncatedSVD(7)
     model.fit(matrix(20, 60))
-    assert model.get_params() == clone(model).get_params() == {"n_components": 7}
+    assert (
+        model.get_params()
+        == clone(model).get_params()
+        == {
+            "n_components": 7,
+            "solver": "auto",
+            "random_state": 0,
+        }
+    )
     check_estimator(TruncatedSVD(2))
+
+
+@pytest.mark.parametrize(("n", "p"), [(150, 400), (400, 150)])
+def test_randomized_equals_exact_where_the_spectrum_decays(n, p):
+    rng = np.random.default_rng(0)
+    decay = 1 / np.arange(1, min(n, p) + 1)
+    A = (
+        np.linalg.qr(rng.normal(size=(n, min(n, p))))[0]
+        * decay
+        @ np.linalg.qr(rng.normal(size=(p, min(n, p))))[0].T
+    )
+    exact, found = TruncatedSVD(10, "exact").fit(A), TruncatedSVD(10, "randomized", random_state=3).fit(A)
+    np.testing.assert_allclose(found.singular_values_, exact.singular_values_, rtol=1e-6)
+    np.testing.assert_allclose(found.components_, exact.components_, atol=1e-4)
+    assert found.explained_share_ == pytest.approx(exact.explained_share_, rel=1e-6)
+    again = TruncatedSVD(10, "randomized", random_state=3).fit(A)
+    assert again.components_.tobytes() == found.components_.tobytes()
+    assert (
+        TruncatedSVD(10, "randomized", random_state=4).fit(A).components_.tobytes()
+        != found.components_.tobytes()
+    )
+
+
+def test_auto_is_randomized_where_both_sides_are_large(monkeypatch):
+    A, asked = matrix(40, 60), []
+    original = reduction._leading_subspace
+    monkeypatch.setattr(
+        reduction, "_leading_subspace", lambda *arguments: asked.append(1) or original(*arguments)
+    )
+    exact = TruncatedSVD(3).fit(A).components_
+    assert not asked
+    monkeypatch.setattr(reduction, "EXACT_UP_TO", 39)
+    np.testing.assert_allclose(TruncatedSVD(3).fit(A).components_, exact, atol=1e-5)
+    assert asked
+
+
+@pytest.mark.parametrize("solver", ["exact", "randomized"])
+@WIDE_AND_TALL
+def test_the_array_api_standard_is_enough(n, p, solver):
+    strict = pytest.importorskip("array_api_strict")
+    A = matrix(n, p)
+    svd, reference = TruncatedSVD(4, solver), TruncatedSVD(4, solver).fit(A)
+    scores = svd.fit(strict.asarray(A)).transform(strict.asarray(A))
+    assert isinstance(scores, type(strict.asarray(A))) and scores.dtype == strict.float32
+    np.testing.assert_allclose(to_host(svd.components_), reference.components_, atol=1e-5)
+    np.testing.assert_allclose(to_host(scores), reference.transform(A), atol=1e-4)
+    back = svd.inverse_transform(scores)
+    np.testing.assert_allclose(to_host(back), reference.inverse_transform(reference.transform(A)), atol=1e-4)
+    with pytest.raises(ValueError, match="features"):
+        svd.transform(strict.asarray(A[:, :3]))
+    with pytest.raises(ValueError, match="finite"):
+        svd.fit(strict.asarray(A * np.nan))
+
+
+@pytest.mark.parametrize("solver", ["exact", "randomized"])
+def test_torch_runs_the_same_lines(solver):
+    torch = pytest.importorskip("torch")
+    A = matrix(30, 70)
+    svd = TruncatedSVD(4, solver).fit(torch.asarray(A))
+    assert isinstance(svd.components_, torch.Tensor)
+    np.testing.assert_allclose(
+        to_host(svd.components_), TruncatedSVD(4, solver).fit(A).components_, atol=1e-5
+    )

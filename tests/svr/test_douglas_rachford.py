@@ -42,7 +42,7 @@ def lincs(folder):
     frame = pd.read_parquet(folder / "lincs_lung" / "de_train.parquet")
     Y = frame.iloc[:, 5:].to_numpy(np.float32)
     recipe = FeatureTable(feature_set("onehot"))
-    table = GramTable(recipe.fit_transform(Rows(frame, np.zeros((len(frame), 1), np.float32)), Y))
+    table = GramTable(recipe.fit_transform(Rows(frame), Y))
     rows, tests = np.arange(0, 733, 2), np.arange(1, 733, 2)
     gamma = table.gamma_of(rows)
     targets = np.linspace(0, Y.shape[1] - 1, 50).astype(int)
