@@ -143,7 +143,8 @@ class StatisticsBlock(BlockSpec):
     columns through the basis (`own_row_excluded` says so). Rows that are held out stay unseen.
 
     `own_target` says that each target's model gets the statistics of that target alone, as the per-target SVRs
-    of the published pipeline do.
+    of the published pipeline do. `leaky` gives a training row statistics that include its own targets, to reproduce
+    published numbers: the name says so, and a run notes it.
     """
 
     kind: Literal["statistics"] = "statistics"
@@ -153,6 +154,7 @@ class StatisticsBlock(BlockSpec):
     n_folds: int = Field(default=5, ge=2)
     n_components: int | None = Field(default=None, ge=1)
     own_target: bool = False
+    leaky: bool = False
 
     @field_validator("statistics")
     @classmethod
@@ -165,7 +167,7 @@ class StatisticsBlock(BlockSpec):
     @property
     def name(self) -> str:
         """statistics:COLUMN:STATISTIC+STATISTIC, or svd:statistics:…"""
-        plain = f"statistics:{self.column}:{'+'.join(self.statistics)}"
+        plain = f"{'leaky:' if self.leaky else ''}statistics:{self.column}:{'+'.join(self.statistics)}"
         return plain if self.n_components is None else f"svd:{plain}"
 
     @property
@@ -182,13 +184,17 @@ class StatisticsBlock(BlockSpec):
 
     @property
     def own_row_excluded(self) -> bool:
-        """Not where a basis is learnt from the columns."""
-        return self.n_components is None
+        """Not where it leaks, or where a basis is learnt from the columns."""
+        return self.n_components is None and not self.leaky
 
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
         encoder = TargetEncoder(
-            self.statistics, smoothing=self.smoothing, n_folds=self.n_folds, random_state=noise.seed
+            self.statistics,
+            smoothing=self.smoothing,
+            n_folds=self.n_folds,
+            random_state=noise.seed,
+            leaky=self.leaky,
         )
         return block_makers.reduced(
             block_makers.Statistics(self.column, encoder, self.own_target), self.n_components

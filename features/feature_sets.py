@@ -86,6 +86,11 @@ class FeatureSet(BaseModel):
         return any(isinstance(block, StatisticsBlock) and block.own_target for block in self.blocks)
 
     @property
+    def leaky(self) -> bool:
+        """Whether training rows see their own targets in some column, because that was asked for."""
+        return any(isinstance(block, StatisticsBlock) and block.leaky for block in self.blocks)
+
+    @property
     def encoders(self) -> list[str]:
         """The molecule encoders whose features `Rows.molecules` must hold."""
         named = [block.encoder for block in self.blocks if isinstance(block, MoleculeBlock)]

@@ -99,6 +99,7 @@ def run(
         f"SVR engine {chosen['svr_engine']}",
         f"the target space keeps {boosted.explained_share:.1%} of the sum of squared targets",
         *molecules.notes,
+        *notes_on(problem, config),
     ]
     with stages.stage("write"):
         folder.publish(
@@ -204,3 +205,20 @@ def write_oof(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: ND
     """Write out-of-fold predictions as Parquet: the training file's metadata columns, then its genes."""
     table = pd.concat([obs.reset_index(drop=True), pd.DataFrame(predicted, columns=list(genes))], axis=1)
     table.to_parquet(path, index=False)
+
+
+def notes_on(problem: Problem, config: RunConfig) -> list[str]:
+    """Return what a reader should know of the pairs and the feature sets: unseen levels, leaks asked for."""
+    notes = []
+    for column in ("cell_type", "sm_name"):
+        unseen = int((~problem.pairs[column].isin(problem.data.obs[column])).sum())
+        if unseen:
+            notes.append(
+                f"{unseen} of {len(problem.pairs)} test rows have a {column} that no training row has"
+            )
+    for recipe in (config.svr.features, config.boosting.features):
+        if recipe.leaky:
+            notes.append(
+                f"LEAKY: feature set {recipe.name} shows training rows their own targets; models learn to trust them"
+            )
+    return notes

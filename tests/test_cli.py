@@ -578,6 +578,10 @@ def test_the_engine_asked_for_is_used_and_recorded(small_files, tmp_path, quick)
 # --- feature sets -----------------------------------------------------------------------------------------
 
 
+def manifest_of(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
 MINE = """name = "mine"
 description = "a set of one's own"
 
@@ -604,6 +608,12 @@ def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small_files
     assert config["boosting"]["features"]["name"] == "loo"
     default = json.loads((tmp_path / "plain" / "manifest.json").read_text())["config"]
     assert {block.get("encoder") for block in default["svr"]["features"]["blocks"]} == {None, "morgan"}
+    assert not any("LEAKY" in note for note in manifest_of(tmp_path / "mine")["notes"])
+    (tmp_path / "leaky.toml").write_text(MINE + "leaky = true\n")
+    leaky = run_arguments(small_files.train, small_files.test, tmp_path / "leaky")
+    result = invoke(*leaky, "--svr-features", tmp_path / "leaky.toml")
+    assert "LEAKY: feature set mine" in result.output
+    assert any("LEAKY" in note for note in manifest_of(tmp_path / "leaky")["notes"])
     scores = [
         json.loads((tmp_path / d / "scores.json").read_text())["out_of_fold"] for d in ("plain", "mine")
     ]
@@ -645,3 +655,12 @@ def test_features_lists_the_sets_and_shows_one(tmp_path):
     assert invoke("features", tmp_path / "copy.toml").output == shown.output
     assert error_line(invoke("features", "magic")).startswith("error: no feature set 'magic'; choose among ")
     assert error_line(invoke("features", "--toml")) == "error: --toml needs the name of a feature set"
+
+
+def test_levels_that_no_training_row_has_are_counted(small_files, tmp_path, quick):
+    pairs = small_files.id_map.copy()
+    pairs.loc[[0, 3], "cell_type"] = "unheard of"
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    assert invoke(*run_arguments(small_files.train, tmp_path / "pairs.csv", tmp_path / "out")).exit_code == 0
+    note = f"2 of {len(pairs)} test rows have a cell_type that no training row has"
+    assert note in manifest_of(tmp_path / "out")["notes"]

@@ -101,6 +101,18 @@ def test_a_rows_own_target_never_enters_its_features(name, row):
         assert np.any(after != before) == recipe.uses_targets
 
 
+def test_leaky_statistics_are_named_so_and_fail_the_check():
+    rows, Y = example()
+    changed = Y.copy()
+    changed[3] += 1000
+    block = StatisticsBlock(column="sm_name", leaky=True)
+    recipe = FeatureSet(name="published", blocks=(block,))
+    assert recipe.leaky and not block.own_row_excluded and block.name == "leaky:statistics:sm_name:mean"
+    assert not any(shipped.leaky for shipped in FEATURE_SETS.values())
+    before, after = (FeatureTable(recipe).fit_transform(rows, y) for y in (Y, changed))
+    assert np.all(after[3] != before[3])
+
+
 def test_the_check_finds_statistics_that_include_the_row(monkeypatch):
     rows, Y = example()
     changed = Y.copy()
