@@ -1,17 +1,206 @@
-"""Encodings of a group by the targets of its members, for all targets at once.
+"""Encodings of groups by the targets of their members, for all targets at once.
 
-Words: a *leave-one-out encoding* of a row is the mean target of the other rows of its group. A row's own
-target never enters its own encoding, to the last bit: sums are built from the rows before and the rows after
-it, never by subtracting it from a total.
+Words: *target encoding* gives a row statistics of the training targets in its group; *cross-fitting* takes them,
+for a training row, from the rows outside its fold only. A *leave-one-out encoding* of a row is the mean target
+of the other rows of its group. A row's own target never enters its own encoding, to the last bit: nothing is
+subtracted from a total that it is part of. The one exception must be asked for by name (`leaky=True`).
 """
 
-from typing import Self
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
+
+from features.group_labels import Codes, GroupedTargets, checked_folds, codes_among, random_folds, read_labels
+from features.group_statistics import checked_statistics, group_statistics, sums_of_others
+from features.group_tables import CrossFittedTables, GroupTable, group_tables
+from rapids_pipeline.backend.errors import InputError
+
+ROWS_AT_ONCE = 256
+"""Rows copied out of a table at once: bounds the memory beside the result."""
+
+
+class TargetEncoder(BaseEstimator):
+    """Statistics of every target over the training rows of a row's group.
+
+    For a row of group g with n_g training rows, statistic s and smoothing m:
+
+        e = (n_g s(rows of g) + m s(all rows)) / (n_g + m)          and e = s(all rows) where n_g = 0
+
+    but the count, which is n_g itself, 0 where the group is unseen. For a training row, all these are over the
+    rows outside its fold. Columns are ordered by column of groups, then statistic, then target.
+
+    Parameters
+    ----------
+    statistics : sequence of str
+        From mean, std, min, max, median, first, count and quantile_q, q from 0 to 1 (such as quantile_0.4);
+        `features.group_statistics` has their formulas.
+    smoothing : float
+        m ≥ 0, in rows: how far each statistic is drawn to that of all rows; for the mean as scikit-learn's
+        `TargetEncoder(smooth=m)` on a continuous target.
+    n_folds : int
+        Folds of `fit_transform` where it is given none; at most as many as rows.
+    random_state : int
+        Seed of those folds.
+    leaky : bool
+        Whether `fit_transform` gives training rows the statistics of all rows, their own targets included. THIS
+        LEAKS: a model trained on such columns is fooled, and so is its score. It exists to reproduce published
+        numbers that were made so.
+
+    Attributes
+    ----------
+    tables_ : tuple of GroupTable
+        What new rows are encoded by, one table a column of groups.
+    columns_, statistics_, targets_ : tuple of str
+        Names of the columns of groups, of the statistics and of the targets.
+
+    Examples
+    --------
+    >>> groups, Y = ["a", "a", "b", "b"], [[1.0], [2.0], [3.0], [4.0]]
+    >>> encoder = TargetEncoder().fit(groups, Y)
+    >>> encoder.transform(["b", "new"]).tolist()
+    [[3.5], [2.5]]
+    >>> encoder.cross_fit(groups, Y, [0, 1, 0, 1]).tolist()
+    [[2.0], [1.0], [4.0], [3.0]]
+    """
+
+    tables_: tuple[GroupTable, ...]
+    columns_: tuple[str, ...]
+    statistics_: tuple[str, ...]
+    targets_: tuple[str, ...]
+
+    def __init__(
+        self,
+        statistics: Sequence[str] = ("mean",),
+        *,
+        smoothing: float = 0.0,
+        n_folds: int = 5,
+        random_state: int = 0,
+        leaky: bool = False,
+    ) -> None:
+        self.statistics = statistics
+        self.smoothing = smoothing
+        self.n_folds = n_folds
+        self.random_state = random_state
+        self.leaky = leaky
+
+    def fit(self, groups: ArrayLike, Y: ArrayLike) -> Self:
+        """Learn the statistics of all training rows.
+
+        Parameters
+        ----------
+        groups : array-like or series (n,), array-like or data frame (n, n_columns)
+            Labels of the groups.
+        Y : array-like or data frame, (n, n_targets) or (n,)
+
+        Raises
+        ------
+        InputError
+            A label is missing or a target not finite (the row is named), the numbers of rows differ, a statistic
+            is unknown, or smoothing is negative.
+        """
+        self._fit(GroupedTargets.read(groups, Y))
+        return self
+
+    def transform(self, groups: ArrayLike) -> NDArray[np.float32]:
+        """Return the encodings of new rows, (n, n_columns · n_statistics · n_targets) float32."""
+        codes = self._codes(groups)
+        parts = np.array_split(np.arange(len(codes)), len(codes) // ROWS_AT_ONCE + 1)
+        return self._encoded(codes, ((rows, self.tables_) for rows in parts))
+
+    def cross_fit(self, groups: ArrayLike, Y: ArrayLike, folds: ArrayLike) -> NDArray[np.float32]:
+        """Fit on all rows, and return each training row's statistics of the rows outside its fold.
+
+        Parameters
+        ----------
+        groups, Y
+            As for `fit`.
+        folds : array-like of int, (n,)
+            Fold of each row; at least two different ones.
+
+        Returns
+        -------
+        ndarray of float32, (n, n_columns · n_statistics · n_targets)
+            A group with no row outside the fold gets the global statistics of the rows outside it.
+
+        Raises
+        ------
+        InputError
+            As for `fit`, and for folds that are no whole number a row or all the same.
+        """
+        data = GroupedTargets.read(groups, Y)
+        return self._cross_fit(data, checked_folds(folds, len(data.Y)))
+
+    def cross_fit_tables(self, groups: ArrayLike, Y: ArrayLike, folds: ArrayLike) -> CrossFittedTables:
+        """Do as `cross_fit`, and return the tables and the rows' places in them instead of the columns."""
+        data = GroupedTargets.read(groups, Y)
+        fold_of_row = checked_folds(folds, len(data.Y))
+        self._fit(data)
+        distinct = np.unique(fold_of_row)
+        tables = tuple(self._tables(data, fold_of_row != fold) for fold in distinct)
+        return CrossFittedTables(distinct, tables, data.codes)
+
+    def fit_transform(
+        self, groups: ArrayLike, Y: ArrayLike, folds: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Return `cross_fit`, by default with `n_folds` random folds; with leaky=True what `transform` gives."""
+        if self.leaky and folds is not None:
+            raise InputError("leaky=True uses no folds: leave them out, or set leaky=False to use them")
+        if self.leaky:
+            return self.fit(groups, Y).transform(groups)
+        if folds is not None:
+            return self.cross_fit(groups, Y, folds)
+        data = GroupedTargets.read(groups, Y)
+        return self._cross_fit(data, random_folds(len(data.Y), self.n_folds, self.random_state))
+
+    def count_unseen(self, groups: ArrayLike) -> dict[str, int]:
+        """Return for every column the number of rows whose label no training row had."""
+        unseen = self._codes(groups) == [len(table.levels) for table in self.tables_]
+        return dict(zip(self.columns_, unseen.sum(axis=0).tolist(), strict=True))
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """Return "column:statistic:target" names, such as "sm_name:mean:A1BG"."""
+        check_is_fitted(self)
+        heads = [f"{c}:{s}:" for c in self.columns_ for s in self.statistics_]
+        return np.array([head + target for head in heads for target in self.targets_], dtype=object)
+
+    def _fit(self, data: GroupedTargets) -> None:
+        self.tables_ = self._tables(data, np.ones(len(data.Y), dtype=bool))
+        self.statistics_ = checked_statistics(self.statistics)
+        self.columns_, self.targets_ = data.columns, data.targets
+
+    def _tables(self, data: GroupedTargets, used: NDArray[np.bool_]) -> tuple[GroupTable, ...]:
+        return group_tables(data, used, self.statistics, self.smoothing)
+
+    def _cross_fit(self, data: GroupedTargets, folds: Codes) -> NDArray[np.float32]:
+        """Fit on all rows; return the columns of every row from the rows outside its fold."""
+        self._fit(data)
+        parts = (
+            (np.flatnonzero(folds == fold), self._tables(data, folds != fold)) for fold in np.unique(folds)
+        )
+        return self._encoded(data.codes, parts)
+
+    def _codes(self, groups: Any) -> Codes:
+        """Return the levels (n, n_columns) of new rows; those unseen are the last."""
+        check_is_fitted(self)
+        _, labels = read_labels(groups, self.columns_)
+        codes = codes_among(labels, [table.levels for table in self.tables_])
+        return np.where(codes >= 0, codes, [len(table.levels) for table in self.tables_])
+
+    def _encoded(
+        self, codes: Codes, parts: Iterable[tuple[Codes, tuple[GroupTable, ...]]]
+    ) -> NDArray[np.float32]:
+        """Return the columns of rows with the given codes, from parts of (rows, tables)."""
+        shape = (len(codes), len(self.columns_), len(self.statistics_), len(self.targets_))
+        encoded = np.empty(shape, dtype=np.float32)
+        for rows, tables in parts:
+            for column, table in enumerate(tables):
+                encoded[rows, column] = table.take(codes[rows, column])
+        return encoded.reshape(len(codes), np.prod(shape[1:], dtype=int))
 
 
 class LeaveOneOutEncoder(BaseEstimator):
@@ -38,6 +227,8 @@ class LeaveOneOutEncoder(BaseEstimator):
         The training groups, sorted.
     level_means_ : ndarray of float32, (n_levels, n_targets)
     global_mean_ : ndarray of float32, (n_targets,)
+    columns_, targets_ : tuple of str
+        Names of the column of groups (one) and of the targets.
 
     Notes
     -----
@@ -46,6 +237,8 @@ class LeaveOneOutEncoder(BaseEstimator):
     here the row itself is left out, and a new row gets the group's only value.
     """
 
+    columns_: tuple[str, ...]
+    targets_: tuple[str, ...]
     levels_: pd.Index
     level_means_: NDArray[np.float32]
     global_mean_: NDArray[np.float32]
@@ -55,57 +248,50 @@ class LeaveOneOutEncoder(BaseEstimator):
         self.random_state = random_state
 
     def fit(self, groups: ArrayLike, Y: ArrayLike) -> Self:
-        """Learn each group's mean from `groups` (n_samples,) and `Y` (n_samples, n_targets)."""
-        self._statistics(groups, Y)
+        """Learn each group's mean; groups, (n,) or one column, Y and errors are as for `TargetEncoder.fit`."""
+        self._fit(groups, Y)
         return self
 
     def fit_transform(self, groups: ArrayLike, Y: ArrayLike) -> NDArray[np.float32]:
-        """Fit, and return the leave-one-out encodings of the training rows, (n_samples, n_targets) float32."""
-        targets, codes, counts = self._statistics(groups, Y)
-        encoded = _sum_of_others(targets, codes) / np.maximum(counts[codes] - 1, 1)[:, None]
+        """Fit, and return the leave-one-out encodings of the training rows, (n, n_targets) float32."""
+        targets, codes, counts = self._fit(groups, Y)
+        encoded = sums_of_others(targets, codes) / np.maximum(counts[codes] - 1, 1)[:, None]
         alone = counts[codes] == 1
         if alone.any():
             everyone = np.zeros(len(targets), dtype=np.intp)
-            encoded[alone] = (_sum_of_others(targets, everyone) / max(len(targets) - 1, 1))[alone]
+            encoded[alone] = (sums_of_others(targets, everyone) / max(len(targets) - 1, 1))[alone]
         if self.sigma:
             noise = np.random.default_rng(self.random_state).normal(1.0, self.sigma, encoded.shape)
             encoded *= noise
         return encoded.astype(np.float32)
 
     def transform(self, groups: ArrayLike) -> NDArray[np.float32]:
-        """Return the group means of new rows, (n_samples, n_targets) float32; unseen groups: the global mean."""
-        check_is_fitted(self)
-        codes = self.levels_.get_indexer(pd.Index(np.asarray(groups, dtype=object)))
+        """Return the group means of new rows, (n, n_targets) float32; unseen groups: the global mean."""
+        codes = self._codes(groups)
         return np.where((codes >= 0)[:, None], self.level_means_[codes], self.global_mean_)
 
-    def _statistics(
-        self, groups: ArrayLike, Y: ArrayLike
-    ) -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
-        targets = np.asarray(Y, dtype=np.float64)
-        names = np.asarray(groups, dtype=object)
-        if targets.ndim != 2 or len(targets) != len(names) or not len(targets):
-            raise ValueError(f"need one group a row of Y: {names.shape} groups, Y of shape {targets.shape}")
-        codes, levels = pd.factorize(names, sort=True)
-        if (codes < 0).any():
-            raise ValueError(f"row {int(np.argmin(codes))} (from 0) has no group: it is missing")
-        counts = np.bincount(codes)
-        sums = np.zeros((len(levels), targets.shape[1]))
-        np.add.at(sums, codes, targets)
-        self.levels_ = pd.Index(levels)
-        self.level_means_ = (sums / counts[:, None]).astype(np.float32)
-        self.global_mean_ = targets.mean(axis=0).astype(np.float32)
-        return targets, np.asarray(codes, dtype=np.intp), counts
+    def count_unseen(self, groups: ArrayLike) -> dict[str, int]:
+        """Return, under the name of the column, the number of rows whose label no training row had."""
+        return {self.columns_[0]: int((self._codes(groups) < 0).sum())}
 
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """Return "column:loo:target" names, such as "sm_name:loo:A1BG"."""
+        check_is_fitted(self)
+        return np.array([f"{self.columns_[0]}:loo:{target}" for target in self.targets_], dtype=object)
 
-def _sum_of_others(targets: NDArray[np.float64], codes: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return for each row the sum over the other rows of its group: the sum before it plus the sum after it."""
-    order = np.argsort(codes, kind="stable")
-    others = np.empty_like(targets)
-    for members in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
-        block = targets[members]
-        before = np.zeros_like(block)
-        after = np.zeros_like(block)
-        np.cumsum(block[:-1], axis=0, out=before[1:])
-        after[:-1] = np.cumsum(block[:0:-1], axis=0)[::-1]
-        others[members] = before + after
-    return others
+    def _codes(self, groups: ArrayLike) -> Codes:
+        """Return the level (n,) of new rows, −1 for those unseen."""
+        check_is_fitted(self)
+        _, labels = read_labels(groups, self.columns_)
+        return codes_among(labels, [self.levels_])[:, 0]
+
+    def _fit(self, groups: ArrayLike, Y: ArrayLike) -> tuple[NDArray[np.float64], Codes, Codes]:
+        """Learn the means; return targets, level of each row and rows of each level."""
+        data = GroupedTargets.read(groups, Y)
+        if len(data.columns) != 1:
+            raise InputError(f"leave-one-out encoding takes one column of groups, not {len(data.columns)}")
+        codes, levels = data.codes[:, 0], data.levels[0]
+        self.level_means_ = group_statistics(data.Y, codes, len(levels), ("mean",))[:, 0]
+        self.global_mean_ = group_statistics(data.Y, np.zeros_like(codes), 1, ("mean",))[0, 0]
+        self.levels_, self.columns_, self.targets_ = levels, data.columns, data.targets
+        return data.Y.astype(np.float64), codes, np.bincount(codes)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.group_statistics import group_statistics as statistics_of_groups
 from rapids_pipeline.backend.arrays import Array, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.svr.gram import Gamma, squared_distances
@@ -64,20 +65,7 @@ def group_statistics(Y: Floats, levels: Levels, n_levels: int) -> Floats:
     array of float32, (n_targets, n_levels, 6)
         NaN where a level has no rows. Quantiles interpolate linearly, as pandas does.
     """
-    tables = np.full((n_levels, len(STATISTICS), Y.shape[1]), np.nan, dtype=np.float32)
-    for level in range(n_levels):
-        rows = np.flatnonzero(levels == level)
-        if not len(rows):
-            continue
-        ordered = np.sort(Y[rows], axis=0)
-        tables[level] = (
-            Y[rows].mean(axis=0, dtype=np.float64),
-            ordered[0],
-            ordered[-1],
-            _quantile(ordered, 0.5),
-            Y[rows[0]],
-            _quantile(ordered, 0.4),
-        )
+    tables = statistics_of_groups(Y, levels, n_levels, STATISTICS)
     return np.ascontiguousarray(tables.transpose(2, 0, 1))
 
 
@@ -133,14 +121,6 @@ class LearntTargetFeatures:
         return _positions(
             levels, [side.squared_distances for side in (self.kernel.first, self.kernel.second)]
         )
-
-
-def _quantile(ordered: Floats, share: float) -> Floats:
-    """Return the quantile of columns sorted along the first axis."""
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return np.asarray(ordered[low] + (place - low) * (ordered[high] - ordered[low]))
 
 
 def _with_unseen(values: Floats) -> Floats:

@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from features.target import LeaveOneOutEncoder
+from rapids_pipeline.backend.errors import InputError
 
 
 def example(n=40, n_groups=6, n_targets=5, seed=0):
@@ -151,8 +152,14 @@ def test_refusals():
         LeaveOneOutEncoder().fit(["a", "b"], np.ones((3, 1)))
     with pytest.raises(ValueError, match="one group a row"):
         LeaveOneOutEncoder().fit([], np.ones((0, 1)))
-    with pytest.raises(ValueError, match="one group a row"):
-        LeaveOneOutEncoder().fit(["a"], np.ones(1))
+    with pytest.raises(InputError, match=r"Y must be \(n, n_targets\)"):
+        LeaveOneOutEncoder().fit(["a"], np.ones((1, 1, 1)))
+    with pytest.raises(InputError, match="one column of groups, not 2"):
+        LeaveOneOutEncoder().fit([["a", "b"]], np.ones((1, 1)))
+    with pytest.raises(InputError, match=r"row 1 .* target target2: nan is no finite number"):
+        LeaveOneOutEncoder().fit(["a", "b"], [[1, 2, 3], [4, 5, np.nan]])
+    with pytest.raises(InputError, match=r"row 0 .* has no group"):
+        LeaveOneOutEncoder().fit(["a"], np.ones((1, 1))).transform([np.nan])
     with pytest.raises(ValueError, match=r"row 1 .* has no group"):
         LeaveOneOutEncoder().fit(["a", None], np.ones((2, 1)))
     with pytest.raises(NotFittedError):
@@ -164,3 +171,35 @@ def test_fit_leaves_parameters_alone():
     encoder = LeaveOneOutEncoder(sigma=0.1, random_state=3)
     encoder.fit_transform(groups, Y)
     assert encoder.get_params() == clone(encoder).get_params() == {"sigma": 0.1, "random_state": 3}
+
+
+def test_names_and_kinds_of_input():
+    groups, Y = example()
+    obs, genes = pd.DataFrame({"sm_name": groups}), pd.DataFrame(Y, columns=list("ABCDE"))
+    encoder = LeaveOneOutEncoder()
+    expected = encoder.fit_transform(groups, Y)
+    assert encoder.get_feature_names_out()[[0, 4]].tolist() == ["group0:loo:target0", "group0:loo:target4"]
+    for labels in (obs, obs["sm_name"], groups[:, None]):
+        assert encoder.fit_transform(labels, genes).tobytes() == expected.tobytes()
+    assert encoder.fit(obs, genes).get_feature_names_out()[1] == "sm_name:loo:B"
+    assert encoder.count_unseen(["g0", "new", "alone", "other"]) == {"sm_name": 2}
+    assert encoder.transform(obs[:0]).shape == (0, 5)
+    alone = LeaveOneOutEncoder().fit_transform(groups, Y[:, 3])
+    np.testing.assert_allclose(alone, expected[:, 3:4], rtol=1e-6)
+    with pytest.raises(NotFittedError):
+        LeaveOneOutEncoder().get_feature_names_out()
+
+
+@pytest.mark.parametrize("column", ["cell_type", "sm_name"])
+def test_equals_pandas_on_real_data(shared_data, column):
+    frame = pd.read_parquet(shared_data / "lincs_lung" / "de_train.parquet")
+    Y = frame.iloc[:, 5:]
+    found = LeaveOneOutEncoder().fit_transform(frame[column], Y)
+    grouped = Y.astype(np.float64).groupby(frame[column])
+    sums, sizes = grouped.transform("sum"), frame[column].map(frame[column].value_counts())
+    shared = (sizes > 1).to_numpy()
+    theirs = ((sums - Y)[shared].to_numpy()) / (sizes[shared].to_numpy()[:, None] - 1)
+    np.testing.assert_allclose(found[shared], theirs, rtol=1e-4, atol=1e-5)
+    others = (Y.astype(np.float64).sum() - Y[~shared]) / (len(Y) - 1)
+    np.testing.assert_allclose(found[~shared], others, rtol=1e-4, atol=1e-5)
+    assert shared.all() == (column == "cell_type")

@@ -1,0 +1,100 @@
+"""A row's own targets never enter its own columns, to the last bit, in any path of an encoder but the leaky one."""
+
+import numpy as np
+import pytest
+
+from features.target import LeaveOneOutEncoder, TargetEncoder
+
+ALL = ("mean", "std", "min", "max", "median", "first", "count", "quantile_0.4")
+N_ROWS, N_TARGETS = 40, 3
+FOLDS = np.random.default_rng(5).permutation(N_ROWS) % 4
+ALONE = N_ROWS - 1
+"""The row that is alone in its group."""
+
+
+def example(seed=0):
+    rng = np.random.default_rng(seed)
+    first = np.array([f"a{g}" for g in rng.integers(0, 8, N_ROWS)], dtype=object)
+    first[ALONE] = "alone"
+    first[ALONE - 1] = "alone, too"  # its leave-one-out mean is that of all others
+    second = np.array([f"b{g}" for g in rng.integers(0, 3, N_ROWS)], dtype=object)
+    return np.stack([first, second], axis=1), rng.normal(size=(N_ROWS, N_TARGETS)).astype(np.float32)
+
+
+def tables_path(groups, Y):
+    """The columns read from the tables of cross-fitting, as a factored kernel reads them."""
+    fitted = TargetEncoder(ALL, smoothing=1.0).cross_fit_tables(groups, Y, FOLDS)
+    place = np.searchsorted(fitted.folds, FOLDS)
+    rows = [
+        [table.values[fitted.codes[i, c]] for c, table in enumerate(fitted.tables[place[i]])]
+        for i in range(len(Y))
+    ]
+    return np.array(rows).reshape(len(Y), -1)
+
+
+PATHS = {
+    "cross_fit": lambda g, Y: TargetEncoder(ALL).cross_fit(g, Y, FOLDS),
+    "cross_fit, smoothed": lambda g, Y: TargetEncoder(ALL, smoothing=3.0).cross_fit(g, Y, FOLDS),
+    "cross_fit, a fold a row": lambda g, Y: TargetEncoder(ALL).cross_fit(g, Y, np.arange(N_ROWS)),
+    "fit_transform": lambda g, Y: TargetEncoder(ALL).fit_transform(g, Y),
+    "fit_transform, folds given": lambda g, Y: TargetEncoder(ALL).fit_transform(g, Y, FOLDS),
+    "cross_fit_tables": tables_path,
+    "leave-one-out, a": lambda g, Y: LeaveOneOutEncoder().fit_transform(g[:, 0], Y),
+    "leave-one-out, b": lambda g, Y: LeaveOneOutEncoder().fit_transform(g[:, 1], Y),
+    "leave-one-out, noise": lambda g, Y: LeaveOneOutEncoder(0.21).fit_transform(g[:, 0], Y),
+}
+LEAKY = {
+    "leaky=True": lambda g, Y: TargetEncoder(ALL, leaky=True).fit_transform(g, Y),
+    "fit, then transform": lambda g, Y: TargetEncoder(ALL).fit(g, Y).transform(g),
+    "leave-one-out, fit, then transform": lambda g, Y: (
+        LeaveOneOutEncoder().fit(g[:, 0], Y).transform(g[:, 0])
+    ),
+}
+
+
+def check_no_leak(encode, row, added=1000.0):
+    """Change one row's targets; its columns must stay bit for bit, and some others must change."""
+    groups, Y = example()
+    changed = Y.copy()
+    changed[row] += added
+    before, after = encode(groups, Y), encode(groups, changed)
+    assert before.shape[0] == N_ROWS and before.dtype == np.float32 and np.isfinite(before).all()
+    assert np.any(after != before), "no column depends on the targets: the check could not fail"
+    assert after[row].tobytes() == before[row].tobytes(), "the row's own targets are in its columns"
+    return np.flatnonzero((after != before).any(axis=1)), groups
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("row", [0, 7, 20, ALONE])
+@pytest.mark.parametrize("added", [1e3, -1e9])  # the larger would show in the last bits of a difference
+def test_own_targets_never_enter_own_columns(path, row, added):
+    check_no_leak(PATHS[path], row, added)
+
+
+@pytest.mark.parametrize("path", LEAKY)
+@pytest.mark.parametrize("row", [0, 7, 20, ALONE])
+def test_the_leaky_paths_fail_that_check(path, row):
+    with pytest.raises(AssertionError, match="the row's own targets are in its columns"):
+        check_no_leak(LEAKY[path], row)
+
+
+@pytest.mark.parametrize("row", [0, 7, 20])
+def test_rows_of_the_same_group_in_other_folds_do_change(row):
+    encode = PATHS["cross_fit"]
+    moved, groups = check_no_leak(encode, row)
+    same_group = (groups == groups[row]).any(axis=1)
+    assert set(moved) >= set(np.flatnonzero(same_group & (FOLDS != FOLDS[row])))
+    assert not set(moved) & set(np.flatnonzero(FOLDS == FOLDS[row]))
+
+
+def test_nothing_of_a_fold_enters_the_tables_of_its_rows():
+    groups, Y = example()
+    changed = Y.copy()
+    changed[FOLDS == 2] = np.random.default_rng(9).normal(size=(np.sum(FOLDS == 2), N_TARGETS)) * 50
+    before, after = (TargetEncoder(ALL).cross_fit_tables(groups, targets, FOLDS) for targets in (Y, changed))
+    for k in range(4):
+        same = [
+            a.values.tobytes() == b.values.tobytes()
+            for a, b in zip(before.tables[k], after.tables[k], strict=True)
+        ]
+        assert same == [k == 2, k == 2]
