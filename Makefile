@@ -12,13 +12,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test venv lint format unit bench-pipeline bench-svr clean
+.PHONY: help demo test venv lint format unit bench-pipeline bench-svr bench-features bench-boosting clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
 	@echo 'make lint   ruff, mypy, import-linter, pre-commit configuration'
 	@echo 'make unit   the tests alone'
 	@echo 'make bench-pipeline   whole runs: seconds, memory, scores (benchmarks/results/)'
+	@echo 'make bench-features   target encoders against the loops they replace; neighbours of compounds (3 minutes)'
+	@echo 'make bench-boosting   boosting engines side by side: time, error (30 minutes)'
 	@echo 'make bench-svr   SVR engines against the loops they replace: time, error, memory (5 minutes)'
 
 demo: $(VENV)/.ready-to-run
@@ -51,6 +53,16 @@ bench-svr: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python benchmarks/svr.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/svr_accuracy.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/svr_parts.py
+
+# category_encoders and rxnmapper's weights are in the test environment.
+bench-features: $(VENV)/.ready-to-test
+	$(ONE_THREAD) $(BIN)/python benchmarks/feature_encoders.py
+	$(BIN)/python benchmarks/neighbours.py
+
+# CatBoost and LightGBM are rivals that only the benchmark needs.
+bench-boosting: $(VENV)/.ready-to-run
+	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
+	$(ONE_THREAD) $(BIN)/python benchmarks/boosting.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
