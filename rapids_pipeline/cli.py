@@ -33,6 +33,9 @@ MoleculesOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 EngineOption = Annotated[str, typer.Option(help="SVR engine: auto, smo, douglas-rachford, sklearn or cuml.")]
+BoostingEngineOption = Annotated[
+    str, typer.Option(help="Boosting engine: auto, or one of those in docs/boosting.md.")
+]
 SvrFeaturesOption = Annotated[
     str,
     typer.Option(
@@ -69,6 +72,7 @@ def run(
     folds: Annotated[int, typer.Option(help="Outer folds, 3 to 20.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
     engine: EngineOption = "auto",
+    boosting_engine: BoostingEngineOption = "auto",
     svr_features: SvrFeaturesOption = "svr_shared",
     boosting_features: BoostingFeaturesOption = "boosting",
     layer: LayerOption = DEFAULT_LAYER,
@@ -79,7 +83,7 @@ def run(
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json and manifest.json."""
     extra = tuple(name.strip() for name in metadata_columns.split(",") if name.strip())
-    config = _config(molecules, folds, seed, engine, svr_features, boosting_features)
+    config = _config(molecules, folds, seed, engine, boosting_engine, svr_features, boosting_features)
     _run(RunInputs(train, test, layer, extra), out, config, device, overwrite)
 
 
@@ -164,6 +168,7 @@ def _config(
     folds: int,
     seed: int,
     engine: str = "auto",
+    boosting_engine: str = "auto",
     svr_features: str = "svr_shared",
     boosting_features: str = "boosting",
 ) -> "RunConfig":
@@ -176,7 +181,7 @@ def _config(
     try:
         svr = SvrConfig(engine=engine, features=feature_set(svr_features))
         option = "--boosting-features"
-        boosting = BoostingConfig(features=feature_set(boosting_features))
+        boosting = BoostingConfig(engine=boosting_engine, features=feature_set(boosting_features))
         option = ""
         return RunConfig(molecules=molecules, n_folds=folds, seed=seed, svr=svr, boosting=boosting)
     except ValidationError as error:

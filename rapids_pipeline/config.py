@@ -44,19 +44,21 @@ class SvrConfig(StageConfig):
 class BoostingConfig(StageConfig):
     """Multi-output boosting in a TruncatedSVD of the targets.
 
-    Trees, depth and bins are set so that XGBoost's vector leaves, which cost nodes × bins × outputs, stay
-    affordable on two cores; the published pipeline grows 1,000 trees of depth 10 at rate 0.01.
+    Chosen by the training rows of real data (lincs_lung): out-of-fold, and on a split that imitates scarce cell
+    types. The published pipeline: 1,000 trees of depth 10 at rate 0.01, the same share of columns and noise.
     """
 
     n_components: int = Field(default=45, ge=1)
-    n_estimators: int = Field(default=100, ge=1)
-    learning_rate: float = Field(default=0.1, gt=0, le=1)
-    max_depth: int = Field(default=4, ge=1)
-    colsample: float = Field(default=0.4, gt=0, le=1)
+    n_estimators: int = Field(default=500, ge=1)
+    learning_rate: float = Field(default=0.02, gt=0, le=1)
+    max_depth: int = Field(default=6, ge=1)
+    min_samples_leaf: int = Field(default=1, ge=1)
+    colsample: float = Field(default=0.2, gt=0, le=1)
+    subsample: float = Field(default=1.0, gt=0, le=1)
     reg_lambda: float = Field(default=1.0, ge=0)
-    max_bins: int = Field(default=32, ge=2, le=256)
-    encoder_sigma: float = Field(default=0.0, ge=0)
-    engine: str = "xgboost"
+    max_bins: int = Field(default=256, ge=3, le=256)
+    encoder_sigma: float = Field(default=0.21, ge=0)
+    engine: str = "auto"
     features: FeatureSet = FEATURE_SETS["boosting"]
 
     @model_validator(mode="after")

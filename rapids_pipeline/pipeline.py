@@ -72,6 +72,7 @@ def run(
         folder = runs.RunFolder(out, identity_of(inputs, config, device), overwrite=overwrite)
         data, folds = problem.data, problem.folds
         engine = stack.svr_engine(data.Y, config.svr, device.name)
+        booster = stack.boosting_engine(config.boosting, device.name)
     with stages.stage("features"):
         encoders = [config.molecules, *config.svr.features.encoders, *config.boosting.features.encoders]
         smiles = list(data.obs["SMILES"]), list(problem.pairs["SMILES"])
@@ -94,9 +95,11 @@ def run(
     chosen = {
         "device": f"{device.name} ({device.reason})",
         "svr_engine": f"{engine.engine.name} ({engine.reason})",
+        "boosting_engine": f"{booster.engine.name} ({booster.reason})",
     }
     notes = [
         f"SVR engine {chosen['svr_engine']}",
+        f"boosting engine {chosen['boosting_engine']}",
         f"the target space keeps {boosted.explained_share:.1%} of the sum of squared targets",
         *molecules.notes,
         *notes_on(problem, config),

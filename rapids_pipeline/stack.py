@@ -26,6 +26,8 @@ from rapids_pipeline.backend.arrays import to_device
 from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.boosting import MultiOutputBooster, TargetSpace
+from rapids_pipeline.boosting.registry import Choice as BoostingChoice
+from rapids_pipeline.boosting.registry import choose_engine as choose_boosting_engine
 from rapids_pipeline.config import BoostingConfig, RunConfig, SvrConfig
 from rapids_pipeline.ingest import PerturbationData
 from rapids_pipeline.pseudo_labels import NestedPredictions, nested_predictions
@@ -81,6 +83,11 @@ def svr_member(level_1: NestedPredictions, folds: NDArray[np.intp]) -> Member:
 def svr_engine(Y: NDArray[np.float32], config: SvrConfig, device: DeviceName) -> Choice:
     """Return the engine that `svr_predictions` will use, and why."""
     return choose_engine(config.engine, to_device(Y[:1], device))
+
+
+def boosting_engine(config: BoostingConfig, device: DeviceName) -> BoostingChoice:
+    """Return the engine that `boosting_predictions` will use, and why."""
+    return choose_boosting_engine(config.engine, device)
 
 
 def svr_predictions(
@@ -146,17 +153,17 @@ def boosting_predictions(
     On a CPU the fits run side by side, one thread each: trees of this shape gain nothing from threads.
     """
     progress = progress or Progress()
-    progress.start(2 * len(level_1.nested) + 1)
+    progress.start((2 * len(level_1.nested) + 1) * config.n_estimators)
 
     def held_out(k: int, unseen: int) -> tuple[NDArray[np.float32], float]:
         """Predict fold k by a booster that saw neither it nor `unseen`, on a level 1 that never saw `unseen`."""
         rows = replace(train, predictions=level_1.nested[unseen])
         inside, outside = np.flatnonzero((folds != k) & (folds != unseen)), np.flatnonzero(folds == k)
-        return _boost(rows.take(inside), Y[inside], rows.take(outside), config, seed, device)
+        return _boost(rows.take(inside), Y[inside], rows.take(outside), config, seed, device, progress)
 
     def everything() -> tuple[NDArray[np.float32], float]:
         rows, others = replace(train, predictions=level_1.oof), replace(test, predictions=level_1.test)
-        return _boost(rows, Y, others, config, seed, device)
+        return _boost(rows, Y, others, config, seed, device, progress)
 
     oof, judged = np.empty_like(Y), np.empty_like(Y)
     with ThreadPoolExecutor(processor_count() if device == "cpu" else 1) as pool:
@@ -169,7 +176,6 @@ def boosting_predictions(
             if done is not whole:
                 predictions, k = parts[done]
                 predictions[folds == k] = done.result()[0]
-            progress.advance()
     test_predictions, share = whole.result()
     return Boosted(Member(oof, judged, test_predictions), share)
 
@@ -246,21 +252,16 @@ def _boost(
     config: BoostingConfig,
     seed: int,
     device: DeviceName,
+    progress: Progress,
 ) -> tuple[NDArray[np.float32], float]:
     space = TargetSpace(config.n_components)
     scores = space.components_for(Y)
     table = FeatureTable(config.features, config.encoder_sigma, seed)
-    booster = MultiOutputBooster(
-        n_estimators=config.n_estimators,
-        learning_rate=config.learning_rate,
-        max_depth=config.max_depth,
-        colsample=config.colsample,
-        reg_lambda=config.reg_lambda,
-        max_bins=config.max_bins,
-        engine=config.engine,
-        random_state=seed,
-        device=device,
-    ).fit(table.fit_transform(training, scores), scores)
+    settings = config.model_dump(exclude={"n_components", "encoder_sigma", "features"})
+    booster = MultiOutputBooster(**settings, random_state=seed, device=device)
+    booster.fit(
+        table.fit_transform(training, scores), scores, listener=lambda _trees, _score: progress.advance()
+    )
     return space.inverse_transform(booster.predict(table.transform(others))), space.explained_share_
 
 

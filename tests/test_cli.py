@@ -575,6 +575,19 @@ def test_the_engine_asked_for_is_used_and_recorded(small_files, tmp_path, quick)
     assert json.loads((out / "manifest.json").read_text())["chosen"]["svr_engine"] == "sklearn (asked for)"
 
 
+def test_the_boosting_engine_asked_for_is_used_and_recorded(small_files, tmp_path, quick):
+    for engine, chosen in (("xgboost", "xgboost (asked for)"), ("auto", "exact (auto: ")):
+        out = tmp_path / engine
+        arguments = run_arguments(small_files.train, small_files.test, out, "--boosting-engine", engine)
+        assert invoke(*arguments).exit_code == 0
+        assert manifest_of(out)["chosen"]["boosting_engine"].startswith(chosen)
+    arguments = run_arguments(
+        small_files.train, small_files.test, tmp_path / "no", "--boosting-engine", "magic"
+    )
+    assert "no boosting engine 'magic'; choose one of auto, exact" in error_line(invoke(*arguments))
+    assert not (tmp_path / "no").exists()
+
+
 # --- feature sets -----------------------------------------------------------------------------------------
 
 

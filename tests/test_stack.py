@@ -268,7 +268,7 @@ def test_boosting_equals_its_steps_by_hand():
         others = replace(others, predictions=predictions if others is train else level_1.test)
         space = TargetSpace(5)
         scores = space.components_for(Y[inside])
-        table = FeatureTable(BOOSTING.features)
+        table = FeatureTable(BOOSTING.features, BOOSTING.encoder_sigma, 7)
         model = MultiOutputBooster(**parameters, random_state=7).fit(
             table.fit_transform(rows, scores), scores
         )

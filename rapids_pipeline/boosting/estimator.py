@@ -1,51 +1,71 @@
 """`MultiOutputBooster`: a thin scikit-learn estimator over the boosting engines."""
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.boosting.registry import engine
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.boosting.binning import MAX_BINS, MIN_BINS
+from rapids_pipeline.boosting.registry import choose_engine
+from rapids_pipeline.boosting.training import Listener, Settings, Watch
+from rapids_pipeline.boosting.trees import TreeEnsemble
 
 
 class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Gradient boosting of trees with a vector in every leaf, squared error, all outputs at once.
 
-    Each round grows one tree for all d outputs; a split's gain is the sum over outputs of the usual
-    second-order gain G²/(n + λ), and a leaf holds −lr · ΣG/(n + λ).
+    Each round grows one tree for all d outputs. Of a node's n rows with summed residuals T, a split is worth the sum
+    over outputs of G_L²/(n_L + λ) + G_R²/(n_R + λ) − T²/(n + λ), and a leaf holds learning_rate · T/(n + λ).
 
     Parameters
     ----------
     n_estimators : int
         Trees.
     learning_rate : float
-        lr, in (0, 1].
+        In (0, 1].
     max_depth : int
+        Most splits on the way to a leaf.
+    min_samples_leaf : int
+        Fewest training rows a leaf may hold (engine "xgboost": only 1).
     colsample : float
-        Share of the columns each tree may split on.
+        Share of the columns each tree may split on, drawn without replacement.
+    subsample : float
+        Share of the rows each tree is grown on, drawn without replacement.
     reg_lambda : float
         λ, added to the row count of a node.
     max_bins : int
-        Quantile bins a column is cut into.
+        Quantile bins a column is cut into, the one for NaN included (engine "xgboost": not included); 3 … 256.
+    early_stopping_rounds : int, optional
+        Stop after so many trees without a lower validation RMSE, and keep the trees up to the lowest.
     engine : str
-        A name in `rapids_pipeline.boosting.registry.ENGINES`.
+        "auto" or a name in `rapids_pipeline.boosting.registry.ENGINES`.
     random_state : int
-        Seed of the column sampling.
+        Seed of the column and row sampling.
     device : {"cpu", "cuda"}
     n_jobs : int
-        Threads of one fit on a CPU.
+        Threads of prediction, and of a fit where the engine uses them (exact never does: run fits side by side).
 
     Attributes
     ----------
-    model_ : object
-        The engine's own model.
+    model_ : TreeEnsemble
+        The trees, the same arrays whatever grew them.
+    feature_importances_ : ndarray of float64, (n_features_in_,)
+        Each column's share of the gains; `model_.importances("split")` counts splits.
+    best_iteration_ : int
+        How many trees had the lowest validation RMSE; all of them without a validation set.
+    validation_scores_ : list of float
+        RMSE over all entries of the validation targets after 1, 2, … trees.
+    engine_, engine_reason_ : str
+        The engine that grew the trees, and why it was chosen.
     n_features_in_ : int
     """
 
-    model_: Any
+    model_: TreeEnsemble
 
     def __init__(
         self,
@@ -53,10 +73,13 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         n_estimators: int = 100,
         learning_rate: float = 0.1,
         max_depth: int = 4,
+        min_samples_leaf: int = 1,
         colsample: float = 0.4,
+        subsample: float = 1.0,
         reg_lambda: float = 1.0,
-        max_bins: int = 32,
-        engine: str = "xgboost",
+        max_bins: int = 256,
+        early_stopping_rounds: int | None = None,
+        engine: str = "auto",
         random_state: int = 0,
         device: DeviceName = "cpu",
         n_jobs: int = 1,
@@ -64,34 +87,146 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.n_estimators = n_estimators
         self.learning_rate = learning_rate
         self.max_depth = max_depth
+        self.min_samples_leaf = min_samples_leaf
         self.colsample = colsample
+        self.subsample = subsample
         self.reg_lambda = reg_lambda
         self.max_bins = max_bins
+        self.early_stopping_rounds = early_stopping_rounds
         self.engine = engine
         self.random_state = random_state
         self.device = device
         self.n_jobs = n_jobs
 
-    def fit(self, X: ArrayLike, Y: ArrayLike) -> Self:
-        """Train on `X` (n_samples, n_features) and `Y` (n_samples, n_outputs)."""
-        validated: Any = validate_data(self, X, Y, multi_output=True, dtype=np.float32)
-        self.model_ = engine(self.engine).fit(
-            validated[0],
-            np.asarray(validated[1], dtype=np.float32),
-            n_estimators=self.n_estimators,
-            learning_rate=self.learning_rate,
-            max_depth=self.max_depth,
-            colsample=self.colsample,
-            reg_lambda=self.reg_lambda,
-            max_bins=self.max_bins,
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        eval_set: tuple[ArrayLike, ArrayLike] | None = None,
+        listener: Listener | None = None,
+    ) -> Self:
+        """Train on `X` (n_samples, n_features) and `y` (n_samples, n_outputs) or (n_samples,).
+
+        Parameters
+        ----------
+        eval_set : (X, y), optional
+            Rows to score after every tree, and to stop by.
+        listener : callable, optional
+            Called after every tree with how many there are and the validation RMSE or None.
+
+        Raises
+        ------
+        InputError
+            Parameters out of range, infinities in X, an eval_set that does not fit.
+        UnavailableError
+            The engine cannot run here.
+        """
+        choice = choose_engine(self.engine, self.device)
+        settings = self._settings()
+        rows, Y = self._training_rows(X, y)
+        if eval_set is None and self.early_stopping_rounds is not None:
+            raise InputError("early_stopping_rounds needs an eval_set to stop by")
+        held_out = None if eval_set is None else self._eval_rows(*eval_set, n_outputs=Y.shape[1])
+        watch = Watch(self.early_stopping_rounds, listener)
+        trained = choice.engine.fit(rows, Y, settings, watch, held_out)
+        self.model_ = trained.model
+        self.validation_scores_ = trained.validation_scores
+        self.best_iteration_ = watch.best
+        self.engine_, self.engine_reason_ = choice.engine.name, choice.reason
+        return self
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Return float32 predictions, (n_samples, n_outputs), or (n_samples,) where `y` was one-dimensional."""
+        check_is_fitted(self)
+        return self._shaped(self.model_.predict(self._features(X), n_threads=self.n_jobs))
+
+    def staged_predict(self, X: ArrayLike) -> Iterator[NDArray[np.float32]]:
+        """Yield the predictions after 1, 2, … trees."""
+        check_is_fitted(self)
+        for predicted in self.model_.staged_predict(self._features(X), n_threads=self.n_jobs):
+            yield self._shaped(predicted)
+
+    @property
+    def feature_importances_(self) -> NDArray[np.float64]:
+        """Each column's share of the gains of all splits."""
+        check_is_fitted(self)
+        return self.model_.importances("gain")
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that NaN is allowed."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _settings(self) -> Settings:
+        for name, low, high in (
+            ("n_estimators", 1, np.inf),
+            ("max_depth", 1, np.inf),
+            ("min_samples_leaf", 1, np.inf),
+            ("max_bins", MIN_BINS, MAX_BINS),
+            ("early_stopping_rounds", 1, np.inf),
+        ):
+            value = getattr(self, name)
+            if value is None and name == "early_stopping_rounds":
+                continue
+            if int(value) != value or not low <= value <= high:
+                most = "" if high == np.inf else f" and at most {high}"
+                raise InputError(f"{name} must be a whole number of at least {low}{most}, not {value!r}")
+        for name in ("learning_rate", "colsample", "subsample"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise InputError(f"{name} must be above 0 and at most 1, not {getattr(self, name)!r}")
+        if not 0.0 <= self.reg_lambda < np.inf:
+            raise InputError(f"reg_lambda must be 0 or more, not {self.reg_lambda!r}")
+        return Settings(
+            n_estimators=int(self.n_estimators),
+            learning_rate=float(self.learning_rate),
+            max_depth=int(self.max_depth),
+            min_samples_leaf=int(self.min_samples_leaf),
+            colsample=float(self.colsample),
+            subsample=float(self.subsample),
+            reg_lambda=float(self.reg_lambda),
+            max_bins=int(self.max_bins),
+            early_stopping_rounds=self.early_stopping_rounds,
             seed=self.random_state,
             device=self.device,
             n_jobs=self.n_jobs,
         )
-        return self
 
-    def predict(self, X: ArrayLike) -> NDArray[np.float32]:
-        """Return (n_samples, n_outputs) float32 predictions."""
-        check_is_fitted(self)
-        validated: Any = validate_data(self, X, dtype=np.float32, reset=False)
-        return np.asarray(engine(self.engine).predict(self.model_, validated))
+    def _training_rows(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, Any]:
+        if y is None:
+            raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        features = validate_data(self, X, dtype=np.float32, ensure_all_finite=False)
+        Y = check_array(y, dtype=np.float32, ensure_2d=False, input_name="y", estimator=self)
+        if Y.ndim > 2:
+            raise InputError(f"y must be (n, d) or (n,), not {Y.shape}")
+        check_consistent_length(features, Y)
+        self._one_output = Y.ndim == 1
+        return self._without_infinities(features), Y.reshape(len(Y), -1)
+
+    def _eval_rows(self, X: ArrayLike, y: ArrayLike, n_outputs: int) -> tuple[Any, Any]:
+        features = self._features(X)
+        Y = check_array(y, dtype=np.float32, ensure_2d=False, input_name="y of the eval_set")
+        Y = Y.reshape(len(Y), -1)
+        check_consistent_length(features, Y)
+        if Y.shape[1] != n_outputs:
+            raise InputError(f"the eval_set has {Y.shape[1]} outputs and the training rows have {n_outputs}")
+        return features, Y
+
+    def _features(self, X: ArrayLike) -> Any:
+        features = validate_data(self, X, dtype=np.float32, ensure_all_finite=False, reset=False)
+        return self._without_infinities(features)
+
+    def _without_infinities(self, features: Any) -> Any:
+        infinite = np.isinf(features)
+        if infinite.any():
+            row, column = (int(place) for place in np.argwhere(infinite)[0])
+            names = getattr(self, "feature_names_in_", None)
+            shown = f"column {column}" if names is None else f"column {names[column]!r}"
+            raise InputError(
+                f"X holds an infinity in {shown}, row {row} (both from 0); NaN is allowed, inf is not"
+            )
+        return features
+
+    def _shaped(self, predicted: NDArray[np.float32]) -> NDArray[np.float32]:
+        return predicted[:, 0] if self._one_output else predicted

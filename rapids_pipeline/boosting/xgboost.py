@@ -1,61 +1,153 @@
 """The `xgboost` engine: one tree structure a round with a vector in every leaf (`multi_output_tree`).
 
+Its trees become a `TreeEnsemble`: XGBoost sends x < c left, which for float32 is x ≤ (the float32 below c), and NaN by
+a direction of each node's own. Bins are XGBoost's own quantile sketch. It has no smallest leaf for vector leaves
+(`min_child_weight` there only sets the leaf to zero), so `min_samples_leaf` above 1 is refused.
+
 Source: XGBoost documentation, "Multiple outputs", https://xgboost.readthedocs.io/en/stable/tutorials/multioutput.html
 """
 
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.errors import UnavailableError
+from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
+from rapids_pipeline.boosting.trees import TreeEnsemble, placed
+
+REMEDY = "this engine needs XGBoost: pip install 'rapids-perturb[cpu]'"
+
+
+def require_xgboost() -> None:
+    """Raise UnavailableError where XGBoost is not installed."""
+    if find_spec("xgboost") is None:
+        raise UnavailableError(REMEDY)
 
 
 def fit(
-    X: NDArray[np.float32],
-    Y: NDArray[np.float32],
-    *,
-    n_estimators: int,
-    learning_rate: float,
-    max_depth: int,
-    colsample: float,
-    reg_lambda: float,
-    max_bins: int,
-    seed: int,
-    device: DeviceName,
-    n_jobs: int,
-) -> Any:
-    """Train `n_estimators` trees on `X` (n, p) and `Y` (n, d) and return XGBoost's Booster.
+    X: Floats, Y: Floats, settings: Settings, watch: Watch, validation: tuple[Floats, Floats] | None = None
+) -> Trained:
+    """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32.
 
     Raises
     ------
     UnavailableError
         XGBoost is not installed.
+    InputError
+        `min_samples_leaf` is above 1.
     """
-    try:
-        import xgboost
-    except ImportError as error:
-        raise UnavailableError("boosting needs XGBoost: pip install 'rapids-perturb[cpu]'") from error
-    parameters = {
+    require_xgboost()
+    import xgboost
+
+    if settings.min_samples_leaf > 1:
+        raise InputError(
+            "engine 'xgboost' has no min_samples_leaf for vector leaves; use engine='exact', or 1"
+        )
+
+    class Listener(xgboost.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            scores = evals_log.get("validation", {}).get("rmse")
+            return watch.stops_after(float(scores[-1]) if scores else None)
+
+    options = {"max_bin": settings.max_bins, "nthread": settings.n_jobs}
+    data = xgboost.QuantileDMatrix(X, Y, **options)
+    held_out = (
+        []
+        if validation is None
+        else [(xgboost.QuantileDMatrix(*validation, ref=data, **options), "validation")]
+    )
+    booster = xgboost.train(
+        parameters(settings),
+        data,
+        num_boost_round=settings.n_estimators,
+        evals=held_out,
+        callbacks=[Listener()],
+        verbose_eval=False,
+    )
+    return watch.trained(converted(booster, X.shape[1], Y.shape[1]))
+
+
+def parameters(settings: Settings) -> dict[str, Any]:
+    """Return XGBoost's parameters of a fit."""
+    return {
         "tree_method": "hist",
         "multi_strategy": "multi_output_tree",
         "objective": "reg:squarederror",
-        "learning_rate": learning_rate,
-        "max_depth": max_depth,
-        "max_bin": max_bins,
-        "colsample_bytree": colsample,
-        "reg_lambda": reg_lambda,
-        "min_child_weight": 1,
-        "seed": seed,
-        "device": device,
-        "nthread": n_jobs,
+        "learning_rate": settings.learning_rate,
+        "max_depth": settings.max_depth,
+        "max_bin": settings.max_bins,
+        "colsample_bytree": settings.colsample,
+        "subsample": settings.subsample,
+        "reg_lambda": settings.reg_lambda,
+        "min_child_weight": 0,
+        "seed": settings.seed,
+        "device": settings.device,
+        "nthread": settings.n_jobs,
     }
-    data = xgboost.QuantileDMatrix(X, Y, max_bin=max_bins, nthread=n_jobs)
-    return xgboost.train(parameters, data, num_boost_round=n_estimators)
 
 
-def predict(model: Any, X: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the model's predictions for `X` (n, p), float32 (n, d)."""
-    predicted = np.asarray(model.inplace_predict(X), dtype=np.float32)
-    return predicted.reshape(len(X), -1)
+def converted(booster: Any, n_features: int, n_outputs: int) -> TreeEnsemble:
+    """Return the trees of an XGBoost model with vector leaves (or one output) as ours."""
+    learner = json.loads(bytes(booster.save_raw("json")))["learner"]
+    base = np.atleast_1d(np.array(json.loads(learner["learner_model_param"]["base_score"]), dtype=np.float32))
+    base = np.broadcast_to(base, n_outputs).copy()
+    trees = [_Tree.read(tree, n_outputs) for tree in learner["gradient_booster"]["model"]["trees"]]
+    children, node_offset, leaf_offset = placed([tree.children for tree in trees])
+    condition = np.concatenate([tree.condition for tree in trees])
+    return TreeEnsemble(
+        feature=np.concatenate([tree.feature for tree in trees]),
+        threshold=np.nextafter(condition, np.float32(-np.inf)),
+        nan_left=np.concatenate([tree.nan_left for tree in trees]),
+        children=children,
+        gain=np.concatenate([tree.gain for tree in trees]),
+        node_offset=node_offset,
+        leaf_offset=leaf_offset,
+        leaves=np.concatenate([tree.leaves for tree in trees]),
+        base=base,
+        n_features=n_features,
+    )
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """One tree, its inner nodes in preorder, so that a child stands after its parent."""
+
+    feature: NDArray[np.int32]
+    condition: Floats
+    nan_left: NDArray[np.bool_]
+    children: NDArray[np.int32]
+    gain: Floats
+    leaves: Floats
+
+    @classmethod
+    def read(cls, tree: dict[str, Any], n_outputs: int) -> "_Tree":
+        """Read a tree of XGBoost's JSON model: of one output (leaves among the conditions), or with vector leaves."""
+        left, right = (np.array(tree[f"{side}_children"], dtype=np.int64) for side in ("left", "right"))
+        inner: list[int] = []
+        ends: list[int] = []
+        waiting = [0]
+        while waiting:
+            node = waiting.pop()
+            (ends if left[node] < 0 else inner).append(node)
+            waiting += [int(right[node]), int(left[node])] if left[node] >= 0 else []
+        place = np.zeros(len(left), dtype=np.int64)
+        place[inner] = np.arange(len(inner))
+        place[ends] = -1 - np.arange(len(ends))
+        children = np.stack([place[left[inner]], place[right[inner]]], axis=1)
+        conditions = np.array(tree["split_conditions"], dtype=np.float32)
+        if "leaf_weights" in tree:
+            leaves = np.array(tree["leaf_weights"], dtype=np.float32).reshape(-1, n_outputs)[right[ends]]
+        else:
+            leaves = conditions[ends][:, None]
+        return cls(
+            np.array(tree["split_indices"], dtype=np.int32)[inner],
+            conditions[inner],
+            np.array(tree["default_left"], dtype=np.bool_)[inner],
+            children.astype(np.int32).reshape(-1, 2),
+            np.array(tree["loss_changes"], dtype=np.float32)[inner],
+            leaves,
+        )

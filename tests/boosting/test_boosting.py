@@ -71,35 +71,46 @@ def best_first_split(X, Y, reg_lambda):
     return best[1]
 
 
-def test_one_stump_equals_an_exhaustive_search():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_stump_equals_an_exhaustive_search(engine):
     X, Y = problem(n=60)
     model = MultiOutputBooster(
-        n_estimators=1, learning_rate=1.0, max_depth=1, colsample=1.0, reg_lambda=0.0, max_bins=256
+        n_estimators=1,
+        learning_rate=1.0,
+        max_depth=1,
+        colsample=1.0,
+        reg_lambda=0.0,
+        max_bins=256,
+        engine=engine,
     ).fit(X, Y)
     _, left = best_first_split(X, Y, 0.0)
     expected = np.where(left[:, None], Y[left].mean(axis=0), Y[~left].mean(axis=0))
     np.testing.assert_allclose(model.predict(X), expected, atol=1e-4)
 
 
-def test_learns():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_learns(engine):
     X, Y = problem(n=400)
-    model = MultiOutputBooster(n_estimators=60, learning_rate=0.2).fit(X[:300], Y[:300])
+    model = MultiOutputBooster(n_estimators=60, learning_rate=0.2, engine=engine).fit(X[:300], Y[:300])
     error = np.mean((model.predict(X[300:]) - Y[300:]) ** 2)
     assert error < 0.5 * np.mean((Y[:300].mean(axis=0) - Y[300:]) ** 2)
 
 
-def test_same_seed_same_predictions_bit_for_bit():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_same_seed_same_predictions_bit_for_bit(engine):
     X, Y = problem()
     first, again, other = (
-        MultiOutputBooster(**SMALL, random_state=seed).fit(X, Y).predict(X) for seed in (3, 3, 4)
+        MultiOutputBooster(**SMALL, random_state=seed, engine=engine).fit(X, Y).predict(X)
+        for seed in (3, 3, 4)
     )
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
 
 
-def test_one_row_alone_equals_its_row_in_a_batch():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_row_alone_equals_its_row_in_a_batch(engine):
     X, Y = problem()
-    model = MultiOutputBooster(**SMALL).fit(X, Y)
+    model = MultiOutputBooster(**SMALL, engine=engine).fit(X, Y)
     alone = np.vstack([model.predict(row[None]) for row in X[:25]])
     assert alone.tobytes() == model.predict(X)[:25].tobytes()
 
@@ -108,7 +119,7 @@ def test_one_output_equals_that_of_a_plain_xgboost():
     from xgboost import XGBRegressor
 
     X, Y = problem()
-    model = MultiOutputBooster(**SMALL, colsample=1.0).fit(X, Y[:, :1])
+    model = MultiOutputBooster(**SMALL, colsample=1.0, max_bins=32, engine="xgboost").fit(X, Y[:, :1])
     assert model.predict(X).shape == (len(X), 1)
     reference = XGBRegressor(
         n_estimators=20, learning_rate=0.2, max_depth=4, reg_lambda=1.0, max_bin=32, tree_method="hist"
@@ -116,17 +127,19 @@ def test_one_output_equals_that_of_a_plain_xgboost():
     np.testing.assert_allclose(model.predict(X)[:, 0], reference.predict(X), atol=1e-4)
 
 
-def test_constant_features_give_the_mean():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_constant_features_give_the_mean(engine):
     _, Y = problem()
-    model = MultiOutputBooster(n_estimators=30, learning_rate=0.5, reg_lambda=0.0).fit(
+    model = MultiOutputBooster(n_estimators=30, learning_rate=0.5, reg_lambda=0.0, engine=engine).fit(
         np.ones((len(Y), 3)), Y
     )
     np.testing.assert_allclose(model.predict(np.ones((2, 3))), np.tile(Y.mean(axis=0), (2, 1)), atol=1e-3)
 
 
-def test_fit_leaves_parameters_alone():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fit_leaves_parameters_alone(engine):
     X, Y = problem()
-    model = MultiOutputBooster(**SMALL, random_state=5)
+    model = MultiOutputBooster(**SMALL, random_state=5, engine=engine)
     before = model.get_params()
     assert model.fit(X, Y) is model
     assert model.get_params() == before == clone(model).get_params()

@@ -1,0 +1,321 @@
+"""The exact engine against a naive float64 tree builder, and its properties."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.boosting import exact
+from rapids_pipeline.boosting.binning import QuantileBins
+from rapids_pipeline.boosting.training import Settings, Watch
+
+pytest.importorskip("numba")
+
+DEFAULTS = Settings(
+    n_estimators=3,
+    learning_rate=0.3,
+    max_depth=4,
+    min_samples_leaf=1,
+    colsample=1.0,
+    subsample=1.0,
+    reg_lambda=1.0,
+    max_bins=256,
+    early_stopping_rounds=None,
+    seed=0,
+    device="cpu",
+    n_jobs=1,
+)
+
+
+def grown(X, Y, **changes):
+    return exact.fit(X, Y, Settings(**(vars(DEFAULTS) | changes)), Watch()).model
+
+
+def columns_of(kinds, n, rng):
+    """Columns of every awkward kind."""
+    made = []
+    for kind in kinds:
+        column = rng.normal(size=n)
+        if kind == "levels":
+            column = rng.integers(0, 3, size=n).astype(float)
+        elif kind == "constant":
+            column[:] = 2.5
+        elif kind == "duplicate" and made:
+            column = made[0].copy()
+        elif kind == "missing":
+            column[rng.random(n) < 0.3] = np.nan
+        elif kind == "all missing":
+            column[:] = np.nan
+        elif kind == "missing or not":
+            column = np.where(rng.random(n) < 0.5, np.nan, 1.0)
+        made.append(column)
+    return np.stack(made, axis=1).astype(np.float32)
+
+
+KINDS = ("numbers", "levels", "constant", "duplicate", "missing", "all missing", "missing or not")
+
+
+@st.composite
+def problems(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.one_of(st.integers(1, 12), st.integers(13, 90)))
+    X = columns_of(draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=7)), n, rng)
+    d = draw(st.sampled_from((1, 2, 16, 17, 45, 63, 65, 90, 130)))
+    Y = rng.normal(size=(n, d)) * draw(st.sampled_from((1e-3, 1.0, 1e4))) + draw(st.sampled_from((0.0, 50.0)))
+    if draw(st.booleans()):
+        Y += np.nan_to_num(X[:, :1]) * rng.normal(size=d)
+    if draw(st.booleans()):
+        Y[:, 0] = 1.0
+    options = {
+        "max_depth": draw(st.integers(1, 6)),
+        "min_samples_leaf": draw(st.sampled_from((1, 1, 2, 5))),
+        "reg_lambda": draw(st.sampled_from((0.0, 1.0, 3.5))),
+        "max_bins": draw(st.sampled_from((3, 8, 256))),
+        "learning_rate": draw(st.sampled_from((1.0, 0.3, 0.01))),
+        "colsample": draw(st.sampled_from((1.0, 0.5))),
+        "subsample": draw(st.sampled_from((1.0, 0.7))),
+    }
+    return X, Y.astype(np.float32), options
+
+
+def borders_of(column, max_bins):
+    numbers = np.sort(column[~np.isnan(column)])
+    borders = np.unique(numbers)[:-1]
+    if len(borders) > max_bins - 2:
+        borders = np.unique(numbers[(np.linspace(0, 1, max_bins) * len(numbers))[1:-1].astype(int)])
+    return borders
+
+
+def goes_left(column, threshold):
+    return np.isnan(column) | (column <= threshold)
+
+
+def naive_gain(residual, left, lam):
+    """The gain of a split in float64, by its definition."""
+
+    def value(rows):
+        return np.sum(rows.sum(axis=0) ** 2) / (len(rows) + lam)
+
+    return value(residual[left]) + value(residual[~left]) - value(residual)
+
+
+def naive_best(X, residual, rows, columns, thresholds, lam, min_leaf):
+    """The best split of a node by trying every threshold: (gain, column, rows that go left)."""
+    best = (0.0, None, None)
+    for column in columns:
+        for threshold in thresholds[column]:
+            left = goes_left(X[rows, column], threshold)
+            if min(left.sum(), (~left).sum()) < min_leaf:
+                continue
+            gain = naive_gain(residual[rows], left, lam)
+            if gain > best[0] * (1 + 1e-12):
+                best = (gain, column, left)
+    return best
+
+
+def check_tree(model, tree, X, residual, rows, columns, thresholds, options, least):
+    """Compare one tree with the naive search node by node; return its prediction for all rows."""
+    lam, min_leaf = options["reg_lambda"], options["min_samples_leaf"]
+    predicted = np.zeros(residual.shape)
+    first, last = model.node_offset[tree : tree + 2]
+    root = first if first < last else -1 - model.leaf_offset[tree]
+    waiting = [(root, rows, np.arange(len(X)), 0)]
+    differing = 0
+    while waiting:
+        at, here, everyone, depth = waiting.pop()
+        searched = depth < options["max_depth"] and len(here) >= max(2, 2 * min_leaf)
+        nothing = (0.0, None, None)
+        best = naive_best(X, residual, here, columns, thresholds, lam, min_leaf) if searched else nothing
+        if at < 0:
+            assert best[0] <= least * (1 + 1e-6) + 1e-13 * np.sum(residual[here] ** 2)
+            leaf = options["learning_rate"] * residual[here].sum(axis=0) / (len(here) + lam)
+            scale = options["learning_rate"] * np.abs(residual[here]).sum(axis=0) / (len(here) + lam)
+            np.testing.assert_array_less(np.abs(model.leaves[-1 - at] - leaf), 1e-6 * scale + 1e-30)
+            predicted[everyone] = model.leaves[-1 - at]
+            continue
+        assert searched
+        feature, threshold = model.feature[at], model.threshold[at]
+        left = goes_left(X[here, feature], threshold)
+        assert min(left.sum(), (~left).sum()) >= min_leaf
+        gain = naive_gain(residual[here], left, lam)
+        resolution = 1e-13 * np.sum(residual[here].sum(axis=0) ** 2) / (len(here) + lam)
+        if (left != best[2]).any():
+            differing += 1
+            assert gain == pytest.approx(best[0], rel=1e-6, abs=resolution)
+        elif feature != best[1]:
+            assert gain == pytest.approx(
+                best[0], rel=1e-10, abs=resolution
+            )  # the same rows by another column
+        assert model.gain[at] == pytest.approx(gain, rel=1e-5, abs=resolution)
+        side = goes_left(X[everyone, feature], threshold)
+        waiting.append((model.children[at, 0], here[left], everyone[side], depth + 1))
+        waiting.append((model.children[at, 1], here[~left], everyone[~side], depth + 1))
+    return predicted, differing
+
+
+def check_against_naive(X, Y, options):
+    """Every tree of a fit, each on the residuals that the fit's own trees before it leave."""
+    model = grown(X, Y, **options)
+    n, p = X.shape
+    thresholds = [[-np.inf, *borders_of(X[:, f], options["max_bins"])] for f in range(p)]
+    base = Y.mean(axis=0, dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(model.base, base)
+    predicted = np.repeat(base[None].astype(float), n, axis=0)
+    least = 1e-12 * np.sum((Y - base).astype(float) ** 2)
+    rng = np.random.default_rng(DEFAULTS.seed)
+    differing = 0
+    for tree in range(model.n_trees):
+        columns = exact.sample(rng, p, options["colsample"])
+        rows = exact.sample(rng, n, options["subsample"])
+        residual = (Y - predicted).astype(np.float32).astype(float)
+        added, ties = check_tree(model, tree, X, residual, rows, columns, thresholds, options, least)
+        predicted += added
+        differing += ties
+    spread = np.abs(Y).max() + 1e-30
+    np.testing.assert_allclose(model.predict(X), predicted, atol=1e-5 * spread)
+    return differing
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_every_split_and_leaf_equals_a_naive_search(problem):
+    check_against_naive(*problem)
+
+
+@pytest.mark.parametrize("min_leaf", [1, 2, 3])
+@pytest.mark.parametrize(("n", "d", "reg_lambda"), [(24, 45, 1.0), (30, 3, 0.0), (45, 70, 2.5)])
+def test_nodes_of_few_rows_and_many_columns(n, d, reg_lambda, min_leaf):
+    """With 70 columns, nodes of up to eight rows are searched by the table over all sets of rows."""
+    rng = np.random.default_rng(n)
+    X = columns_of(["numbers"] * 50 + ["levels", "missing", "constant", "duplicate"] * 5, n, rng)
+    Y = rng.normal(size=(n, d)).astype(np.float32)
+    changes = {"max_depth": 6, "n_estimators": 1, "min_samples_leaf": min_leaf, "reg_lambda": reg_lambda}
+    assert check_against_naive(X, Y, vars(DEFAULTS) | changes) == 0
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 45), (700, 45), (400, 100), (1500, 5)])
+def test_larger_problems_have_the_very_splits_of_a_naive_search(n, d):
+    rng = np.random.default_rng(n + d)
+    X = columns_of(["numbers"] * 6 + ["levels", "missing"], n, rng)
+    Y = (np.sin(2 * X[:, :3]) @ rng.normal(size=(3, d)) + rng.normal(size=(n, d))).astype(np.float32)
+    options = vars(DEFAULTS) | {"max_depth": 5, "n_estimators": 2}
+    assert check_against_naive(X, Y, options) <= 2  # so few are near ties
+
+
+def test_equal_columns_the_first_one_wins_and_equal_thresholds_the_lowest():
+    rng = np.random.default_rng(1)
+    column = rng.normal(size=200).astype(np.float32)
+    X = np.stack([column, column, -column], axis=1)
+    Y = (np.sign(column)[:, None] * np.ones(20) + 0.1 * rng.normal(size=(200, 20))).astype(np.float32)
+    model = grown(X, Y, max_depth=6)
+    assert set(model.feature) == {0}
+    X, Y = np.arange(4, dtype=np.float32)[:, None], np.array([[1.0], [-1.0], [-1.0], [1.0]], dtype=np.float32)
+    model = grown(X, Y, max_depth=1, reg_lambda=0.0, n_estimators=1)
+    assert model.threshold[0] == 0.0
+
+
+def test_constant_targets_and_features_do_not_split():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 3)).astype(np.float32)
+    model = grown(X, np.full((50, 7), 0.1, dtype=np.float32))
+    assert len(model.feature) == 0 and model.n_trees == 3
+    np.testing.assert_array_equal(model.predict(X), np.full((50, 7), np.float32(0.1)))
+    model = grown(np.ones_like(X), rng.normal(size=(50, 7)).astype(np.float32))
+    assert len(model.feature) == 0
+
+
+@pytest.mark.parametrize("exponent", [-100, -30, 30, 100])
+def test_targets_in_another_unit_give_the_same_trees(exponent):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(150, 5)).astype(np.float32), rng.normal(size=(150, 20)).astype(np.float32)
+    plain, scaled = grown(X, Y), grown(X, np.ldexp(Y, exponent))
+    assert plain.threshold.tobytes() == scaled.threshold.tobytes() and len(plain.feature) > 20
+    assert np.ldexp(plain.leaves, exponent).tobytes() == scaled.leaves.tobytes()
+    assert np.isfinite(scaled.gain).all()
+
+
+def test_a_depth_beyond_the_rows_is_no_limit():
+    X = np.arange(12, dtype=np.float32)[:, None]
+    Y = np.float32(2.0) ** X
+    options = {"reg_lambda": 0.0, "learning_rate": 1.0, "n_estimators": 1}
+    deep, deepest = (grown(X, Y, max_depth=depth, **options) for depth in (12, 10**9))
+    np.testing.assert_allclose(deepest.predict(X), Y, rtol=1e-6)
+    assert len(deepest.leaves) == 12 and deep.predict(X).tobytes() == deepest.predict(X).tobytes()
+
+
+def test_same_seed_same_bits_in_threads_or_not():
+    rng = np.random.default_rng(0)
+    X, Y = columns_of(KINDS, 200, rng), rng.normal(size=(200, 45)).astype(np.float32)
+
+    def arrays(seed):
+        model = grown(X, Y, seed=seed, colsample=0.5, subsample=0.8, n_estimators=20, max_depth=6)
+        return b"".join(array.tobytes() for array in model.arrays().values())
+
+    alone = [arrays(seed) for seed in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(arrays, range(6))) == alone
+    assert len(set(alone)) == 6 and [arrays(seed) for seed in range(2)] == alone[:2]
+
+
+def test_a_fit_holds_no_gil():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(1500, 200)).astype(np.float32), rng.normal(size=(1500, 60)).astype(np.float32)
+    grown(X[:50], Y[:50], n_estimators=1)
+    with ThreadPoolExecutor(1) as pool:
+        fit = pool.submit(grown, X, Y, n_estimators=10, max_depth=8)
+        turns = 0
+        while not fit.done():
+            turns += 1
+            time.sleep(1e-3)
+        fit.result()
+    assert turns > 10  # this thread ran beside it
+
+
+def test_rows_and_columns_are_sampled_without_replacement():
+    rng = np.random.default_rng(0)
+    for share, count in ((1.0, 10), (0.5, 5), (0.01, 1)):
+        drawn = exact.sample(rng, 10, share)
+        assert len(np.unique(drawn)) == count == len(drawn) and (np.diff(drawn) > 0).all()
+    X, Y = rng.normal(size=(100, 8)).astype(np.float32), rng.normal(size=(100, 3)).astype(np.float32)
+    model = grown(X, Y, colsample=0.25, n_estimators=12)
+    used = [set(model.feature[a:b]) for a, b in zip(model.node_offset, model.node_offset[1:], strict=False)]
+    assert all(len(columns) <= 2 for columns in used) and len(set().union(*used)) > 2
+
+
+def test_bins_follow_the_rule_of_py_boost():
+    x = np.array([3.0, np.nan, 1.0, 1.0, 2.0, -5.0], dtype=np.float32)
+    bins = QuantileBins.fit(x[:, None], 256)
+    np.testing.assert_array_equal(bins.of(0), [-5.0, 1.0, 2.0])
+    np.testing.assert_array_equal(bins.codes(x[:, None])[0], [4, 0, 2, 2, 3, 1])
+    np.testing.assert_array_equal(bins.codes(np.array([[9.0], [-9.0], [1.5]], np.float32))[0], [4, 1, 3])
+    many = np.random.default_rng(0).normal(size=2000).astype(np.float32)
+    quantiles = np.sort(many)[(np.linspace(0, 1, 256) * 2000)[1:-1].astype(int)]
+    bins = QuantileBins.fit(many[:, None], 256)
+    np.testing.assert_array_equal(bins.of(0), quantiles)  # 254 borders
+    assert bins.codes(many[:, None]).max() == 255
+    for max_bins in (3, 10, 100):
+        assert len(QuantileBins.fit(many[:, None], max_bins).of(0)) == max_bins - 2
+    empty = QuantileBins.fit(np.full((4, 1), np.nan, np.float32), 256)
+    assert not empty.of(0).size and not empty.codes(np.full((4, 1), np.nan, np.float32)).any()
+
+
+@pytest.mark.parametrize("max_bins", [3, 17, 256])
+def test_codes_and_thresholds_say_the_same(max_bins):
+    rng = np.random.default_rng(0)
+    X = columns_of(KINDS, 300, rng)
+    bins = QuantileBins.fit(X, max_bins)
+    codes = bins.codes(X)
+    for feature in range(X.shape[1]):
+        for cut in range(len(bins.of(feature)) + 1):
+            threshold = bins.thresholds(np.array([feature], np.int32), np.array([cut], np.int32))[0]
+            np.testing.assert_array_equal(codes[feature] <= cut, goes_left(X[:, feature], threshold))
+
+
+def test_too_many_rows_are_refused(monkeypatch):
+    monkeypatch.setattr("rapids_pipeline.boosting.exact_vectors.ROW_BITS", 4)
+    with pytest.raises(InputError, match="fewer than 16 rows, not 20"):
+        grown(np.zeros((20, 1), np.float32), np.zeros((20, 1), np.float32))
