@@ -162,7 +162,7 @@ def test_parameters_that_cannot_be_are_refused_in_one_line(options, message):
 
 def test_rows_that_cannot_be_are_refused():
     X, Y = problem(n=30)
-    frame = pd.DataFrame(X, columns=[f"x{k}" for k in range(8)])
+    frame = pd.DataFrame(X.copy(), columns=[f"x{k}" for k in range(8)])
     frame.loc[4, "x3"] = np.inf
     with pytest.raises(InputError, match="an infinity in column 'x3', row 4"):
         MultiOutputBooster().fit(frame, Y)
