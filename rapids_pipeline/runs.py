@@ -26,8 +26,8 @@ SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.jso
 RESULTS = (SUBMISSION, OOF, SCORES, MANIFEST)
 MANIFEST_FORMAT = 1
 PACKAGES = (
-    "numpy scipy pandas pyarrow narwhals scikit-learn numba xgboost xgboost-cpu py-boost safetensors rdkit torch transformers "
-    "anndata himalaya cupy-cuda12x cupy-cuda13x cudf-cu12 cudf-cu13 cuml-cu12 cuml-cu13"
+    "numpy scipy pandas pyarrow narwhals scikit-learn numba xgboost xgboost-cpu py-boost safetensors rdkit torch "
+    "transformers anndata himalaya cupy-cuda12x cupy-cuda13x cudf-cu12 cudf-cu13 cuml-cu12 cuml-cu13"
 ).split()
 
 
