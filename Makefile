@@ -75,10 +75,11 @@ $(VENV)/.ready-to-run: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu]'
 	@touch $@
 
-# Everything. rxnmapper comes without its dependencies: the tests use only the weights that it carries.
+# Everything. rxnmapper and Py-Boost come without their dependencies: the tests use only the weights that the one
+# carries, and the other asks for an old treelite.
 $(VENV)/.ready-to-test: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,chemberta,cpu,h5ad,dev]' '$(TORCH)'
-	$(PIP) install --quiet $(PIP_FLAGS) --no-deps rxnmapper==0.4.3
+	$(PIP) install --quiet $(PIP_FLAGS) --no-deps rxnmapper==0.4.3 py-boost==0.5.2
 	@touch $@ $(VENV)/.ready-to-run
 
 clean:

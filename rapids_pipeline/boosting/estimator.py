@@ -29,7 +29,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     learning_rate : float
         In (0, 1].
     max_depth : int
-        Most splits on the way to a leaf.
+        Most splits on the way to a leaf (engine "pyboost": at most 16).
     min_samples_leaf : int
         Fewest training rows a leaf may hold (engine "xgboost": only 1).
     colsample : float

@@ -1,6 +1,7 @@
 """The registry of boosting engines: name → a pure function that grows trees with vector leaves.
 
 exact      exact search over presorted codes, numba; works on the host
+pyboost    Py-Boost on an NVIDIA GPU; its trees predict anywhere
 xgboost    XGBoost's `multi_output_tree`; works on the host and on CUDA
 auto       exact on a CPU, xgboost on CUDA
 """
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.boosting import exact, xgboost
+from rapids_pipeline.boosting import exact, pyboost, xgboost
 from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
 
 NUMBA_REMEDY = "the exact boosting engine needs numba: pip install 'rapids-perturb[cpu]'"
@@ -70,6 +71,7 @@ ENGINES = {
     engine.name: engine
     for engine in (
         Engine("exact", exact.fit, ("cpu",), require_numba),
+        Engine("pyboost", pyboost.fit, ("cuda",), pyboost.require_pyboost),
         Engine("xgboost", xgboost.fit, ("cpu", "cuda"), xgboost.require_xgboost),
     )
 }

@@ -1,0 +1,225 @@
+r"""The `pyboost` engine: Py-Boost 0.5.2 on an NVIDIA GPU, its trees converted into ours (`pyboost_trees`).
+
+The same gain and leaf as every engine's, Σ over outputs of G²/(n + λ) and learning_rate · T/(n + λ), by histograms.
+
+    ours                     Py-Boost's
+    n_estimators             ntrees
+    learning_rate            lr
+    max_depth                max_depth; at most 16 here: it keeps room for 2^(max_depth + 1) nodes a tree
+    min_samples_leaf m       min_data_in_leaf = m − ½: its test is "rows > min_data_in_leaf", strict, in float32
+    colsample, subsample     colsample, subsample = (k + ½)/n for round(share · n) = k < n: it draws int(share · n)
+    reg_lambda               lambda_l2
+    max_bins                 max_bin, quantization="Quantile", quant_sample=None (its own draws 2,000,000 rows)
+    early_stopping_rounds    es=0 and a callback: our `Watch` scores the validation rows and says when to stop
+    seed                     seed; it seeds cupy's global generator
+    sketch.kind              sketch_method: "proj" for random_projection, "topk" for top_outputs
+    sketch.outputs           sketch_outputs; with as many as there are outputs nothing is sketched
+    none                     loss="mse", gd_steps=1, min_gain_to_split=0, use_hess=False (each row counts 1; True gives
+                             the same trees with twice the histograms), verbose=-1 (0 divides by zero)
+
+Where it differs from `exact`:
+
+- Bins are the same. NaN has a bin below all numbers, but goes left or right, whichever gains more; left where equal or
+  where a node has none.
+- Gains are float32 sums from histograms, some of them differences of histograms. So a split is the best to within
+  rounding, a node of equal rows may be split on rounding errors, and equal gains go to the first column, lowest border.
+- Atomic additions in any order: the same seed draws the same columns and rows, but bits can differ from run to run.
+- Targets are not scaled: gains of values above about 1e18 overflow. Rows are counted in float32: at most 2^24.
+- A random projection is multiplied by √k where it should be divided, so the gains of its splits are k² too large.
+- A tree grows level by level: histograms of 4 bytes · nodes · columns · bins · (outputs + 1), several of them at once.
+
+`py_boost/__init__` imports treelite < 4 and onnxruntime for prediction; cuML needs treelite 4. So Py-Boost is installed
+without its dependencies, and its GPU part is imported without running that file. Needed are numba, tqdm and ujson.
+The import sets numba's threading layer to "threadsafe" for the process.
+"""
+
+import logging
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+
+import numpy as np
+
+from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.boosting.pyboost_trees import to_tree_ensemble
+from rapids_pipeline.boosting.sketch import Sketch
+from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
+
+VERSION = "0.5.2"
+REMEDY = (
+    f"engine 'pyboost' needs an NVIDIA GPU with its driver, cupy (pip install 'rapids-perturb[gpu-cu13]'), "
+    f"and pip install --no-deps py-boost=={VERSION} tqdm ujson"
+)
+DEEPEST, MOST_ROWS = 16, 1 << 24
+SKETCHES = {"random_projection": "proj", "top_outputs": "topk"}
+
+
+def why_unavailable() -> str | None:
+    """Return None where the engine can run, otherwise one clause that says what is missing."""
+    try:
+        found = version("py-boost")
+    except PackageNotFoundError:
+        return "py-boost is not installed"
+    if found != VERSION:
+        return f"py-boost {found} is installed, and the trees of {VERSION} are the ones that can be read"
+    missing = [name for name in ("cupy", "numba", "tqdm", "ujson") if find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed"
+    try:
+        import cupy
+
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:  # a broken CUDA installation fails in many ways, never only ImportError
+        return f"no CUDA device can be reached ({_first_line(error)})"
+    return None if count > 0 else "the driver shows no CUDA device"
+
+
+def require_pyboost() -> None:
+    """Raise UnavailableError where Py-Boost 0.5.2, cupy or a GPU is missing."""
+    obstacle = why_unavailable()
+    if obstacle is not None:
+        raise UnavailableError(f"{obstacle}; {REMEDY}")
+
+
+def fit(
+    X: Floats,
+    Y: Floats,
+    settings: Settings,
+    watch: Watch,
+    validation: tuple[Floats, Floats] | None = None,
+    sketch: Sketch | None = None,
+) -> Trained:
+    """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32 on the host; see the module's docstring.
+
+    Raises
+    ------
+    InputError
+        `max_depth` or the number of rows is above what Py-Boost can do.
+    UnavailableError
+        Py-Boost cannot run here, or stops with an error of its own, such as too little memory.
+    """
+    require_pyboost()
+    if settings.max_depth > DEEPEST:
+        raise InputError(f"engine 'pyboost' takes a max_depth of at most {DEEPEST}, not {settings.max_depth}")
+    if len(X) > MOST_ROWS:
+        raise InputError(f"engine 'pyboost' takes at most {MOST_ROWS:,} rows, not {len(X):,}")
+    follower = Follower(watch)
+    given = parameters(settings, len(X), X.shape[1]) | {"callbacks": [follower]}
+    model = untrained(given, sketch if sketch is not None and sketch.outputs < Y.shape[1] else None)
+    held_out = [] if validation is None else [dict(zip(("X", "y"), map(writable, validation), strict=True))]
+    try:
+        model.fit(writable(X), writable(Y), eval_sets=held_out)
+    except Exception as error:  # its assertions, cupy's and CUDA's errors have no common class
+        if error is follower.error:
+            raise
+        raise UnavailableError(_as_one_line(error)) from error
+    return watch.trained(to_tree_ensemble(model))
+
+
+def untrained(given: dict[str, Any], sketch: Sketch | None) -> Any:
+    """Return the `GradientBoosting`, or with a sketch the `SketchBoost`, of the given parameters."""
+    if sketch is None:
+        model = library("boosting").GradientBoosting(**given)
+    else:
+        sketched = {"sketch_method": SKETCHES[sketch.kind], "sketch_outputs": int(sketch.outputs)}
+        model = library("sketch_boost").SketchBoost(**given, **sketched)
+    model.params["debug"] = True  # keeps the gain of every split; SketchBoost's constructor does not take it
+    return model
+
+
+def parameters(settings: Settings, n_rows: int, n_columns: int) -> dict[str, Any]:
+    """Return Py-Boost's parameters of a fit, but for the callbacks and the sketch."""
+    return {
+        "loss": "mse",
+        "ntrees": settings.n_estimators,
+        "lr": settings.learning_rate,
+        "max_depth": settings.max_depth,
+        "min_data_in_leaf": settings.min_samples_leaf - 0.5,
+        "colsample": _share(settings.colsample, n_columns),
+        "subsample": _share(settings.subsample, n_rows),
+        "lambda_l2": settings.reg_lambda,
+        "min_gain_to_split": 0,
+        "gd_steps": 1,
+        "use_hess": False,
+        "quantization": "Quantile",
+        "quant_sample": None,
+        "max_bin": settings.max_bins,
+        "es": 0,
+        "seed": settings.seed,
+        "verbose": -1,
+    }
+
+
+class Follower:
+    """The callback that Py-Boost runs after every tree: scores the validation rows and asks the `Watch`."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.error: Exception | None = None
+
+    def before_train(self, build_info: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def before_iteration(self, build_info: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def after_train(self, build_info: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def after_iteration(self, build_info: dict[str, Any]) -> bool:
+        """Say whether that was the last tree; an error of the listener is kept, so that `fit` lets it pass."""
+        held_out = build_info["data"]["valid"]
+        score = None
+        if held_out["target"]:
+            difference = held_out["ensemble"][0].astype(np.float64) - held_out["target"][0]
+            score = float((difference**2).mean()) ** 0.5
+        try:
+            return self.watch.stops_after(score)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def library(module: str) -> Any:
+    """Import `py_boost.gpu.<module>` without running `py_boost/__init__` (see the module's docstring)."""
+    package, wanted = "py_boost", f"py_boost.gpu.{module}"
+    if wanted in sys.modules or package in sys.modules:
+        return import_module(wanted)
+    spec = find_spec(package)
+    if spec is None:
+        raise UnavailableError(REMEDY)
+    bare: Any = module_from_spec(spec)
+    bare._logger = logging.getLogger(package)
+    sys.modules[package] = bare
+    try:
+        return import_module(wanted)
+    except ImportError as error:
+        raise UnavailableError(f"py-boost cannot be imported ({_first_line(error)}); {REMEDY}") from error
+    finally:
+        del sys.modules[package]
+
+
+def writable(values: Floats) -> Floats:
+    """Return the values as float32 by rows in an array that may be written to; its quantiser takes no other."""
+    return np.require(values, np.float32, ("C", "W"))
+
+
+def _share(share: float, count: int) -> float:
+    """Return what makes Py-Boost draw round(share · count), at least one, of `count`."""
+    chosen = max(1, round(share * count))
+    return 1.0 if chosen >= count else (chosen + 0.5) / count
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _as_one_line(error: Exception) -> str:
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "Py-Boost needs more memory than the GPU has: lower max_depth, max_bins or colsample, or sketch the "
+            f"outputs ({_first_line(error)})"
+        )
+    return f"Py-Boost stopped: {_first_line(error)}"

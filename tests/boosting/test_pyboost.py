@@ -1,0 +1,280 @@
+"""The pyboost engine: its parameters and refusals, and Py-Boost's own code on a CPU and on a GPU.
+
+On a CPU it needs py-boost and g++ (`cupy_on_cpu`); the tests of the conversion (`test_pyboost_trees`) need neither.
+"""
+
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import cupy_on_cpu
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.boosting import pyboost
+from rapids_pipeline.boosting.binning import QuantileBins
+from rapids_pipeline.boosting.sketch import Sketch
+from rapids_pipeline.boosting.training import Settings, Watch
+
+
+def settings(**changed):
+    usual = {
+        "n_estimators": 8,
+        "learning_rate": 0.3,
+        "max_depth": 4,
+        "min_samples_leaf": 1,
+        "colsample": 1.0,
+        "subsample": 1.0,
+        "reg_lambda": 1.0,
+        "max_bins": 256,
+        "early_stopping_rounds": None,
+        "seed": 0,
+        "device": "cuda",
+        "n_jobs": 1,
+    }
+    return Settings(**usual | changed)
+
+
+def problem(n=200, p=6, seed=0, missing=0.0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, p)).astype(np.float32)
+    X[rng.random(X.shape) < missing] = np.nan
+    known = np.nan_to_num(X)
+    signal = np.stack([np.sign(known[:, t]) + known[:, t + 1] for t in range(4)], axis=1)
+    return X, (signal + 0.1 * rng.normal(size=signal.shape)).astype(np.float32)
+
+
+# --- parameters, refusals and what is told ----------------------------------------------------------------------------
+
+
+@given(st.floats(0.001, 1.0), st.integers(1, 3000))
+def test_columns_and_rows_are_drawn_as_many_as_elsewhere(share, count):
+    given_share = pyboost._share(share, count)
+    assert type(given_share) is float  # Py-Boost asks for the exact type
+    drawn = count if given_share == 1.0 else max(1, int(count * given_share))  # BaseSampler.before_train
+    assert drawn == max(1, round(share * count))
+
+
+@pytest.mark.parametrize(
+    ("found", "words"), [(None, "py-boost is not installed"), ("0.5.1", "py-boost 0.5.1 is installed")]
+)
+def test_require_names_the_package(monkeypatch, found, words):
+    def version(name):
+        if found is None:
+            raise PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(pyboost, "version", version)
+    with pytest.raises(UnavailableError, match=words) as caught:
+        pyboost.require_pyboost()
+    message = str(caught.value)
+    assert "py-boost==0.5.2" in message and "cupy" in message and "driver" in message
+    assert "\n" not in message
+
+
+def test_require_names_cupy(monkeypatch):
+    monkeypatch.setattr(pyboost, "version", lambda name: "0.5.2")
+    monkeypatch.setattr(pyboost, "find_spec", lambda name: None if name in ("cupy", "ujson") else name)
+    with pytest.raises(UnavailableError, match=r"^cupy and ujson not installed; .*NVIDIA"):
+        pyboost.require_pyboost()
+
+
+@pytest.mark.parametrize("count", [0, RuntimeError("CUDA driver\nversion is insufficient")])
+def test_require_names_the_gpu(monkeypatch, count):
+    def devices():
+        if isinstance(count, Exception):
+            raise count
+        return count
+
+    fake = cupy_on_cpu.module()
+    fake.cuda.runtime.getDeviceCount = devices
+    monkeypatch.setattr(pyboost, "version", lambda name: "0.5.2")
+    monkeypatch.setattr(pyboost, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    with pytest.raises(UnavailableError, match=r"driver (shows no|version is insufficient)"):
+        pyboost.require_pyboost()
+
+
+class Stub:
+    """A `GradientBoosting` that takes its parameters and does what `does` does."""
+
+    def __init__(self, does):
+        self.does, self.params = does, {}
+
+    def GradientBoosting(self, **given):
+        self.given = given
+        return self
+
+    def fit(self, X, y, eval_sets):
+        self.does(self, X, y, eval_sets)
+
+
+def stubbed(monkeypatch, does):
+    stub = Stub(does)
+    monkeypatch.setattr(pyboost, "require_pyboost", lambda: None)
+    monkeypatch.setattr(pyboost, "library", lambda module: stub)
+    return stub
+
+
+class OutOfMemoryError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OutOfMemoryError("Out of memory\nallocating 3 bytes"),
+            "more memory than the GPU has: lower max_depth",
+        ),
+        (AssertionError("Max bins\nshould be"), "^Py-Boost stopped: AssertionError: Max bins should be$"),
+    ],
+)
+def test_errors_of_the_library_become_one_line(monkeypatch, error, words):
+    def fail(*_):
+        raise error
+
+    stubbed(monkeypatch, fail)
+    with pytest.raises(UnavailableError, match=words) as caught:
+        pyboost.fit(*problem(), settings(), Watch())
+    assert "\n" not in str(caught.value) and caught.value.__cause__ is error
+
+
+def test_an_error_of_the_listener_stays_what_it_is(monkeypatch):
+    def listener(trees, score):
+        raise ZeroDivisionError("mine")
+
+    def train(stub, *_):
+        stub.given["callbacks"][0].after_iteration({"data": {"valid": {"target": [], "ensemble": []}}})
+
+    stubbed(monkeypatch, train)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        pyboost.fit(*problem(), settings(), Watch(listener=listener))
+
+
+def test_what_it_cannot_do_is_refused(monkeypatch):
+    stubbed(monkeypatch, None)
+    with pytest.raises(InputError, match="max_depth of at most 16, not 17"):
+        pyboost.fit(*problem(), settings(max_depth=17), Watch())
+    monkeypatch.setattr(pyboost, "MOST_ROWS", 100)
+    with pytest.raises(InputError, match="at most 100 rows, not 200"):
+        pyboost.fit(*problem(), settings(), Watch())
+
+
+# --- Py-Boost itself, on a CPU ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch):
+    """Let the engine run here and keep the Py-Boost models it trained."""
+    if pyboost.find_spec("py_boost") is None:
+        pytest.skip(
+            f"py-boost is not installed: pip install --no-deps py-boost=={pyboost.VERSION} tqdm ujson"
+        )
+    if shutil.which("g++") is None:
+        pytest.skip("Py-Boost's kernels are compiled for a CPU by g++, which is not installed")
+    trained, untrained = [], pyboost.untrained
+    monkeypatch.setattr(pyboost, "untrained", lambda *a: trained.append(untrained(*a)) or trained[-1])
+    with cupy_on_cpu.installed():
+        yield trained
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"colsample": 0.5, "subsample": 0.7, "max_bins": 16}, {"max_depth": 6}]
+)
+@pytest.mark.parametrize("sketch", [None, Sketch("random_projection", 2), Sketch("top_outputs", 1)])
+def test_a_fit_predicts_bit_for_bit_what_py_boost_does(on_a_cpu, changed, sketch):
+    X, Y = problem(missing=0.1)
+    ours = pyboost.fit(X[:150], Y[:150], settings(**changed), Watch(), sketch=sketch).model
+    assert type(on_a_cpu[0]).__name__ == ("GradientBoosting" if sketch is None else "SketchBoost")
+    np.testing.assert_array_equal(ours.predict(X), np.asarray(on_a_cpu[0].predict(X)))
+    assert ours.n_trees == 8
+    assert np.mean((ours.predict(X[150:]) - Y[150:]) ** 2) < 0.6 * Y.var()
+
+
+@pytest.mark.parametrize("least", [1, 7])
+@pytest.mark.parametrize("reg_lambda", [0.0, 1.0])
+def test_the_parameters_mean_what_they_mean_in_exact(on_a_cpu, least, reg_lambda):
+    """With every column and row there is nothing to draw: the same splits, but for borders with no row between them."""
+    pytest.importorskip("numba")
+    from rapids_pipeline.boosting import exact
+
+    X, Y = problem(n=300)
+    same = settings(max_depth=3, min_samples_leaf=least, reg_lambda=reg_lambda, max_bins=32)
+    theirs = pyboost.fit(X, Y, same, Watch(), (X[:50], Y[:50]))
+    ours = exact.fit(X, Y, same, Watch(), (X[:50], Y[:50]))
+    np.testing.assert_array_equal(theirs.model.feature, ours.model.feature)
+    np.testing.assert_array_equal(theirs.model.children, ours.model.children)
+    np.testing.assert_allclose(theirs.model.predict(X), ours.model.predict(X), atol=1e-4)
+    assert np.mean(theirs.model.threshold == ours.model.threshold) > 0.9
+    np.testing.assert_allclose(theirs.model.leaves, ours.model.leaves, atol=1e-5)
+    np.testing.assert_allclose(theirs.model.gain, ours.model.gain, rtol=1e-2)
+    np.testing.assert_allclose(theirs.validation_scores, ours.validation_scores, rtol=1e-5)
+
+
+def test_bins_are_the_same(on_a_cpu):
+    pyboost.library("boosting")
+    quantisers = sys.modules["py_boost.quantization.base"]
+    X, _ = problem(n=700, missing=0.1)
+    X[:, 1], X[:, 2], X[:, 3] = np.round(X[:, 1]), 3, np.nan
+    for max_bins in (3, 5, 32, 256):
+        quantiser, bins = quantisers.QuantileQuantizer(None, max_bins), QuantileBins.fit(X, max_bins)
+        np.testing.assert_array_equal(quantiser.fit_transform(X).T, bins.codes(X))
+        for feature, borders in enumerate(quantiser.get_borders()):
+            np.testing.assert_array_equal(borders[1:-1], bins.of(feature))
+
+
+def test_stops_early_and_keeps_the_best_trees(on_a_cpu):
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(80, 5)).astype(np.float32), rng.normal(size=(80, 3)).astype(np.float32)
+    heard = []
+    watch = Watch(3, lambda trees, score: heard.append((trees, score)))
+    noise = settings(n_estimators=50, max_depth=6)
+    trained = pyboost.fit(X[:50], Y[:50], noise, watch, (X[50:], Y[50:]))
+    assert trained.model.n_trees == watch.best < len(trained.validation_scores) == watch.best + 3 < 50
+    assert heard == list(enumerate(trained.validation_scores, 1))
+    error = trained.model.predict(X[50:]) - Y[50:]
+    assert trained.validation_scores[watch.best - 1] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+
+
+def test_read_only_rows_one_output_and_nothing_to_split(on_a_cpu):
+    X, Y = problem()
+    X.flags.writeable = Y.flags.writeable = False
+    one = pyboost.fit(X, Y[:, :1], settings(), Watch(), sketch=Sketch("random_projection", 5)).model
+    assert one.n_outputs == 1 and len(one.feature)
+    flat = pyboost.fit(X, np.full_like(Y, 3), settings(), Watch()).model
+    assert len(flat.feature) == 0 and flat.n_trees == 8
+    np.testing.assert_allclose(flat.predict(X), 3, rtol=1e-6)
+
+
+def test_the_package_itself_is_left_alone(on_a_cpu):
+    pyboost.library("boosting")
+    assert "py_boost" not in sys.modules and "treelite" not in sys.modules
+    assert pyboost.library("boosting") is sys.modules["py_boost.gpu.boosting"]
+
+
+# --- Py-Boost on a GPU ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_converted_trees_predict_what_py_boost_does_as_well_as_exact(monkeypatch):
+    obstacle = pyboost.why_unavailable()
+    if obstacle is not None:
+        pytest.skip(f"{obstacle}; {pyboost.REMEDY}")
+    from rapids_pipeline.boosting import exact
+
+    trained, untrained = [], pyboost.untrained
+    monkeypatch.setattr(pyboost, "untrained", lambda *a: trained.append(untrained(*a)) or trained[-1])
+    X, Y = problem(n=1500, p=20, missing=0.05)
+    same = settings(n_estimators=60, learning_rate=0.1, max_depth=5, colsample=0.5, subsample=0.8)
+    held_out = X[1000:], Y[1000:]
+    ours = pyboost.fit(X[:1000], Y[:1000], same, Watch(), held_out)
+    exactly = exact.fit(X[:1000], Y[:1000], same, Watch(), held_out)
+    np.testing.assert_allclose(ours.model.predict(X), np.asarray(trained[0].predict(X)), atol=1e-5)
+    assert ours.validation_scores[-1] == pytest.approx(exactly.validation_scores[-1], rel=0.05)
+    for sketch in (Sketch("random_projection", 2), Sketch("top_outputs", 2)):
+        sketched = pyboost.fit(X[:1000], Y[:1000], same, Watch(), held_out, sketch).model
+        np.testing.assert_allclose(sketched.predict(X), np.asarray(trained[-1].predict(X)), atol=1e-5)
