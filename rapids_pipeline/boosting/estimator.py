@@ -12,6 +12,7 @@ from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.boosting.binning import MAX_BINS, MIN_BINS
 from rapids_pipeline.boosting.registry import choose_engine
+from rapids_pipeline.boosting.sketch import Sketch, SketchKind
 from rapids_pipeline.boosting.training import Listener, Settings, Watch
 from rapids_pipeline.boosting.trees import TreeEnsemble
 
@@ -42,6 +43,10 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Quantile bins a column is cut into, the one for NaN included (engine "xgboost": not included); 3 … 256.
     early_stopping_rounds : int, optional
         Stop after so many trees without a lower validation RMSE, and keep the trees up to the lowest.
+    sketch : {"random_projection", "top_outputs"}, optional
+        Search splits in fewer columns than there are outputs, for many outputs (engines "hist" and "pyboost").
+    sketch_outputs : int
+        How many columns.
     engine : str
         "auto" or a name in `rapids_pipeline.boosting.registry.ENGINES`.
     random_state : int
@@ -79,6 +84,8 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         reg_lambda: float = 1.0,
         max_bins: int = 256,
         early_stopping_rounds: int | None = None,
+        sketch: SketchKind | None = None,
+        sketch_outputs: int = 5,
         engine: str = "auto",
         random_state: int = 0,
         device: DeviceName = "cpu",
@@ -93,6 +100,8 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.reg_lambda = reg_lambda
         self.max_bins = max_bins
         self.early_stopping_rounds = early_stopping_rounds
+        self.sketch = sketch
+        self.sketch_outputs = sketch_outputs
         self.engine = engine
         self.random_state = random_state
         self.device = device
@@ -122,14 +131,16 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         UnavailableError
             The engine cannot run here.
         """
-        choice = choose_engine(self.engine, self.device)
+        sketch = None if self.sketch is None else Sketch(self.sketch, self.sketch_outputs)
+        choice = choose_engine(self.engine, self.device, sketched=sketch is not None)
         settings = self._settings()
         rows, Y = self._training_rows(X, y)
         if eval_set is None and self.early_stopping_rounds is not None:
             raise InputError("early_stopping_rounds needs an eval_set to stop by")
         held_out = None if eval_set is None else self._eval_rows(*eval_set, n_outputs=Y.shape[1])
         watch = Watch(self.early_stopping_rounds, listener)
-        trained = choice.engine.fit(rows, Y, settings, watch, held_out)
+        extra = () if sketch is None else (sketch,)
+        trained = choice.engine.fit(rows, Y, settings, watch, held_out, *extra)
         self.model_ = trained.model
         self.validation_scores_ = trained.validation_scores
         self.best_iteration_ = watch.best

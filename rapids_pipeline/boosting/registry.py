@@ -1,6 +1,7 @@
 """The registry of boosting engines: name → a pure function that grows trees with vector leaves.
 
 exact      exact search over presorted codes, numba; works on the host
+hist       the same trees by histograms, for many rows; takes sketches; works on the host
 pyboost    Py-Boost on an NVIDIA GPU; its trees predict anywhere
 xgboost    XGBoost's `multi_output_tree`; works on the host and on CUDA
 auto       exact on a CPU, xgboost on CUDA
@@ -9,28 +10,13 @@ auto       exact on a CPU, xgboost on CUDA
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
 
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.boosting import exact, pyboost, xgboost
-from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
+from rapids_pipeline.boosting import exact, histogram, pyboost, xgboost
+from rapids_pipeline.boosting.training import Trained
 
 NUMBA_REMEDY = "the exact boosting engine needs numba: pip install 'rapids-perturb[cpu]'"
-
-
-class BoostingEngine(Protocol):
-    """Grows trees on X (n, p) and Y (n, d)."""
-
-    def __call__(
-        self,
-        X: Floats,
-        Y: Floats,
-        settings: Settings,
-        watch: Watch,
-        validation: tuple[Floats, Floats] | None = None,
-    ) -> Trained:
-        """Return the trees, in the arrays that all engines share."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +26,21 @@ class Engine:
     Attributes
     ----------
     name : str
-    fit : BoostingEngine
+    fit : callable
+        (X (n, p), Y (n, d), Settings, Watch, (X, Y) to validate by or None) → Trained; float32 arrays.
     devices : tuple of str
         Where it works.
     require : callable
         Raises UnavailableError where the engine cannot run.
+    sketches : bool
+        Whether `fit` takes a `Sketch` as one more argument.
     """
 
     name: str
-    fit: BoostingEngine
+    fit: Callable[..., Trained]
     devices: tuple[DeviceName, ...]
     require: Callable[[], None]
+    sketches: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,19 +61,20 @@ ENGINES = {
     engine.name: engine
     for engine in (
         Engine("exact", exact.fit, ("cpu",), require_numba),
-        Engine("pyboost", pyboost.fit, ("cuda",), pyboost.require_pyboost),
+        Engine("hist", histogram.fit, ("cpu",), require_numba, sketches=True),
+        Engine("pyboost", pyboost.fit, ("cuda",), pyboost.require_pyboost, sketches=True),
         Engine("xgboost", xgboost.fit, ("cpu", "cuda"), xgboost.require_xgboost),
     )
 }
 
 
-def choose_engine(name: str, device: DeviceName = "cpu") -> Choice:
-    """Return the engine called `name`; "auto" picks one for the device.
+def choose_engine(name: str, device: DeviceName = "cpu", sketched: bool = False) -> Choice:
+    """Return the engine called `name`; "auto" picks one for the device and for what is asked.
 
     Raises
     ------
     InputError
-        There is no such engine (the message lists them), or it does not work on that device.
+        There is no such engine (the message lists them), it does not work on that device, or takes no sketch.
     UnavailableError
         The engine cannot run here; the message says what to install.
     """
@@ -91,12 +82,18 @@ def choose_engine(name: str, device: DeviceName = "cpu") -> Choice:
         raise InputError(f"no boosting engine {name!r}; choose one of auto, {', '.join(ENGINES)}")
     if device not in ("cpu", "cuda"):
         raise InputError(f"no device {device!r}; choose cpu or cuda")
-    if name == "auto":
+    if name == "auto" and sketched:
+        engine = ENGINES["hist" if device == "cpu" else "pyboost"]
+        reason = f"auto: gradients are sketched, on a {'CPU' if device == 'cpu' else 'GPU'}"
+    elif name == "auto":
         engine = ENGINES["exact" if device == "cpu" else "xgboost"]
         reason = "auto: the device is a CPU" if device == "cpu" else "auto: the device is a GPU"
     else:
         engine, reason = ENGINES[name], "asked for"
     if device not in engine.devices:
         raise InputError(f"engine {engine.name!r} works on {', '.join(engine.devices)} only, not on {device}")
+    if sketched and not engine.sketches:
+        takers = " or ".join(other.name for other in ENGINES.values() if other.sketches)
+        raise InputError(f"engine {engine.name!r} takes no sketch; choose {takers}, or sketch=None")
     engine.require()
     return Choice(engine, reason)

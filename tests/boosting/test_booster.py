@@ -177,3 +177,24 @@ def test_rows_that_cannot_be_are_refused():
         MultiOutputBooster().fit(X, Y, eval_set=(X[:, :3], Y))
     with pytest.raises(ValueError, match="NaN"):
         MultiOutputBooster().fit(X, Y, eval_set=(X, np.full_like(Y, np.nan)))
+
+
+def test_sketches_go_to_engines_that_take_them():
+    X, Y = problem(n_outputs=7)
+    options = {"n_estimators": 20, "learning_rate": 0.3, "sketch_outputs": 3}
+    models = {
+        kind: MultiOutputBooster(sketch=kind, **options).fit(X, Y)
+        for kind in ("random_projection", "top_outputs")
+    }
+    for model in models.values():
+        assert (model.engine_, model.engine_reason_) == ("hist", "auto: gradients are sketched, on a CPU")
+        assert np.mean((model.predict(X) - Y) ** 2) < 0.5 * np.mean((Y - Y.mean(axis=0)) ** 2)
+    assert np.any(models["random_projection"].predict(X) != models["top_outputs"].predict(X))
+    with pytest.raises(
+        InputError, match="engine 'exact' takes no sketch; choose hist or pyboost, or sketch=None"
+    ):
+        MultiOutputBooster(sketch="top_outputs", engine="exact").fit(X, Y)
+    with pytest.raises(InputError, match="no sketch 'svd'"):
+        MultiOutputBooster(sketch="svd").fit(X, Y)
+    with pytest.raises(InputError, match="sketch_outputs must be a whole number of at least 1, not 0"):
+        MultiOutputBooster(sketch="top_outputs", sketch_outputs=0).fit(X, Y)
