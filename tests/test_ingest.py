@@ -313,7 +313,7 @@ def test_two_spellings_of_one_molecule_are_one_molecule(tmp_path):
         ("t.parquet", b"", "the file is empty (0 bytes)"),
         ("t.h5ad", b"", "the file is empty (0 bytes)"),
         ("t.csv", b"\n", "cannot be read as CSV/TSV ("),
-        ("t.csv.gz", gzip.compress(b""), "cannot be read as CSV/TSV ("),
+        ("t.csv.gz", gzip.compress(b"", mtime=0), "cannot be read as CSV/TSV ("),
         ("t.csv.gz", b"cell_type,sm_name\n", "cannot be read as CSV/TSV ("),
         ("t.csv", b"cell_type,sm_name,SMILES,G\nB,c,C,1\nB,d,C,1,2\n", "cannot be read as CSV/TSV ("),
         ("t.csv", "cell_type,sm_name,SMILES,G\nB,é,C,1\n".encode("latin-1"), "cannot be read as CSV/TSV ("),
