@@ -63,6 +63,7 @@ bench-features: $(VENV)/.ready-to-test
 bench-boosting: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
 	$(ONE_THREAD) $(BIN)/python benchmarks/boosting.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/boosting_crossover.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -72,7 +72,7 @@ def run(
         folder = runs.RunFolder(out, identity_of(inputs, config, device), overwrite=overwrite)
         data, folds = problem.data, problem.folds
         engine = stack.svr_engine(data.Y, config.svr, device.name)
-        booster = stack.boosting_engine(config.boosting, device.name)
+        booster = stack.boosting_engine(config.boosting, device.name, len(folds))
     with stages.stage("features"):
         encoders = [config.molecules, *config.svr.features.encoders, *config.boosting.features.encoders]
         smiles = list(data.obs["SMILES"]), list(problem.pairs["SMILES"])

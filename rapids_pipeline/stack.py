@@ -85,9 +85,9 @@ def svr_engine(Y: NDArray[np.float32], config: SvrConfig, device: DeviceName) ->
     return choose_engine(config.engine, to_device(Y[:1], device))
 
 
-def boosting_engine(config: BoostingConfig, device: DeviceName) -> BoostingChoice:
+def boosting_engine(config: BoostingConfig, device: DeviceName, n_rows: int) -> BoostingChoice:
     """Return the engine that `boosting_predictions` will use, and why."""
-    return choose_boosting_engine(config.engine, device)
+    return choose_boosting_engine(config.engine, device, n_rows=n_rows)
 
 
 def svr_predictions(

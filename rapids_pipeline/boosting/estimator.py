@@ -132,9 +132,10 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
             The engine cannot run here.
         """
         sketch = None if self.sketch is None else Sketch(self.sketch, self.sketch_outputs)
-        choice = choose_engine(self.engine, self.device, sketched=sketch is not None)
+        choose_engine(self.engine, self.device, sketched=sketch is not None)  # refused before anything else
         settings = self._settings()
         rows, Y = self._training_rows(X, y)
+        choice = choose_engine(self.engine, self.device, sketched=sketch is not None, n_rows=len(rows))
         if eval_set is None and self.early_stopping_rounds is not None:
             raise InputError("early_stopping_rounds needs an eval_set to stop by")
         held_out = None if eval_set is None else self._eval_rows(*eval_set, n_outputs=Y.shape[1])

@@ -4,7 +4,7 @@ exact      exact search over presorted codes, numba; works on the host
 hist       the same trees by histograms, for many rows; takes sketches; works on the host
 pyboost    Py-Boost on an NVIDIA GPU; its trees predict anywhere
 xgboost    XGBoost's `multi_output_tree`; works on the host and on CUDA
-auto       exact on a CPU, xgboost on CUDA
+auto       exact on a CPU, hist from 30,000 rows on or with a sketch; xgboost on CUDA
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.boosting import exact, histogram, pyboost, xgboost
 from rapids_pipeline.boosting.training import Trained
 
+MANY_ROWS = 30_000
+"""From so many rows on hist is faster than exact in every cell of benchmarks/boosting_crossover.py."""
 NUMBA_REMEDY = "the exact boosting engine needs numba: pip install 'rapids-perturb[cpu]'"
 
 
@@ -68,8 +70,10 @@ ENGINES = {
 }
 
 
-def choose_engine(name: str, device: DeviceName = "cpu", sketched: bool = False) -> Choice:
-    """Return the engine called `name`; "auto" picks one for the device and for what is asked.
+def choose_engine(
+    name: str, device: DeviceName = "cpu", *, sketched: bool = False, n_rows: int = 0
+) -> Choice:
+    """Return the engine called `name`; "auto" picks one for the device, a sketch and the number of training rows.
 
     Raises
     ------
@@ -85,6 +89,8 @@ def choose_engine(name: str, device: DeviceName = "cpu", sketched: bool = False)
     if name == "auto" and sketched:
         engine = ENGINES["hist" if device == "cpu" else "pyboost"]
         reason = f"auto: gradients are sketched, on a {'CPU' if device == 'cpu' else 'GPU'}"
+    elif name == "auto" and device == "cpu" and n_rows >= MANY_ROWS:
+        engine, reason = ENGINES["hist"], f"auto: a CPU and at least {MANY_ROWS:,} rows"
     elif name == "auto":
         engine = ENGINES["exact" if device == "cpu" else "xgboost"]
         reason = "auto: the device is a CPU" if device == "cpu" else "auto: the device is a GPU"

@@ -119,6 +119,10 @@ def test_auto_says_what_it_chose_and_why(monkeypatch):
     model = MultiOutputBooster(n_estimators=1).fit(X, Y)
     assert (model.engine_, model.engine_reason_) == ("exact", "auto: the device is a CPU")
     assert choose_engine("auto", "cuda").engine.name == "xgboost"
+    for rows, name in ((29_999, "exact"), (30_000, "hist")):
+        assert choose_engine("auto", n_rows=rows).engine.name == name
+    monkeypatch.setattr(registry, "MANY_ROWS", 200)
+    assert MultiOutputBooster(n_estimators=1).fit(X, Y).engine_ == "hist"
     with pytest.raises(InputError, match="engine 'exact' works on cpu only, not on cuda"):
         choose_engine("exact", "cuda")
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
