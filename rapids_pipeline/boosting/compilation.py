@@ -7,7 +7,15 @@ from typing import Any
 
 from numba import njit
 
-SOURCES = ("compilation.py", "exact_vectors.py", "exact_search.py", "exact_kernels.py")
+SOURCES = (
+    "compilation.py",
+    "exact_vectors.py",
+    "exact_search.py",
+    "exact_kernels.py",
+    "histogram_vectors.py",
+    "histogram_search.py",
+    "histogram_kernels.py",
+)
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
@@ -31,7 +39,7 @@ def compiled_and_cached(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def source_stamp() -> int:
-    """Return a checksum of everything the exact engine is compiled from (0 where the sources are not there)."""
+    """Return a checksum of everything the engines of our own are compiled from (0 where the sources are not there)."""
     try:
         return zlib.crc32(b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES))
     except OSError:

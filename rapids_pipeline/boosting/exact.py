@@ -35,11 +35,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.boosting.binning import QuantileBins
+from rapids_pipeline.boosting.rounds import (
+    LANES,
+    Rows,
+    aligned,
+    boosted,
+    least_gain,
+    sample,
+    tree_space,
+    vectors_and_passes,
+)
 from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
-from rapids_pipeline.boosting.trees import TreeEnsemble, placed
-
-LEAST_SHARE = 1e-12
 
 
 def fit(
@@ -52,59 +58,14 @@ def fit(
     InputError
         There are 2^24 rows or more.
     """
-    from rapids_pipeline.boosting.exact_kernels import go_down
-
-    bins = QuantileBins.fit(X, settings.max_bins)
-    codes = bins.codes(X)
-    base = Y.mean(axis=0, dtype=np.float64).astype(np.float32)
-    exponent = int(np.frexp(np.abs(Y.astype(np.float64) - base).max())[1])
-    grower = _Grower.start(codes, Y, base, exponent, settings)
-    held_out = validation and _Rows.start(bins.codes(validation[0]), validation[1], base, exponent)
-    rng = np.random.default_rng(settings.seed)
-    grown: list[_Tree] = []
-    for _ in range(settings.n_estimators):
-        tree, nodes = grower.grow(rng)
-        go_down(codes, tree, nodes, grower.rows.targets, grower.rows.predicted, grower.rows.residual)
-        score = None
-        if held_out is not None:
-            total = go_down(
-                held_out.codes, tree, nodes, held_out.targets, held_out.predicted, held_out.residual
-            )
-            score = float(np.ldexp(np.sqrt(total / held_out.targets.size), exponent))
-        grown.append(_Tree.copied(tree, nodes, Y.shape[1], exponent))
-        if watch.stops_after(score):
-            break
-    return watch.trained(_ensemble(grown, bins, base, X.shape[1]))
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows on their way: codes (p, n), targets and predictions (n, d) float64, residuals (n, padded) float32.
-
-    The last three are in units of 2^exponent.
-    """
-
-    codes: NDArray[np.uint8]
-    targets: NDArray[np.float64]
-    predicted: NDArray[np.float64]
-    residual: Floats
-
-    @classmethod
-    def start(
-        cls, codes: NDArray[np.uint8], Y: Floats, base: Floats, exponent: int, width: int | None = None
-    ) -> "_Rows":
-        targets = np.ldexp(Y.astype(np.float64), -exponent)
-        predicted = np.repeat(np.ldexp(base[None].astype(np.float64), -exponent), len(Y), axis=0)
-        residual = np.zeros((len(Y), width or Y.shape[1]), np.float32)
-        residual[:, : Y.shape[1]] = targets - predicted
-        return cls(codes, targets, predicted, residual)
+    return boosted(X, Y, settings, watch, validation, _Grower.start)
 
 
 @dataclass(frozen=True)
 class _Grower:
     """All that a fit keeps between trees."""
 
-    rows: _Rows
+    rows: Rows
     root: NDArray[np.uint32]
     work: Any
     rules: Any
@@ -112,28 +73,24 @@ class _Grower:
     settings: Settings
 
     @classmethod
-    def start(
-        cls, codes: NDArray[np.uint8], Y: Floats, base: Floats, exponent: int, settings: Settings
-    ) -> "_Grower":
+    def start(cls, rows: Rows, settings: Settings) -> "_Grower":
         from rapids_pipeline.boosting.exact_search import SLACK, Rules
-        from rapids_pipeline.boosting.exact_vectors import LANES, MOST_VECTORS, ROW_BITS
+        from rapids_pipeline.boosting.exact_vectors import ROW_BITS
 
-        p, n = codes.shape
+        p, n = rows.codes.shape
         if n >= 1 << ROW_BITS:
             raise InputError(f"the exact engine takes fewer than {1 << ROW_BITS:,} rows, not {n:,}")
-        needed = -(-Y.shape[1] // LANES)
-        passes = -(-needed // MOST_VECTORS)
-        vectors = -(-needed // passes)
-        rows = _Rows.start(codes, Y, base, exponent, passes * vectors * LANES)
+        vectors, passes = vectors_and_passes(rows.targets.shape[1])
         stride = -(-n // LANES) * LANES + SLACK
         root = np.zeros((p, stride), np.uint32)
-        for feature in range(p):
-            order = np.argsort(codes[feature], kind="stable").astype(np.uint32)
-            root[feature, :n] = codes[feature][order].astype(np.uint32) << np.uint32(ROW_BITS) | order
-        least = LEAST_SHARE * float(np.sum(rows.residual.astype(np.float64) ** 2))
+        for feature, codes in enumerate(rows.codes):
+            order = np.argsort(codes, kind="stable").astype(np.uint32)
+            root[feature, :n] = codes[order].astype(np.uint32) << np.uint32(ROW_BITS) | order
+        least = least_gain(rows.residual)
         rules = Rules(float(settings.reg_lambda), settings.min_samples_leaf, least, vectors, passes, stride)
         work = allocated(rows.residual, p, rules, min(settings.max_depth, n))
-        return cls(rows, root.reshape(-1), work, rules, _tree_space(n, rows, settings), settings)
+        tree = tree_space(n, settings.max_depth, rows.residual.shape[1])
+        return cls(rows, root.reshape(-1), work, rules, tree, settings)
 
     def grow(self, rng: np.random.Generator) -> tuple[Any, int]:
         """Sample columns and rows, and grow a tree on them; return its arrays and how many inner nodes it has."""
@@ -159,14 +116,6 @@ class _Grower:
         return self.tree, nodes
 
 
-def sample(rng: np.random.Generator, count: int, share: float) -> NDArray[np.int32]:
-    """Return round(share · count), at least one, of 0 … count − 1, rising; all of them draw nothing."""
-    if share >= 1.0:
-        return np.arange(count, dtype=np.int32)
-    chosen = rng.choice(count, size=max(1, round(share * count)), replace=False)
-    return np.sort(chosen).astype(np.int32)
-
-
 def allocated(residual: Floats, p: int, rules: Any, max_depth: int) -> Any:
     """Return the work arrays of a fit, those of vectors aligned to 64 bytes."""
     from rapids_pipeline.boosting.exact_search import GROUP, MASK_ROWS, SLACK, Work
@@ -174,8 +123,8 @@ def allocated(residual: Floats, p: int, rules: Any, max_depth: int) -> Any:
     n, width = residual.shape
     return Work(
         residual=residual,
-        h=_aligned(n * width),
-        start=_aligned(width),
+        h=aligned(n * width),
+        start=aligned(width),
         weight=np.zeros(n + SLACK, np.float32),
         zeros=np.zeros(n + SLACK, np.float32),
         sums=np.zeros(GROUP * (n + SLACK), np.float32),
@@ -190,61 +139,4 @@ def allocated(residual: Floats, p: int, rules: Any, max_depth: int) -> Any:
         spare=np.zeros(n, np.int32),
         orders=(np.zeros(p * rules.stride, np.uint32), np.zeros(p * rules.stride, np.uint32)),
         active=np.zeros((max_depth + 1, p), np.int32),
-    )
-
-
-def _aligned(length: int) -> Floats:
-    room = np.zeros(length + 16, np.float32)
-    skip = (-room.ctypes.data % 64) // 4
-    return room[skip : skip + length]
-
-
-def _tree_space(n: int, rows: _Rows, settings: Settings) -> Any:
-    from rapids_pipeline.boosting.exact_kernels import GrownTree
-
-    nodes = min(2 ** min(settings.max_depth, 30) - 1, max(n - 1, 1))
-    return GrownTree(
-        np.zeros(nodes, np.int32),
-        np.zeros(nodes, np.int32),
-        np.zeros((nodes, 2), np.int32),
-        np.zeros(nodes, np.float32),
-        np.zeros((nodes + 1, rows.residual.shape[1]), np.float32),
-    )
-
-
-@dataclass(frozen=True)
-class _Tree:
-    feature: NDArray[np.int32]
-    cut: NDArray[np.int32]
-    children: NDArray[np.int32]
-    gain: Floats
-    leaves: Floats
-
-    @classmethod
-    def copied(cls, tree: Any, nodes: int, outputs: int, exponent: int) -> "_Tree":
-        """Copy a tree out of the space it was grown in, and its numbers back to the unit of the targets."""
-        gain = np.ldexp(tree.gain[:nodes].astype(np.float64), 2 * exponent)
-        return cls(
-            tree.feature[:nodes].copy(),
-            tree.cut[:nodes].copy(),
-            tree.children[:nodes].copy(),
-            gain.clip(max=np.finfo(np.float32).max).astype(np.float32),
-            np.ldexp(tree.leaves[: nodes + 1, :outputs], exponent),
-        )
-
-
-def _ensemble(grown: list[_Tree], bins: QuantileBins, base: Floats, n_features: int) -> TreeEnsemble:
-    feature = np.concatenate([tree.feature for tree in grown])
-    children, node_offset, leaf_offset = placed([tree.children for tree in grown])
-    return TreeEnsemble(
-        feature=feature,
-        threshold=bins.thresholds(feature, np.concatenate([tree.cut for tree in grown])),
-        nan_left=np.ones(len(feature), dtype=np.bool_),
-        children=children,
-        gain=np.concatenate([tree.gain for tree in grown]),
-        node_offset=node_offset,
-        leaf_offset=leaf_offset,
-        leaves=np.concatenate([tree.leaves for tree in grown]),
-        base=base,
-        n_features=n_features,
     )

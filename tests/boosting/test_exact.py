@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.boosting import exact
 from rapids_pipeline.boosting.binning import QuantileBins
+from rapids_pipeline.boosting.rounds import sample
 from rapids_pipeline.boosting.training import Settings, Watch
 
 pytest.importorskip("numba")
@@ -169,8 +170,8 @@ def check_against_naive(X, Y, options):
     rng = np.random.default_rng(DEFAULTS.seed)
     differing = 0
     for tree in range(model.n_trees):
-        columns = exact.sample(rng, p, options["colsample"])
-        rows = exact.sample(rng, n, options["subsample"])
+        columns = sample(rng, p, options["colsample"])
+        rows = sample(rng, n, options["subsample"])
         residual = (Y - predicted).astype(np.float32).astype(float)
         added, ties = check_tree(model, tree, X, residual, rows, columns, thresholds, options, least)
         predicted += added
@@ -278,7 +279,7 @@ def test_a_fit_holds_no_gil():
 def test_rows_and_columns_are_sampled_without_replacement():
     rng = np.random.default_rng(0)
     for share, count in ((1.0, 10), (0.5, 5), (0.01, 1)):
-        drawn = exact.sample(rng, 10, share)
+        drawn = sample(rng, 10, share)
         assert len(np.unique(drawn)) == count == len(drawn) and (np.diff(drawn) > 0).all()
     X, Y = rng.normal(size=(100, 8)).astype(np.float32), rng.normal(size=(100, 3)).astype(np.float32)
     model = grown(X, Y, colsample=0.25, n_estimators=12)
