@@ -194,7 +194,10 @@ def command(
     target: Annotated[str, typer.Option(help="The gene to screen on.")] = "A1BG",
     train: Annotated[Path | None, typer.Option(help="Training file; without one, the demo data.")] = None,
     features: Annotated[
-        str, typer.Option(help="Feature sets or .toml files, separated by commas, or 'all'.")
+        str,
+        typer.Option(
+            help="Feature sets or .toml files, separated by commas, or 'all' (that need no weights)."
+        ),
     ] = "all",
     molecules: Annotated[
         str, typer.Option(help="morgan, descriptors, chemberta, a folder of weights or a hub id.")
@@ -226,6 +229,11 @@ def command(
     )
     write_screen(screened, folder)
     console.print(screen_table(screened))
+    left_out = [name for name in screenable_sets() if features == "all" and name not in names]
+    if left_out:
+        console.print(
+            f"left out, as they need weights: {', '.join(left_out)} (--features takes them by name)"
+        )
     console.print(f"predicting the mean: RMSE {screened.mean_rmse:.4f}; data: {source}", highlight=False)
     console.print(f"written: {folder}/screen.csv, screen.json, screen.png", highlight=False, soft_wrap=True)
 

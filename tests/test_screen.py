@@ -225,3 +225,9 @@ def test_the_command_needs_no_argument(tmp_path):
     for name in table.index:
         assert name in done.stdout
     assert table.loc["molecules", "rmse"] < document["mean_rmse"]
+
+
+def test_sets_that_all_leaves_out_are_named(small_files, tmp_path):
+    result = invoke("--train", small_files.train, "--features", "all", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "left out, as they need weights: chemberta" in result.output
