@@ -1,12 +1,13 @@
 """The exact boosting engine against libraries: CPU time per tree, error beside it, and how the cost grows.
 
-    python benchmarks/boosting.py [--quick] [--data FOLDER]
+    python benchmarks/boosting.py [--quick] [--data FOLDER] [--only PART ...]
 
 All rivals run interleaved in one process on one core with one thread each. A time is the median over rounds of the
 process CPU time of a fit, binning included, over its number of trees; the exact engine grows 100 trees a round, the
 rivals one. The error is the RMSE of held-out rows after the same number of trees at the same rate. The growth
 table counts the trees alone. Libraries that are not installed are left out (pip install 'rapids-perturb[bench]').
-Takes about 15 minutes, nearly all of it in the rivals. Prints Markdown and writes benchmarks/results/boosting.json.
+Takes about 45 minutes, nearly all of it in the rivals. Prints Markdown and writes benchmarks/results/boosting.json;
+with --only, the parts named are measured and the others kept as they stand there.
 """
 
 # ruff: noqa: E402 (the thread counts must be set before numpy is imported)
@@ -49,10 +50,15 @@ RIVAL_SECONDS = 60.0
 """A rival that has taken as long at a depth takes no further turn there; the cell says how many it had."""
 MOST_MEMORY_GB = 16
 """The process may not take more; a rival that wants more fails, and its cell says so."""
-GROWTH_ROWS, GROWTH_OUTPUTS = (300, 700, 3_000, 10_000, 30_000), (1, 10, 45, 200, 1_000)
+GROWTH_ROWS, GROWTH_OUTPUTS = (300, 700, 3_000, 10_000, 30_000, 100_000), (1, 10, 45, 200, 1_000)
+HISTOGRAM_ROWS = 30_000
+"""From so many rows on the growth table has the histogram engine, too: `auto` takes it there."""
 GROWTH_BINS, GROWTH_DEPTHS = (16, 32, 64, 256), (2, 4, 6, 8, 10)
-GROWTH_SECONDS = 10.0
-"""A cell of the growth table whose tree is expected to take longer, by the cell before it, is skipped."""
+GROWTH_SECONDS, FEW_TREES_FROM = 60.0, 5.0
+"""A tree of the growth table that is expected to take longer, by the cell before it, is skipped; one of 2 trees."""
+PARTS = ("trees", "totals_core_s", "weights", "quality", "growth")
+WEIGHTED = {"exact": (ROWS, COLUMNS, OUTPUTS), "hist": (30_000, 100, OUTPUTS)}
+"""Rows, columns and outputs that fits with and without weights are timed at."""
 PUBLISHED = {"max_depth": 10, "colsample": 0.2, "learning_rate": 0.01, "n_estimators": 1000}
 GOALS = {
     "depth 6, vs. XGBoost vector leaves, 256 bins": 200,
@@ -212,17 +218,32 @@ def seconds_of(work: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
-def ms_a_tree(X: np.ndarray, Y: np.ndarray, **options: Any) -> float:
-    """Return the median CPU time of the trees of one fit of the exact engine, without what comes before them."""
+def ms_a_tree(X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None = None, **options: Any) -> float:
+    """Return the median CPU time of the trees of one fit but the first, without what comes before them."""
     moments = []
     whole = {"n_estimators": 4, "max_depth": 6, "colsample": 1.0, "engine": "exact"} | options
-    MultiOutputBooster(**whole).fit(X, Y, listener=lambda *_: moments.append(time.process_time()))
+    MultiOutputBooster(**whole).fit(X, Y, weights, listener=lambda *_: moments.append(time.process_time()))
     return 1e3 * float(np.median(np.diff(moments)))
 
 
+def weighted(rounds: int) -> dict[str, dict[str, float]]:
+    """Time both engines of our own without and with weights, in turns; the median of the rounds."""
+    found = {}
+    for engine, (n, p, d) in WEIGHTED.items():
+        X, Y = simulated(n, p, d)
+        weights = np.random.default_rng(0).exponential(size=n)
+        cells: dict[str, list[float]] = {"without": [], "with": []}
+        for _ in range(rounds):
+            for name, given in (("without", None), ("with", weights)):
+                trees = 20 if engine == "exact" else 4
+                cells[name].append(ms_a_tree(X, Y, given, engine=engine, n_estimators=trees))
+        found[engine] = {f"{name}_cpu_ms_a_tree": float(np.median(times)) for name, times in cells.items()}
+    return found
+
+
 def growth(quick: bool) -> dict[str, list[dict[str, Any]]]:
-    """Time the exact engine over rows × outputs, and over bins × depth."""
-    most = GROWTH_SECONDS / 10 if quick else GROWTH_SECONDS
+    """Time the exact engine over rows × outputs, the histogram engine where rows are many; exact over bins × depth."""
+    most = GROWTH_SECONDS / 60 if quick else GROWTH_SECONDS
     sizes: list[dict[str, Any]] = []
     for d in GROWTH_OUTPUTS:
         rate = 0.0
@@ -232,8 +253,12 @@ def growth(quick: bool) -> dict[str, list[dict[str, Any]]]:
             if rate * n > 1e3 * most:
                 cell["skipped"] = f"about {rate * n / 1e3:.0f} s a tree expected"
                 continue
-            cell["cpu_ms_a_tree"] = ms_a_tree(*simulated(n, d=d))
+            X, Y = simulated(n, d=d)
+            trees = 2 if rate * n > 1e3 * FEW_TREES_FROM else 4
+            cell["cpu_ms_a_tree"] = ms_a_tree(X, Y, n_estimators=trees)
             rate = 1.3 * cell["cpu_ms_a_tree"] / n
+            if n >= HISTOGRAM_ROWS:
+                cell["hist_cpu_ms_a_tree"] = ms_a_tree(X, Y, n_estimators=trees, engine="hist")
     X, Y = simulated(ROWS)
     shapes = [
         {
@@ -273,7 +298,9 @@ def quality(folder: Path, quick: bool) -> dict[str, Any]:
         return {"skipped": f"no lincs_lung in {folder}"}
     options = {"n_estimators": 10 if quick else 50, "max_depth": 6, "learning_rate": RATE, "colsample": 1.0}
     found: dict[str, Any] = {"settings": options}
-    for engine, bins in (("exact", 32), ("xgboost", 32), ("exact", 256)):
+    for engine, bins in (("exact", 32), ("xgboost", 32), ("exact", 256), ("xgboost", 256))[
+        : 3 if quick else 4
+    ]:
         errors, began = [], time.process_time()
         for X, Y, X_test, Y_test in lung_folds(folder):
             model = MultiOutputBooster(engine=engine, max_bins=bins, **options).fit(X, Y)
@@ -321,6 +348,9 @@ def main() -> None:
         "--quick", action="store_true", help="one round, a smaller growth table; writes nothing"
     )
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS)
+    )
     options = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -328,10 +358,14 @@ def main() -> None:
         resource.RLIMIT_AS, (16 << 30, 16 << 30)
     )  # a rival that wants more fails, not the machine
     load = os.getloadavg()[0]
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
+    report: dict[str, Any] = {} if len(options.only) == len(PARTS) else json.loads(RESULTS.read_text())
+    today = datetime.now(UTC).date().isoformat()
+    dates = report.get("dates", {part: report.get("date") for part in PARTS})
+    report |= {
+        "date": today,
+        "dates": dates | dict.fromkeys(options.only, today),
         "machine": {"processor": processor(), "cores_used": 1, "load_before": round(load, 2)},
-        "versions": versions(),
+        "versions": report.get("versions", {}) | versions(),
         "problem": {
             "rows": ROWS,
             "columns": COLUMNS,
@@ -339,11 +373,15 @@ def main() -> None:
             "error_trees": ERROR_TREES,
             "rate": RATE,
         },
-        "trees": timed(QUICK_ROUNDS if options.quick else ROUNDS),
-        "totals_core_s": totals(),
-        "quality": quality(options.data, options.quick),
-        "growth": growth(options.quick),
     }
+    measure: dict[str, Callable[[], Any]] = {
+        "trees": lambda: timed(QUICK_ROUNDS if options.quick else ROUNDS),
+        "totals_core_s": totals,
+        "weights": lambda: weighted(QUICK_ROUNDS if options.quick else ROUNDS),
+        "quality": lambda: quality(options.data, options.quick),
+        "growth": lambda: growth(options.quick),
+    }
+    report |= {part: measure[part]() for part in options.only}
     report["goals"] = goals(report)
     if not options.quick:
         RESULTS.parent.mkdir(exist_ok=True)
@@ -377,6 +415,12 @@ def markdown(report: dict[str, Any]) -> str:
         lines.append(f"| {depth} | {rival} | {cell['cpu_ms_a_tree']:,.3g} | {ratio:,.0f} | {rmse} |")
     lines += ["", "| 1,000 trees of the exact engine | core-s |", "|---|---|"]
     lines += [f"| {name} | {seconds:.2f} |" for name, seconds in report["totals_core_s"].items()]
+    lines += ["", "| CPU ms a tree, depth 6 | without weights | with weights |", "|---|---|---|"]
+    for engine, cell in report.get("weights", {}).items():
+        times = (f"{cell[f'{name}_cpu_ms_a_tree']:,.3g}" for name in ("without", "with"))
+        lines.append(
+            f"| {engine}, {' × '.join(f'{size:,}' for size in WEIGHTED[engine])} | {' | '.join(times)} |"
+        )
     quality = {name: cell for name, cell in report["quality"].items() if name not in ("settings", "skipped")}
     lines += [
         "",
@@ -389,7 +433,10 @@ def markdown(report: dict[str, Any]) -> str:
     for name, goal in report["goals"].items():
         bound, verdict = "≥" if "vs." in name else "≤", "met" if goal["met"] else "missed"
         lines.append(f"| {name} | {bound} {goal['goal']} | {goal['measured']:,.3g} | {verdict} |")
-    lines += ["", f"| CPU ms a tree, depth 6 | {' | '.join(f'{n:,} rows' for n in GROWTH_ROWS)} |"]
+    lines += [
+        "",
+        f"| CPU ms a tree, depth 6: exact / hist | {' | '.join(f'{n:,} rows' for n in GROWTH_ROWS)} |",
+    ]
     lines += ["|---" * (1 + len(GROWTH_ROWS)) + "|"]
     for d in GROWTH_OUTPUTS:
         cells = [cell for cell in report["growth"]["rows_and_outputs"] if cell["outputs"] == d]
@@ -406,8 +453,11 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def shown(cell: dict[str, Any]) -> str:
-    """Return a cell of a growth table as text."""
-    return f"{cell['cpu_ms_a_tree']:,.3g}" if "cpu_ms_a_tree" in cell else f"skipped ({cell['skipped']})"
+    """Return a cell of a growth table as text: the exact engine and, where measured, the histogram engine."""
+    if "skipped" in cell:
+        return f"skipped ({cell['skipped']})"
+    both = [cell[name] for name in ("cpu_ms_a_tree", "hist_cpu_ms_a_tree") if name in cell]
+    return " / ".join(f"{found:,.0f}" if found >= 1000 else f"{found:.3g}" for found in both)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from features.smiles import MoleculeEncoder, distinct_molecules, rdkit_chem
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import State, StateReader
 
 Floats = NDArray[np.float64]
 
@@ -101,10 +102,17 @@ class DescriptorEncoder(MoleculeEncoder):
         return self
 
     def transform(self, smiles: Iterable[str]) -> NDArray[np.float32]:
-        """Return the standardised descriptors, of shape (n, p), float32 (InputError: invalid SMILES)."""
+        """Return the standardised descriptors, of shape (n, p), float32.
+
+        Raises
+        ------
+        InputError
+            Invalid SMILES, or descriptors that were fitted with another version of RDKit than this one.
+        """
         check_is_fitted(self)
         distinct, row = self._distinct(smiles)
-        _, raw = raw_descriptors(distinct)
+        names, raw = raw_descriptors(distinct)
+        _require_same(names, self.names_)
         z = (self._filled(_usable(raw, self.names_)) - self.mean_) / self.scale_
         z[:, self.constant_] = 0
         return np.asarray(np.clip(z, -self.clip, self.clip)[row], dtype=np.float32)
@@ -119,6 +127,35 @@ class DescriptorEncoder(MoleculeEncoder):
         imputed = getattr(self, "n_imputed_", 0)
         sentence = f"{imputed} descriptor values could not be computed and were replaced by the median"
         return [*super().notes(), *([sentence] if imputed else [])]
+
+    def state(self) -> State:
+        """Return what was learnt, as plain data."""
+        check_is_fitted(self)
+        return {
+            "clip": float(self.clip),
+            "desalt": bool(self.desalt),
+            "names": list(self.names_),
+            "median": self.median_,
+            "mean": self.mean_,
+            "scale": self.scale_,
+            "constant": self.constant_.astype(np.uint8),
+        }
+
+    @classmethod
+    def from_state(cls, reader: StateReader) -> Self:
+        """Make what `state` described: it transforms as the original, to the last bit, with the same RDKit."""
+        made = cls(reader.number("clip"), reader.flag("desalt"))
+        made.names_ = reader.levels("names")
+        shape = (len(made.names_),)
+        made.median_, made.mean_ = (reader.array(name, np.float64, shape) for name in ("median", "mean"))
+        made.scale_ = reader.array("scale", np.float64, shape)
+        constant = reader.array("constant", np.uint8, shape)
+        if not shape[0] or (constant > 1).any():
+            raise reader.fault("constant is no yes or no for each of the names")
+        if not (made.scale_ > 0).all() or made.clip <= 0:
+            raise reader.fault("scale or clip is not positive")
+        made.constant_ = constant.astype(np.bool_)
+        return made
 
     def _filled(self, values: Floats) -> Floats:
         """Replace NaN by the median; counts."""
@@ -135,6 +172,20 @@ def _usable(raw: Floats, names: list[str]) -> Floats:
         values[:, logarithmic] = np.log1p(values[:, logarithmic])
         values[~(np.abs(values) <= LARGEST)] = np.nan
     return values
+
+
+def _require_same(computed: list[str], fitted: list[str]) -> None:
+    """Raise InputError where RDKit here has other descriptors than RDKit had when the encoder was fitted."""
+    if computed == fitted:
+        return
+    import rdkit
+
+    other = sorted({*computed} ^ {*fitted})
+    raise InputError(
+        f"RDKit {rdkit.__version__} computes {len(computed)} descriptors and the model was trained with "
+        f"{len(fitted)} of another RDKit version ({f'{other[0]} differs' if other else 'in another order'}): "
+        "install the version of RDKit that the model's manifest names"
+    )
 
 
 def _descriptor_list() -> list[tuple[str, Callable[[Any], float]]]:

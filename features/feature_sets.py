@@ -39,6 +39,7 @@ from features.blocks import (
 )
 from features.molecule_columns import fitted_in_fold
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import State, StateReader
 
 __all__ = ["FEATURE_SETS", "FeatureSet", "FeatureTable", "Rows", "feature_set"]
 
@@ -260,6 +261,30 @@ class FeatureTable:
     def transform(self, rows: Rows) -> Matrix:
         """Return the features of other rows, (n, p) float32."""
         return np.hstack([maker.transform(rows) for maker in self._makers.values()], dtype=np.float32)
+
+    def state(self) -> State:
+        """Return what the blocks learnt, as plain data; the recipe is saved apart (`FeatureSet.to_toml`)."""
+        return {f"block_{position}": maker.state() for position, maker in enumerate(self._makers.values())}
+
+    @classmethod
+    def from_state(cls, recipe: FeatureSet, reader: StateReader) -> "FeatureTable":
+        """Make the table that `state` described: it transforms as the original, to the last bit.
+
+        Raises
+        ------
+        InputError
+            The state is damaged or another feature set's.
+        """
+        table = cls(recipe)
+        if sorted(reader.names()) != sorted(f"block_{position}" for position in range(len(recipe.blocks))):
+            raise reader.fault(
+                f"the parts are not those of feature set {recipe.name}, of {len(recipe.blocks)} blocks"
+            )
+        table.columns_ = {
+            name: maker.restore(reader.part(f"block_{position}"))
+            for position, (name, maker) in enumerate(table._makers.items())
+        }
+        return table
 
     def described(self) -> list[dict[str, str | int]]:
         """Return one entry a block: its name, columns and what it was fitted on; after `fit_transform`."""

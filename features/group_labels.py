@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import State, StateReader
 
 Labels = NDArray[np.object_]
 Codes = NDArray[np.intp]
@@ -113,6 +114,42 @@ def codes_among(labels: Labels, levels: Sequence[pd.Index]) -> Codes:
     return np.stack([known.get_indexer(pd.Index(labels[:, c])) for c, known in enumerate(levels)], axis=1)
 
 
+def numbered_targets(n_targets: int) -> tuple[str, ...]:
+    """Return what targets without names are called: target0, target1, …"""
+    return tuple(f"target{t}" for t in range(n_targets))
+
+
+def targets_state(targets: tuple[str, ...]) -> State:
+    """Return the state of the targets' names: nothing where they are only numbered."""
+    return {} if targets == numbered_targets(len(targets)) else {"targets": list(targets)}
+
+
+def targets_of(reader: StateReader, n_targets: int) -> tuple[str, ...]:
+    """Return the names that `targets_state` described."""
+    if "targets" not in reader.names():
+        return numbered_targets(n_targets)
+    names = reader.strings("targets")
+    if len(names) != n_targets:
+        raise reader.fault(f"targets are {len(names)} names for {n_targets} targets")
+    return tuple(names)
+
+
+def levels_state(column: str, levels: pd.Index) -> list[str]:
+    """Return the levels of a column as plain data; InputError where they are no strings."""
+    found = levels.tolist()
+    if not all(isinstance(level, str) for level in found):
+        raise InputError(f"an encoder of column {column} cannot be saved: its labels are no strings")
+    return [str(level) for level in found]
+
+
+def levels_of(reader: StateReader) -> pd.Index:
+    """Return the levels that `levels_state` described, saved under "levels"."""
+    found = reader.levels("levels")
+    if not found:
+        raise reader.fault("levels are empty")
+    return pd.Index(found)
+
+
 def checked_folds(folds: Any, n_rows: int) -> Codes:
     """Return the fold of each row, (n,) int.
 
@@ -157,7 +194,7 @@ def _read_targets(Y: Any) -> tuple[tuple[str, ...], Floats]:
     if values.ndim != 2:
         raise InputError(f"Y must be (n, n_targets), not {values.shape}")
     own = Y.columns if hasattr(Y, "columns") else _own_name(Y)
-    names = tuple(str(name) for name in own) or tuple(f"target{t}" for t in range(values.shape[1]))
+    names = tuple(str(name) for name in own) or numbered_targets(values.shape[1])
     finite = np.isfinite(values)
     if not finite.all():
         row, target = np.argwhere(~finite)[0]

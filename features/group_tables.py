@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.group_labels import Codes, GroupedTargets
+from features.group_labels import Codes, GroupedTargets, levels_of, levels_state
 from features.group_statistics import checked_statistics, group_statistics
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import State, StateReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,22 @@ class GroupTable:
     def take(self, codes: Codes) -> NDArray[np.float32]:
         """Return the statistics of rows with the given levels (n,), (n, n_statistics, n_targets)."""
         return self.values[codes]
+
+    def state(self) -> State:
+        """Return the table as plain data."""
+        levels = levels_state(self.column, self.levels)
+        counts = self.counts.astype(np.int64)
+        return {"column": self.column, "levels": levels, "counts": counts, "values": self.values}
+
+    @classmethod
+    def from_state(cls, reader: StateReader, n_statistics: int) -> "GroupTable":
+        """Make what `state` described."""
+        column, levels = reader.text("column"), levels_of(reader)
+        counts = reader.array("counts", np.int64, (len(levels),))
+        if (counts < 0).any():
+            raise reader.fault("counts has negative numbers")
+        values = reader.array("values", np.float32, (len(levels) + 1, n_statistics, None))
+        return cls(column, levels, counts.astype(np.intp), values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.state import State, StateReader
 
 Solver = Literal["auto", "exact", "randomized"]
 
@@ -85,7 +86,7 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
         largest = to_host(xp.argmax(xp.abs(right), axis=0))
         signs = np.where(to_host(right)[largest, np.arange(len(largest))] < 0, -1.0, 1.0)
         right = right * xp.asarray(signs, device=A.device)
-        self.components_ = xp.asarray(xp.matrix_transpose(xp.astype(right, xp.float32)), copy=True)
+        self.components_ = _row_by_row(xp.matrix_transpose(xp.astype(right, xp.float32)))
         self.singular_values_ = values
         total = float(xp.sum(A * A))
         self.explained_share_ = min(float(xp.sum(values * values)) / total, 1.0) if total else 0.0
@@ -109,6 +110,32 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
         """Return the names svd_0, svd_1, …"""
         check_is_fitted(self)
         return np.array([f"svd_{i}" for i in range(self.components_.shape[0])], dtype=object)
+
+    def state(self) -> State:
+        """Return what was learnt, as plain data."""
+        check_is_fitted(self)
+        return {
+            "components": to_host(self.components_),
+            "singular_values": to_host(self.singular_values_),
+            "explained_share": self.explained_share_,
+        }
+
+    @classmethod
+    def from_state(cls, reader: StateReader) -> Self:
+        """Make what `state` described, on the host: it transforms as the original, to the last bit."""
+        components = reader.array("components", np.float32, (None, None))
+        values = reader.array("singular_values", np.float64, (len(components),))
+        share = reader.number("explained_share")
+        if not components.shape[1]:
+            raise reader.fault("components have no columns")
+        if (values < 0).any() or (np.diff(values) > 0).any():
+            raise reader.fault("singular_values do not descend to 0 or more")
+        if not 0 <= share <= 1:
+            raise reader.fault(f"explained_share {share} is outside 0 … 1")
+        made = cls(n_components=max(1, len(components)))
+        made.components_, made.singular_values_, made.explained_share_ = components, values, share
+        made.n_features_in_ = components.shape[1]
+        return made
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -142,6 +169,12 @@ def _exact(A: Array, n_components: int) -> tuple[Array, Array]:
     kept = min(n_components, int(xp.sum(xp.astype(squares > squares[0] * 1e-14, xp.int64))))
     values = xp.sqrt(squares[:kept])
     return values, (transposed @ vectors[:, :kept]) / values if wide else vectors[:, :kept]
+
+
+def _row_by_row(matrix: Array) -> Array:
+    """Return a matrix with its rows one after the other in memory, as a saved one is: products round alike."""
+    xp = namespace(matrix)
+    return xp.reshape(xp.reshape(matrix, (-1,), copy=True), matrix.shape)
 
 
 def _leading_subspace(A: Array, width: int, seed: int) -> Array:

@@ -32,17 +32,25 @@ MoleculesOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-EngineOption = Annotated[str, typer.Option(help="SVR engine: auto, smo, douglas-rachford, sklearn or cuml.")]
+RecipeOption = Annotated[
+    str, typer.Option(help="Recipe: a name (rapids-perturb recipes lists them) or a .toml file.")
+]
+QuickOption = Annotated[bool, typer.Option("--quick", help="A first look: the same as --recipe quick.")]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(help="Engine of the SVRs on shared features: auto, smo, douglas-rachford, sklearn or cuml."),
+]
 BoostingEngineOption = Annotated[
-    str, typer.Option(help="Boosting engine: auto, or one of those in docs/boosting.md.")
+    str | None, typer.Option(help="Boosting engine: auto, or one of those in docs/boosting.md.")
 ]
 SvrFeaturesOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="Feature set of the SVRs: a name (rapids-perturb features lists them) or a .toml file."
+        help="Feature sets of the SVRs, one member each, separated by commas: names (rapids-perturb features "
+        "lists them) or .toml files. Default: the recipe's."
     ),
 ]
-BoostingFeaturesOption = Annotated[str, typer.Option(help="Feature set of the booster, likewise.")]
+BoostingFeaturesOption = Annotated[str | None, typer.Option(help="Feature set of the booster, likewise.")]
 LayerOption = Annotated[str, typer.Option(help="Layer of an .h5ad file that holds the responses, or X.")]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
 
@@ -69,22 +77,55 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     molecules: MoleculesOption = "chemberta",
     device: DeviceOption = "auto",
-    folds: Annotated[int, typer.Option(help="Outer folds, 3 to 20.")] = 5,
+    recipe: RecipeOption = "standard",
+    quick: QuickOption = False,
+    folds: Annotated[int | None, typer.Option(help="Outer folds, 3 to 20. Default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
-    engine: EngineOption = "auto",
-    boosting_engine: BoostingEngineOption = "auto",
-    svr_features: SvrFeaturesOption = "svr_shared",
-    boosting_features: BoostingFeaturesOption = "boosting",
+    engine: EngineOption = None,
+    boosting_engine: BoostingEngineOption = None,
+    svr_features: SvrFeaturesOption = None,
+    boosting_features: BoostingFeaturesOption = None,
+    imitate_task: Annotated[
+        bool,
+        typer.Option(
+            "--imitate-task",
+            help="Also score on splits that imitate scarce cell types; takes one more run for each.",
+        ),
+    ] = False,
     layer: LayerOption = DEFAULT_LAYER,
     metadata_columns: Annotated[
         str, typer.Option(help="Numeric columns that are not genes, separated by commas.")
     ] = "",
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json and manifest.json."""
+    """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
+    from rapids_pipeline.run_options import RecipeChanges, run_config
+
     extra = tuple(name.strip() for name in metadata_columns.split(",") if name.strip())
-    config = _config(molecules, folds, seed, engine, boosting_engine, svr_features, boosting_features)
+    changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
+    config = run_config(_recipe_named(recipe, quick), changes, molecules, seed, imitate_task)
     _run(RunInputs(train, test, layer, extra), out, config, device, overwrite)
+
+
+@app.command()
+@exits_cleanly
+def predict(
+    model: Annotated[Path, typer.Option(help="Folder of a trained model: DIR/model of a run.")],
+    pairs: Annotated[
+        Path,
+        typer.Option(help="Pairs to predict: id, cell_type, sm_name; SMILES for compounds new to the model."),
+    ],
+    out: Annotated[Path, typer.Option(help="File for the predictions, .csv or .csv.gz.")],
+) -> None:
+    """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
+    from rich.console import Console
+
+    from rapids_pipeline.predict import predict_file
+
+    found = predict_file(model, pairs, out)
+    for note in found.notes:
+        Console(stderr=True).print(note, highlight=False, soft_wrap=True)
+    typer.echo(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}")
 
 
 @app.command()
@@ -129,12 +170,36 @@ def features(
 
 @app.command()
 @exits_cleanly
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe or a .toml file; default: list all.")] = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print it as TOML, to copy and change.")] = False,
+) -> None:
+    """List the recipes, or show one: its members and settings."""
+    from rich.console import Console
+
+    from rapids_pipeline.recipes import RECIPES, recipe, to_toml
+    from rapids_pipeline.report import recipe_table, recipes_table
+
+    if toml and name is None:
+        raise InputError("--toml needs the name of a recipe")
+    if name is None:
+        Console().print(recipes_table(RECIPES))
+    elif toml:
+        typer.echo(to_toml(recipe(name)), nl=False)
+    else:
+        Console().print(recipe_table(recipe(name)))
+
+
+@app.command()
+@exits_cleanly
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the simulated data and the results.")] = Path(
         "runs/demo"
     ),
     molecules: MoleculesOption = "morgan",
     device: DeviceOption = "auto",
+    recipe: RecipeOption = "published",
+    quick: QuickOption = False,
     seed: Annotated[int, typer.Option(help="Seed of the simulation, the folds and the boosting.")] = 0,
     genes: Annotated[
         int | None, typer.Option(help="Only the first so many genes; default all 18,211.")
@@ -146,9 +211,10 @@ def demo(
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.demo import write_demo
     from rapids_pipeline.report import LiveStages
+    from rapids_pipeline.run_options import RecipeChanges, run_config
     from rapids_pipeline.runs import MANIFEST, require_writable
 
-    config = _config(molecules, folds=5, seed=seed)
+    config = run_config(_recipe_named(recipe, quick), RecipeChanges(), molecules, seed)
     resolve_device(device)  # before anything is written
     require_writable(out)
     if (out / MANIFEST).exists() and not overwrite:  # its results must not lose the data they were made from
@@ -163,33 +229,9 @@ def demo(
     _evaluate(out / "submission.csv", files.truth, files.train, "X", as_json=False)
 
 
-def _config(
-    molecules: str,
-    folds: int,
-    seed: int,
-    engine: str = "auto",
-    boosting_engine: str = "auto",
-    svr_features: str = "svr_shared",
-    boosting_features: str = "boosting",
-) -> "RunConfig":
-    from pydantic import ValidationError
-
-    from features.feature_sets import feature_set
-    from rapids_pipeline.config import BoostingConfig, RunConfig, SvrConfig
-
-    option = "--svr-features"
-    try:
-        svr = SvrConfig(engine=engine, features=feature_set(svr_features))
-        option = "--boosting-features"
-        boosting = BoostingConfig(engine=boosting_engine, features=feature_set(boosting_features))
-        option = ""
-        return RunConfig(molecules=molecules, n_folds=folds, seed=seed, svr=svr, boosting=boosting)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if option:
-            raise InputError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from None
-        name = {"n_folds": "folds"}.get(str(first["loc"][0]), str(first["loc"][0]))
-        raise InputError(f"--{name} {first['input']}: {first['msg'].lower()}") from None
+def _recipe_named(name: str, quick: bool) -> str:
+    """Return the recipe asked for, by name or by --quick."""
+    return "quick" if quick else name
 
 
 def _run(inputs: RunInputs, out: Path, config: "RunConfig", device: str, overwrite: bool) -> None:
@@ -197,21 +239,16 @@ def _run(inputs: RunInputs, out: Path, config: "RunConfig", device: str, overwri
 
     from rapids_pipeline import pipeline
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.report import LiveStages, score_table
+    from rapids_pipeline.report import LiveStages, print_result
 
     chosen = resolve_device(device)
-    console, stages = Console(), LiveStages()
+    stages = LiveStages()
     stages.console.print(f"device: {chosen.name} ({chosen.reason})", highlight=False, soft_wrap=True)
     result = pipeline.run(inputs, out, config, chosen, overwrite=overwrite, stages=stages)
-    console.print(f"Out-of-fold, {config.n_folds} folds of random rows:", highlight=False)
-    console.print(score_table(result.scores))
-    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result.weights.items())
-    console.print(f"pipeline = {weights}; {'; '.join(result.notes)}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: "
-        f"{out}/submission.csv; beside it oof.parquet, scores.json, manifest.json",
-        highlight=False,
-        soft_wrap=True,
+    print_result(Console(), result.document, result.notes)
+    typer.echo(
+        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: {out}/submission.csv; "
+        "beside it oof.parquet, scores.json, manifest.json, model/"
     )
 
 

@@ -1,14 +1,31 @@
 """One validated object per stage: what a run does, with its defaults.
 
 A `RunConfig` is complete: together with the input files it determines every number of a run, and it is
-written into the run's manifest.
+written into the run's manifest. Its `Recipe` is the method; `rapids_pipeline.recipes` has those with a name.
 """
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from features.feature_sets import FEATURE_SETS, FeatureSet
+from features.feature_sets import FEATURE_SETS, FeatureSet, feature_set
+from rapids_pipeline.backend.errors import InputError
+
+BOOSTING, BOOSTING_PSEUDO = "boosting", "boosting_pseudo"
+"""Names of the boosters among the members of a blend: without and with pseudo-labelled rows."""
+
+
+def _named_set(value: Any) -> Any:
+    """Let a feature set be given by its name or TOML file."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return feature_set(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+Features = Annotated[FeatureSet, BeforeValidator(_named_set)]
 
 
 class StageConfig(BaseModel):
@@ -18,7 +35,11 @@ class StageConfig(BaseModel):
 
 
 class SvrConfig(StageConfig):
-    """The multi-target SVR on shared features (published: RBF, C=1, epsilon=0.1, gamma="scale")."""
+    """A first-level member: one SVR a gene (published: RBF, C=1, epsilon=0.1, gamma="scale").
+
+    Its feature set is one table that all genes share, or, where blocks of it say `own_target`, has columns of
+    each gene's own.
+    """
 
     C: float = Field(default=1.0, gt=0)
     epsilon: float = Field(default=0.1, ge=0)
@@ -27,27 +48,35 @@ class SvrConfig(StageConfig):
     tol: float = Field(default=1e-3, gt=0)
     max_iter: int | None = Field(default=None, ge=1)
     engine: str = "auto"
-    features: FeatureSet = FEATURE_SETS["svr_shared"]
+    features: Features = FEATURE_SETS["svr_shared"]
+
+    @property
+    def name(self) -> str:
+        """What the member is called: its feature set's name."""
+        return self.features.name
 
     @model_validator(mode="after")
-    def _one_table_for_all_genes(self) -> "SvrConfig":
-        name = self.features.name
+    def _usable_features(self) -> "SvrConfig":
         if self.features.needs_predictions:
-            raise ValueError(f"{name} stacks on predictions of the SVRs, which are what it would be used for")
-        if self.features.own_target:
             raise ValueError(
-                f"{name} gives every gene columns of its own, and the SVRs of a run share one table; `screen` takes it"
+                f"{self.name} stacks on predictions of the SVRs, which are what it would be used for"
             )
+        if self.features.own_target and self.kernel != "rbf":
+            raise ValueError(f"{self.name} gives every gene columns of its own, which needs kernel = 'rbf'")
         return self
 
 
 class BoostingConfig(StageConfig):
-    """Multi-output boosting in a TruncatedSVD of the targets.
+    """Multi-output boosting in a reduced space of the targets.
 
     Chosen by the training rows of real data (lincs_lung): out-of-fold, and on a split that imitates scarce cell
     types. The published pipeline: 1,000 trees of depth 10 at rate 0.01, the same share of columns and noise.
+
+    `n_seeds` boosters that differ in their random draws are aggregated by `aggregate`. With
+    `early_stopping_rounds` each fit finds its number of trees on one fold of its own training rows first.
     """
 
+    target_space: Literal["svd", "none", "pca_asinh"] = "svd"
     n_components: int = Field(default=45, ge=1)
     n_estimators: int = Field(default=500, ge=1)
     learning_rate: float = Field(default=0.02, gt=0, le=1)
@@ -57,9 +86,12 @@ class BoostingConfig(StageConfig):
     subsample: float = Field(default=1.0, gt=0, le=1)
     reg_lambda: float = Field(default=1.0, ge=0)
     max_bins: int = Field(default=256, ge=3, le=256)
+    early_stopping_rounds: int | None = Field(default=None, ge=1)
     encoder_sigma: float = Field(default=0.21, ge=0)
+    n_seeds: int = Field(default=1, ge=1)
+    aggregate: Literal["median", "mean"] = "median"
     engine: str = "auto"
-    features: FeatureSet = FEATURE_SETS["boosting"]
+    features: Features = FEATURE_SETS["boosting"]
 
     @model_validator(mode="after")
     def _one_table_for_all_components(self) -> "BoostingConfig":
@@ -70,20 +102,84 @@ class BoostingConfig(StageConfig):
         return self
 
 
-class RunConfig(StageConfig):
-    """Everything a run does."""
+class PseudoLabelConfig(StageConfig):
+    """Second stage: boosters that also learn from the test pairs, labelled by the mean of all first-stage members.
 
-    molecules: str = "chemberta"
-    n_folds: int = Field(default=5, ge=3, le=20)
-    seed: int = Field(default=0, ge=0)
+    "auto" makes both stages and takes the one whose blend is better on rows that neither saw.
+    """
+
+    use: Literal["auto", "on", "off"] = "auto"
+    weight: float = Field(default=1.0, gt=0)
+
+
+class BlendConfig(StageConfig):
+    """The weighted sum of the members: `shrink` lets the weights sum to less than one, `clip` bounds the result.
+
+    The bounds are the smallest and the largest training value of each gene.
+    """
+
+    shrink: bool = True
     clip: bool = True
-    svr: SvrConfig = SvrConfig()
+
+
+class Recipe(StageConfig):
+    """A method: members, how they are stacked, blended and, where the evidence says so, trained again."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    n_folds: int = Field(default=5, ge=3, le=20)
+    svrs: tuple[SvrConfig, ...] = Field(default=(SvrConfig(),), min_length=1)
     boosting: BoostingConfig = BoostingConfig()
+    pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
+    blend: BlendConfig = BlendConfig()
+
+    @model_validator(mode="after")
+    def _distinct_members(self) -> "Recipe":
+        names = [svr.name for svr in self.svrs]
+        taken = sorted(
+            {name for name in names if names.count(name) > 1 or name in (BOOSTING, BOOSTING_PSEUDO)}
+        )
+        if taken:
+            raise ValueError(
+                f"two members are called {taken[0]}: a member has the name of its feature set, and the boosters are "
+                f"{BOOSTING} and {BOOSTING_PSEUDO}"
+            )
+        return self
+
+    @property
+    def encoders(self) -> list[str]:
+        """The molecule encoders whose features all members together need."""
+        sets = [*(svr.features for svr in self.svrs), self.boosting.features]
+        return sorted({name for features in sets for name in features.encoders})
+
+    @property
+    def feature_sets(self) -> list[FeatureSet]:
+        """The feature sets of all members."""
+        return [*(svr.features for svr in self.svrs), self.boosting.features]
+
+    def with_molecules(self, encoder: str) -> "Recipe":
+        """Return the recipe with `encoder` in the feature sets' blocks that name no encoder."""
+        svrs = tuple(
+            svr.model_copy(update={"features": svr.features.with_molecules(encoder)}) for svr in self.svrs
+        )
+        boosting = self.boosting.model_copy(
+            update={"features": self.boosting.features.with_molecules(encoder)}
+        )
+        return self.model_copy(update={"svrs": svrs, "boosting": boosting})
+
+
+class RunConfig(StageConfig):
+    """Everything a run does.
+
+    With `imitate_task` it also scores the whole recipe on splits that imitate scarce cell types, fitted anew for
+    each (`rapids_pipeline.evaluation.splits.scarce_splits`).
+    """
+
+    recipe: Recipe
+    molecules: str = "chemberta"
+    seed: int = Field(default=0, ge=0)
+    imitate_task: bool = False
 
     def resolved(self) -> "RunConfig":
-        """Return the settings with `molecules` in the feature sets' blocks that name no encoder."""
-        stages = {
-            stage: settings.model_copy(update={"features": settings.features.with_molecules(self.molecules)})
-            for stage, settings in (("svr", self.svr), ("boosting", self.boosting))
-        }
-        return self.model_copy(update=stages)
+        """Return the settings with `molecules` in the recipe's feature sets."""
+        return self.model_copy(update={"recipe": self.recipe.with_molecules(self.molecules)})

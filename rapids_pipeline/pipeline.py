@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 
 from features.feature_sets import Rows
 from features.molecule_columns import encode_molecules
-from rapids_pipeline import runs, stack
+from rapids_pipeline import runs
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.frames import library_for
-from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.config import RunConfig
+from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.config import Recipe, RunConfig
 from rapids_pipeline.evaluation.baselines import BASELINES
-from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.evaluation.splits import canonical_order, random_folds
+from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse, rowwise_rmse
+from rapids_pipeline.evaluation.splits import Split, canonical_order, random_folds, scarce_splits
+from rapids_pipeline.first_level import svr_engine
 from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, with_smiles
 from rapids_pipeline.run_inputs import RunInputs
+from rapids_pipeline.saved_model import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
+from rapids_pipeline.second_level import boosting_engine
+from rapids_pipeline.stack import FittedStack, fit_stack
 from rapids_pipeline.submit import write_kaggle_csv
 
 PIPELINE = "pipeline"
@@ -32,18 +36,15 @@ class RunResult:
 
     Attributes
     ----------
-    scores : dict of method to dict of metric to float
-        Out-of-fold, on the training rows.
-    weights : dict of member to float
-        The blend.
+    document : dict
+        The content of scores.json (`scores_document`).
     shape : dict of str to int
         Training rows, test rows and genes.
     notes : list of str
         What a reader of the scores should know.
     """
 
-    scores: dict[str, dict[str, float]]
-    weights: dict[str, float]
+    document: dict[str, Any]
     shape: dict[str, int]
     notes: list[str]
 
@@ -59,7 +60,7 @@ def run(
 ) -> RunResult:
     """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.runs`).
 
-    Rows are worked on in the order of (cell_type, sm_name), so the order of the training file does not matter.
+    Rows are worked on in the order of (cell_type, sm_name), so the order of the files does not matter.
 
     Raises
     ------
@@ -67,62 +68,43 @@ def run(
         As `read_training`, `read_pairs`, `molecule_encoder` and `RunFolder`; nothing is written then.
     """
     stages, config = stages or Stages(), config.resolved()
+    recipe = config.recipe
     with stages.stage("ingest"):
         problem = read_problem(inputs, config, device)
         folder = runs.RunFolder(out, identity_of(inputs, config, device), overwrite=overwrite)
-        data, folds = problem.data, problem.folds
-        engine = stack.svr_engine(data.Y, config.svr, device.name)
-        booster = stack.boosting_engine(config.boosting, device.name, len(folds))
+        chosen = engines_of(problem, recipe, device)
+        splits = imitations(problem, config)
     with stages.stage("features"):
-        encoders = [config.molecules, *config.svr.features.encoders, *config.boosting.features.encoders]
-        smiles = list(data.obs["SMILES"]), list(problem.pairs["SMILES"])
-        molecules = encode_molecules(encoders, *smiles, device.name)
-        train, test = Rows(data.obs, molecules.training), Rows(problem.pairs, molecules.others)
-    with stages.stage("svr") as progress:
-        level_1 = stack.svr_predictions(
-            train, test, data.Y, folds, config.svr, config.seed, device.name, progress
-        )
-    with stages.stage("boosting") as progress:
-        boosted = stack.boosting_predictions(
-            train, test, data.Y, folds, level_1, config.boosting, config.seed, device.name, progress
-        )
-    with stages.stage("blend"):
-        members = {"svr": stack.svr_member(level_1, folds), "boosting": boosted.member}
-        blended = stack.blend(members, data, folds, config)
+        smiles = list(problem.data.obs["SMILES"]), list(problem.pairs["SMILES"])
+        molecules = encode_molecules([config.molecules, *recipe.encoders], *smiles, device.name)
+        train, test = Rows(problem.data.obs, molecules.training), Rows(problem.pairs, molecules.others)
+    stack = fit_stack(train, test, problem.data.Y, problem.folds, recipe, config.seed, device.name, stages)
     with stages.stage("scores"):
-        oof = {PIPELINE: blended.oof, **{name: member.oof for name, member in members.items()}}
-        scores = out_of_fold_scores(data, folds, oof)
-    chosen = {
-        "device": f"{device.name} ({device.reason})",
-        "svr_engine": f"{engine.engine.name} ({engine.reason})",
-        "boosting_engine": f"{booster.engine.name} ({booster.reason})",
-    }
+        scores = out_of_fold_scores(problem.data, problem.folds, {PIPELINE: stack.oof, **stack.members})
+    imitated = {}
+    if splits:
+        with stages.stage("imitated task") as progress:
+            imitated = imitated_scores(train, problem.data, splits, config, device, progress)
+    document = scores_document(scores, stack, config, imitated, splits)
     notes = [
-        f"SVR engine {chosen['svr_engine']}",
-        f"boosting engine {chosen['boosting_engine']}",
-        f"the target space keeps {boosted.explained_share:.1%} of the sum of squared targets",
+        *(f"{engine}: {why}" for engine, why in chosen.items() if engine != "device"),
+        f"the target space keeps {stack.explained_share:.1%} of the sum of squared targets",
         *molecules.notes,
         *notes_on(problem, config),
     ]
     with stages.stage("write"):
-        folder.publish(
-            writers_of(problem, blended, scores_document(scores, blended.weights, config)),
-            {
-                "chosen": chosen,
-                "shape": problem.shape,
-                "weights": blended.weights,
-                "notes": notes,
-                "seconds": stages.seconds,
-            },
-        )
-    return RunResult(scores, blended.weights, problem.shape, notes)
+        model = saved_model(stack, config, problem, train, test)
+        made = {"chosen": chosen, "shape": problem.shape, "blend": document["blend"], "notes": notes}
+        folder.publish(writers_of(problem, stack, document, model), made | {"seconds": stages.seconds})
+    return RunResult(document, problem.shape, notes)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a run works on: training rows in canonical order with their folds, and the pairs to predict.
+    """What a run works on: training rows in canonical order with their folds, and the pairs to predict, likewise.
 
-    `original_obs` has the training rows' metadata in file order, `original_order` the positions that lead there.
+    `original_obs` has the training rows' metadata in file order; `original_order` and `original_pairs` are the
+    positions that lead from canonical order to the files'.
     """
 
     data: PerturbationData
@@ -130,6 +112,7 @@ class Problem:
     pairs: pd.DataFrame
     original_obs: pd.DataFrame
     original_order: NDArray[np.intp]
+    original_pairs: NDArray[np.intp]
 
     @property
     def shape(self) -> dict[str, int]:
@@ -148,9 +131,67 @@ def read_problem(inputs: RunInputs, config: RunConfig, device: Device) -> Proble
         inputs.train, layer=inputs.layer, library=library, extra_metadata=inputs.metadata_columns
     )
     pairs = with_smiles(read_pairs(inputs.test, library=library), read.obs, inputs.test)
-    order = canonical_order(read.obs)
-    folds = random_folds(len(order), config.n_folds, config.seed)
-    return Problem(read.take(order), folds, pairs, read.obs, np.argsort(order))
+    order, pairs_order = canonical_order(read.obs), canonical_order(pairs)
+    folds = random_folds(len(order), config.recipe.n_folds, config.seed)
+    sorted_pairs = pairs.iloc[pairs_order].reset_index(drop=True)
+    return Problem(
+        read.take(order), folds, sorted_pairs, read.obs, np.argsort(order), np.argsort(pairs_order)
+    )
+
+
+def engines_of(problem: Problem, recipe: Recipe, device: Device) -> dict[str, str]:
+    """Return which device and engines the run uses, and why; raises where one cannot be had."""
+    booster = boosting_engine(recipe.boosting, device.name, len(problem.folds))
+    chosen = {"device": f"{device.name} ({device.reason})"}
+    for svr in recipe.svrs:
+        engine = svr_engine(problem.data.Y, svr, device.name)
+        chosen[f"engine of {svr.name}"] = f"{engine.engine.name} ({engine.reason})"
+    return chosen | {"engine of boosting": f"{booster.engine.name} ({booster.reason})"}
+
+
+def imitations(problem: Problem, config: RunConfig) -> list[Split]:
+    """Return the splits that imitate the task, none where they are not asked for."""
+    return scarce_splits(problem.data.obs, problem.pairs, config.seed) if config.imitate_task else []
+
+
+def imitated_scores(
+    train: Rows,
+    data: PerturbationData,
+    splits: Sequence[Split],
+    config: RunConfig,
+    device: Device,
+    progress: Progress,
+) -> dict[str, dict[str, float]]:
+    """Return the MRRMSE of the whole recipe, its members and the baselines over the held-out rows of all splits.
+
+    Each split's recipe is fitted anew, outer folds, blend and all, to its training rows.
+    """
+    errors: dict[str, list[NDArray[np.float64]]] = {}
+    progress.start(len(splits))
+    for split in splits:
+        inside = data.take(split.training)
+        folds = random_folds(len(split.training), config.recipe.n_folds, config.seed)
+        rows = train.take(split.training), train.take(split.held_out)
+        stack = fit_stack(*rows, inside.Y, folds, config.recipe, config.seed, device.name)
+        predicted = {PIPELINE: stack.test, **stack.test_members}
+        predicted |= {name: base(inside, rows[1].obs) for name, base in BASELINES.items()}
+        for name, values in predicted.items():
+            errors.setdefault(name, []).append(rowwise_rmse(data.Y[split.held_out], values))
+        progress.advance()
+    return {
+        name: {"mean_rowwise_rmse": float(np.concatenate(found).mean())} for name, found in errors.items()
+    }
+
+
+def saved_model(
+    stack: FittedStack, config: RunConfig, problem: Problem, train: Rows, test: Rows
+) -> SavedModel:
+    """Return what `predict` needs of a run."""
+    columns = [*PAIR_COLUMNS]
+    both = pd.concat([problem.data.obs[columns], problem.pairs[columns]], ignore_index=True)
+    known = {name: np.vstack([train.molecules[name], test.molecules[name]]) for name in train.molecules}
+    embeddings = embeddings_of(config.recipe.encoders, both, known)
+    return SavedModel(stack.model, config, problem.data.genes, problem.data.obs[columns], embeddings)
 
 
 def identity_of(inputs: RunInputs, config: RunConfig, device: Device) -> dict[str, Any]:
@@ -164,14 +205,16 @@ def identity_of(inputs: RunInputs, config: RunConfig, device: Device) -> dict[st
 
 
 def writers_of(
-    problem: Problem, blended: stack.Blended, scores: dict[str, Any]
+    problem: Problem, stack: FittedStack, scores: dict[str, Any], model: SavedModel
 ) -> dict[str, Callable[[Path], None]]:
     """Return what writes each result of a run, by file name."""
-    ids, genes, oof = list(problem.pairs["id"]), problem.data.genes, blended.oof[problem.original_order]
+    ids, genes = list(problem.pairs["id"].iloc[problem.original_pairs]), problem.data.genes
+    oof, test = stack.oof[problem.original_order], stack.test[problem.original_pairs]
     return {
-        runs.SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, blended.test),
+        runs.SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, test),
         runs.OOF: lambda path: write_oof(path, problem.original_obs, genes, oof),
         runs.SCORES: lambda path: runs.write_json(path, scores),
+        runs.MODEL: lambda path: save_model(path, model),
     }
 
 
@@ -192,16 +235,30 @@ def out_of_fold_scores(
 
 
 def scores_document(
-    scores: dict[str, dict[str, float]], weights: dict[str, float], config: RunConfig
+    scores: dict[str, dict[str, float]],
+    stack: FittedStack,
+    config: RunConfig,
+    imitated: dict[str, dict[str, float]],
+    splits: Sequence[Split],
 ) -> dict[str, Any]:
     """Return the content of scores.json."""
-    return {
-        "split": f"{config.n_folds} folds of random rows, seed {config.seed}",
+    weights = stack.model.weights
+    document = {
+        "split": f"{config.recipe.n_folds} folds of random rows, seed {config.seed}",
         "caution": "random rows share compounds and cell types with the training rows: unseen compounds and "
         "scarce cell types are harder than this",
         "out_of_fold": scores,
-        "weights": weights,
+        "blend": {"weights": dict(weights.weights), "amplitude": weights.amplitude},
+        "cost_of_dropping": stack.scores.dropping,
+        "pseudo_labels": stack.scores.pseudo_labels,
     }
+    if imitated:
+        rows = ", ".join(f"{split.name} ({len(split.held_out)} rows)" for split in splits)
+        document["imitated_task"] = {
+            "split": f"each cell type in turn made scarce, its other rows held out, the recipe fitted anew: {rows}",
+            "scores": imitated,
+        }
+    return document
 
 
 def write_oof(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: NDArray[np.float32]) -> None:
@@ -219,9 +276,9 @@ def notes_on(problem: Problem, config: RunConfig) -> list[str]:
             notes.append(
                 f"{unseen} of {len(problem.pairs)} test rows have a {column} that no training row has"
             )
-    for recipe in (config.svr.features, config.boosting.features):
-        if recipe.leaky:
+    for features in config.recipe.feature_sets:
+        if features.leaky:
             notes.append(
-                f"LEAKY: feature set {recipe.name} shows training rows their own targets; models learn to trust them"
+                f"LEAKY: feature set {features.name} shows training rows their own targets; models learn to trust them"
             )
     return notes

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from features.feature_sets import FeatureSet
 from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.config import Recipe
 
 
 class _Bar(Progress):
@@ -40,7 +41,7 @@ class LiveStages(Stages):
             yield Progress()
             return
         columns = (
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<15}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -50,7 +51,7 @@ class LiveStages(Stages):
 
     def finished(self, name: str) -> None:
         """Print the stage and its seconds."""
-        self.console.print(f"  {name:<12} {self.seconds[name]:7.1f} s", highlight=False)
+        self.console.print(f"  {name:<15} {self.seconds[name]:7.1f} s", highlight=False)
 
 
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
@@ -100,6 +101,80 @@ def feature_set_table(recipe: FeatureSet) -> Table:
     for block in recipe.blocks:
         table.add_row(block.name, block.columns, block.fitted_on)
     return table
+
+
+def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
+    """Return a table with one row a recipe."""
+    table = Table()
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it does")
+    table.add_column("members")
+    for name, recipe in recipes.items():
+        table.add_row(name, recipe.description, ", ".join([*(svr.name for svr in recipe.svrs), "boosting"]))
+    return table
+
+
+def recipe_table(recipe: Recipe) -> Table:
+    """Return a table with one row a setting of a recipe, member by member."""
+    table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
+    for column in ("stage", "setting", "value"):
+        table.add_column(column, overflow="fold")
+    stages = [("stack", {"n_folds": recipe.n_folds})]
+    stages += [(f"svr {svr.name}", svr.model_dump(exclude={"features"})) for svr in recipe.svrs]
+    boosting = recipe.boosting.model_dump(exclude={"features"}) | {"features": recipe.boosting.features.name}
+    stages.append(("boosting", boosting))
+    stages += [(name, getattr(recipe, name).model_dump()) for name in ("pseudo_labels", "blend")]
+    for stage, settings in stages:
+        for number, (name, value) in enumerate(settings.items()):
+            table.add_row("" if number else stage, name, "-" if value is None else str(value))
+        table.add_section()
+    return table
+
+
+def stack_table(document: Mapping[str, Any]) -> Table:
+    """Return a table of a run's scores.json: a row for the blend, each member and each baseline."""
+    scores = document["out_of_fold"]
+    imitated = document.get("imitated_task", {}).get("scores", {})
+    weights, dropping = document["blend"]["weights"], document["cost_of_dropping"]
+    table = Table()
+    table.add_column("method")
+    for heading in ("out-of-fold", *(["imitated task"] if imitated else []), "weight", "without it"):
+        table.add_column(heading, justify="right")
+    columns = [scores, *([imitated] if imitated else [])]
+    best = [min(row["mean_rowwise_rmse"] for row in column.values()) for column in columns]
+    for name in scores:
+        cells = []
+        for column, lowest in zip(columns, best, strict=True):
+            value = column[name]["mean_rowwise_rmse"]
+            cells.append(f"[bold]{value:.4f}[/bold]" if value == lowest else f"{value:.4f}")
+        cells.append(f"{weights[name]:.2f}" if name in weights else "")
+        cells.append(f"{dropping[name]:+.4f}" if name in dropping else "")
+        table.add_row(name, *cells)
+    return table
+
+
+def result_sentences(document: Mapping[str, Any]) -> list[str]:
+    """Return in words what a run's scores.json says besides the table."""
+    amplitude, pseudo = document["blend"]["amplitude"], document["pseudo_labels"]
+    sentences = [f"out-of-fold: {document['split']}; {document['caution']}"]
+    if "imitated_task" in document:
+        sentences.append(f"imitated task: {document['imitated_task']['split']}")
+    if amplitude < 1:
+        sentences.append(f"the blend is scaled by {amplitude:.3f}")
+    if pseudo:
+        better = "used" if pseudo["on"] < pseudo["off"] else "not used"
+        sentences.append(
+            f"pseudo-labels: out-of-fold {pseudo['off']:.4f} without, {pseudo['on']:.4f} with them: {better}"
+        )
+    return sentences
+
+
+def print_result(console: Console, document: Mapping[str, Any], notes: Sequence[str]) -> None:
+    """Print a run's scores (MRRMSE) and what a reader should know of them."""
+    console.print("MRRMSE on training rows that were held out:", highlight=False)
+    console.print(stack_table(document))
+    for sentence in [*result_sentences(document), *notes]:
+        console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def bar_chart(

@@ -3,6 +3,7 @@
     submission.csv   the predictions of the test pairs
     oof.parquet      out-of-fold predictions of the training rows: metadata columns, then genes
     scores.json      out-of-fold scores of the pipeline, its members and the baselines
+    model/           the trained model (`rapids_pipeline.saved_model`)
     manifest.json    what made them: versions, device, settings, inputs with hashes, seeds, timings
 
 Everything is computed first and written last; the manifest is written after the results it vouches for.
@@ -23,7 +24,8 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
 
 SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.json", "manifest.json"
-RESULTS = (SUBMISSION, OOF, SCORES, MANIFEST)
+MODEL = "model"
+RESULTS = (SUBMISSION, OOF, SCORES, MODEL, MANIFEST)
 MANIFEST_FORMAT = 1
 PACKAGES = (
     "numpy scipy pandas pyarrow narwhals scikit-learn numba xgboost xgboost-cpu py-boost safetensors rdkit torch "
@@ -65,15 +67,15 @@ class RunFolder:
 
         Parameters
         ----------
-        writers : dict of file name to function
-            Each writes its file to the path it is given.
+        writers : dict of name to function
+            Each writes its file, or makes its folder, at the path it is given.
         manifest : dict
             What the manifest says besides the identity, versions and time.
 
         Raises
         ------
         InputError
-            The disk is full or a name is taken by a folder.
+            The disk is full, or a file's name is taken by a folder or a folder's by a file.
         """
         created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
@@ -84,7 +86,10 @@ class RunFolder:
                 write_json(Path(staging, MANIFEST), self._manifest(manifest))
                 (self.path / MANIFEST).unlink(missing_ok=True)  # never beside results it did not make
                 for name in (*writers, MANIFEST):
-                    Path(staging, name).replace(self.path / name)
+                    made, place = Path(staging, name), self.path / name
+                    if made.is_dir() and place.is_dir():  # a folder does not replace one that holds files
+                        place.replace(Path(staging, f"replaced-{name}"))
+                    made.replace(place)
         except OSError as error:
             raise InputError(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
         finally:

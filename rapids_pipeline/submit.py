@@ -96,13 +96,18 @@ def read_predictions(
     return PerturbationData(data.obs, np.ascontiguousarray(data.Y[:, columns]), tuple(genes))
 
 
-def _check(
-    path: Path, ids: Sequence[str], genes: Sequence[str], predictions: NDArray[np.floating[Any]]
-) -> None:
+def require_csv(path: Path) -> None:
+    """Raise InputError where `path` is no name for a Kaggle submission."""
     if table_suffix(path) not in CSV_SUFFIXES:
         raise InputError(f"{path}: a Kaggle submission is a CSV; name it {' or '.join(CSV_SUFFIXES)}")
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
+
+
+def _check(
+    path: Path, ids: Sequence[str], genes: Sequence[str], predictions: NDArray[np.floating[Any]]
+) -> None:
+    require_csv(path)
     if not ids or not genes:
         raise InputError(f"{path}: nothing to write ({len(ids)} ids, {len(genes)} genes)")
     if predictions.shape != (len(ids), len(genes)):

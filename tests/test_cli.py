@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,12 +13,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from rapids_pipeline import __version__, cli, pipeline, runs, screen
+from rapids_pipeline import __version__, cli, pipeline, recipes, runs, screen
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.ingest import read_responses
 
-RESULTS = ["manifest.json", "oof.parquet", "scores.json", "submission.csv"]
+RESULTS = ["manifest.json", "model", "oof.parquet", "scores.json", "submission.csv"]
+MEMBERS = ["svr_shared", "svr_per_target", "boosting", "boosting_pseudo"]
 TABLE = """cell_type,sm_name,SMILES,G1,G2
 B,ethanol,CCO,1,2
 T,ethanol,CCO,3,4
@@ -86,7 +88,7 @@ def test_a_run_leaves_its_files_and_nothing_else(finished):
     out, result = finished
     assert names_in(out) == RESULTS
     assert f"written: {out}/submission.csv" in result.stdout
-    stages = ["ingest", "features", "svr", "boosting", "blend", "scores", "write"]
+    stages = ["ingest", "features", *MEMBERS, "blend", "scores", "write"]
     assert [line.split()[0] for line in result.stderr.splitlines() if line.startswith("  ")] == stages
 
 
@@ -127,9 +129,13 @@ def test_out_of_fold_predictions_follow_the_training_file(finished, small_files)
 def test_the_scores_name_members_and_baselines(finished):
     scores = json.loads((finished[0] / "scores.json").read_text())
     baselines = {"zeros", "mean_outcome", "mean_across_celltypes", "mean_across_compounds"}
-    assert set(scores["out_of_fold"]) == {"pipeline", "svr", "boosting"} | baselines
+    assert set(scores["out_of_fold"]) == {"pipeline", *MEMBERS} | baselines
     assert scores["split"] == "3 folds of random rows, seed 0"
-    assert sum(scores["weights"].values()) == pytest.approx(1)
+    assert sum(scores["blend"]["weights"].values()) == pytest.approx(1)
+    assert 0 < scores["blend"]["amplitude"] <= 1
+    assert set(scores["cost_of_dropping"]) == set(scores["blend"]["weights"])
+    assert set(scores["pseudo_labels"]) == {"off", "on"}
+    assert "imitated_task" not in scores, "not asked for"
 
 
 def test_the_manifest_tells_how_the_results_were_made(finished, small_files):
@@ -139,7 +145,8 @@ def test_the_manifest_tells_how_the_results_were_made(finished, small_files):
     assert manifest["chosen"]["device"] == "cpu (asked for)"
     assert manifest["versions"]["rapids-perturb"] == __version__
     assert {"python", "numpy", "scikit-learn", "rdkit"} <= set(manifest["versions"])
-    assert (manifest["config"]["seed"], manifest["config"]["n_folds"]) == (0, 3)
+    assert (manifest["config"]["seed"], manifest["config"]["recipe"]["n_folds"]) == (0, 3)
+    assert manifest["config"]["recipe"]["name"] == "standard"
     assert manifest["config"]["molecules"] == "morgan"
     assert manifest["options"] == {"layer": "clipped_sign_log10_pval", "metadata_columns": []}
     for name, path in (("train", small_files.train), ("test", small_files.test)):
@@ -154,7 +161,7 @@ def test_the_manifest_tells_how_the_results_were_made(finished, small_files):
         "genes": 8,
     }
     assert manifest["shape"] == shape
-    assert set(manifest["seconds"]) == {"ingest", "features", "svr", "boosting", "blend", "scores"}
+    assert list(manifest["seconds"]) == ["ingest", "features", *MEMBERS, "blend", "scores"]
 
 
 def test_the_same_run_again_gives_the_same_bytes(finished, small_files):
@@ -351,7 +358,7 @@ def test_an_interrupt_ends_with_130(small_files, tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.stack, "svr_predictions", interrupt)
+    monkeypatch.setattr(pipeline, "fit_stack", interrupt)
     result = invoke(*run_arguments(small_files.train, small_files.test, tmp_path / "out"))
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "interrupted"
@@ -386,7 +393,10 @@ def test_another_runs_results_are_kept_unless_told_otherwise(finished, small_fil
     out = tmp_path / "out"
     out.mkdir()
     for name in RESULTS:
-        (out / name).write_bytes((finished[0] / name).read_bytes())
+        if name == runs.MODEL:
+            shutil.copytree(finished[0] / name, out / name)
+        else:
+            (out / name).write_bytes((finished[0] / name).read_bytes())
     (out / "notes.txt").write_text("mine")
     arguments = run_arguments(small_files.train, small_files.test, out, "--device", "cpu", "--seed", "1")
     line = error_line(invoke(*arguments))
@@ -401,13 +411,11 @@ def test_another_runs_results_are_kept_unless_told_otherwise(finished, small_fil
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Boosting of one tree, where its predictions do not matter."""
-    boost = pipeline.stack.boosting_predictions
-
-    def boost_once(train, test, Y, folds, level_1, config, *more):
-        return boost(train, test, Y, folds, level_1, config.model_copy(update={"n_estimators": 1}), *more)
-
-    monkeypatch.setattr(pipeline.stack, "boosting_predictions", boost_once)
+    """One tree a booster, one SVR member and no second stage, where predictions do not matter."""
+    small = recipes.RECIPES["quick"].boosting.model_copy(update={"n_estimators": 1})
+    monkeypatch.setitem(
+        recipes.RECIPES, "standard", recipes.RECIPES["quick"].model_copy(update={"boosting": small})
+    )
 
 
 @pytest.mark.parametrize(
@@ -572,7 +580,10 @@ def test_the_engine_asked_for_is_used_and_recorded(small_files, tmp_path, quick)
     out = tmp_path / "out"
     arguments = run_arguments(small_files.train, small_files.test, out, "--engine", "sklearn")
     assert invoke(*arguments).exit_code == 0
-    assert json.loads((out / "manifest.json").read_text())["chosen"]["svr_engine"] == "sklearn (asked for)"
+    assert (
+        json.loads((out / "manifest.json").read_text())["chosen"]["engine of svr_shared"]
+        == "sklearn (asked for)"
+    )
 
 
 def test_the_boosting_engine_asked_for_is_used_and_recorded(small_files, tmp_path, quick):
@@ -580,7 +591,7 @@ def test_the_boosting_engine_asked_for_is_used_and_recorded(small_files, tmp_pat
         out = tmp_path / engine
         arguments = run_arguments(small_files.train, small_files.test, out, "--boosting-engine", engine)
         assert invoke(*arguments).exit_code == 0
-        assert manifest_of(out)["chosen"]["boosting_engine"].startswith(chosen)
+        assert manifest_of(out)["chosen"]["engine of boosting"].startswith(chosen)
     arguments = run_arguments(
         small_files.train, small_files.test, tmp_path / "no", "--boosting-engine", "magic"
     )
@@ -617,10 +628,16 @@ def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small_files
     result = invoke(*changed, "--svr-features", tmp_path / "mine.toml", "--boosting-features", "loo")
     assert result.exit_code == 0, result.output
     config = json.loads((tmp_path / "mine" / "manifest.json").read_text())["config"]
-    assert [block["kind"] for block in config["svr"]["features"]["blocks"]] == ["onehot", "statistics"]
-    assert config["boosting"]["features"]["name"] == "loo"
+    assert [block["kind"] for block in config["recipe"]["svrs"][0]["features"]["blocks"]] == [
+        "onehot",
+        "statistics",
+    ]
+    assert config["recipe"]["boosting"]["features"]["name"] == "loo"
     default = json.loads((tmp_path / "plain" / "manifest.json").read_text())["config"]
-    assert {block.get("encoder") for block in default["svr"]["features"]["blocks"]} == {None, "morgan"}
+    assert {block.get("encoder") for block in default["recipe"]["svrs"][0]["features"]["blocks"]} == {
+        None,
+        "morgan",
+    }
     assert not any("LEAKY" in note for note in manifest_of(tmp_path / "mine")["notes"])
     (tmp_path / "leaky.toml").write_text(MINE + "leaky = true\n")
     leaky = run_arguments(small_files.train, small_files.test, tmp_path / "leaky")
@@ -630,7 +647,7 @@ def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small_files
     scores = [
         json.loads((tmp_path / d / "scores.json").read_text())["out_of_fold"] for d in ("plain", "mine")
     ]
-    assert scores[0]["svr"] != scores[1]["svr"] and scores[0]["zeros"] == scores[1]["zeros"]
+    assert scores[0]["svr_shared"] != scores[1]["mine"] and scores[0]["zeros"] == scores[1]["zeros"]
 
 
 @pytest.mark.parametrize(
@@ -638,11 +655,9 @@ def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small_files
     [
         ("--svr-features", "magic", "no feature set 'magic'; choose among cell_type, "),
         ("--svr-features", "boosting", "--svr-features: boosting stacks on predictions of the SVRs"),
-        (
-            "--svr-features",
-            "svr_per_target",
-            "--svr-features: svr_per_target gives every gene columns of its own",
-        ),
+        ("--svr-features", "onehot,onehot", "--svr-features: two members are called onehot"),
+        ("--recipe", "magic", "no recipe 'magic'; choose among standard, published, quick, or name a .toml"),
+        ("--recipe", "none.toml", "none.toml: No such file or directory"),
         ("--boosting-features", "svr_per_target", "--boosting-features: svr_per_target gives every gene"),
         ("--boosting-features", "none.toml", "none.toml: No such file or directory"),
     ],
@@ -677,3 +692,44 @@ def test_levels_that_no_training_row_has_are_counted(small_files, tmp_path, quic
     assert invoke(*run_arguments(small_files.train, tmp_path / "pairs.csv", tmp_path / "out")).exit_code == 0
     note = f"2 of {len(pairs)} test rows have a cell_type that no training row has"
     assert note in manifest_of(tmp_path / "out")["notes"]
+
+
+# --- recipes and the imitated task ------------------------------------------------------------------------
+
+
+def test_recipes_lists_them_and_shows_one(tmp_path):
+    listed = invoke("recipes")
+    assert listed.exit_code == 0
+    assert all(name in listed.output for name in ("standard", "published", "quick"))
+    shown = invoke("recipes", "published")
+    assert shown.exit_code == 0 and "1000" in shown.output and "svr_per_target" in shown.output
+    (tmp_path / "copy.toml").write_text(invoke("recipes", "published", "--toml").output)
+    assert invoke("recipes", tmp_path / "copy.toml").output == shown.output
+    assert error_line(invoke("recipes", "magic")).startswith("error: no recipe 'magic'; choose among ")
+    assert error_line(invoke("recipes", "--toml")) == "error: --toml needs the name of a recipe"
+
+
+def test_quick_is_the_quick_recipe(small_files, tmp_path):
+    out = tmp_path / "out"
+    result = invoke(*run_arguments(small_files.train, small_files.test, out, "--quick"))
+    assert result.exit_code == 0, result.output
+    manifest = manifest_of(out)
+    assert manifest["config"]["recipe"]["name"] == "quick"
+    assert list(manifest["seconds"]) == ["ingest", "features", "svr_shared", "boosting", "blend", "scores"]
+
+
+def test_the_imitated_task_is_scored_beside_the_folds(small_files, tmp_path, quick):
+    out = tmp_path / "out"
+    result = invoke(*run_arguments(small_files.train, small_files.test, out, "--imitate-task"))
+    assert result.exit_code == 0, result.output
+    scores = json.loads((out / "scores.json").read_text())
+    imitated = scores["imitated_task"]
+    assert set(imitated["scores"]) == set(scores["out_of_fold"])
+    assert "made scarce" in imitated["split"] and "imitated task" in result.stdout
+    assert imitated["scores"]["pipeline"] != scores["out_of_fold"]["pipeline"]
+    pairs = small_files.de_train[["cell_type", "sm_name"]].copy()
+    pairs.insert(0, "id", range(len(pairs)))
+    pairs.to_csv(tmp_path / "all.csv", index=False)  # of all cell types: there is no scarce one to imitate
+    arguments = run_arguments(small_files.train, tmp_path / "all.csv", tmp_path / "no", "--imitate-task")
+    assert "no split imitates these pairs" in error_line(invoke(*arguments))
+    assert not (tmp_path / "no").exists()

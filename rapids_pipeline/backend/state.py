@@ -6,6 +6,7 @@ is chosen by the program, never by the file. `StateReader` hands a state's value
 and shape, so a damaged or hostile file ends in one line that names the file and the value.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,9 +93,20 @@ class StateReader:
     def number(self, name: str) -> float:
         """Return a finite number."""
         found = self._value(name)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not np.isfinite(found):
+        if not _is_finite(found):
             raise self.fault(f"{name} is no finite number")
         return float(found)
+
+    def numbers(self, name: str) -> list[float]:
+        """Return a list of finite numbers."""
+        found = self._value(name)
+        if not isinstance(found, list | tuple) or not all(_is_finite(entry) for entry in found):
+            raise self.fault(f"{name} is no list of finite numbers")
+        return [float(entry) for entry in found]
+
+    def anything(self, name: str) -> Any:
+        """Return a value as it is, for what checks it itself."""
+        return self._value(name)
 
     def integer(self, name: str) -> int:
         """Return a whole number."""
@@ -121,6 +133,16 @@ class StateReader:
         if name not in self._state:
             raise self.fault(f"{name} is missing")
         return self._state[name]
+
+
+def _is_finite(value: Any) -> bool:
+    """Say whether a value is a number that fits a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # whole numbers have no bound
+        return False
 
 
 def strings_of(values: Any) -> list[str]:

@@ -9,8 +9,10 @@ from numba import njit
 
 SOURCES = (
     "compilation.py",
+    "row_weights.py",
     "exact_vectors.py",
     "exact_search.py",
+    "exact_small.py",
     "exact_kernels.py",
     "histogram_vectors.py",
     "histogram_search.py",

@@ -13,15 +13,17 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.boosting.binning import MAX_BINS, MIN_BINS
 from rapids_pipeline.boosting.registry import choose_engine
 from rapids_pipeline.boosting.sketch import Sketch, SketchKind
-from rapids_pipeline.boosting.training import Listener, Settings, Watch
+from rapids_pipeline.boosting.training import Listener, Settings, Watch, checked_weights
 from rapids_pipeline.boosting.trees import TreeEnsemble
 
 
 class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Gradient boosting of trees with a vector in every leaf, squared error, all outputs at once.
 
-    Each round grows one tree for all d outputs. Of a node's n rows with summed residuals T, a split is worth the sum
-    over outputs of G_L²/(n_L + λ) + G_R²/(n_R + λ) − T²/(n + λ), and a leaf holds learning_rate · T/(n + λ).
+    Each round grows one tree for all d outputs, to lower Σ w_i|r_i|² over rows of weight w_i (1 if not given) and
+    residuals r_i. Of a node with W = Σ w_i and T = Σ w_i r_i, a split is worth the sum over outputs of
+    G_L²/(W_L + λ) + G_R²/(W_R + λ) − T²/(W + λ), and a leaf holds learning_rate · T/(W + λ). The first prediction is
+    the weighted mean. Bins, `min_samples_leaf` and `subsample` count rows, whatever they weigh.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     subsample : float
         Share of the rows each tree is grown on, drawn without replacement.
     reg_lambda : float
-        λ, added to the row count of a node.
+        λ, added to the weight of a node: to its row count without weights.
     max_bins : int
         Quantile bins a column is cut into, the one for NaN included (engine "xgboost": not included); 3 … 256.
     early_stopping_rounds : int, optional
@@ -111,6 +113,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self,
         X: ArrayLike,
         y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
         *,
         eval_set: tuple[ArrayLike, ArrayLike] | None = None,
         listener: Listener | None = None,
@@ -119,29 +122,32 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
         Parameters
         ----------
+        sample_weight : array of float, (n_samples,), optional
+            At least 0. Rows of weight 0 (or below 1e-20 of the largest) are left out, as if they were not there. 1 for
+            all gives the bits of None.
         eval_set : (X, y), optional
-            Rows to score after every tree, and to stop by.
+            Rows to score after every tree, all with the same weight, and to stop by.
         listener : callable, optional
             Called after every tree with how many there are and the validation RMSE or None.
 
         Raises
         ------
         InputError
-            Parameters out of range, infinities in X, an eval_set that does not fit.
+            Parameters out of range, infinities in X, weights that are none, an eval_set that does not fit.
         UnavailableError
             The engine cannot run here.
         """
         sketch = None if self.sketch is None else Sketch(self.sketch, self.sketch_outputs)
         choose_engine(self.engine, self.device, sketched=sketch is not None)  # refused before anything else
         settings = self._settings()
-        rows, Y = self._training_rows(X, y)
+        rows, Y, weights = self._training_rows(X, y, sample_weight)
         choice = choose_engine(self.engine, self.device, sketched=sketch is not None, n_rows=len(rows))
         if eval_set is None and self.early_stopping_rounds is not None:
             raise InputError("early_stopping_rounds needs an eval_set to stop by")
         held_out = None if eval_set is None else self._eval_rows(*eval_set, n_outputs=Y.shape[1])
         watch = Watch(self.early_stopping_rounds, listener)
         extra = () if sketch is None else (sketch,)
-        trained = choice.engine.fit(rows, Y, settings, watch, held_out, *extra)
+        trained = choice.engine.fit(rows, Y, settings, watch, held_out, *extra, weights=weights)
         self.model_ = trained.model
         self.validation_scores_ = trained.validation_scores
         self.best_iteration_ = watch.best
@@ -205,7 +211,10 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
             n_jobs=self.n_jobs,
         )
 
-    def _training_rows(self, X: ArrayLike, y: ArrayLike) -> tuple[Any, Any]:
+    def _training_rows(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None
+    ) -> tuple[Any, Any, Any]:
+        """Return the checked rows, targets (n, d) and weights or None, without the rows that have none."""
         if y is None:
             raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
         features = validate_data(self, X, dtype=np.float32, ensure_all_finite=False)
@@ -214,7 +223,12 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise InputError(f"y must be (n, d) or (n,), not {Y.shape}")
         check_consistent_length(features, Y)
         self._one_output = Y.ndim == 1
-        return self._without_infinities(features), Y.reshape(len(Y), -1)
+        features, Y = self._without_infinities(features), Y.reshape(len(Y), -1)
+        if sample_weight is None:
+            return features, Y, None
+        weights = checked_weights(sample_weight, len(Y))
+        kept = weights > 0
+        return features[kept], Y[kept], weights[kept]
 
     def _eval_rows(self, X: ArrayLike, y: ArrayLike, n_outputs: int) -> tuple[Any, Any]:
         features = self._features(X)

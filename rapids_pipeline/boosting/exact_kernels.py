@@ -13,11 +13,11 @@ from rapids_pipeline.boosting.exact_search import (
     Rules,
     Work,
     add_rows,
-    best_small_split,
     best_split,
-    is_small,
     prepare,
 )
+from rapids_pipeline.boosting.exact_small import best_small_split, is_small
+from rapids_pipeline.boosting.row_weights import weight_of
 
 __all__ = ["GrownTree", "Rules", "Work", "go_down", "grow_tree"]
 
@@ -82,9 +82,9 @@ def _varying(order: Any, stride: int, node: Node, columns: Any, kept: Any) -> in
 
 @compiled
 def _write_leaf(work: Work, rules: Rules, node: Node, rate: float, leaf: Any) -> None:
-    """Write rate · T / (m + λ)."""
-    add_rows(work.residual, work.rows[node.low : node.high], work.total)
-    share = rate / (node.high - node.low + rules.reg_lambda)
+    """Write rate · T / (W + λ)."""
+    add_rows(work.residual, work.row_weight, work.rows[node.low : node.high], work.total)
+    share = rate / (node.weight + rules.reg_lambda)
     for k in range(work.total.size):
         leaf[k] = np.float32(share * work.total[k])
 
@@ -127,8 +127,7 @@ def _kernels_from(stamp: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
         while waiting > 0:
             waiting -= 1
             low, high, depth, parent, which = stack[waiting]
-            node = Node(low, high)
-            m = high - low
+            node, m = Node(low, high, weight_of(work.row_weight, work.rows[low:high])), high - low
             feature, left, gain, small = -1, 0, 0.0, False
             source, target = work.orders[0], work.orders[1]
             if depth % 2 == 1:
@@ -144,8 +143,8 @@ def _kernels_from(stamp: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
                     kept = work.active[depth + 1]
                     varying = kept[: _varying(source, rules.stride, node, columns_here, kept)]
                     feature, left, score = best_split(work, rules, source, node, varying)
-                constant = rules.reg_lambda * square / ((m + rules.reg_lambda) * (m + 2.0 * rules.reg_lambda))
-                gain = score - constant
+                W, lam = node.weight, rules.reg_lambda
+                gain = score - lam * square / ((W + lam) * (W + 2.0 * lam))
             if left == 0 or not gain > rules.least_gain:
                 _write_leaf(work, rules, node, rate, tree.leaves[leaves])
                 if parent >= 0:

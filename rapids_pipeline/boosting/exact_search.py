@@ -1,6 +1,7 @@
 """The search for the best split of one node: every column scanned in float32, what comes close judged in float64.
 
-Notation of `exact.py`: a node has m rows, T is the sum of their residuals, N = m + 2λ.
+Notation of `exact.py`: a node has m rows of weight W, T is their weighted sum of residuals, N = W + 2λ; without
+weights W = m.
 """
 
 from typing import Any, NamedTuple
@@ -9,12 +10,12 @@ import numpy as np
 
 from rapids_pipeline.boosting.compilation import compiled, compiled_reductions
 from rapids_pipeline.boosting.exact_vectors import LANES, ROW_BITS, scan_1, scan_2, scan_3, scan_4
+from rapids_pipeline.boosting.row_weights import LEAST_SHARE, weighs, weight_at
 
 ROW = np.uint32((1 << ROW_BITS) - 1)
 CODE = np.uint32(ROW_BITS)
 MASK_ROWS = 10
 """Nodes of at most this many rows are searched by a table over all sets of rows, if there are columns enough."""
-SETS_A_COLUMN = 4
 GROUP = 8
 """Columns that are scanned together where the outputs take several passes."""
 SLACK = 2 * LANES
@@ -23,6 +24,8 @@ TIE = 1.0 + 1e-12
 """A later split must be better by this factor, so that equal ones go to the first column and lowest threshold."""
 WIDEST_ROUNDING = 1e-5
 ROUNDING_A_ROW = 3e-8
+ROUNDING_OF_WEIGHTS = 10.0
+"""By how much more splits that come close are judged with weights: rows of more weight round off more."""
 
 
 class Work(NamedTuple):
@@ -31,7 +34,7 @@ class Work(NamedTuple):
     residual: Any  # float32 (n, outputs, padded)
     h: Any  # float32, flat: (passes, n, 16 · vectors)
     start: Any  # float32, flat: (passes, 16 · vectors)
-    weight: Any  # float32 (n + SLACK)
+    factor: Any  # float32 (n + SLACK)
     zeros: Any  # float32 (n + SLACK)
     sums: Any  # float32, flat: (GROUP, n + SLACK)
     best: Any  # float32 (p)
@@ -39,12 +42,14 @@ class Work(NamedTuple):
     spread: Any  # float32 (outputs, padded)
     held: Any  # float64 (MASK_ROWS + 1, outputs, padded)
     table: Any  # float64 (2^MASK_ROWS)
+    set_weight: Any  # float64 (2^MASK_ROWS)
     bit: Any  # uint64 (n)
     side: Any  # uint8 (n)
     rows: Any  # int32 (n)
     spare: Any  # int32 (n)
     orders: Any  # two of uint32, flat: (p, stride)
     active: Any  # int32 (max_depth + 1, p)
+    row_weight: Any  # float64 (n), or None
 
 
 class Rules(NamedTuple):
@@ -63,25 +68,26 @@ class Node(NamedTuple):
 
     low: int
     high: int
+    weight: float
 
 
 @compiled
-def add_rows(residual: Any, rows: Any, total: Any) -> None:
-    """Write the sum of some rows, float64."""
+def add_rows(residual: Any, row_weight: Any, rows: Any, total: Any) -> None:
+    """Write the weighted sum of some rows, float64."""
     total[:] = 0.0
     for row in rows:
-        here = residual[row]
+        here, weight = residual[row], weight_at(row_weight, row)
         for k in range(total.size):
-            total[k] += here[k]
+            total[k] += weight * here[k]
 
 
 @compiled
 def prepare(work: Work, rules: Rules, node: Node) -> float:
-    """Write T, h_i = r_i − T/N, H_0 = −λT/N and the weights N / ((n_L + λ)(n_R + λ)); return |T|²."""
-    m, lam = node.high - node.low, rules.reg_lambda
-    N, width = m + 2.0 * lam, rules.vectors * LANES
+    """Write T, h_i = w_i (r_i − T/N), H_0 = −λT/N and, of plain counts, the factors of scores; return |T|²."""
+    lam = rules.reg_lambda
+    N, width = node.weight + 2.0 * lam, rules.vectors * LANES
     n = work.residual.shape[0]
-    add_rows(work.residual, work.rows[node.low : node.high], work.total)
+    add_rows(work.residual, work.row_weight, work.rows[node.low : node.high], work.total)
     square, mean = 0.0, work.spread
     for k in range(mean.size):
         square += work.total[k] * work.total[k]
@@ -93,13 +99,36 @@ def prepare(work: Work, rules: Rules, node: Node) -> float:
         for row in work.rows[node.low : node.high]:
             place = (part * n + row) * width
             here, residual = work.h[place : place + width], work.residual[row, first : first + width]
+            weight = np.float32(weight_at(work.row_weight, row))
             for k in range(middle.size):
-                here[k] = residual[k] - middle[k]
+                here[k] = weight * (residual[k] - middle[k])
+    if not weighs(work.row_weight):
+        _factors_of_counts(work, rules, node)
+    return square
+
+
+@compiled
+def _factors_of_counts(work: Work, rules: Rules, node: Node) -> None:
+    """Write N / ((n_L + λ)(n_R + λ)) after every step, the same for all columns; 0 where a leaf is too small."""
+    m, lam = node.high - node.low, rules.reg_lambda
+    N = m + 2.0 * lam
     for j in range(m + SLACK):
         left, right = j + 1, m - j - 1
         allowed = left >= rules.min_leaf and right >= rules.min_leaf
-        work.weight[j] = np.float32(N / ((left + lam) * (right + lam))) if allowed else np.float32(0.0)
-    return square
+        work.factor[j] = np.float32(N / ((left + lam) * (right + lam))) if allowed else np.float32(0.0)
+
+
+@compiled
+def _factors_of_weights(work: Work, rules: Rules, order: Any, at: int, node: Node) -> None:
+    """Write N / ((W_L + λ)(W_R + λ)) after every step of the column whose order is at `at`."""
+    m, lam, left = node.high - node.low, rules.reg_lambda, 0.0
+    N, least = node.weight + 2.0 * lam, LEAST_SHARE * node.weight
+    work.factor[max(0, m - rules.min_leaf) : m + SLACK] = 0.0
+    for j in range(m - rules.min_leaf):
+        left += weight_at(work.row_weight, order[at + j] & ROW)
+        right = node.weight - left
+        allowed = j + 1 >= rules.min_leaf and left > least and right > least
+        work.factor[j] = np.float32(N / ((left + lam) * (right + lam))) if allowed else np.float32(0.0)
 
 
 def _scan_columns_of(scan: Any) -> Any:
@@ -109,18 +138,23 @@ def _scan_columns_of(scan: Any) -> Any:
     ) -> None:
         steps, width = node.high - node.low - rules.min_leaf, rules.vectors * LANES
         h_at, start_at = part * work.residual.shape[0] * width, part * width
-        slots = 0 if rules.passes == 1 else work.weight.size
+        slots = 0 if rules.passes == 1 else work.factor.size
         before, before_slots = (work.zeros, 0) if part == 0 else (work.sums, slots)
         for i in range(columns.size):
+            order_at = columns[i] * rules.stride + node.low
+            if (
+                weighs(work.row_weight) and part == rules.passes - 1
+            ):  # scores before the last pass are of a part
+                _factors_of_weights(work, rules, order, order_at, node)
             work.best[first + i] = scan(
                 work.h,
                 h_at,
                 work.start,
                 start_at,
                 order,
-                columns[i] * rules.stride + node.low,
+                order_at,
                 steps,
-                work.weight,
+                work.factor,
                 before,
                 i * before_slots,
                 work.sums,
@@ -170,33 +204,25 @@ def score_of(total: Any, held: Any, share: float) -> float:
     return square
 
 
-@compiled_reductions
-def product(a: Any, b: Any) -> float:
-    """Return a · b (float64)."""
-    found = 0.0
-    for k in range(a.size):
-        found += a[k] * b[k]
-    return found
-
-
 @compiled
 def judge(
     work: Work, rules: Rules, order: Any, node: Node, columns: Any, i: int, floor: float, best: float
 ) -> tuple[float, int]:
     """Judge in float64 the splits of column i whose float32 score reaches `floor`; (score, rows left), 0 for none."""
     scan_group(work, rules, order, node, columns[i : i + 1], i)
-    m, lam, found = node.high - node.low, rules.reg_lambda, 0
-    N, at, G = m + 2.0 * lam, columns[i] * rules.stride + node.low, work.held[0]
+    m, lam, found, weight = node.high - node.low, rules.reg_lambda, 0, 0.0
+    N, at, G = node.weight + 2.0 * lam, columns[i] * rules.stride + node.low, work.held[0]
     G[:] = 0.0
     for j in range(m - rules.min_leaf):
         row = order[at + j] & ROW
-        here = work.residual[row]
+        here, own = work.residual[row], weight_at(work.row_weight, row)
+        weight += own
         for k in range(G.size):
-            G[k] += here[k]
-        if work.sums[j] * work.weight[j] < floor or order[at + j] >> CODE == order[at + j + 1] >> CODE:
+            G[k] += own * here[k]
+        if work.sums[j] * work.factor[j] < floor or order[at + j] >> CODE == order[at + j + 1] >> CODE:
             continue
-        left, right = j + 1 + lam, m - j - 1 + lam
-        if work.weight[j] > 0.0:
+        left, right = weight + lam, node.weight - weight + lam
+        if work.factor[j] > 0.0:
             score = score_of(work.total, G, left / N) * N / (left * right)
             if score > best * TIE:
                 best, found = score, j + 1
@@ -210,81 +236,11 @@ def best_split(work: Work, rules: Rules, order: Any, node: Node, columns: Any) -
     m, feature, left, best = node.high - node.low, -1, 0, 0.0
     if not top > 0.0:
         return feature, left, best
-    floor = top * (1.0 - WIDEST_ROUNDING - ROUNDING_A_ROW * m)
+    wider = ROUNDING_OF_WEIGHTS if weighs(work.row_weight) else 1.0
+    floor = top * (1.0 - wider * (WIDEST_ROUNDING + ROUNDING_A_ROW * m))
     for i in range(columns.size):
         if work.best[i] >= floor:
             score, here = judge(work, rules, order, node, columns, i, floor, best)
             if here > 0:
                 feature, left, best = columns[i], here, score
     return feature, left, best
-
-
-@compiled
-def is_small(rows: int, columns: int) -> bool:
-    """Say whether a table over all sets of rows costs less than the scans."""
-    return rows <= MASK_ROWS and (1 << rows) <= SETS_A_COLUMN * columns
-
-
-@compiled
-def tabulate(work: Work, rules: Rules, node: Node) -> float:
-    """Write the score of every set of a small node's rows as the left side; return the largest.
-
-    |H|² of a set is that of the set without its first row i, plus 2 h_i · (H_0 + Σ h of the others) + |h_i|².
-    """
-    m, lam = node.high - node.low, rules.reg_lambda
-    N, outputs = m + 2.0 * lam, work.total.size
-    products = np.zeros((MASK_ROWS + 1, MASK_ROWS + 1))
-    for i in range(m + 1):
-        for k in range(outputs):
-            if i < m:
-                work.held[i, k] = work.residual[work.rows[node.low + i], k] - work.total[k] / N
-            else:
-                work.held[i, k] = -lam * work.total[k] / N
-        for j in range(i + 1):
-            products[i, j] = products[j, i] = product(work.held[i], work.held[j])
-    table, largest = work.table, 0.0
-    table[0] = products[m, m]
-    for rows in range(1, 1 << m):
-        i = 0
-        while not (rows >> i) & 1:
-            i += 1
-        cross, count = products[m, i], 1
-        for j in range(i + 1, m):
-            if (rows >> j) & 1:
-                cross += products[i, j]
-                count += 1
-        table[rows] = table[rows & (rows - 1)] + 2.0 * cross + products[i, i]
-    for rows in range(1 << m):
-        count = 0
-        for i in range(m):
-            count += (rows >> i) & 1
-        if count < rules.min_leaf or m - count < rules.min_leaf:
-            table[rows] = 0.0
-        else:
-            table[rows] *= N / ((count + lam) * (m - count + lam))
-            largest = max(largest, table[rows])
-    return largest
-
-
-@compiled
-def best_small_split(
-    work: Work, rules: Rules, order: Any, node: Node, columns: Any
-) -> tuple[int, int, float]:
-    """`best_split` of a node with few rows: one look into the table a step."""
-    m, feature, found, best = node.high - node.low, -1, 0, 0.0
-    largest = tabulate(work, rules, node)
-    for i in range(m):
-        work.bit[work.rows[node.low + i]] = 1 << i
-    for column in columns:
-        at, rows = column * rules.stride + node.low, np.uint64(0)
-        here = order[at : at + m]
-        entry = here[0]
-        for j in range(m - rules.min_leaf):
-            following = here[j + 1]
-            rows |= work.bit[entry & ROW]
-            if entry >> CODE != following >> CODE and work.table[rows] > best * TIE:
-                feature, found, best = column, j + 1, work.table[rows]
-            entry = following
-        if best * TIE >= largest:
-            break
-    return feature, found, best

@@ -22,6 +22,10 @@ nor tiles of rows change a bit of the result: each sum has the order of its rows
 
 With a `Sketch`, all but the leaves see the sketched residuals (n, k).
 
+With weights (see `exact.py`) the histograms are of w_i r_i, with a lane of the weights beside that of ones, and W_L and
+W_R are added up from either end. They are never subtracted from one another: what heavy rows round off would be left
+to light ones.
+
 Memory beside the codes, and residuals twice: kept histograms of waiting nodes, at most `KEPT_BYTES` (nodes that find no
 room are added up), one block of columns, at most `BLOCK_BYTES` or four columns, scores and one column in float64;
 orders of a small node, 12 bytes · columns · SMALL_NODE.
@@ -49,7 +53,7 @@ from rapids_pipeline.boosting.rounds import (
     vectors_and_passes,
 )
 from rapids_pipeline.boosting.sketch import Sketch
-from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
+from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch, Weights
 
 SMALL_NODE = 2048
 TILE_ROWS = 1024
@@ -67,8 +71,9 @@ def fit(
     watch: Watch,
     validation: tuple[Floats, Floats] | None = None,
     sketch: Sketch | None = None,
+    weights: Weights | None = None,
 ) -> Trained:
-    """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32; see the module's docstring.
+    """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32, `weights` (n,) above 0; see the module.
 
     Raises
     ------
@@ -77,7 +82,7 @@ def fit(
     """
     if len(X) >= MOST_ROWS:
         raise InputError(f"the hist engine takes fewer than {MOST_ROWS:,} rows, not {len(X):,}")
-    return boosted(X, Y, settings, watch, validation, partial(_Grower.start, Y.shape[1], sketch))
+    return boosted(X, Y, settings, watch, validation, partial(_Grower.start, Y.shape[1], sketch), weights)
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,17 @@ class _Small:
     tree: Any
 
     @classmethod
-    def start(cls, n: int, p: int, outputs: int, settings: Settings, least: float) -> "_Small":
+    def start(
+        cls, n: int, p: int, outputs: int, settings: Settings, least: float, *, weighted: bool
+    ) -> "_Small":
         from rapids_pipeline.boosting.exact_search import SLACK, Rules
 
         vectors, passes = vectors_and_passes(outputs)
         most = min(n, SMALL_NODE)
         stride = -(-most // LANES) * LANES + SLACK
         rules = Rules(float(settings.reg_lambda), settings.min_samples_leaf, least, vectors, passes, stride)
-        work = exact_work(np.zeros((most, padded(outputs)), np.float32), p, rules, most)
+        row_weight = np.ones(most) if weighted else None
+        work = exact_work(np.zeros((most, padded(outputs)), np.float32), row_weight, p, rules, most)
         tree = tree_space(most, settings.max_depth, padded(outputs))
         return cls(work, rules, np.zeros(p * stride, np.uint32), tree)
 
@@ -109,9 +117,11 @@ class _Small:
 
         m, work = len(rows), self.work
         sort_small(search, rows, columns, work.residual, self.orders, self.rules.stride)
+        if search.row_weight is not None:
+            work.row_weight[:m] = search.row_weight[rows]
         here = work._replace(
             residual=work.residual[:m],
-            weight=work.weight[: m + SLACK],
+            factor=work.factor[: m + SLACK],
             zeros=work.zeros[: m + SLACK],
             bit=work.bit[:m],
             side=work.side[:m],
@@ -145,12 +155,13 @@ class _Grower:
 
         p, n = rows.codes.shape
         searched = n_outputs if sketch is None else sketch.width(n_outputs)
-        least = least_gain(rows.residual)
-        chunks, bins = searched // LANES + 1, int(rows.codes.max()) + 1
+        least, weighted = least_gain(rows), rows.weights is not None
+        chunks, bins = (searched + weighted) // LANES + 1, int(rows.codes.max()) + 1
         column_bytes = chunks * bins * LANES * 4
         taken = len(sample(np.random.default_rng(0), p, settings.colsample)) + COLUMNS - 1
         block = max(1, min(taken, BLOCK_BYTES // column_bytes) // COLUMNS) * COLUMNS
-        slots = min(settings.max_depth + 1, KEPT_BYTES // (column_bytes * (taken // COLUMNS * COLUMNS)))
+        most_kept = 0 if weighted else KEPT_BYTES
+        slots = min(settings.max_depth + 1, most_kept // (column_bytes * (taken // COLUMNS * COLUMNS)))
         limits = Limits(
             float(settings.reg_lambda),
             settings.min_samples_leaf,
@@ -165,10 +176,10 @@ class _Grower:
             KEPT_ROWS_A_BIN * bins,
             slots,
         )
-        small = _Small.start(n, p, searched, settings, least)
+        small = _Small.start(n, p, searched, settings, least, weighted=weighted)
         values = rows.residual if searched == n_outputs else np.zeros((n, padded(searched)), np.float32)
         tree = tree_space(n, settings.max_depth, rows.residual.shape[1])
-        search = allocated(rows.codes, values, limits, taken)
+        search = allocated(rows, values, limits, taken)
         return cls(rows, search, limits, small, tree, settings, n_outputs, sketch, count())
 
     def grow(self, rng: np.random.Generator) -> tuple[Any, int]:
@@ -189,7 +200,7 @@ class _Grower:
     def _sketch_residuals(self) -> None:
         if self.sketch is not None and self.limits.outputs < self.n_outputs:
             seed = self.settings.seed, next(self.numbers)
-            sketched = self.sketch.of(self.rows.residual[:, : self.n_outputs], seed)
+            sketched = self.sketch.of(self.rows.residual[:, : self.n_outputs], seed, self.rows.weights)
             self.search.values[:, : self.limits.outputs] = sketched
 
     def _structure(self, columns: Any, rows: int) -> int:
@@ -214,11 +225,11 @@ class _Grower:
         return int(nodes)
 
 
-def allocated(codes: Any, values: Floats, limits: Any, columns: int) -> Any:
+def allocated(rows: Rows, values: Floats, limits: Any, columns: int) -> Any:
     """Return the arrays that nodes are searched in."""
     from rapids_pipeline.boosting.histogram_search import Search
 
-    p, n = codes.shape
+    (p, n), codes = rows.codes.shape, rows.codes
     gathered = aligned(limits.chunks * n * LANES)
     gathered.reshape(-1, n, LANES)[limits.outputs // LANES, :, limits.outputs % LANES] = 1.0
     floats = limits.chunks * limits.bins * LANES * (limits.slots * columns + limits.block)
@@ -233,12 +244,15 @@ def allocated(codes: Any, values: Floats, limits: Any, columns: int) -> Any:
         histogram=aligned(floats),
         sums=np.zeros(limits.bins, np.float32),
         counts=np.zeros(limits.bins, np.float32),
+        weights=np.zeros(limits.bins, np.float32),
         scores=np.zeros((p, limits.bins), np.float32),
         best=np.zeros(p, np.float32),
         total=np.zeros(values.shape[1]),
         mean=np.zeros(limits.chunks * LANES, np.float32),
         start=np.zeros(limits.chunks * LANES, np.float32),
         held=np.zeros((limits.bins, values.shape[1])),
+        held_weight=np.zeros(limits.bins),
+        row_weight=rows.weights,
     )
 
 

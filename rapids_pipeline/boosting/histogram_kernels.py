@@ -16,6 +16,7 @@ from rapids_pipeline.boosting.histogram_search import (
     prepare,
     slot_size,
 )
+from rapids_pipeline.boosting.row_weights import weight_at, weight_of
 
 MOST_SHRUNK = 64
 """A histogram made by subtractions is of at least this share of the rows that were added up."""
@@ -78,8 +79,8 @@ def _halved(
     if other < 0:
         free[slot] = True
         return -1, -1
-    smaller = Node(node.low, middle) if left <= right else Node(middle, node.high)
-    fill_slot(s, limits, smaller, columns, other)
+    first, last = (node.low, middle) if left <= right else (middle, node.high)
+    fill_slot(s, limits, Node(first, last, 0.0), columns, other)
     size = slot_size(limits, columns.size)
     here, less = s.histogram[slot * size : (slot + 1) * size], s.histogram[other * size : (other + 1) * size]
     for k in range(size):
@@ -106,7 +107,7 @@ def _kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
         while waiting > 0:
             waiting -= 1
             low, high, depth, parent, which, slot, origin = stack[waiting]
-            node, m = Node(low, high), high - low
+            node, m = Node(low, high, weight_of(s.row_weight, s.rows[low:high])), high - low
             feature, cut, left, gain = -1, 0, 0, 0.0
             if _splittable(limits, m, depth):
                 if m <= limits.small:
@@ -119,7 +120,7 @@ def _kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
                         fill_slot(s, limits, node, columns, slot)
                 square, lam = prepare(s, limits, node), limits.reg_lambda
                 feature, cut, left, score = best_split(s, limits, node, columns, slot, square)
-                gain = score - lam * square / ((m + lam) * (m + 2.0 * lam))
+                gain = score - lam * square / ((node.weight + lam) * (node.weight + 2.0 * lam))
             if left == 0 or not gain > limits.least_gain:
                 if parent >= 0:
                     tree.children[parent, which] = -1 - leaves
@@ -161,19 +162,19 @@ def _kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
     def finish(
         s: Search, residual: Any, nodes: int, rows: Any, reg_lambda: float, rate: float, tree: GrownTree
     ) -> None:
-        """Write rate · T / (m + λ) into all leaves, T over the given rows of the residuals of all outputs."""
+        """Write rate · T / (W + λ) into all leaves, T over the given rows of the residuals of all outputs."""
         sums = np.zeros((nodes + 1, residual.shape[1]))
-        sizes = np.zeros(nodes + 1, np.int64)
+        weights = np.zeros(nodes + 1)
         for row in rows:
             at = 0 if nodes > 0 else -1
             while at >= 0:
                 at = tree.children[at, 1 if s.codes[tree.feature[at], row] > tree.cut[at] else 0]
-            total, value = sums[-1 - at], residual[row]
-            sizes[-1 - at] += 1
+            total, value, weight = sums[-1 - at], residual[row], weight_at(s.row_weight, row)
+            weights[-1 - at] += weight
             for k in range(total.size):
-                total[k] += value[k]
+                total[k] += weight * value[k]
         for leaf in range(nodes + 1):
-            share = rate / (sizes[leaf] + reg_lambda)
+            share = rate / (weights[leaf] + reg_lambda)
             for k in range(residual.shape[1]):
                 tree.leaves[leaf, k] = np.float32(share * sums[leaf, k])
         _ = stamp

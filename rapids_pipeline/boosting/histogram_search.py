@@ -7,6 +7,7 @@ import numpy as np
 from rapids_pipeline.boosting.compilation import compiled
 from rapids_pipeline.boosting.exact_search import TIE, Node, add_rows, score_of
 from rapids_pipeline.boosting.histogram_vectors import COLUMNS, LANES, add_by_code, add_square_lengths
+from rapids_pipeline.boosting.row_weights import LEAST_SHARE, weighs, weight_at
 
 SLACK_SHARE = 1e-3
 """Splits whose float32 score is within this share of the best are judged in float64."""
@@ -25,12 +26,15 @@ class Search(NamedTuple):
     histogram: Any  # float32, flat: for every slot (columns, chunks, bins, 16), then one block of columns
     sums: Any  # float32 (bins)
     counts: Any  # float32 (bins)
+    weights: Any  # float32 (bins)
     scores: Any  # float32 (p, bins)
     best: Any  # float32 (p)
     total: Any  # float64 (searched outputs, padded)
     mean: Any  # float32 (16 · chunks)
     start: Any  # float32 (16 · chunks)
     held: Any  # float64 (bins, searched outputs, padded)
+    held_weight: Any  # float64 (bins)
+    row_weight: Any  # float64 (n), or None
 
 
 class Limits(NamedTuple):
@@ -53,8 +57,8 @@ class Limits(NamedTuple):
 @compiled
 def prepare(s: Search, limits: Limits, node: Node) -> float:
     """Write T, the mean T/N and H_0 = −λT/N; return |T|²."""
-    N, square = node.high - node.low + 2.0 * limits.reg_lambda, 0.0
-    add_rows(s.values, s.rows[node.low : node.high], s.total)
+    N, square = node.weight + 2.0 * limits.reg_lambda, 0.0
+    add_rows(s.values, s.row_weight, s.rows[node.low : node.high], s.total)
     for k in range(limits.outputs):
         square += s.total[k] * s.total[k]
         s.mean[k] = np.float32(s.total[k] / N)
@@ -64,16 +68,23 @@ def prepare(s: Search, limits: Limits, node: Node) -> float:
 
 @compiled
 def _gather(s: Search, limits: Limits, node: Node) -> None:
-    """Copy the values of the node's rows one after the other, 16 outputs at a time."""
+    """Copy the weighted values of the node's rows one after the other, 16 outputs at a time; the weights last."""
     n = s.rows.size
     for chunk in range(limits.chunks):
         first = chunk * LANES
         width = min(LANES, limits.outputs - first)
         for i in range(node.high - node.low):
-            at, value = (chunk * n + i) * LANES, s.values[s.rows[node.low + i]]
+            row = s.rows[node.low + i]
+            at, value, weight = (
+                (chunk * n + i) * LANES,
+                s.values[row],
+                np.float32(weight_at(s.row_weight, row)),
+            )
             here = s.gathered[at : at + LANES]
             for k in range(width):
-                here[k] = value[first + k]
+                here[k] = weight * value[first + k]
+            if weighs(s.row_weight) and 0 <= limits.outputs + 1 - first < LANES:
+                here[limits.outputs + 1 - first] = weight
 
 
 @compiled
@@ -121,24 +132,62 @@ def fill_slot(s: Search, limits: Limits, node: Node, columns: Any, slot: int) ->
 
 
 @compiled
+def _take_lane(s: Search, limits: Limits, base: int, lane: int, bins: int, into: Any) -> int:
+    """Copy a lane of the histogram at `base` and write zeros there; return where it starts."""
+    at = base + (lane // LANES) * limits.bins * LANES + lane % LANES
+    for b in range(bins):
+        into[b] = s.histogram[at + b * LANES]
+        s.histogram[at + b * LANES] = 0.0
+    return at
+
+
+@compiled
 def _score_column(s: Search, limits: Limits, node: Node, base: int, bins: int, scores: Any) -> Any:
     """Write the scores of the splits of the column whose histogram is at `base`, 0 for none; return the largest."""
-    m, lam = node.high - node.low, limits.reg_lambda
-    at = base + (limits.outputs // LANES) * limits.bins * LANES + limits.outputs % LANES
-    for b in range(bins):
-        s.counts[b] = s.histogram[at + b * LANES]
-        s.histogram[at + b * LANES] = 0.0
-        s.sums[b] = 0.0
+    at, weights = _take_lane(s, limits, base, limits.outputs, bins, s.counts), s.counts
+    if weighs(s.row_weight):  # this lane is not put back: histograms of weighted rows are not kept
+        _take_lane(s, limits, base, limits.outputs + 1, bins, s.weights)
+        weights = s.weights
+    s.sums[:bins] = 0.0
     for chunk in range(limits.chunks):
         first = base + chunk * limits.bins * LANES
-        add_square_lengths(s.histogram, first, s.start, s.mean, chunk * LANES, s.counts, s.sums, bins)
-    left, N, best = 0, m + 2.0 * lam, np.float32(0.0)
+        add_square_lengths(s.histogram, first, s.start, s.mean, chunk * LANES, weights, s.sums, bins)
     for b in range(bins):
         s.histogram[at + b * LANES] = s.counts[b]
+    if weighs(s.row_weight):
+        return _scores_of_weights(s, limits, node, bins, scores)
+    return _scores_of_counts(s, limits, node, bins, scores)
+
+
+@compiled
+def _scores_of_counts(s: Search, limits: Limits, node: Node, bins: int, scores: Any) -> Any:
+    """Multiply every |H|² by N / ((n_L + λ)(n_R + λ)); return the largest score."""
+    m, lam = node.high - node.low, limits.reg_lambda
+    left, N, best = 0, m + 2.0 * lam, np.float32(0.0)
+    for b in range(bins):
         left += int(s.counts[b])
         score = np.float32(0.0)
         if s.counts[b] > 0.0 and left >= limits.min_leaf and m - left >= limits.min_leaf:
             score = np.float32(s.sums[b] * (N / ((left + lam) * (m - left + lam))))
+            best = max(best, score)
+        scores[b] = score
+    return best
+
+
+@compiled
+def _scores_of_weights(s: Search, limits: Limits, node: Node, bins: int, scores: Any) -> Any:
+    """Multiply every |H|² by N / ((W_L + λ)(W_R + λ)), W_R added up from the right; return the largest score."""
+    m, lam, right = node.high - node.low, limits.reg_lambda, 0.0
+    for b in range(bins - 1, -1, -1):
+        s.held_weight[b] = right
+        right += s.weights[b]
+    rows, left, N, best = 0, 0.0, node.weight + 2.0 * lam, np.float32(0.0)
+    for b in range(bins):
+        rows += int(s.counts[b])
+        left += s.weights[b]
+        score = np.float32(0.0)
+        if s.counts[b] > 0.0 and rows >= limits.min_leaf and m - rows >= limits.min_leaf:
+            score = np.float32(s.sums[b] * (N / ((left + lam) * (s.held_weight[b] + lam))))
             best = max(best, score)
         scores[b] = score
     return best
@@ -169,24 +218,29 @@ def _judge(
     s: Search, limits: Limits, node: Node, column: int, scores: Any, floor: float, best: float
 ) -> tuple[float, int, int]:
     """Judge in float64 the splits whose float32 score reaches `floor`: (score, cut, rows left), 0 left for none."""
-    m, lam, bins = node.high - node.low, limits.reg_lambda, s.n_codes[column]
-    N, codes = m + 2.0 * lam, s.codes[column]
+    lam, bins = limits.reg_lambda, s.n_codes[column]
+    N, codes, least = node.weight + 2.0 * lam, s.codes[column], LEAST_SHARE * node.weight
     s.held[:bins] = 0.0
     s.counts[:bins] = 0.0
+    s.held_weight[:bins] = 0.0
     for row in s.rows[node.low : node.high]:
-        code = codes[row]
+        code, weight = codes[row], weight_at(s.row_weight, row)
         held, value = s.held[code], s.values[row]
         s.counts[code] += 1.0
+        if weighs(s.row_weight):
+            s.held_weight[code] += weight
         for k in range(held.size):
-            held[k] += value[k]
-    left, cut, found = 0, 0, 0
+            held[k] += weight * value[k]
+    left, weight_left, cut, found = 0, 0.0, 0, 0
     for b in range(bins):
         left += int(s.counts[b])
+        weight_left += s.held_weight[b] if weighs(s.row_weight) else s.counts[b]
         if b > 0:
             s.held[b] += s.held[b - 1]
         if scores[b] > 0.0 and scores[b] >= floor:
-            score = score_of(s.total, s.held[b], (left + lam) / N) * N / ((left + lam) * (m - left + lam))
-            if score > best * TIE:
+            here, rest = weight_left + lam, node.weight - weight_left + lam
+            score = score_of(s.total, s.held[b], here / N) * N / (here * rest)
+            if score > best * TIE and weight_left > least and node.weight - weight_left > least:
                 best, cut, found = score, b, left
     return best, cut, found
 
@@ -196,11 +250,11 @@ def best_split(
     s: Search, limits: Limits, node: Node, columns: Any, slot: int, square: float
 ) -> tuple[int, int, int, float]:
     """Return (column, cut, rows left, score) of the best split of a node; no rows left where there is none."""
-    m, feature, cut, left, best = node.high - node.low, -1, 0, 0, 0.0
+    feature, cut, left, best = -1, 0, 0, 0.0
     top = _score_columns(s, limits, node, columns, slot)
     if not top > 0.0:
         return feature, cut, left, best
-    floor = top * (1.0 - SLACK_SHARE) - 1e-6 * square / (m + limits.reg_lambda)
+    floor = top * (1.0 - SLACK_SHARE) - 1e-6 * square / (node.weight + limits.reg_lambda)
     for i in range(columns.size):
         if s.best[i] >= floor:
             score, at, here = _judge(s, limits, node, columns[i], s.scores[i], floor, best)

@@ -17,10 +17,14 @@ The same gain and leaf as every engine's, Σ over outputs of G²/(n + λ) and le
     none                     loss="mse", gd_steps=1, min_gain_to_split=0, use_hess=False (each row counts 1; True gives
                              the same trees with twice the histograms), verbose=-1 (0 divides by zero)
 
+    weights                  sample_weight, and a loss that starts from the weighted mean (its own takes the plain)
+
 Where it differs from `exact`:
 
 - Bins are the same. NaN has a bin below all numbers, but goes left or right, whichever gains more; left where equal or
   where a node has none.
+- With weights it takes the rows of a leaf to be its share of the weight, so min_samples_leaf above 1 is refused there
+  and 1 is given as 0; `top_outputs` goes by Σ w²g² where ours goes by Σ w g².
 - Gains are float32 sums from histograms, some of them differences of histograms. So a split is the best to within
   rounding, a node of equal rows may be split on rounding errors, and equal gains go to the first column, lowest border.
 - Atomic additions in any order: the same seed draws the same columns and rows, but bits can differ from run to run.
@@ -35,6 +39,7 @@ The import sets numba's threading layer to "threadsafe" for the process.
 
 import logging
 import sys
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, module_from_spec
@@ -45,7 +50,16 @@ import numpy as np
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.boosting.pyboost_trees import to_tree_ensemble
 from rapids_pipeline.boosting.sketch import Sketch
-from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
+from rapids_pipeline.boosting.training import (
+    Floats,
+    Settings,
+    Trained,
+    Watch,
+    Weights,
+    in_units_of_the_largest,
+    rescaled,
+    weighted_mean,
+)
 
 VERSION = "0.5.2"
 REMEDY = (
@@ -90,13 +104,14 @@ def fit(
     watch: Watch,
     validation: tuple[Floats, Floats] | None = None,
     sketch: Sketch | None = None,
+    weights: Weights | None = None,
 ) -> Trained:
-    """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32 on the host; see the module's docstring.
+    """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32 on the host, of `weights` (n,) above 0.
 
     Raises
     ------
     InputError
-        `max_depth` or the number of rows is above what Py-Boost can do.
+        `max_depth` or the number of rows is above what Py-Boost can do, or `min_samples_leaf` is, with weights.
     UnavailableError
         Py-Boost cannot run here, or stops with an error of its own, such as too little memory.
     """
@@ -105,17 +120,25 @@ def fit(
         raise InputError(f"engine 'pyboost' takes a max_depth of at most {DEEPEST}, not {settings.max_depth}")
     if len(X) > MOST_ROWS:
         raise InputError(f"engine 'pyboost' takes at most {MOST_ROWS:,} rows, not {len(X):,}")
+    if weights is not None and settings.min_samples_leaf > 1:
+        raise InputError(
+            "engine 'pyboost' does not count the rows of a leaf where rows have weights; use min_samples_leaf=1"
+        )
+    weights, settings, exponent = in_units_of_the_largest(weights, settings)
     follower = Follower(watch)
     given = parameters(settings, len(X), X.shape[1]) | {"callbacks": [follower]}
     model = untrained(given, sketch if sketch is not None and sketch.outputs < Y.shape[1] else None)
+    if weights is not None:
+        model.params |= {"loss": _loss_from(weighted_mean(Y, weights)), "min_data_in_leaf": 0}
     held_out = [] if validation is None else [dict(zip(("X", "y"), map(writable, validation), strict=True))]
     try:
-        model.fit(writable(X), writable(Y), eval_sets=held_out)
+        model.fit(writable(X), writable(Y), sample_weight=weights, eval_sets=held_out)
     except Exception as error:  # its assertions, cupy's and CUDA's errors have no common class
         if error is follower.error:
             raise
         raise UnavailableError(_as_one_line(error)) from error
-    return watch.trained(to_tree_ensemble(model))
+    trees = to_tree_ensemble(model)
+    return watch.trained(replace(trees, gain=rescaled(trees.gain, exponent)))
 
 
 def untrained(given: dict[str, Any], sketch: Sketch | None) -> Any:
@@ -127,6 +150,15 @@ def untrained(given: dict[str, Any], sketch: Sketch | None) -> Any:
         model = library("sketch_boost").SketchBoost(**given, **sketched)
     model.params["debug"] = True  # keeps the gain of every split; SketchBoost's constructor does not take it
     return model
+
+
+def _loss_from(base: Floats) -> Any:
+    """Return Py-Boost's squared error, which starts from `base`."""
+    import cupy
+
+    loss = library("losses").MSELoss()
+    loss.base_score = lambda _: cupy.asarray(base)
+    return loss
 
 
 def parameters(settings: Settings, n_rows: int, n_columns: int) -> dict[str, Any]:

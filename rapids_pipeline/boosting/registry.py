@@ -29,7 +29,8 @@ class Engine:
     ----------
     name : str
     fit : callable
-        (X (n, p), Y (n, d), Settings, Watch, (X, Y) to validate by or None) → Trained; float32 arrays.
+        (X (n, p), Y (n, d), Settings, Watch, (X, Y) to validate by or None, weights=(n,) above 0 or None) → Trained;
+        float32 arrays, weights float64.
     devices : tuple of str
         Where it works.
     require : callable

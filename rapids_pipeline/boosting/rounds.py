@@ -1,20 +1,30 @@
 """The rounds of boosting that engines of our own share: bins, residuals, one tree after the other, the ensemble.
 
-    F_0 = column means of Y;   round t: residuals r = y − F, a tree grown on them, F += its leaf vectors
+    F_0 = Σ w y / Σ w;   round t: residuals r = y − F, a tree grown on them, F += its leaf vectors
 
 An engine is a `Grower`: it turns the residuals into a tree. Predictions are float64, residuals float32; both are in
 units of 2^exponent, the power of two next above max |Y − F_0|, so float32 neither overflows nor loses small targets.
+Weights, and λ with them, are in units of the power of two that brings the largest weight to [1, 2), likewise.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rapids_pipeline.boosting.binning import QuantileBins
-from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
+from rapids_pipeline.boosting.training import (
+    Floats,
+    Settings,
+    Trained,
+    Watch,
+    Weights,
+    in_units_of_the_largest,
+    rescaled,
+    weighted_mean,
+)
 from rapids_pipeline.boosting.trees import TreeEnsemble, placed
 
 LEAST_SHARE = 1e-12
@@ -44,12 +54,13 @@ def padded(outputs: int) -> int:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows on their way: codes (p, n), targets and predictions (n, d) float64, residuals (n, padded) float32."""
+    """Rows on their way: codes (p, n), targets and predictions (n, d), residuals (n, padded), weights (n,) or None."""
 
     codes: NDArray[np.uint8]
     targets: NDArray[np.float64]
     predicted: NDArray[np.float64]
     residual: Floats
+    weights: Weights | None = None
 
     @classmethod
     def start(
@@ -70,14 +81,16 @@ def boosted(
     watch: Watch,
     validation: tuple[Floats, Floats] | None,
     start: Callable[[Rows, Settings], Grower],
+    weights: Weights | None = None,
 ) -> Trained:
     """Boost on `X` (n, p), NaN allowed, and `Y` (n, d), both float32, the trees grown by what `start` returns."""
     from rapids_pipeline.boosting.exact_kernels import go_down
 
     bins = QuantileBins.fit(X, settings.max_bins)
-    base = Y.mean(axis=0, dtype=np.float64).astype(np.float32)
+    base = weighted_mean(Y, weights)
     exponent = int(np.frexp(np.abs(Y.astype(np.float64) - base).max())[1])
-    rows = Rows.start(bins.codes(X), Y, base, exponent, padded(Y.shape[1]))
+    weights, settings, weight_exponent = in_units_of_the_largest(weights, settings)
+    rows = replace(Rows.start(bins.codes(X), Y, base, exponent, padded(Y.shape[1])), weights=weights)
     held_out = validation and Rows.start(bins.codes(validation[0]), validation[1], base, exponent)
     grower = start(rows, settings)
     rng = np.random.default_rng(settings.seed)
@@ -90,15 +103,16 @@ def boosted(
             moved = held_out.targets, held_out.predicted, held_out.residual
             total = go_down(held_out.codes, tree, nodes, *moved)
             score = float(np.ldexp(np.sqrt(total / held_out.targets.size), exponent))
-        grown.append(Tree.copied(tree, nodes, Y.shape[1], exponent))
+        grown.append(Tree.copied(tree, nodes, Y.shape[1], exponent, weight_exponent))
         if watch.stops_after(score):
             break
     return watch.trained(ensemble(grown, bins, base, X.shape[1]))
 
 
-def least_gain(residual: Floats) -> float:
-    """Return the gain a split must exceed, given the residuals before the first tree."""
-    return LEAST_SHARE * float(np.sum(residual.astype(np.float64) ** 2))
+def least_gain(rows: Rows) -> float:
+    """Return the gain a split must exceed, given the rows before the first tree."""
+    squares = rows.residual.astype(np.float64) ** 2
+    return LEAST_SHARE * float(np.sum(squares if rows.weights is None else rows.weights[:, None] * squares))
 
 
 def sample(rng: np.random.Generator, count: int, share: float) -> NDArray[np.int32]:
@@ -141,14 +155,13 @@ class Tree:
     leaves: Floats
 
     @classmethod
-    def copied(cls, tree: Any, nodes: int, outputs: int, exponent: int) -> "Tree":
-        """Copy a tree out of the space it was grown in, and its numbers back to the unit of the targets."""
-        gain = np.ldexp(tree.gain[:nodes].astype(np.float64), 2 * exponent)
+    def copied(cls, tree: Any, nodes: int, outputs: int, exponent: int, weight_exponent: int) -> "Tree":
+        """Copy a tree out of the space it was grown in, and its numbers back to the units of targets and weights."""
         return cls(
             tree.feature[:nodes].copy(),
             tree.cut[:nodes].copy(),
             tree.children[:nodes].copy(),
-            gain.clip(max=np.finfo(np.float32).max).astype(np.float32),
+            rescaled(tree.gain[:nodes], 2 * exponent + weight_exponent),
             np.ldexp(tree.leaves[: nodes + 1, :outputs], exponent),
         )
 

@@ -1,7 +1,7 @@
 r"""Sketched gradients: splits searched in k columns instead of d, leaves from all d (SketchBoost).
 
     random_projection   S = G Π,   Π (d, k) ~ N(0, 1/k), drawn anew for every tree        E|v Π|² = |v|² for every v
-    top_outputs         S = the k columns of G with the largest norms, the first of equals
+    top_outputs         S = the k columns of G with the largest norms (of weighted rows Σ w g²), the first of equals
 
 A split's score is a sum of squared lengths of sums of rows of G, and sketching is linear, so the score of a random
 projection has the score itself as its expectation. With k ≥ d nothing is sketched: S = G.
@@ -40,21 +40,30 @@ class Sketch:
         """Return how many columns the sketch of `n_outputs` columns has."""
         return min(int(self.outputs), n_outputs)
 
-    def of(self, gradients: NDArray[np.float32], seed: tuple[int, ...]) -> NDArray[np.float32]:
+    def of(
+        self,
+        gradients: NDArray[np.float32],
+        seed: tuple[int, ...],
+        weights: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float32]:
         """Return the sketch (n, k) of `gradients` (n, d), both float32; the same seed gives the same bits."""
         d = gradients.shape[1]
         if self.outputs >= d:
             return gradients
         if self.kind == "top_outputs":
-            return gradients[:, top_outputs(gradients, self.outputs)]
+            return gradients[:, top_outputs(gradients, self.outputs, weights)]
         return projected(gradients, projection(d, self.outputs, seed))
 
 
-def top_outputs(gradients: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+def top_outputs(
+    gradients: NDArray[np.float32], k: int, weights: NDArray[np.float64] | None = None
+) -> NDArray[np.intp]:
     """Return, rising, the k columns with the largest norms; of equal ones the first."""
     norms = np.zeros(gradients.shape[1])
     for first in range(0, len(gradients), ROWS_A_BLOCK):
-        norms += np.sum(gradients[first : first + ROWS_A_BLOCK].astype(np.float64) ** 2, axis=0)
+        rows = slice(first, first + ROWS_A_BLOCK)
+        squares = gradients[rows].astype(np.float64) ** 2
+        norms += np.sum(squares if weights is None else weights[rows, None] * squares, axis=0)
     return np.sort(np.argsort(-norms, kind="stable")[:k])
 
 

@@ -8,7 +8,7 @@ Source: XGBoost documentation, "Multiple outputs", https://xgboost.readthedocs.i
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.boosting.training import Floats, Settings, Trained, Watch
+from rapids_pipeline.boosting.training import (
+    Floats,
+    Settings,
+    Trained,
+    Watch,
+    Weights,
+    in_units_of_the_largest,
+    rescaled,
+)
 from rapids_pipeline.boosting.trees import TreeEnsemble, placed
 
 REMEDY = "this engine needs XGBoost: pip install 'rapids-perturb[cpu]'"
@@ -29,9 +37,14 @@ def require_xgboost() -> None:
 
 
 def fit(
-    X: Floats, Y: Floats, settings: Settings, watch: Watch, validation: tuple[Floats, Floats] | None = None
+    X: Floats,
+    Y: Floats,
+    settings: Settings,
+    watch: Watch,
+    validation: tuple[Floats, Floats] | None = None,
+    weights: Weights | None = None,
 ) -> Trained:
-    """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32.
+    """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32, of `weights` (n,) above 0.
 
     Raises
     ------
@@ -48,13 +61,9 @@ def fit(
             "engine 'xgboost' has no min_samples_leaf for vector leaves; use engine='exact', or 1"
         )
 
-    class Listener(xgboost.callback.TrainingCallback):
-        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-            scores = evals_log.get("validation", {}).get("rmse")
-            return watch.stops_after(float(scores[-1]) if scores else None)
-
+    weights, settings, exponent = in_units_of_the_largest(weights, settings)
     options = {"max_bin": settings.max_bins, "nthread": settings.n_jobs}
-    data = xgboost.QuantileDMatrix(X, Y, **options)
+    data = xgboost.QuantileDMatrix(X, Y, weight=weights, **options)
     held_out = (
         []
         if validation is None
@@ -65,10 +74,23 @@ def fit(
         data,
         num_boost_round=settings.n_estimators,
         evals=held_out,
-        callbacks=[Listener()],
+        callbacks=[_listener(watch)],
         verbose_eval=False,
     )
-    return watch.trained(converted(booster, X.shape[1], Y.shape[1]))
+    trees = converted(booster, X.shape[1], Y.shape[1])
+    return watch.trained(replace(trees, gain=rescaled(trees.gain, exponent)))
+
+
+def _listener(watch: Watch) -> Any:
+    """Return the callback that tells the `Watch` of every tree and stops when it says so."""
+    import xgboost
+
+    class Listener(xgboost.callback.TrainingCallback):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            scores = evals_log.get("validation", {}).get("rmse")
+            return watch.stops_after(float(scores[-1]) if scores else None)
+
+    return Listener()
 
 
 def parameters(settings: Settings) -> dict[str, Any]:

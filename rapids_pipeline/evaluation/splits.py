@@ -1,5 +1,7 @@
 """Which rows are held out together."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -27,3 +29,53 @@ def random_folds(n_rows: int, n_folds: int, seed: int) -> NDArray[np.intp]:
 def canonical_order(obs: pd.DataFrame) -> NDArray[np.intp]:
     """Return the row order by (cell_type, sm_name) that makes a run independent of the file's order."""
     return np.lexsort((obs["sm_name"].to_numpy(str), obs["cell_type"].to_numpy(str)))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on and rows to predict, by position; `name` says what was held out."""
+
+    name: str
+    training: NDArray[np.intp]
+    held_out: NDArray[np.intp]
+
+
+def scarce_splits(obs: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> list[Split]:
+    """Imitate a task in which some cell types are scarce: one split for each cell type that is not.
+
+    The cell types of `pairs` are the scarce ones; let k be the mean number of their training rows. Each other
+    cell type with more than 2k rows is made scarce in turn: k of its rows stay in training, drawn at random among
+    those whose compound the scarce cell types have (then among the others), and the rest is held out, but for
+    rows whose compound no other training row has: those would be another, harder task, and stay.
+
+    Parameters
+    ----------
+    obs : DataFrame, (n,)
+        `cell_type` and `sm_name` of the training rows.
+    pairs : DataFrame
+        Those of the pairs to predict.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        No cell type can be made scarce: the pairs are of all cell types, or of none that training has.
+    """
+    cell_types, compounds = obs["cell_type"].to_numpy(str), obs["sm_name"].to_numpy(str)
+    scarce = np.isin(cell_types, np.unique(pairs["cell_type"].to_numpy(str)))
+    kept = round(scarce.sum() / max(len(np.unique(cell_types[scarce])), 1))
+    rng = np.random.default_rng(seed)
+    splits = []
+    for name in np.unique(cell_types[~scarce]):
+        rows = rng.permutation(np.flatnonzero(cell_types == name))
+        first = rows[np.argsort(~np.isin(compounds[rows], compounds[scarce]), kind="stable")][:kept]
+        elsewhere = np.isin(compounds[rows], compounds[cell_types != name])
+        held_out = np.sort(np.setdiff1d(rows[elsewhere], first))
+        if kept and len(rows) > 2 * kept and len(held_out):
+            splits.append(Split(str(name), np.setdiff1d(np.arange(len(obs)), held_out), held_out))
+    if not splits:
+        raise InputError(
+            "no split imitates these pairs: that takes cell types with few training rows among the pairs, and others "
+            f"with more than twice as many ({kept}) that are not"
+        )
+    return splits

@@ -15,7 +15,7 @@ BLOCKED = 1e30
 """Offset of a row that cannot move in a direction: no violation is ever found there."""
 
 
-def _aligned(shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0.0) -> NDArray[Any]:
+def aligned(shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0.0) -> NDArray[Any]:
     """Return a filled array that starts on a cache line, as the vector passes like it."""
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(count + ALIGNMENT, np.uint8)
@@ -25,19 +25,20 @@ def _aligned(shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0.0) -> NDA
     return array
 
 
-def _padded(n: int, to: int) -> int:
+def padded(n: int, to: int) -> int:
+    """Return the least multiple of `to` that is not below n."""
     return ceil(n / to) * to
 
 
 def _vectors(n: int, dtype: DTypeLike, half_diagonal: Floats | float) -> tuple[Any, ...]:
     """Return f, up, down and half the diagonal of K, padded by rows that never move."""
-    length = _padded(n, PADDING)
-    half = _aligned((length,), dtype, 0.5)
+    length = padded(n, PADDING)
+    half = aligned((length,), dtype, 0.5)
     half[:n] = half_diagonal
     return (
-        _aligned((length,), dtype),
-        _aligned((length,), dtype, BLOCKED),
-        _aligned((length,), dtype, -BLOCKED),
+        aligned((length,), dtype),
+        aligned((length,), dtype, BLOCKED),
+        aligned((length,), dtype, -BLOCKED),
         half,
     )
 
@@ -45,20 +46,20 @@ def _vectors(n: int, dtype: DTypeLike, half_diagonal: Floats | float) -> tuple[A
 def factored_work(kernels: Any, kernel: FactoredKernel, rows: Indices) -> tuple[Any, Any]:
     """Return the float32 and the float64 work arrays of one thread; they share the float64 tables."""
     n = rows.shape[1]
-    length = _padded(n, PADDING)
+    length = padded(n, PADDING)
     sides: list[list[Any]] = [[], []]
     for groups, grouping in zip(rows, (kernel.first, kernel.second), strict=True):
         levels = grouping.squared_distances.shape[0]
-        width = _padded(levels, 8)
-        squared, table = _aligned((levels, width), np.float64), _aligned((levels, width), np.float64)
+        width = padded(levels, 8)
+        squared, table = aligned((levels, width), np.float64), aligned((levels, width), np.float64)
         squared[:, :levels] = grouping.squared_distances
         np.fill_diagonal(squared, 0.0)
-        statistics = _aligned((grouping.statistics.shape[2], width), np.float64)
+        statistics = aligned((grouping.statistics.shape[2], width), np.float64)
         filled = np.zeros(levels, bool)
         for work, dtype in zip(sides, (np.float32, np.float64), strict=True):
-            expanded = _aligned((levels, length), dtype)
+            expanded = aligned((levels, length), dtype)
             ready = np.zeros(levels, bool)
-            line = _aligned((width,), dtype)
+            line = aligned((width,), dtype)
             work.append(
                 kernels.Side(groups.copy(), squared, statistics, table, filled, expanded, ready, line)
             )
@@ -70,7 +71,7 @@ def factored_work(kernels: Any, kernel: FactoredKernel, rows: Indices) -> tuple[
 def dense_tables(K: Floats) -> tuple[Floats, Floats]:
     """Return K padded, in float32 and float64, for all threads to read."""
     n = K.shape[0]
-    fast, exact = (_aligned((n, _padded(n, PADDING)), dtype) for dtype in (np.float32, np.float64))
+    fast, exact = (aligned((n, padded(n, PADDING)), dtype) for dtype in (np.float32, np.float64))
     fast[:, :n], exact[:, :n] = K, K
     return fast, exact
 
@@ -82,7 +83,7 @@ def dense_work(kernels: Any, fast: Floats, exact: Floats) -> tuple[Any, Any]:
     none, small, true = np.zeros((1, 8)), np.zeros((0, 8)), np.ones(n, bool)
     works = []
     for table in (fast, exact):
-        ones = _aligned((1, length), table.dtype, 1.0)
+        ones = aligned((1, length), table.dtype, 1.0)
         first = kernels.Side(groups, none, small, exact, true, table, true, ones[0])
         second = kernels.Side(
             zeros, none, small, np.ones((1, 8)), np.ones(1, bool), ones, np.ones(1, bool), ones[0]

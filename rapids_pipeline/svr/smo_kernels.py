@@ -20,7 +20,7 @@ from rapids_pipeline.svr.smo_steps import (
 )
 from rapids_pipeline.svr.smo_vectors import first_row, second_row
 
-__all__ = ["Outcome", "Side", "Work", "make_feasible", "solve_chunk"]
+__all__ = ["Outcome", "Side", "Work", "make_feasible", "offsets", "solve_chunk"]
 
 
 class Outcome(NamedTuple):
@@ -79,16 +79,16 @@ def _descend(
 
 
 @compiled
-def _offsets(work: Work, beta: Any, cap: Any, epsilon: float) -> tuple[float, float, float]:
+def offsets(f: Any, up: Any, down: Any, beta: Any, cap: Any, epsilon: float) -> tuple[float, float, float]:
     """Write up and down; return U, L and the intercept that f and β give."""
     top, bottom, total, count = -2.0 * BLOCKED, 2.0 * BLOCKED, 0.0, 0
     for i in range(beta.size):
         beta[i] = settle(beta[i], cap[i])
         rise, fall = rise_offset(beta[i], cap[i], epsilon), fall_offset(beta[i], cap[i], epsilon)
-        work.up[i], work.down[i] = rise, fall
-        top, bottom = max(top, work.f[i] - rise), min(bottom, work.f[i] - fall)
+        up[i], down[i] = rise, fall
+        top, bottom = max(top, f[i] - rise), min(bottom, f[i] - fall)
         if beta[i] != 0.0 and abs(beta[i]) < cap[i]:
-            total += work.f[i] - rise
+            total += f[i] - rise
             count += 1
     return top, bottom, total / count if count > 0 else (top + bottom) / 2.0
 
@@ -130,7 +130,7 @@ def _solve_one(
     n, done, use_fast = y.size, 0, True
     rounding = FLOAT32_ROUNDING * np.abs(y).max()
     residual(exact, gamma, y, beta, tests, predicted, column)
-    top, bottom, intercept = _offsets(exact, beta, cap, epsilon)
+    top, bottom, intercept = offsets(exact.f, exact.up, exact.down, beta, cap, epsilon)
     gap = top - bottom
     aim = AIM * tol
     while gap > aim and done < max_iter:
@@ -143,7 +143,7 @@ def _solve_one(
             made, _ = _descend(exact, gamma, beta, cap, epsilon, 0.99 * aim, block)
         done += made
         residual(exact, gamma, y, beta, tests, predicted, column)
-        top, bottom, intercept = _offsets(exact, beta, cap, epsilon)
+        top, bottom, intercept = offsets(exact.f, exact.up, exact.down, beta, cap, epsilon)
         previous, gap = gap, top - bottom
         if use_fast:
             use_fast = made == block and gap < 0.9 * previous

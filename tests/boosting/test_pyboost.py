@@ -108,7 +108,7 @@ class Stub:
         self.given = given
         return self
 
-    def fit(self, X, y, eval_sets):
+    def fit(self, X, y, sample_weight, eval_sets):
         self.does(self, X, y, eval_sets)
 
 
@@ -159,6 +159,10 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
     stubbed(monkeypatch, None)
     with pytest.raises(InputError, match="max_depth of at most 16, not 17"):
         pyboost.fit(*problem(), settings(max_depth=17), Watch())
+    with pytest.raises(
+        InputError, match="'pyboost' does not count the rows of a leaf where rows have weights"
+    ):
+        pyboost.fit(*problem(), settings(min_samples_leaf=2), Watch(), weights=np.ones(200))
     monkeypatch.setattr(pyboost, "MOST_ROWS", 100)
     with pytest.raises(InputError, match="at most 100 rows, not 200"):
         pyboost.fit(*problem(), settings(), Watch())
@@ -213,6 +217,23 @@ def test_the_parameters_mean_what_they_mean_in_exact(on_a_cpu, least, reg_lambda
     np.testing.assert_allclose(theirs.model.leaves, ours.model.leaves, atol=1e-5)
     np.testing.assert_allclose(theirs.model.gain, ours.model.gain, rtol=1e-2)
     np.testing.assert_allclose(theirs.validation_scores, ours.validation_scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reg_lambda", [0.0, 1.0])
+def test_weights_mean_what_they_mean_in_exact(on_a_cpu, reg_lambda):
+    pytest.importorskip("numba")
+    from rapids_pipeline.boosting import exact
+
+    X, Y = problem(n=300)
+    weights = np.exp(np.random.default_rng(1).normal(size=300))
+    same = settings(max_depth=3, reg_lambda=reg_lambda, max_bins=32)
+    theirs = pyboost.fit(X, Y, same, Watch(), (X[:50], Y[:50]), weights=weights)
+    ours = exact.fit(X, Y, same, Watch(), (X[:50], Y[:50]), weights=weights)
+    np.testing.assert_array_equal(theirs.model.base, ours.model.base)
+    np.testing.assert_array_equal(theirs.model.feature, ours.model.feature)
+    np.testing.assert_allclose(theirs.model.predict(X), ours.model.predict(X), atol=1e-4)
+    np.testing.assert_allclose(theirs.validation_scores, ours.validation_scores, rtol=1e-5)
+    np.testing.assert_array_equal(theirs.model.predict(X), np.asarray(on_a_cpu[0].predict(X)))
 
 
 def test_bins_are_the_same(on_a_cpu):

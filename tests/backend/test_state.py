@@ -12,6 +12,7 @@ STATE = {
     "levels": ["a", "b"],
     "n": 3,
     "share": 0.5,
+    "weights": [0.25, 1],
     "on": True,
     "kernel": "rbf",
     "inner": {"y": np.zeros(2)},
@@ -28,6 +29,7 @@ def test_what_fits_is_returned():
     assert read.codes("codes", (2,), 3).tolist() == [0, 2]
     assert (read.levels("levels"), read.integer("n"), read.number("share")) == (["a", "b"], 3, 0.5)
     assert (read.flag("on"), read.text("kernel"), read.number("n")) == (True, "rbf", 3.0)
+    assert read.numbers("weights") == [0.25, 1.0]
     assert read.part("inner").array("y", np.float64, (2,)).tolist() == [0, 0]
 
 
@@ -55,6 +57,11 @@ def test_what_fits_is_returned():
         ({"n": True}, lambda r: r.integer("n"), "n is no whole number"),
         ({"n": 1.5}, lambda r: r.integer("n"), "n is no whole number"),
         ({"share": float("inf")}, lambda r: r.number("share"), "share is no finite number"),
+        ({"share": 10**400}, lambda r: r.number("share"), "share is no finite number"),
+        ({"weights": [1, "2"]}, lambda r: r.numbers("weights"), "weights is no list of finite numbers"),
+        ({"weights": [True]}, lambda r: r.numbers("weights"), "weights is no list of finite numbers"),
+        ({"weights": [10**400]}, lambda r: r.numbers("weights"), "weights is no list of finite numbers"),
+        ({"weights": 1}, lambda r: r.numbers("weights"), "weights is no list of finite numbers"),
         ({"on": 1}, lambda r: r.flag("on"), "on is neither true nor false"),
         ({"kernel": None}, lambda r: r.text("kernel"), "kernel is no string"),
         ({"inner": 1}, lambda r: r.part("inner"), "inner has no parts"),

@@ -1,0 +1,104 @@
+"""Named recipes: how a run's members are made, stacked and blended. A TOML file defines others:
+
+    name = "mine"
+    description = "one SVR and a quick booster"
+    n_folds = 5
+
+    [[svrs]]
+    features = "svr_shared"        # a name, a .toml file, or a table as in `rapids-perturb features NAME --toml`
+    C = 2.0
+
+    [boosting]
+    n_estimators = 300
+    features = "boosting"
+
+    [pseudo_labels]
+    use = "off"
+
+Whatever it leaves out has its default; `rapids-perturb recipes NAME --toml` prints a recipe in full.
+"""
+
+import tomllib
+from pathlib import Path
+
+import tomli_w
+from pydantic import ValidationError
+
+from features.feature_sets import FEATURE_SETS
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.config import BoostingConfig, PseudoLabelConfig, Recipe, SvrConfig
+
+DEFAULT, PUBLISHED, QUICK = "standard", "published", "quick"
+
+_SHARED, _PER_TARGET = (SvrConfig(features=FEATURE_SETS[name]) for name in ("svr_shared", "svr_per_target"))
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name=DEFAULT,
+            description="SVRs with and without each gene's own statistics, a booster on top, their blend",
+            svrs=(_SHARED, _PER_TARGET),
+        ),
+        Recipe(
+            name=PUBLISHED,
+            description="the settings of the fourth place of the competition, its leaks closed",
+            svrs=(_SHARED, _PER_TARGET),
+            boosting=BoostingConfig(
+                n_estimators=1000,
+                learning_rate=0.01,
+                max_depth=10,
+                features=FEATURE_SETS["boosting_aggregates"],
+            ),
+        ),
+        Recipe(
+            name=QUICK,
+            description="a first look: one SVR, few folds and trees, no pseudo-labels",
+            n_folds=3,
+            svrs=(_SHARED.model_copy(update={"tol": 1e-2}),),
+            boosting=BoostingConfig(n_estimators=100, learning_rate=0.1),
+            pseudo_labels=PseudoLabelConfig(use="off"),
+        ),
+    )
+}
+
+
+def recipe(name: str | Path) -> Recipe:
+    """Return the recipe of a name, or the one that a TOML file defines.
+
+    Raises
+    ------
+    InputError
+        No such recipe (the message lists them) or file, or a file that defines none (the message names the key).
+    """
+    if str(name) in RECIPES:
+        return RECIPES[str(name)]
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise InputError(f"no recipe {str(name)!r}; choose among {', '.join(RECIPES)}, or name a .toml file")
+    try:
+        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_fault(error)}") from None
+
+
+def to_toml(found: Recipe) -> str:
+    """Return a recipe as the TOML file that defines it; feature sets that have a name are named."""
+    content = found.model_dump(mode="json", exclude_none=True)
+    sets = [svr.features for svr in found.svrs] + [found.boosting.features]
+    for stage, features in zip([*content["svrs"], content["boosting"]], sets, strict=True):
+        if FEATURE_SETS.get(features.name) == features:
+            stage["features"] = features.name
+    return tomli_w.dumps(content)
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first thing that is wrong with validated settings, as "svrs[1].C: …"."""
+    found = error.errors()[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).lstrip(".")
+    message = found["msg"].removeprefix("Value error, ")
+    return f"{place or 'the file'}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,185 @@
+"""A naive float64 tree builder, and problems to compare engines with it on.
+
+Every tree of a fit is walked node by node, on the residuals that the fit's own trees before it leave; each split is
+compared with a search over all thresholds by the definition of the gain, with weights w_i,
+
+    |Σ_L w r|²/(W_L + λ) + |Σ_R w r|²/(W_R + λ) − |Σ w r|²/(W + λ)
+"""
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from rapids_pipeline.boosting import exact
+from rapids_pipeline.boosting.rounds import sample
+from rapids_pipeline.boosting.training import Settings, Watch
+
+DEFAULTS = Settings(
+    n_estimators=3,
+    learning_rate=0.3,
+    max_depth=4,
+    min_samples_leaf=1,
+    colsample=1.0,
+    subsample=1.0,
+    reg_lambda=1.0,
+    max_bins=256,
+    early_stopping_rounds=None,
+    seed=0,
+    device="cpu",
+    n_jobs=1,
+)
+
+
+def grown(X, Y, weights=None, engine=exact, **changes):
+    settings = Settings(**(vars(DEFAULTS) | changes))
+    return engine.fit(X, Y, settings, Watch(), weights=weights).model
+
+
+def columns_of(kinds, n, rng):
+    """Columns of every awkward kind."""
+    made = []
+    for kind in kinds:
+        column = rng.normal(size=n)
+        if kind == "levels":
+            column = rng.integers(0, 3, size=n).astype(float)
+        elif kind == "constant":
+            column[:] = 2.5
+        elif kind == "duplicate" and made:
+            column = made[0].copy()
+        elif kind == "missing":
+            column[rng.random(n) < 0.3] = np.nan
+        elif kind == "all missing":
+            column[:] = np.nan
+        elif kind == "missing or not":
+            column = np.where(rng.random(n) < 0.5, np.nan, 1.0)
+        made.append(column)
+    return np.stack(made, axis=1).astype(np.float32)
+
+
+KINDS = ("numbers", "levels", "constant", "duplicate", "missing", "all missing", "missing or not")
+
+
+@st.composite
+def problems(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.one_of(st.integers(1, 12), st.integers(13, 90)))
+    X = columns_of(draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=7)), n, rng)
+    d = draw(st.sampled_from((1, 2, 16, 17, 45, 63, 65, 90, 130)))
+    Y = rng.normal(size=(n, d)) * draw(st.sampled_from((1e-3, 1.0, 1e4))) + draw(st.sampled_from((0.0, 50.0)))
+    if draw(st.booleans()):
+        Y += np.nan_to_num(X[:, :1]) * rng.normal(size=d)
+    if draw(st.booleans()):
+        Y[:, 0] = 1.0
+    options = {
+        "max_depth": draw(st.integers(1, 6)),
+        "min_samples_leaf": draw(st.sampled_from((1, 1, 2, 5))),
+        "reg_lambda": draw(st.sampled_from((0.0, 1.0, 3.5))),
+        "max_bins": draw(st.sampled_from((3, 8, 256))),
+        "learning_rate": draw(st.sampled_from((1.0, 0.3, 0.01))),
+        "colsample": draw(st.sampled_from((1.0, 0.5))),
+        "subsample": draw(st.sampled_from((1.0, 0.7))),
+    }
+    return X, Y.astype(np.float32), options
+
+
+def borders_of(column, max_bins):
+    numbers = np.sort(column[~np.isnan(column)])
+    borders = np.unique(numbers)[:-1]
+    if len(borders) > max_bins - 2:
+        borders = np.unique(numbers[(np.linspace(0, 1, max_bins) * len(numbers))[1:-1].astype(int)])
+    return borders
+
+
+def goes_left(column, threshold):
+    return np.isnan(column) | (column <= threshold)
+
+
+def naive_gain(residual, weights, left, lam):
+    """The gain of a split in float64, by its definition."""
+
+    def value(rows):
+        return np.sum((weights[rows, None] * residual[rows]).sum(axis=0) ** 2) / (weights[rows].sum() + lam)
+
+    return value(left) + value(~left) - value(left | ~left)
+
+
+def naive_best(X, residual, weights, rows, columns, thresholds, lam, min_leaf):
+    """The best split of a node by trying every threshold: (gain, column, rows that go left)."""
+    best = (0.0, None, None)
+    for column in columns:
+        for threshold in thresholds[column]:
+            left = goes_left(X[rows, column], threshold)
+            if min(left.sum(), (~left).sum()) < min_leaf:
+                continue
+            gain = naive_gain(residual[rows], weights[rows], left, lam)
+            if gain > best[0] * (1 + 1e-12):
+                best = (gain, column, left)
+    return best
+
+
+def check_leaf(leaf, residual, weights, options):
+    sums = options["learning_rate"] / (weights.sum() + options["reg_lambda"])
+    expected = sums * (weights[:, None] * residual).sum(axis=0)
+    scale = sums * np.abs(weights[:, None] * residual).sum(axis=0)
+    np.testing.assert_array_less(np.abs(leaf - expected), 1e-6 * scale + 1e-30)
+
+
+def check_tree(model, tree, X, residual, weights, rows, columns, thresholds, options, least):
+    """Compare one tree with the naive search node by node; return its prediction for all rows, and the near ties."""
+    lam, min_leaf = options["reg_lambda"], options["min_samples_leaf"]
+    predicted, differing = np.zeros(residual.shape), 0
+    first, last = model.node_offset[tree : tree + 2]
+    root = first if first < last else -1 - model.leaf_offset[tree]
+    waiting = [(root, rows, np.arange(len(X)), 0)]
+    while waiting:
+        at, here, everyone, depth = waiting.pop()
+        searched = depth < options["max_depth"] and len(here) >= max(2, 2 * min_leaf)
+        best = (0.0, None, None)
+        if searched:
+            best = naive_best(X, residual, weights, here, columns, thresholds, lam, min_leaf)
+        if at < 0:
+            squares = np.sum(weights[here, None] * residual[here] ** 2)
+            assert best[0] <= least * (1 + 1e-6) + 1e-13 * squares
+            check_leaf(model.leaves[-1 - at], residual[here], weights[here], options)
+            predicted[everyone] = model.leaves[-1 - at]
+            continue
+        assert searched
+        feature, threshold = model.feature[at], model.threshold[at]
+        left = goes_left(X[here, feature], threshold)
+        assert min(left.sum(), (~left).sum()) >= min_leaf
+        gain = naive_gain(residual[here], weights[here], left, lam)
+        total = (weights[here, None] * residual[here]).sum(axis=0)
+        resolution = 1e-13 * np.sum(total**2) / (weights[here].sum() + lam)
+        if (left != best[2]).any():
+            differing += 1
+            assert gain == pytest.approx(best[0], rel=1e-6, abs=resolution)
+        elif feature != best[1]:  # the same rows by another column
+            assert gain == pytest.approx(best[0], rel=1e-10, abs=resolution)
+        assert model.gain[at] == pytest.approx(gain, rel=1e-5, abs=resolution)
+        side = goes_left(X[everyone, feature], threshold)
+        waiting.append((model.children[at, 0], here[left], everyone[side], depth + 1))
+        waiting.append((model.children[at, 1], here[~left], everyone[~side], depth + 1))
+    return predicted, differing
+
+
+def check_against_naive(X, Y, options, weights=None, engine=exact):
+    """Every tree of a fit, each on the residuals that the fit's own trees before it leave; return the near ties."""
+    model = grown(X, Y, weights, engine, **options)
+    weights = np.ones(len(X)) if weights is None else weights
+    n, p = X.shape
+    thresholds = [[-np.inf, *borders_of(X[:, f], options["max_bins"])] for f in range(p)]
+    base = np.average(Y.astype(float), axis=0, weights=weights)
+    np.testing.assert_allclose(model.base, base, rtol=1e-6, atol=1e-6 * np.abs(Y).max())
+    predicted = np.repeat(model.base[None].astype(float), n, axis=0)
+    least = 1e-12 * np.sum(weights[:, None] * (Y - model.base).astype(float) ** 2)
+    rng, differing = np.random.default_rng(options.get("seed", DEFAULTS.seed)), 0
+    for tree in range(model.n_trees):
+        columns = sample(rng, p, options["colsample"])
+        rows = sample(rng, n, options["subsample"])
+        residual = (Y - predicted).astype(np.float32).astype(float)
+        added, ties = check_tree(model, tree, X, residual, weights, rows, columns, thresholds, options, least)
+        predicted += added
+        differing += ties
+    spread = np.abs(Y).max() + 1e-30
+    np.testing.assert_allclose(model.predict(X), predicted, atol=1e-5 * spread)
+    return differing

@@ -1,0 +1,418 @@
+"""States of what is fitted: restored objects transform alike, to the last bit, and damaged states are refused."""
+
+import copy
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_feature_sets import EVERY_SET, SMILES, example, feature_set, targets_for
+
+from features import descriptors
+from features.block_makers import Molecules, Predictions
+from features.categorical import OneHotEncoder
+from features.descriptors import DescriptorEncoder
+from features.feature_sets import FeatureSet, FeatureTable, Rows
+from features.molecule_columns import FITTED_IN_FOLD
+from features.reduction import TruncatedSVD
+from features.target import LeaveOneOutEncoder, TargetEncoder
+from rapids_pipeline.backend.arrays import to_host
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import StateReader
+from rapids_pipeline.boosting.target_space import TargetSpace
+
+SAVED_DTYPES = [np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8")]
+GROUPS = ["b", "a", "b", "c", "a", "b"]
+Y = np.random.default_rng(3).normal(size=(6, 4)).astype(np.float32)
+
+
+def reader(state):
+    return StateReader(state, "DIR/model: it")
+
+
+def leaves(state, place=()):
+    """Every value of a state that is no state, with its place."""
+    for name, value in state.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*place, name))
+        else:
+            yield (*place, name), value
+
+
+def changed(state, place, change):
+    """A deep copy of a state with one value changed, or left out where the change says so."""
+    made = copy.deepcopy(state)
+    inner = made
+    for name in place[:-1]:
+        inner = inner[name]
+    if change is MISSING:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = change
+    return made
+
+
+MISSING = object()
+
+
+def wrong_values(value):
+    """What must not be taken for a value: nothing, another kind, another dtype or shape, no number."""
+    yield from (MISSING, None, {"inner": 1})
+    if isinstance(value, np.ndarray):
+        yield from (
+            value.tolist(),
+            value[..., None],
+            value[None],
+            value.astype(np.float16),
+            value.astype(str),
+        )
+        yield np.concatenate([value, value[:1]])
+        if value.dtype.kind == "f" and value.size:
+            for number in (np.nan, np.inf):
+                broken = value.copy()
+                broken.flat[-1] = number
+                yield broken
+    elif isinstance(value, list):
+        yield from (value[0], [*value, value[0]], value[:-1], [*value[:-1], 7], np.array(value))
+    else:
+        yield from ([value], np.array(value), "1" if isinstance(value, int | float) else 1, np.nan)
+
+
+def assert_every_damage_is_refused(restore, state):
+    assert restore(reader(state)) is not None
+    for place, value in leaves(state):
+        for wrong in wrong_values(value):
+            with pytest.raises(InputError, match=r"^DIR/model: it") as raised:
+                restore(reader(changed(state, place, wrong)))
+            assert "damaged" in str(raised.value), (place, wrong)
+
+
+def fitted_table(name):
+    rows, targets = example()
+    recipe = feature_set(name)
+    targets = targets_for(recipe, targets)
+    table = FeatureTable(recipe, sigma=0.2, seed=4)
+    table.fit_transform(rows.take(np.arange(40)), targets[:40])
+    return recipe, table, rows
+
+
+# --- feature sets -------------------------------------------------------------------------------------------
+
+
+@EVERY_SET
+def test_a_restored_table_transforms_to_the_last_bit_alike(name):
+    recipe, table, rows = fitted_table(name)
+    state = table.state()
+    again = FeatureTable.from_state(recipe, reader(copy.deepcopy(state)))
+    strangers = rows.obs.assign(cell_type="nowhere", sm_name="nothing")
+    for asked in (rows, rows.take(np.array([57])), Rows(strangers, rows.molecules, rows.predictions)):
+        expected, found = table.transform(asked), again.transform(asked)
+        assert found.dtype == expected.dtype and found.tobytes() == expected.tobytes()
+    assert again.columns_ == table.columns_ and again.described() == table.described()
+    assert [place for place, _ in leaves(again.state())] == [place for place, _ in leaves(state)]
+    for (_, expected), (_, found) in zip(leaves(state), leaves(again.state()), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@EVERY_SET
+def test_states_are_plain_data(name):
+    _, table, _ = fitted_table(name)
+    for place, value in leaves(table.state()):
+        assert all(part.replace("_", "").isalnum() for part in place)
+        if isinstance(value, np.ndarray):
+            assert value.dtype in SAVED_DTYPES and value.flags.c_contiguous
+        else:
+            assert type(value) in (str, int, float, bool, list)
+            assert not isinstance(value, list) or {type(entry) for entry in value} == {str}
+
+
+@EVERY_SET
+def test_what_is_missing_from_a_table_is_named(name):
+    recipe, table, _ = fitted_table(name)
+    state = table.state()
+    for place, _ in leaves(state):
+        with pytest.raises(InputError, match=rf"^DIR/model: it\.block_\d.*{place[-1]}|has|are") as raised:
+            FeatureTable.from_state(recipe, reader(changed(state, place, MISSING)))
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["boosting_aggregates", "svr_loo", "op2_first_light", "svr_per_target"])
+def test_damaged_tables_are_refused(name):
+    recipe, table, _ = fitted_table(name)
+    state = table.state()
+    shortening_is_seen = {
+        place: value for place, value in leaves(state) if place[-1] not in ("levels_0", "columns")
+    }
+    for place, value in shortening_is_seen.items():
+        for wrong in wrong_values(value):
+            with pytest.raises(InputError, match=r"^DIR/model: it"):
+                FeatureTable.from_state(recipe, reader(changed(state, place, wrong)))
+
+
+def test_tables_of_other_sets_are_refused():
+    states = {name: fitted_table(name)[1].state() for name in ("onehot", "loo", "svr_loo", "op2_first_light")}
+    for name, state in states.items():
+        for other in states.keys() - {name}:
+            with pytest.raises(InputError, match=r"^DIR/model: it"):
+                FeatureTable.from_state(feature_set(other), reader(state))
+    swapped = FeatureSet(name="swapped", blocks=feature_set("loo").blocks[::-1])
+    with pytest.raises(InputError, match=r"block_0: the encoded column is cell_type, not sm_name"):
+        FeatureTable.from_state(swapped, reader(states["loo"]))
+    means = feature_set("op2_first_heavy")
+    with pytest.raises(InputError, match=r"statistics are mean, not mean, quantile_0\.25"):
+        FeatureTable.from_state(means, reader(states["op2_first_light"]))
+
+
+def test_columns_that_are_reduced_must_be_as_many_as_were():
+    recipe, table, _ = fitted_table("boosting")
+    state = table.state()
+    for place in (("block_2", "reduced", "width"), ("block_3", "reduced", "width")):
+        with pytest.raises(InputError, match=r"svd reduces \d+ columns, and there are 3;"):
+            FeatureTable.from_state(recipe, reader(changed(state, place, 3)))
+        with pytest.raises(InputError, match=r"width is 0;"):
+            FeatureTable.from_state(recipe, reader(changed(state, place, 0)))
+
+
+@pytest.mark.parametrize(
+    ("maker", "says"),
+    [
+        (lambda: Molecules("made up"), "molecule features by made up have 5 columns and had 20 when"),
+        (Predictions, "first-level predictions have 5 columns and had 7 when"),
+    ],
+)
+def test_columns_of_another_width_are_refused(maker, says):
+    rows, targets = example()
+    fitted, restored = maker(), maker()
+    fitted.fit_transform(rows, targets)
+    restored.restore(reader(fitted.state()))
+    narrow = Rows(rows.obs, {"made up": rows.molecules["made up"][:, :5]}, rows.predictions[:, :5])
+    for made in (fitted, restored):
+        with pytest.raises(InputError, match=says):
+            made.transform(narrow)
+
+
+def test_statistics_of_each_targets_own_are_of_one_target():
+    rows, targets = example()
+    shared = FeatureTable(feature_set("op2_first_light"))
+    shared.fit_transform(rows, targets)
+    own = FeatureSet(
+        name="own",
+        blocks=tuple(
+            block.model_copy(update={"own_target": True}) if block.kind == "statistics" else block
+            for block in feature_set("op2_first_light").blocks
+        ),
+    )
+    with pytest.raises(InputError, match="statistics of each target's own are of 7 targets"):
+        FeatureTable.from_state(own, reader(shared.state()))
+
+
+def test_the_only_encoder_fitted_in_a_fold_is_the_one_that_is_saved():
+    assert FITTED_IN_FOLD == ("descriptors",)
+
+
+# --- the parts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [TruncatedSVD, TargetSpace])
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12), (5, 5), (1, 4)])
+def test_a_restored_reduction_is_the_same_to_the_last_bit(made, shape):
+    A = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    svd = made(4).fit(A)
+    again = made.from_state(reader(svd.state()))
+    assert type(again) is made
+    assert svd.components_.flags.c_contiguous and again.components_.flags.c_contiguous
+    many = np.random.default_rng(1).normal(size=(500, shape[1])).astype(np.float32)
+    scores = svd.transform(many)
+    assert again.transform(many).tobytes() == scores.tobytes()
+    assert again.inverse_transform(scores).tobytes() == svd.inverse_transform(scores).tobytes()
+    assert again.explained_share_ == svd.explained_share_
+    assert again.get_feature_names_out().tolist() == svd.get_feature_names_out().tolist()
+    with pytest.raises(ValueError, match="features"):
+        again.transform(many[:, 1:])
+
+
+def test_a_reduction_to_nothing_is_restored():
+    svd = TruncatedSVD(4).fit(np.zeros((5, 7)))
+    assert TruncatedSVD.from_state(reader(svd.state())).transform(np.ones((2, 7))).shape == (2, 0)
+
+
+def test_a_reduction_learnt_by_torch_is_saved_from_the_host():
+    torch = pytest.importorskip("torch")
+    A = np.random.default_rng(0).normal(size=(12, 30)).astype(np.float32)
+    svd = TruncatedSVD(4).fit(torch.asarray(A))
+    state = svd.state()
+    assert all(isinstance(state[name], np.ndarray) for name in ("components", "singular_values"))
+    again = TruncatedSVD.from_state(reader(state))
+    np.testing.assert_allclose(again.transform(A), to_host(svd.transform(torch.asarray(A))), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"singular_values": np.array([1.0, 2.0])}, "singular_values do not descend"),
+        ({"singular_values": np.array([1.0, -2.0])}, "singular_values do not descend"),
+        ({"explained_share": 1.5}, r"explained_share 1\.5 is outside"),
+        ({"components": np.zeros((2, 0), np.float32)}, "components have no columns"),
+    ],
+)
+def test_a_reduction_that_is_none_is_refused(change, says):
+    state = dict(TruncatedSVD(2).fit(np.random.default_rng(0).normal(size=(9, 5))).state())
+    with pytest.raises(InputError, match=f"^DIR/model: it: {says}"):
+        TruncatedSVD.from_state(reader(state | change))
+    assert_every_damage_is_refused(TruncatedSVD.from_state, state)
+
+
+@pytest.mark.parametrize("columns", [("cell_type",), ("sm_name", "cell_type")])
+def test_a_restored_one_hot_encoder_is_the_same(columns):
+    rows, _ = example()
+    encoder = OneHotEncoder(columns).fit(rows.obs[:9])
+    again = OneHotEncoder.from_state(reader(encoder.state()))
+    assert again.transform(rows.obs).tobytes() == encoder.transform(rows.obs).tobytes()
+    assert again.count_unseen(rows.obs) == encoder.count_unseen(rows.obs)
+    assert again.get_feature_names_out().tolist() == encoder.get_feature_names_out().tolist()
+    assert again.transform(rows.obs[:0]).shape == (0, len(again.get_feature_names_out()))
+
+
+def test_levels_that_are_none_are_refused():
+    state = OneHotEncoder(("cell_type",)).fit({"cell_type": ["a", "b"]}).state()
+    for name, wrong, says in (
+        ("levels_0", ["a", "a"], "levels_0 names something twice"),
+        ("levels_0", [], "a column without levels"),
+        ("columns", [], "there is no column"),
+        ("columns", ["cell_type", "sm_name"], "levels_1 is missing"),
+        ("columns", ["cell_type", "cell_type"], "columns names something twice"),
+    ):
+        with pytest.raises(InputError, match=says):
+            OneHotEncoder.from_state(reader(changed(state, (name,), wrong)))
+
+
+ENCODERS = {
+    "one statistic": TargetEncoder(),
+    "several": TargetEncoder(("mean", "count", "quantile_0.25"), smoothing=1.5),
+    "leave-one-out": LeaveOneOutEncoder(0.2),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("named", [False, True])
+def test_a_restored_target_encoder_is_the_same(name, named):
+    groups = pd.Series(GROUPS, name="sm_name")
+    targets = pd.DataFrame(Y, columns=["A", "B", "C", "D"]) if named else Y
+    encoder = ENCODERS[name].fit(groups, targets)
+    state = encoder.state()
+    assert ("targets" in state) == named
+    again = type(encoder).from_state(reader(state))
+    asked = pd.Series(["c", "unseen", "a", "a"], name="sm_name")
+    assert again.transform(asked).tobytes() == encoder.transform(asked).tobytes()
+    assert again.count_unseen(asked) == encoder.count_unseen(asked) == {"sm_name": 1}
+    assert again.get_feature_names_out().tolist() == encoder.get_feature_names_out().tolist()
+
+
+def test_an_encoder_of_two_columns_is_restored():
+    groups = pd.DataFrame({"a": GROUPS, "b": GROUPS[::-1]})
+    encoder = TargetEncoder(("mean", "max")).fit(groups, Y)
+    again = TargetEncoder.from_state(reader(encoder.state()))
+    assert again.transform(groups).tobytes() == encoder.transform(groups).tobytes()
+    state = encoder.state()
+    assert_every_damage_is_refused(TargetEncoder.from_state, state)
+    again = changed(state, ("table_1", "column"), "a")
+    with pytest.raises(InputError, match="no tables of different columns"):
+        TargetEncoder.from_state(reader(again))
+    again = changed(state, ("table_0", "values"), state["table_0"]["values"][..., :2])
+    with pytest.raises(InputError, match="for the same targets"):
+        TargetEncoder.from_state(reader(again))
+    with pytest.raises(InputError, match="no tables"):
+        TargetEncoder.from_state(reader({"statistics": ["mean"]}))
+    for statistics, says in ((["mode", "max"], "no statistic 'mode'"), ([], "name every statistic once")):
+        with pytest.raises(InputError, match=f"^DIR/model: it: {says}"):
+            TargetEncoder.from_state(reader(changed(state, ("statistics",), statistics)))
+
+
+def test_an_encoder_whose_levels_do_not_fit_its_table_is_refused():
+    encoder = LeaveOneOutEncoder().fit(pd.Series(GROUPS, name="g"), pd.DataFrame(Y, columns=list("ABCD")))
+    state = encoder.state()
+    for wrong, says in (
+        (["a", "b"], r"level_means must be float32 \(2, 4\), not float32 \(3, 4\)"),
+        (["a", "b", "b"], "levels names something twice"),
+        ([], "levels are empty"),
+    ):
+        with pytest.raises(InputError, match=says):
+            LeaveOneOutEncoder.from_state(reader(changed(state, ("levels",), wrong)))
+    with pytest.raises(InputError, match="targets are 1 names for 4 targets"):
+        LeaveOneOutEncoder.from_state(reader(changed(state, ("targets",), ["A"])))
+    table = TargetEncoder().fit(GROUPS, Y).state()
+    with pytest.raises(InputError, match=r"table_0: counts must be int64 \(4\), not int64 \(3,\)"):
+        TargetEncoder.from_state(reader(changed(table, ("table_0", "levels"), ["a", "b", "c", "d"])))
+    with pytest.raises(InputError, match="table_0: counts has negative numbers"):
+        TargetEncoder.from_state(reader(changed(table, ("table_0", "counts"), np.array([1, -1, 2]))))
+
+
+@pytest.mark.parametrize("encoder", [LeaveOneOutEncoder(), TargetEncoder()])
+def test_labels_that_are_no_strings_are_not_saved(encoder):
+    encoder.fit([1, 1, 2, 2, 3, 3], Y)
+    with pytest.raises(
+        InputError, match="encoder of column group0 cannot be saved: its labels are no strings"
+    ):
+        encoder.state()
+
+
+# --- descriptors --------------------------------------------------------------------------------------------
+
+
+def fitted_descriptors():
+    pytest.importorskip("rdkit")
+    return DescriptorEncoder(clip=4, desalt=True).fit([*SMILES[:5], "CCN.Cl"])
+
+
+def test_restored_descriptors_are_the_same():
+    encoder = fitted_descriptors()
+    again = DescriptorEncoder.from_state(reader(encoder.state()))
+    assert again.get_params() == encoder.get_params()
+    asked = [*SMILES, "[Na+].OCC(=O)[O-]", "C" * 300]
+    assert again.transform(asked).tobytes() == encoder.transform(asked).tobytes()
+    assert (again.notes(), again.n_imputed_) == (encoder.notes(), encoder.n_imputed_)
+
+
+def test_damaged_descriptors_are_refused():
+    encoder = fitted_descriptors()
+    state = dict(encoder.state())
+    for place, value in leaves(state):
+        for wrong in wrong_values(value):
+            with pytest.raises(InputError, match=r"^DIR/model: it"):
+                DescriptorEncoder.from_state(reader(changed(state, place, wrong)))
+    for change in (
+        {"scale": np.zeros_like(state["scale"])},
+        {"clip": -1.0},
+        {"constant": np.full_like(state["constant"], 2)},
+    ):
+        with pytest.raises(InputError, match=r"^DIR/model: it"):
+            DescriptorEncoder.from_state(reader(state | change))
+
+
+@pytest.mark.parametrize("change", ["fewer", "renamed", "reordered"])
+def test_another_rdkits_descriptors_are_refused(change, monkeypatch):
+    encoder = fitted_descriptors()
+    listed = descriptors._descriptor_list()
+    if change == "fewer":
+        listed = listed[:-3]
+    elif change == "renamed":
+        listed[5] = ("NewName", listed[5][1])
+    else:
+        listed = listed[::-1]
+    monkeypatch.setattr(descriptors, "_descriptor_list", lambda: listed)
+    descriptors._values_of.cache_clear()
+    try:
+        again = DescriptorEncoder.from_state(reader(encoder.state()))
+        with pytest.raises(
+            InputError, match=r"RDKit .* the model was trained with 217 .* install the version"
+        ):
+            again.transform(SMILES)
+    finally:
+        descriptors._values_of.cache_clear()
+
+
+def test_restoring_warns_of_nothing():
+    recipe, table, rows = fitted_table("boosting_aggregates")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FeatureTable.from_state(recipe, reader(table.state())).transform(rows)
