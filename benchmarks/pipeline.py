@@ -3,7 +3,7 @@
     python benchmarks/pipeline.py [--data FOLDER]
 
 Runs the demo (18,211 simulated genes) and, where the folder holds it, the recipes on the real lincs_lung data, each
-in a process of its own, and those once more with --imitate-task (not timed); prints a table and writes
+in a process of its own, and the published one once more with --imitate-task (not timed); prints a table and writes
 benchmarks/results/pipeline.json with the machine, the date and versions.
 """
 
@@ -43,6 +43,8 @@ def main() -> None:
                 options = ["--molecules", "morgan", "--recipe", recipe, "--out", str(place)]
                 found[name] = measured(["run", *files, *options], place)
                 found[name]["test"] = scored(place / "submission.csv", lung / "de_test.parquet")
+                if recipe != "published":
+                    continue
                 imitating = [*options[:-1], str(out / f"{recipe} imitated"), "--imitate-task"]
                 measured(["run", *files, *imitating], out / f"{recipe} imitated")
                 document = json.loads((out / f"{recipe} imitated" / "scores.json").read_text())

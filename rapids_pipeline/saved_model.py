@@ -127,7 +127,7 @@ def save_model(folder: Path, model: SavedModel) -> None:
         "pairs": {name: [str(x) for x in model.obs[name]] for name in PAIR_COLUMNS},
         "genes": {"names": list(model.genes)},
         "embeddings": {
-            str(number): {"encoder": name, "molecules": known, "features": features}
+            f"encoder_{number}": {"encoder": name, "molecules": known, "features": features}
             for number, (name, (known, features)) in enumerate(model.embeddings.items())
         },
         "check": {name: [str(x) for x in check[name]] for name in PAIR_COLUMNS} | {"predicted": predicted},
