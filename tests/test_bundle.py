@@ -1,4 +1,4 @@
-"""Bundles: bit-identical round trips; whatever was changed, cut, taken away or made up is refused, and nothing is run."""
+"""Bundles: bit-identical round trips; what was changed, cut, taken away or made up is refused, and nothing is run."""
 
 import hashlib
 import json
