@@ -39,6 +39,7 @@ from features.blocks import (
 )
 from features.molecule_columns import fitted_in_fold
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.settings import first_fault
 from rapids_pipeline.backend.state import State, StateReader
 
 __all__ = ["FEATURE_SETS", "FeatureSet", "FeatureTable", "Rows", "feature_set"]
@@ -216,14 +217,7 @@ def feature_set(name: str | Path) -> FeatureSet:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from None
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_of(error)}") from None
-
-
-def _first_of(error: ValidationError) -> str:
-    """Return the first thing that is wrong, as "blocks[1].column: …"."""
-    found = error.errors()[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).lstrip(".")
-    return f"{place or 'the file'}: {found['msg'][0].lower()}{found['msg'][1:]}"
+        raise InputError(f"{path}: {first_fault(error)}") from None
 
 
 class FeatureTable:

@@ -124,7 +124,9 @@ def write_bundle(folder: Path, state: State, about: Mapping[str, Any]) -> None:
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": installed_versions(),
-        "about": dict(about),
+        "about": json.loads(
+            _text(MANIFEST, about)
+        ),  # names are strings now: the seal is of what is read back
         "files": [_described(folder / name) for name in (STATE, *files)],
     }
     _write(folder / MANIFEST, manifest | {"seal": _seal(manifest)}, LARGEST_MANIFEST)
@@ -148,13 +150,16 @@ def read_bundle(folder: Path) -> Bundle:
     if STATE not in listed:
         raise _fault(folder, MANIFEST, f"lists no {STATE}")
     content = _parsed(folder, STATE, _checked(folder, listed.pop(STATE), LARGEST_STATE))
+    if not all(re.fullmatch(PART_NAME, name) for name in content):
+        raise _fault(folder, STATE, "has a part of no usable name")
     arrays: dict[str, Any] = {name: {} for name in content}
     for name, file in listed.items():
         part = name.removesuffix(ARRAYS)
         if part not in content:
             raise _fault(folder, STATE, f"has no part {part}, and there is a file of its arrays")
+        found = _checked(folder, file)
         try:
-            arrays[part] = arrays_of(_checked(folder, file))
+            arrays[part] = arrays_of(found)
         except ValueError as error:
             raise _fault(folder, name, f"holds no usable arrays ({error})") from None
     try:
@@ -257,17 +262,24 @@ def _described(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
+def _text(name: str, content: Mapping[str, Any]) -> str:
+    """Return the text of a JSON file; ValueError, with the file's name, where JSON cannot hold the content."""
+    try:
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{name}: nested too deeply") from None
+
+
 def _write(path: Path, content: Mapping[str, Any], limit: int) -> None:
     """Write a JSON file of at most `limit` bytes."""
-    try:
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    except TypeError as error:
-        raise ValueError(f"{path.name}: {error}") from error
-    if len(text.encode()) > limit:
+    encoded = _text(path.name, content).encode()
+    if len(encoded) > limit:
         raise ValueError(
-            f"{path.name} would have {len(text.encode())} bytes, more than the {limit} that are read back"
+            f"{path.name} would have {len(encoded)} bytes, more than the {limit} that are read back"
         )
-    path.write_bytes(text.encode())
+    path.write_bytes(encoded)
 
 
 def _fault(folder: Path, name: str, what: str) -> InputError:

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from features.feature_sets import FEATURE_SETS
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.settings import first_fault
 from rapids_pipeline.config import BoostingConfig, PseudoLabelConfig, Recipe, SvrConfig
 
 DEFAULT, PUBLISHED, QUICK = "standard", "published", "quick"
@@ -94,11 +95,3 @@ def to_toml(found: Recipe) -> str:
         if FEATURE_SETS.get(features.name) == features:
             stage["features"] = features.name
     return tomli_w.dumps(content)
-
-
-def first_fault(error: ValidationError) -> str:
-    """Return the first thing that is wrong with validated settings, as "svrs[1].C: …"."""
-    found = error.errors()[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).lstrip(".")
-    message = found["msg"].removeprefix("Value error, ")
-    return f"{place or 'the file'}: {message[0].lower()}{message[1:]}"

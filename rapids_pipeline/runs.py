@@ -86,10 +86,7 @@ class RunFolder:
                 write_json(Path(staging, MANIFEST), self._manifest(manifest))
                 (self.path / MANIFEST).unlink(missing_ok=True)  # never beside results it did not make
                 for name in (*writers, MANIFEST):
-                    made, place = Path(staging, name), self.path / name
-                    if made.is_dir() and place.is_dir():  # a folder does not replace one that holds files
-                        place.replace(Path(staging, f"replaced-{name}"))
-                    made.replace(place)
+                    _move(Path(staging, name), self.path / name, Path(staging, f"replaced-{name}"))
         except OSError as error:
             raise InputError(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
         finally:
@@ -113,6 +110,19 @@ class RunFolder:
             return {key: found.get(key) for key in self.identity}
         except (OSError, ValueError, AttributeError):
             return None
+
+
+def _move(made: Path, place: Path, aside: Path) -> None:
+    """Move a file or folder into place; what was there is replaced, and a folder stays if that fails."""
+    if not (made.is_dir() and place.is_dir()):
+        made.replace(place)
+        return
+    place.replace(aside)  # a folder does not replace one that holds files
+    try:
+        made.replace(place)
+    except BaseException:
+        aside.replace(place)
+        raise
 
 
 def require_writable(path: Path) -> None:

@@ -23,11 +23,11 @@ from features.molecule_columns import encode_molecules, needs_weights
 from features.smiles import canonical_smiles
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
+from rapids_pipeline.backend.settings import first_fault
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.bundle import read_bundle, write_bundle
 from rapids_pipeline.config import RunConfig
 from rapids_pipeline.pseudo_labels import Matrix
-from rapids_pipeline.recipes import first_fault
 from rapids_pipeline.stack_model import StackModel
 
 CHECK_PAIRS = 3

@@ -58,7 +58,7 @@ def replaced(folder, name, content):
     rewritten(folder, change)
 
 
-def refused(folder, says=""):
+def refused(folder, says=r"\S"):
     with pytest.raises(InputError, match=says) as caught:
         read_bundle(folder)
     assert str(folder) in str(caught.value)
@@ -207,3 +207,8 @@ def test_what_cannot_be_saved_is_named(tmp_path):
     for part in ({"x": object()}, {"x": np.array(["a"])}, {"a b": 1}, {"x": float("nan")}):
         with pytest.raises(ValueError, match="part"):
             write_bundle(tmp_path / f"m{len(list(tmp_path.iterdir()))}", {"part": part}, {})
+
+
+def test_arrays_can_be_read_by_whoever_can_read_the_rest(folder):
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1

@@ -115,7 +115,12 @@ def _joined(content: Any, place: str, prefix: str, arrays: Arrays, levels: int) 
 def save_arrays(arrays: Arrays, path: Path) -> None:
     """Write a safetensors file; equal arrays of equal names give equal bytes."""
     in_rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    path.touch()
+    mode = (
+        path.stat().st_mode
+    )  # as every other file here; the library makes files that only their owner can read
     _safetensors().numpy.save_file(in_rows, path)
+    path.chmod(mode)
 
 
 def arrays_of(content: bytes) -> Arrays:
