@@ -73,7 +73,7 @@ def measured(arguments: list[str], out: Path) -> dict[str, Any]:
     return {
         "seconds": round(time.perf_counter() - began, 1),
         "core_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_memory_gb": round(usage.ru_maxrss / 2**20, 2),
+        "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
         "stage_seconds": manifest.get("seconds"),
         "shape": manifest.get("shape"),
         "model_gb": round(sum(f.stat().st_size for f in out.glob("model/*")) / 1e9, 3),
@@ -121,7 +121,7 @@ def table(report: dict[str, Any]) -> str:
         best = min(others, key=lambda item: item[1])
         lines.append(
             f"| {name} | {run['shape']['test_rows']} × {run['shape']['genes']} | {run['seconds']} "
-            f"| {run['core_seconds']} | {run['peak_memory_gb']} GB | {run['model_gb']} GB "
+            f"| {run['core_seconds']} | {run['peak_memory_gib']} GiB | {run['model_gb']} GB "
             f"| {run['out_of_fold']['pipeline']} | {run.get('imitated_task', {}).get('pipeline', '')} "
             f"| {ours[1]} | {best[0]} {best[1]} |"
         )

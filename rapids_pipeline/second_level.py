@@ -129,12 +129,17 @@ class BoostingProblem:
     device: DeviceName
     labels: PseudoLabels | None = None
 
-    def held_out(self, k: int, unseen: int, seed: int) -> tuple[Matrix, Matrix]:
-        """Return the predictions of fold k and of the test rows by a booster that saw neither k nor `unseen`."""
+    def held_out(self, k: int, unseen: int, seed: int) -> list[Matrix]:
+        """Return the predictions of fold k by a booster that saw neither k nor `unseen`.
+
+        Where both are the same fold, the predictions of the test rows follow.
+        """
         inside = np.flatnonzero((self.folds != k) & (self.folds != unseen))
-        outside, test = self._training_rows(unseen, np.flatnonzero(self.folds == k)), self._test_rows(unseen)
+        wanted = [self._training_rows(unseen, np.flatnonzero(self.folds == k))]
+        if k == unseen:
+            wanted.append(self._test_rows(unseen))
         booster = self._fit(self._training_rows(unseen, inside), self.Y[inside], unseen, seed)
-        return booster.predict(outside), booster.predict(test)
+        return [booster.predict(rows) for rows in wanted]
 
     def everything(self, seed: int) -> FittedBooster:
         """Return a booster of all training rows."""
@@ -188,7 +193,7 @@ def boosted_member(problem: BoostingProblem, seed: int, progress: Progress | Non
     calls = [delayed(_task)(problem, *task) for task in [*((None, None, s) for s in seeds), *tasks]]
     jobs = processor_count() if problem.device == "cpu" else 1
     whole: dict[int, FittedBooster] = {}
-    parts: dict[tuple[int, int], dict[int, tuple[Matrix, Matrix]]] = defaultdict(dict)
+    parts: dict[tuple[int, int], dict[int, list[Matrix]]] = defaultdict(dict)
     for (k, unseen, s), result in Parallel(jobs, prefer="threads", return_as="generator_unordered")(calls):
         if k is None:
             whole[s] = result
@@ -244,7 +249,7 @@ def aggregated(predictions: Sequence[Matrix], how: str) -> Matrix:
 
 def _task(
     problem: BoostingProblem, k: int | None, unseen: int, seed: int
-) -> tuple[tuple[int | None, int, int], FittedBooster | tuple[Matrix, Matrix]]:
+) -> tuple[tuple[int | None, int, int], FittedBooster | list[Matrix]]:
     found = problem.everything(seed) if k is None else problem.held_out(k, unseen, seed)
     return (k, unseen, seed), found
 
