@@ -1,6 +1,7 @@
 """SMILES strings: canonical spelling, distinct molecules, salts, and the base of the encoders that read them."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,21 @@ def canonical_smiles(smiles: str) -> str | None:
     White space around the string is ignored. The empty string, anything that is not a string, and a SMILES
     followed by a name or an extension block are invalid.
     """
+    rdkit_chem()
+    if not isinstance(smiles, str) or not smiles.strip():
+        return None
+    return _canonical(smiles.strip())
+
+
+@lru_cache(maxsize=100_000)
+def _canonical(smiles: str) -> str | None:
+    """Return what `canonical_smiles` does; kept, as the same molecules are asked for again and again."""
     chem, blocked = rdkit_chem()
     options = chem.SmilesParserParams()
     options.parseName = False
     options.allowCXSMILES = False
-    if not isinstance(smiles, str) or not smiles.strip():
-        return None
     with blocked():
-        molecule = chem.MolFromSmiles(smiles.strip(), options)
+        molecule = chem.MolFromSmiles(smiles, options)
         return None if molecule is None else str(chem.MolToSmiles(molecule))
 
 
@@ -77,6 +85,23 @@ def distinct_molecules(smiles: Iterable[str]) -> tuple[list[str], NDArray[np.int
             canonical[string] = found
         row[position] = numbers.setdefault(canonical[string], len(numbers))
     return list(numbers), row
+
+
+def murcko_scaffolds(smiles: Iterable[str]) -> list[str]:
+    """Return the Bemis–Murcko scaffold (ring systems and what links them) of every molecule, as canonical SMILES.
+
+    A molecule without rings has none: it stands for itself. InputError: invalid SMILES.
+
+    Source: Bemis and Murcko, J. Med. Chem. 39 (1996) 2887; RDKit `MurckoScaffold`.
+    """
+    distinct, row = distinct_molecules(smiles)
+    _, blocked = rdkit_chem()
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    scaffold_of: Any = MurckoScaffold.MurckoScaffoldSmiles
+    with blocked():
+        scaffolds = [str(scaffold_of(smiles=whole)) or whole for whole in distinct]
+    return [scaffolds[number] for number in row]
 
 
 def is_salt(canonical: str) -> bool:

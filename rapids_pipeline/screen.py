@@ -1,197 +1,106 @@
-"""Feature screening: which features help to predict one gene.
+"""Feature screening: which features help to predict one gene, some genes, or all.
 
     python -m rapids_pipeline.screen --target A1BG
 
-Every candidate feature set is scored by the cross-validated RMSE of the same SVR on the same folds. Encodings
-that use the target are fitted inside each fold, on its training rows (`features.feature_sets`).
+Every candidate feature set is scored on the same splits, by the same model, from columns that are fitted inside each
+split. Differences from a reference set come with paired bootstrap intervals, and with several genes the screen says
+whether the order of the sets on one gene holds for the others. `rapids_pipeline.screening` has the parts.
 """
 
-import difflib
-import json
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import typer
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from threadpoolctl import threadpool_limits
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
-from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable, Rows, feature_set
-from features.molecule_columns import encode_molecules, needs_weights
-from features.molecules import molecule_encoder
 from rapids_pipeline import demo
-from rapids_pipeline.backend.errors import InputError, exits_cleanly
-from rapids_pipeline.backend.files import written_atomically
-from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.config import SvrConfig
-from rapids_pipeline.evaluation.splits import canonical_order, random_folds
-from rapids_pipeline.ingest import PerturbationData, read_training, training_from_frame
-from rapids_pipeline.report import LiveStages, bar_chart
+from rapids_pipeline.backend.errors import exits_cleanly
+from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, training_from_frame
+from rapids_pipeline.report import LiveStages
 from rapids_pipeline.run_inputs import DEFAULT_LAYER
 from rapids_pipeline.runs import require_writable
-from rapids_pipeline.svr import MultiTargetSVR
+from rapids_pipeline.screening.candidates import default_sets, screenable_sets
+from rapids_pipeline.screening.flow import ScreenRequest, Search, Watcher, screen
+from rapids_pipeline.screening.models import ModelName
+from rapids_pipeline.screening.report import screen_table, sentences, write_screen
+from rapids_pipeline.screening.standings import Standings
+
+FILES = "screen.html, screen.csv, screen.json, screen.png"
 
 
-@dataclass(frozen=True)
-class ScreenedSet:
-    """How one feature set did on one gene.
+class LiveTable(Watcher, Progress):
+    """Fills the table in while the screen runs: on a terminal in place, in a log a line a candidate."""
 
-    Attributes
-    ----------
-    rmse, rmse_sd : float
-        Mean over folds of the held-out RMSE, and its standard deviation over folds, in the target's unit.
-    gain : float
-        How much lower `rmse` is than that of predicting the training mean.
-    columns : int
-        Columns of the feature table.
-    seconds : float
-        Wall-clock time of all folds.
-    """
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.standings: Standings | None = None
+        self._live: Live | None = None
+        self._name, self._of, self._done, self._total = "", "", 0, 0
 
-    feature_set: str
-    description: str
-    rmse: float
-    rmse_sd: float
-    gain: float
-    columns: int
-    seconds: float
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the table until the screen ends, on a terminal."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(console=self.console, transient=True, auto_refresh=False) as self._live:
+            yield
+        self._live = None
 
+    def begins(self, name: str, number: int, total: int) -> Progress:
+        """Show which candidate is being scored."""
+        self._name, self._of = name, f"{number} of {total}"
+        return self
 
-@dataclass(frozen=True)
-class Screen:
-    """A finished screen, best set first."""
+    def start(self, total: int) -> None:
+        """Show how many fits the candidate takes."""
+        self._done, self._total = 0, total
+        self._refresh()
 
-    target: str
-    n_rows: int
-    n_folds: int
-    seed: int
-    molecules: str
-    source: str
-    mean_rmse: float
-    sets: list[ScreenedSet]
+    def advance(self, steps: int = 1) -> None:
+        """Show one more fit."""
+        self._done += steps
+        self._refresh()
 
+    def finished(self, standings: Standings) -> None:
+        """Show the table so far."""
+        self.standings = standings
+        if self._live is None:
+            last = standings.entries[-1]
+            line = f"  {last.name:<22} {last.losses.score:9.4f} {last.seconds:7.1f} s"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
-def screenable_sets() -> list[str]:
-    """Return the names of the feature sets a screen can compare: those that need no first-level run."""
-    return [name for name, recipe in FEATURE_SETS.items() if not recipe.needs_predictions]
-
-
-def default_sets() -> list[str]:
-    """Return the screenable sets that ask for no weights beyond those that `--molecules` may ask for."""
-    return [name for name in screenable_sets() if not any(map(needs_weights, FEATURE_SETS[name].encoders))]
-
-
-def screen(
-    data: PerturbationData,
-    target: str,
-    *,
-    sets: Sequence[str],
-    molecules: str,
-    n_folds: int = 5,
-    seed: int = 0,
-    config: SvrConfig | None = None,
-    source: str = "",
-    stages: Stages | None = None,
-) -> Screen:
-    """Score feature sets on one gene by cross-validation.
-
-    Parameters
-    ----------
-    data : PerturbationData
-    target : str
-        A gene of `data`.
-    sets : sequence of str
-        Names of feature sets (`screenable_sets`), or TOML files that define some.
-    molecules : str
-        As `--molecules` of a run.
-    n_folds, seed : int
-        Folds of random rows and their seed; the same for all sets.
-
-    Raises
-    ------
-    InputError
-        Unknown gene (the nearest names are given) or feature set, a gene that is constant, or a negative seed.
-    """
-    stages = stages or Stages()
-    if seed < 0:
-        raise InputError(f"--seed {seed}: must not be negative")
-    molecule_encoder(molecules)  # is there such a one?
-    recipes = [_screenable(name).with_molecules(molecules) for name in sets]
-    data = data.take(canonical_order(data.obs))
-    y = data.Y[:, [gene_index(data.genes, target)]]
-    if float(np.ptp(y)) == 0.0:
-        raise InputError(f"--target {target}: is {y[0, 0]:g} in every row; there is nothing to predict")
-    folds = random_folds(len(y), n_folds, seed)
-    with stages.stage("features"):
-        encoders = [name for recipe in recipes for name in recipe.encoders]
-        rows = Rows(data.obs, encode_molecules(encoders, list(data.obs["SMILES"])).training)
-    mean_rmse = float(np.mean([_rmse(y[folds == k], y[folds != k].mean()) for k in range(n_folds)]))
-    with stages.stage("screen") as progress, threadpool_limits(1, "blas"):  # products with one column
-        progress.start(len(recipes) * n_folds)
-        results = [
-            _score(recipe, rows, y, folds, config or SvrConfig(), mean_rmse, progress) for recipe in recipes
-        ]
-    results.sort(key=lambda result: result.rmse)
-    return Screen(target, len(y), n_folds, seed, molecules, source, mean_rmse, results)
+    def _refresh(self) -> None:
+        if self._live is not None:
+            now = Text(f"{self._of}: {self._name}, fit {min(self._done + 1, self._total)} of {self._total}")
+            parts = [now] if self.standings is None else [screen_table(self.standings.screen()), now]
+            self._live.update(Group(*parts), refresh=True)
 
 
-def gene_index(genes: Sequence[str], target: str) -> int:
-    """Return the position of a gene; InputError names the nearest ones where there is none."""
-    if target in genes:
-        return list(genes).index(target)
-    spelled = {gene.casefold(): gene for gene in genes}
-    near = [spelled[name] for name in difflib.get_close_matches(target.casefold(), spelled, n=5, cutoff=0.5)]
-    hint = f"; nearest names: {', '.join(near)}" if near else f"; the genes are {genes[0]} … {genes[-1]}"
-    raise InputError(f"--target {target}: no such gene among {len(genes)}{hint}")
+class QuietStages(LiveStages):
+    """Stages that leave the terminal to the table while the screen runs."""
 
-
-def write_screen(screened: Screen, folder: Path) -> None:
-    """Leave screen.csv, screen.json and screen.png in a folder, each written whole or not at all."""
-    table = pd.DataFrame([asdict(result) for result in screened.sets])
-    with written_atomically(folder / "screen.csv") as path:
-        table.to_csv(path, index=False)
-    with written_atomically(folder / "screen.json") as path:
-        path.write_text(json.dumps(asdict(screened), indent=2) + "\n")
-    with written_atomically(folder / "screen.png") as path:
-        bar_chart(
-            path,
-            [result.feature_set for result in screened.sets],
-            [result.rmse for result in screened.sets],
-            [result.rmse_sd / np.sqrt(screened.n_folds) for result in screened.sets],
-            f"{screened.target}: which features help ({screened.n_folds}-fold SVR, {screened.n_rows} rows)",
-            "held-out RMSE; the whiskers are the standard error over folds",
-            screened.mean_rmse,
-            "predicting the mean",
-        )
-
-
-def screen_table(screened: Screen) -> Table:
-    """Return the screen as a table for the terminal."""
-    table = Table(title=f"Feature sets for {screened.target}", title_justify="left")
-    table.add_column("feature set", no_wrap=True)
-    for name in ("columns", "RMSE", "± folds", "vs the mean", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in screened.sets:
-        table.add_row(
-            result.feature_set,
-            str(result.columns),
-            f"{result.rmse:.4f}",
-            f"{result.rmse_sd:.4f}",
-            f"{-result.gain:+.4f}",
-            f"{result.seconds:.2f}",
-        )
-    return table
+    @contextmanager
+    def shown(self, name: str) -> Iterator[Progress]:
+        """Show a bar until the stage ends, but for the screen's own."""
+        if name == "screen":
+            yield Progress()
+            return
+        with super().shown(name) as progress:
+            yield progress
 
 
 @exits_cleanly
 def command(
-    target: Annotated[str, typer.Option(help="The gene to screen on.")] = "A1BG",
+    target: Annotated[
+        str, typer.Option(help="A gene, several (A,B,C), random:N, variable:N (the most variable), or all.")
+    ] = "A1BG",
     train: Annotated[Path | None, typer.Option(help="Training file; without one, the demo data.")] = None,
     features: Annotated[
         str,
@@ -199,88 +108,82 @@ def command(
             help="Feature sets or .toml files, separated by commas, or 'all' (that need no weights)."
         ),
     ] = "all",
+    search: Annotated[
+        Search,
+        typer.Option(
+            help="compare: the sets as they are. ablation: one set without each of its blocks. forward: add "
+            "blocks one by one."
+        ),
+    ] = "compare",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Set that differences are taken from, or 'mean'. Default: onehot, or the first set named."
+        ),
+    ] = None,
+    model: Annotated[ModelName, typer.Option(help="What is fitted to the columns.")] = "svr",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="What is held out: random, compound, scaffold, cell_type, joint, scarce, published, cluster."
+        ),
+    ] = "random",
+    test: Annotated[
+        Path | None, typer.Option(help="Pairs to predict, for --split scarce with --train.")
+    ] = None,
     molecules: Annotated[
         str, typer.Option(help="morgan, descriptors, chemberta, a folder of weights or a hub id.")
     ] = "morgan",
     folds: Annotated[int, typer.Option(help="Cross-validation folds.")] = 5,
+    repeats: Annotated[int, typer.Option(help="How often to deal the folds anew.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     layer: Annotated[str, typer.Option(help="Layer of an .h5ad training file.")] = DEFAULT_LAYER,
     out: Annotated[Path | None, typer.Option(help="Result folder; default runs/screen-TARGET.")] = None,
 ) -> None:
-    """Compare feature sets on one gene: cross-validated RMSE of the SVR, as a table and a bar chart."""
-    stages, console = LiveStages(), Console()
-    folder = out or Path("runs") / f"screen-{target}"
+    """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
+    console, stages = Console(), QuietStages()
+    folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
     require_writable(folder)
     with stages.stage("ingest"):
-        if train is None:
-            data, source = training_from_frame(demo.simulate().de_train, "demo"), "demo data (simulated)"
-        else:
-            data, source = read_training(train, layer=layer), str(train)
-    names = default_sets() if features == "all" else [name.strip() for name in features.split(",")]
-    screened = screen(
-        data,
-        target,
-        sets=names,
-        molecules=molecules,
-        n_folds=folds,
-        seed=seed,
-        source=source,
-        stages=stages,
-    )
-    write_screen(screened, folder)
-    console.print(screen_table(screened))
-    left_out = [name for name in screenable_sets() if features == "all" and name not in names]
+        data, pairs, source = _read(train, test, layer)
+    names = () if features == "all" else tuple(name.strip() for name in features.split(","))
+    request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, molecules)
+    table = LiveTable(stages.console)
+    try:
+        with table.shown():
+            found = screen(
+                data, request, pairs=pairs, source=source, folder=folder, stages=stages, watcher=table
+            )
+    except KeyboardInterrupt:
+        if table.standings is not None:
+            write_screen(table.standings.screen(), folder)
+            stages.console.print(
+                f"the {len(table.standings.entries)} finished sets: {folder}/screen.html; the same command continues",
+                highlight=False,
+                soft_wrap=True,
+            )
+        raise
+    write_screen(found, folder)
+    console.print(screen_table(found))
+    left_out = [name for name in screenable_sets() if not names and name not in default_sets()]
     if left_out:
         console.print(
             f"left out, as they need weights: {', '.join(left_out)} (--features takes them by name)"
         )
-    console.print(f"predicting the mean: RMSE {screened.mean_rmse:.4f}; data: {source}", highlight=False)
-    console.print(f"written: {folder}/screen.csv, screen.json, screen.png", highlight=False, soft_wrap=True)
+    for sentence in sentences(found):
+        console.print(sentence, highlight=False, soft_wrap=True)
+    console.print(f"written: {folder}/{FILES}", highlight=False, soft_wrap=True)
 
 
-def _screenable(name: str) -> FeatureSet:
-    recipe = feature_set(name)
-    if recipe.needs_predictions:
-        raise InputError(
-            f"feature set {name!r} stacks on first-level predictions and cannot be screened; choose among "
-            f"{', '.join(screenable_sets())}"
-        )
-    return recipe
-
-
-def _score(
-    recipe: FeatureSet,
-    rows: Rows,
-    y: NDArray[np.float32],
-    folds: NDArray[np.intp],
-    config: SvrConfig,
-    mean_rmse: float,
-    progress: Progress,
-) -> ScreenedSet:
-    began = time.perf_counter()
-    errors, columns = [], 0
-    for k in range(int(folds.max()) + 1):
-        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-        table = FeatureTable(recipe)
-        X = table.fit_transform(rows.take(inside), y[inside])
-        svr = MultiTargetSVR(**config.model_dump(exclude={"features"})).fit(X, y[inside])
-        errors.append(_rmse(y[outside], svr.predict(table.transform(rows.take(outside)))))
-        columns = sum(table.columns_.values())
-        progress.advance()
-    rmse = float(np.mean(errors))
-    return ScreenedSet(
-        recipe.name,
-        recipe.description,
-        rmse,
-        float(np.std(errors, ddof=1)),
-        mean_rmse - rmse,
-        columns,
-        round(time.perf_counter() - began, 3),
-    )
-
-
-def _rmse(truth: NDArray[np.float32], predicted: NDArray[np.float32] | np.floating) -> float:
-    return float(np.sqrt(np.mean((truth - predicted) ** 2)))
+def _read(
+    train: Path | None, test: Path | None, layer: str
+) -> tuple[PerturbationData, pd.DataFrame | None, str]:
+    """Return the training data, the pairs to predict where there are any, and where the data are from."""
+    if train is None:
+        made = demo.simulate()
+        pairs = made.id_map if test is None else read_pairs(test)
+        return training_from_frame(made.de_train, "demo"), pairs, "demo data (simulated)"
+    return read_training(train, layer=layer), None if test is None else read_pairs(test), str(train)
 
 
 if __name__ == "__main__":

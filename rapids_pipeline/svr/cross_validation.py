@@ -9,7 +9,7 @@ are each fold's own, from its training rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,16 @@ class CrossValidated:
     n_iter: NDArray[np.integer[Any]]
     gap: NDArray[np.floating[Any]]
     gamma: NDArray[np.floating[Any]]
+
+
+class AnyGramTable(Protocol):
+    """A kernel over a fixed set of rows, of which any rectangle can be had, as `GramTable`."""
+
+    def gamma_of(self, training_rows: Rows) -> float:
+        """Return γ for a fold that trains on `training_rows`."""
+
+    def gram(self, rows: Rows, columns: Rows, gamma: float) -> Array:
+        """Return K over rows × columns, float64."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ def cross_val_predict(
 
 
 def fit_predict(
-    table: GramTable,
+    table: AnyGramTable,
     Y: Array,
     training: Rows,
     groups: Sequence[Rows],

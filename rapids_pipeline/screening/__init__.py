@@ -1,0 +1,1 @@
+"""Feature screening: candidates, their cross-validated losses, intervals, agreement between genes, and a report."""
