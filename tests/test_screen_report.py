@@ -218,6 +218,18 @@ def test_sentences_of_a_panel(panel):
     ]
 
 
+def test_the_steps_of_a_selection_are_said(panel):
+    steps = [
+        {"block": "onehot:sm_name", "score": 0.9, "difference": -0.1, "share": 1.0},
+        {"block": "loo:cell_type", "score": 0.875, "difference": -0.025, "share": 0.4},
+    ]
+    assert (
+        "selected by all rows, with scores that are too good: onehot:sm_name (0.9000; in 100 % of the folds), "
+        "loo:cell_type (0.8750; in 40 % of the folds)" in sentences(replace(panel, selection=steps))
+    )
+    assert not any("selected" in one for one in sentences(panel))
+
+
 def test_many_genes_that_turn_round_are_counted_and_not_all_named(panel):
     turned = [(f"GENE{i}", -0.9 + 0.01 * i) for i in range(20)]
     answer = sentences(replace(panel, agreement=replace(AGREEMENT, turned_round=turned, n_turned_round=33)))[

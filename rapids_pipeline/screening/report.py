@@ -104,6 +104,7 @@ def sentences(screen: Screen) -> list[str]:
     return [
         *([] if screen.complete else ["interrupted: only the finished candidates are here"]),
         *_findings(screen),
+        *_selected(screen),
         *([f"may I trust {trust.gene}? {_trust(trust, len(screen.genes))}"] if trust else []),
     ]
 
@@ -131,6 +132,16 @@ def _findings(screen: Screen) -> list[str]:
             f"of {counts[2]} the interval has zero in it"
         )
     return found
+
+
+def _selected(screen: Screen) -> list[str]:
+    """Return the steps of a forward selection, in words."""
+    decimals = _decimals(screen.sets)
+    steps = [
+        f"{step['block']} ({_number(step['score'], decimals)}; in {_percent(step['share'])} of the folds)"
+        for step in screen.selection
+    ]
+    return [f"selected by all rows, with scores that are too good: {', '.join(steps)}"] if steps else []
 
 
 def _trust(agreement: Agreement, n_genes: int) -> str:
