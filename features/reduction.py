@@ -88,7 +88,7 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
         right = right * xp.asarray(signs, device=A.device)
         self.components_ = _row_by_row(xp.matrix_transpose(xp.astype(right, xp.float32)))
         self.singular_values_ = values
-        total = float(xp.sum(A * A))
+        total = float(xp.sum(xp.vecdot(A, A)))  # A * A would be as large as A
         self.explained_share_ = min(float(xp.sum(values * values)) / total, 1.0) if total else 0.0
         return self
 
