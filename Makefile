@@ -6,18 +6,23 @@ VENV ?= .venv
 #   make test PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 PIP_FLAGS ?=
+# The environment with RAPIDS, for machines with an NVIDIA GPU.
+VENV_GPU ?= .venv-gpu
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test venv lint format unit bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-batches clean
+.PHONY: help demo test venv venv-gpu lint format unit packaging lock bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-batches clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
 	@echo 'make lint   ruff, mypy, import-linter, pre-commit configuration'
 	@echo 'make unit   the tests alone'
+	@echo 'make packaging   every extra resolves on every Python, uv.lock and docker/constraints/ are those of pyproject.toml'
+	@echo 'make lock   uv.lock and docker/constraints/ anew, after a change of the dependencies'
+	@echo 'make venv-gpu   an environment with RAPIDS in .venv-gpu'
 	@echo 'make bench-pipeline   whole runs: seconds, memory, scores (benchmarks/results/)'
 	@echo 'make bench-features   target encoders against the loops they replace; neighbours of compounds (3 minutes)'
 	@echo 'make bench-boosting   boosting engines side by side: time, error (30 minutes)'
@@ -29,7 +34,7 @@ help:
 demo: $(VENV)/.ready-to-run
 	$(BIN)/rapids-perturb demo --out runs/demo --overwrite
 
-test: lint unit
+test: lint unit packaging
 
 venv: $(VENV)/.ready-to-test
 
@@ -45,7 +50,17 @@ format: $(VENV)/.ready-to-test
 	$(BIN)/ruff format .
 
 unit: $(VENV)/.ready-to-test
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m 'not index'
+
+packaging: $(VENV)/.ready-to-test
+	$(BIN)/python -m pytest -m index tests/packaging
+
+EXPORT := $(BIN)/uv export --quiet --no-hashes --no-emit-project --no-annotate --no-header --extra chem --extra h5ad
+lock: $(VENV)/.ready-to-test
+	$(BIN)/uv lock
+	$(EXPORT) --extra cpu --output-file docker/constraints/cpu.txt
+	$(EXPORT) --extra gpu-cu12 --output-file docker/constraints/gpu-cu12.txt
+	$(EXPORT) --extra gpu-cu13 --extra chemberta --output-file docker/constraints/gpu-cu13.txt
 
 bench-pipeline: $(VENV)/.ready-to-run
 	$(BIN)/python benchmarks/pipeline.py
@@ -94,6 +109,16 @@ $(VENV)/.ready-to-test: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,chemberta,cpu,h5ad,dev]' '$(TORCH)'
 	$(PIP) install --quiet $(PIP_FLAGS) --no-deps rxnmapper==0.4.3 py-boost==0.5.2
 	@touch $@ $(VENV)/.ready-to-run
+
+# As docs/install.md has it for pip, with the tests' tools.
+venv-gpu: $(VENV_GPU)/.ready
+$(VENV_GPU)/.ready: pyproject.toml docker/constraints/gpu-cu13.txt
+	$(PYTHON) -m venv $(VENV_GPU)
+	$(VENV_GPU)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint docker/constraints/gpu-cu13.txt \
+	  --editable '.[chem,chemberta,h5ad,gpu-cu13,dev]'
+	$(VENV_GPU)/bin/python -m pip install --quiet $(PIP_FLAGS) --no-deps py-boost==0.5.2 treelite_runtime==3.9.1 \
+	  rxnmapper==0.4.3
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

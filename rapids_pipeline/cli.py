@@ -25,6 +25,7 @@ from rapids_pipeline.command_options import (
     SvrFeaturesOption,
     names_in,
 )
+from rapids_pipeline.doctor import command as doctor_command
 from rapids_pipeline.predict import command as predict_command
 from rapids_pipeline.run_inputs import DEFAULT_LAYER, RunInputs
 
@@ -84,6 +85,7 @@ def run(
 
 
 app.command("predict")(predict_command)
+app.command("doctor")(doctor_command)
 
 
 @app.command()

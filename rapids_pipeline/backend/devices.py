@@ -4,15 +4,11 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.errors import InputError, ProblemsError
+from rapids_pipeline.backend.gpu_requirements import gpu_problems
 
 DeviceName = Literal["cpu", "cuda"]
 DEVICE_OPTIONS = ("auto", "cpu", "cuda")
-CUDA_PACKAGES = ("cupy", "cudf")
-CUDA_REMEDY = (
-    "install the GPU packages (pip install 'rapids-perturb[gpu-cu13]') on a machine with an NVIDIA driver, "
-    "or use --device cpu"
-)
 
 
 @dataclass(frozen=True)
@@ -29,22 +25,9 @@ def processor_count() -> int:
 
 
 def why_no_cuda() -> str | None:
-    """Return None where the CUDA path can run, otherwise one clause that says what is missing.
-
-    Looks for the packages the CUDA path imports (cupy, cudf) and then for a device that the driver shows.
-    """
-    for package in CUDA_PACKAGES:
-        try:
-            __import__(package)
-        except Exception as error:  # a broken CUDA installation fails in many ways, never only ImportError
-            return f"{package} cannot be imported ({type(error).__name__}: {error})"
-    import cupy
-
-    try:
-        count = int(cupy.cuda.runtime.getDeviceCount())
-    except Exception as error:
-        return f"no CUDA device can be reached ({error})"
-    return None if count > 0 else "the driver shows no CUDA device"
+    """Return None where a GPU run can start, otherwise one clause that says the first thing that is missing."""
+    problems = gpu_problems()
+    return problems[0].what if problems else None
 
 
 def resolve_device(requested: str) -> Device:
@@ -59,16 +42,16 @@ def resolve_device(requested: str) -> Device:
     ------
     InputError
         `requested` is none of the three.
-    UnavailableError
-        "cuda" was asked for and cannot run here. Nothing falls back in silence.
+    ProblemsError
+        "cuda" was asked for and cannot run here: one line a problem, with its remedy. Nothing falls back in silence.
     """
     if requested not in DEVICE_OPTIONS:
         raise InputError(f"--device {requested}: choose one of {', '.join(DEVICE_OPTIONS)}")
     if requested == "cpu":
         return Device("cpu", "asked for")
-    obstacle = why_no_cuda()
-    if obstacle is None:
-        return Device("cuda", "asked for" if requested == "cuda" else "auto: a CUDA device is there")
+    problems = gpu_problems()
+    if not problems:
+        return Device("cuda", "asked for" if requested == "cuda" else "auto: a GPU run can start")
     if requested == "cuda":
-        raise UnavailableError(f"--device cuda: {obstacle}; {CUDA_REMEDY}")
-    return Device("cpu", f"auto: {obstacle}")
+        raise ProblemsError([f"--device cuda: {problem}" for problem in problems])
+    return Device("cpu", f"auto: {problems[0].what}")

@@ -1,13 +1,13 @@
 """The two ways a request can be refused, each with its exit code.
 
 Both carry one message meant for a person: what is wrong, where (file, column or row) and the remedy.
-The command line prints that message on stderr without a traceback.
+The command line prints that message on stderr without a traceback; `ProblemsError` has several, a line each.
 """
 
 import functools
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -23,6 +23,11 @@ class PerturbError(Exception):
 
     exit_code = 1
 
+    @property
+    def lines(self) -> list[str]:
+        """Return what a person is told, a line a problem."""
+        return [" ".join(str(self).splitlines())]
+
 
 class InputError(PerturbError, ValueError):
     """A file, column, row or option that cannot be used (exit code 2)."""
@@ -34,6 +39,19 @@ class UnavailableError(PerturbError, RuntimeError):
     """Something asked for by name that is not available on this machine (exit code 3)."""
 
     exit_code = EXIT_UNAVAILABLE
+
+
+class ProblemsError(UnavailableError):
+    """Several things that are missing at once: a line each, the remedy in it."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+    @property
+    def lines(self) -> list[str]:
+        """Return one line a problem."""
+        return [" ".join(problem.splitlines()) for problem in self.problems]
 
 
 def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
@@ -49,7 +67,7 @@ def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
                 warnings.showwarning = _print_warning
                 return command(*args, **kwargs)
         except PerturbError as error:
-            sys.stderr.write(f"error: {' '.join(str(error).splitlines())}\n")
+            sys.stderr.writelines(f"error: {line}\n" for line in error.lines)
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")

@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import sys
-import types
 
 import array_api_strict
 import numpy as np
@@ -21,65 +19,43 @@ from rapids_pipeline.backend.errors import (
     exits_cleanly,
 )
 from rapids_pipeline.backend.files import sha256_of, written_atomically
+from rapids_pipeline.backend.gpu_requirements import Problem
 from rapids_pipeline.backend.progress import Progress, Stages
 
 
-def pretend(monkeypatch, device_count=None, error=None):
-    """Put stand-ins for cupy and cudf in place of the real ones."""
-
-    def count():
-        if error:
-            raise error
-        return device_count
-
-    cupy = types.ModuleType("cupy")
-    cupy.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=count))
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "cudf", types.ModuleType("cudf"))
-
-
-@pytest.fixture
-def no_cuda(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)  # import raises ImportError
+def pretend(monkeypatch, *problems):
+    """Let a GPU run lack these things."""
+    monkeypatch.setattr(devices, "gpu_problems", lambda: [Problem(what, "mend it") for what in problems])
 
 
 def test_cpu_is_taken_at_its_word(monkeypatch):
-    pretend(monkeypatch, device_count=1)
+    pretend(monkeypatch)
     assert (resolve_device("cpu").name, resolve_device("cpu").reason) == ("cpu", "asked for")
 
 
-def test_auto_without_cuda_says_why(no_cuda):
-    device = resolve_device("auto")
-    assert device.name == "cpu"
-    assert device.reason.startswith("auto: cupy cannot be imported (")
+def test_auto_without_cuda_says_why(monkeypatch):
+    pretend(monkeypatch, "the driver is missing", "cupy is not installed")
+    assert resolve_device("auto") == devices.Device("cpu", "auto: the driver is missing")
+    assert why_no_cuda() == "the driver is missing"
 
 
-def test_cuda_without_cuda_is_refused_with_the_remedy(no_cuda):
-    with pytest.raises(
-        UnavailableError, match=r"--device cuda: cupy cannot .*gpu-cu13.*or use --device cpu"
-    ) as caught:
+def test_cuda_without_cuda_is_refused_with_a_line_a_problem(monkeypatch, capsys):
+    pretend(monkeypatch, "the driver is missing", "cupy is not\ninstalled")
+    with pytest.raises(UnavailableError) as caught:
         resolve_device("cuda")
     assert caught.value.exit_code == EXIT_UNAVAILABLE == 3
-
-
-def test_a_missing_cudf_is_named(monkeypatch):
-    pretend(monkeypatch, device_count=1)
-    monkeypatch.setitem(sys.modules, "cudf", None)
-    assert why_no_cuda().startswith("cudf cannot be imported")
-
-
-def test_a_broken_installation_is_named(monkeypatch):
-    pretend(monkeypatch, error=RuntimeError("driver too old"))
-    assert why_no_cuda() == "no CUDA device can be reached (driver too old)"
-    pretend(monkeypatch, device_count=0)
-    assert why_no_cuda() == "the driver shows no CUDA device"
-    assert resolve_device("auto").name == "cpu"
+    with pytest.raises(SystemExit):
+        exits_cleanly(lambda: resolve_device("cuda"))()
+    assert capsys.readouterr().err.splitlines() == [
+        "error: --device cuda: the driver is missing; mend it",
+        "error: --device cuda: cupy is not installed; mend it",
+    ]
 
 
 def test_cuda_where_it_is(monkeypatch):
-    pretend(monkeypatch, device_count=2)
+    pretend(monkeypatch)
     assert why_no_cuda() is None
-    assert resolve_device("auto") == devices.Device("cuda", "auto: a CUDA device is there")
+    assert resolve_device("auto") == devices.Device("cuda", "auto: a GPU run can start")
     assert resolve_device("cuda") == devices.Device("cuda", "asked for")
 
 
