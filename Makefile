@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test venv venv-gpu lint format unit packaging lock bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-batches clean
+.PHONY: help demo test venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-batches clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
@@ -22,7 +22,10 @@ help:
 	@echo 'make unit   the tests alone'
 	@echo 'make packaging   every extra resolves on every Python, uv.lock and docker/constraints/ are those of pyproject.toml'
 	@echo 'make lock   uv.lock and docker/constraints/ anew, after a change of the dependencies'
+	@echo 'make image, image-cpu   container images (docs/docker.md)'
+	@echo 'make image-check   the CPU image is built in a Docker engine, run as users would, and looked through'
 	@echo 'make venv-gpu   an environment with RAPIDS in .venv-gpu'
+	@echo 'make gpu-check   everything that only a GPU can show: doctor, GPU tests, GPU benchmarks (5 minutes; docs/gpu.md)'
 	@echo 'make bench-pipeline   whole runs: seconds, memory, scores (benchmarks/results/)'
 	@echo 'make bench-features   target encoders against the loops they replace; neighbours of compounds (3 minutes)'
 	@echo 'make bench-boosting   boosting engines side by side: time, error (30 minutes)'
@@ -110,6 +113,17 @@ $(VENV)/.ready-to-test: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet $(PIP_FLAGS) --no-deps rxnmapper==0.4.3 py-boost==0.5.2
 	@touch $@ $(VENV)/.ready-to-run
 
+# A package index behind a certificate of your own: make image BUILD_FLAGS="--secret id=pip_cert,src=CA.pem"
+image:
+	docker build -f docker/Dockerfile -t rapids-perturb $(BUILD_FLAGS) .
+
+image-cpu:
+	docker build -f docker/Dockerfile -t rapids-perturb:cpu --build-arg BASE_IMAGE=debian:12-slim \
+	  --build-arg EXTRAS="chem cpu h5ad" --build-arg MOLECULES=morgan $(BUILD_FLAGS) .
+
+image-check:
+	$(PYTHON) docker/check/image.py
+
 # As docs/install.md has it for pip, with the tests' tools.
 venv-gpu: $(VENV_GPU)/.ready
 $(VENV_GPU)/.ready: pyproject.toml docker/constraints/gpu-cu13.txt
@@ -119,6 +133,17 @@ $(VENV_GPU)/.ready: pyproject.toml docker/constraints/gpu-cu13.txt
 	$(VENV_GPU)/bin/python -m pip install --quiet $(PIP_FLAGS) --no-deps py-boost==0.5.2 treelite_runtime==3.9.1 \
 	  rxnmapper==0.4.3
 	@touch $@
+
+# In an environment of your own: make gpu-check GPU_PYTHON=python GPU_CHECK='--only frames'
+GPU_PYTHON ?= $(VENV_GPU)/bin/python
+GPU_CHECK ?=
+gpu-check: nvidia-driver $(if $(filter $(VENV_GPU)/bin/python,$(GPU_PYTHON)),$(VENV_GPU)/.ready)
+	$(GPU_PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
+
+# Before gigabytes are fetched.
+nvidia-driver:
+	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null || \
+	  { echo "the NVIDIA driver (libcuda.so.1) is missing: gpu-check needs a GPU, docs/gpu.md" >&2; exit 3; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,11 +1,13 @@
 """The command line: `rapids-perturb SUBCOMMAND`, the same program as `python -m rapids_pipeline`.
 
 Exit codes: 0 done, 2 bad input or usage (one message on stderr), 3 something asked for is not available here,
-130 interrupted.
+130 interrupted, 143 terminated.
 """
 
+import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -28,9 +30,7 @@ from rapids_pipeline.command_options import (
 from rapids_pipeline.doctor import command as doctor_command
 from rapids_pipeline.predict import command as predict_command
 from rapids_pipeline.run_inputs import DEFAULT_LAYER, RunInputs
-
-if TYPE_CHECKING:
-    from rapids_pipeline.config import RunConfig
+from rapids_pipeline.start import command as start_command
 
 app = typer.Typer(
     name="rapids-perturb",
@@ -76,16 +76,18 @@ def run(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
+    from rapids_pipeline import terminal
     from rapids_pipeline.run_options import RecipeChanges, run_config
 
     extra = names_in(metadata_columns)
     changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = run_config(_recipe_named(recipe, quick), changes, molecules, seed)
-    _run(RunInputs(train, test, layer, extra), out, config, device, overwrite)
+    terminal.run(RunInputs(train, test, layer, extra), out, config, device, overwrite)
 
 
 app.command("predict")(predict_command)
 app.command("doctor")(doctor_command)
+app.command("start")(start_command)
 
 
 @app.command()
@@ -109,7 +111,9 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
-    _evaluate(prediction, truth, train, layer, as_json, names_in(metadata_columns), perturbations)
+    from rapids_pipeline import terminal
+
+    terminal.evaluate(prediction, truth, train, layer, as_json, names_in(metadata_columns), perturbations)
 
 
 @app.command()
@@ -176,25 +180,11 @@ def demo(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
-    from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.demo import write_demo
-    from rapids_pipeline.report import LiveStages
+    from rapids_pipeline import terminal
     from rapids_pipeline.run_options import RecipeChanges, run_config
-    from rapids_pipeline.runs import MANIFEST, require_writable
 
     config = run_config(_recipe_named(recipe, quick), RecipeChanges(), molecules, seed)
-    resolve_device(device)  # before anything is written
-    require_writable(out)
-    if (out / MANIFEST).exists() and not overwrite:  # its results must not lose the data they were made from
-        raise InputError(f"--out {out}: holds a run's results; choose another folder or add --overwrite")
-    stages = LiveStages()
-    with stages.stage("simulate"):
-        files = write_demo(out / "data", seed, genes)
-    if data_only:
-        typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
-        return
-    _run(RunInputs(files.train, files.test), out, config, device, overwrite)
-    _evaluate(out / "submission.csv", files.truth, files.train, "X", as_json=False)
+    terminal.demo(out, config, device, seed=seed, genes=genes, data_only=data_only, overwrite=overwrite)
 
 
 def _recipe_named(name: str, quick: bool) -> str:
@@ -202,58 +192,15 @@ def _recipe_named(name: str, quick: bool) -> str:
     return "quick" if quick else name
 
 
-def _run(inputs: RunInputs, out: Path, config: "RunConfig", device: str, overwrite: bool) -> None:
-    from rich.console import Console
-
-    from rapids_pipeline import pipeline
-    from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.report import LiveStages, print_result
-
-    chosen = resolve_device(device)
-    stages = LiveStages()
-    stages.console.print(f"device: {chosen.name} ({chosen.reason})", highlight=False, soft_wrap=True)
-    result = pipeline.run(inputs, out, config, chosen, overwrite=overwrite, stages=stages)
-    print_result(Console(), result.document, result.notes)
-    typer.echo(
-        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: {out}/submission.csv; "
-        "beside it oof.parquet, scores.json, manifest.json, model/"
-    )
-
-
-def _evaluate(
-    prediction: Path,
-    truth: Path,
-    train: Path | None,
-    layer: str,
-    as_json: bool,
-    metadata_columns: tuple[str, ...] = (),
-    perturbations: bool = False,
-) -> None:
-    import json
-
-    from rich.console import Console
-
-    from rapids_pipeline.evaluation.evaluate import evaluate_files
-    from rapids_pipeline.report import evaluation_sentences, perturbation_table, score_table
-
-    evaluation = evaluate_files(
-        prediction, truth, train, layer=layer, extra_metadata=metadata_columns, perturbations=perturbations
-    )
-    if as_json:
-        typer.echo(json.dumps(evaluation.to_json(), indent=2))
-        return
-    console = Console()
-    title = f"{prediction} against {truth}: {evaluation.n_rows} pairs × {evaluation.n_genes} genes"
-    console.print(f"{title}:", highlight=False, soft_wrap=True)
-    console.print(score_table(evaluation.scores))
-    if evaluation.perturbation_scores:
-        console.print(perturbation_table(evaluation.perturbation_scores))
-    for sentence in evaluation_sentences(evaluation):
-        console.print(sentence, highlight=False, soft_wrap=True)
+def _terminate(number: int, _: object) -> None:
+    """End on SIGTERM as on any other stop: open files are closed, half-written folders removed."""
+    sys.stderr.write("terminated\n")
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminate)
     from rapids_pipeline.cv import command as cv_command
     from rapids_pipeline.screen import command as screen_command
     from rapids_pipeline.submit import command as submit_command

@@ -134,7 +134,8 @@ def require_writable(path: Path) -> None:
     if existing == path and not path.is_dir():
         raise InputError(f"--out {path}: is a file, expected a folder")
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"--out {path}: {existing} cannot be written to; choose another folder")
+        remedy = "choose another folder (in a container: docker run --user $(id -u):$(id -g))"
+        raise InputError(f"--out {path}: {existing} cannot be written to; {remedy}")
 
 
 def describe_input(path: Path) -> dict[str, Any]:

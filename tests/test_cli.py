@@ -14,8 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from rapids_pipeline import __version__, cli, pipeline, recipes, runs, screen
+from rapids_pipeline.backend import devices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.backend.gpu_requirements import Problem
 from rapids_pipeline.ingest import read_responses
 
 RESULTS = ["manifest.json", "model", "oof.parquet", "scores.json", "submission.csv"]
@@ -342,13 +344,16 @@ def test_usage_errors_end_with_2(tmp_path):
 
 
 def test_cuda_without_cuda_ends_with_3(tiny, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)
+    lacks = [Problem("the driver is missing", "install it"), Problem("cudf is not installed", "install it, too")]
+    monkeypatch.setattr(devices, "gpu_problems", lambda: lacks)
     arguments = run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out", "--device", "cuda")
-    line = error_line(invoke(*arguments), 3)
-    assert line.startswith("error: --device cuda: cupy cannot be imported")
-    assert line.endswith("or use --device cpu")
-    assert not (tiny / "out").exists()
-    assert error_line(invoke("demo", "--out", tiny / "out", "--device", "cuda"), 3)
+    done = invoke(*arguments)
+    assert done.exit_code == 3
+    assert done.stderr.splitlines() == [
+        "error: --device cuda: the driver is missing; install it",
+        "error: --device cuda: cudf is not installed; install it, too",
+    ]
+    assert invoke("demo", "--out", tiny / "out", "--device", "cuda").exit_code == 3
     assert not (tiny / "out").exists()
 
 
@@ -394,7 +399,7 @@ def test_out_must_be_a_folder_that_can_be_made(small_files, tmp_path):
     (tmp_path / "file").write_text("x")
     for out, message in {
         tmp_path / "file": "is a file, expected a folder",
-        tmp_path / "file" / "out": f"{tmp_path / 'file'} cannot be written to; choose another folder",
+        tmp_path / "file" / "out": f"{tmp_path / 'file'} cannot be written to; choose another folder (in a container: docker run --user $(id -u):$(id -g))",
         tmp_path / ("x" * 300): "cannot be a folder (File name too long)",
     }.items():
         line = error_line(invoke(*run_arguments(small_files.train, small_files.test, out)))
