@@ -399,7 +399,8 @@ def test_out_must_be_a_folder_that_can_be_made(small_files, tmp_path):
     (tmp_path / "file").write_text("x")
     for out, message in {
         tmp_path / "file": "is a file, expected a folder",
-        tmp_path / "file" / "out": f"{tmp_path / 'file'} cannot be written to; choose another folder (in a container: docker run --user $(id -u):$(id -g))",
+        tmp_path / "file" / "out": f"{tmp_path / 'file'} cannot be written to; choose another folder "
+        "(in a container: docker run --user $(id -u):$(id -g))",
         tmp_path / ("x" * 300): "cannot be a folder (File name too long)",
     }.items():
         line = error_line(invoke(*run_arguments(small_files.train, small_files.test, out)))

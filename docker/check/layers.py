@@ -14,6 +14,7 @@ KEYS = re.compile(r"^-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
 INDEX_VARIABLES = (
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",
+    "PIP_FIND_LINKS",
     "UV_INDEX_URL",
     "UV_DEFAULT_INDEX",
     "HTTPS_PROXY",
