@@ -1,6 +1,5 @@
 """Which device a run uses, decided once at its start and written down with the reason."""
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +19,10 @@ class Device:
 
 
 def processor_count() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many processors this process may use: those it is bound to, and no more than a container's quota."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def why_no_cuda() -> str | None:

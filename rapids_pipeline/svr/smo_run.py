@@ -1,6 +1,5 @@
 """One call of SMO: many targets, streamed in chunks over threads, each with its own work arrays."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.svr import smo_shared
@@ -140,7 +140,7 @@ class Run:
 
 def _in_threads(part: Callable[[int], None], starts: range, n_threads: int | None) -> Iterator[None]:
     """Run `part` for every start, in threads (the kernels hold no GIL); yield as each one ends."""
-    threads = min(n_threads or _processors(), len(starts))
+    threads = min(n_threads or processor_count(), len(starts))
     if threads <= 1:
         for start in starts:
             part(start)
@@ -153,8 +153,3 @@ def _in_threads(part: Callable[[int], None], starts: range, n_threads: int | Non
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _processors() -> int:
-    """Return how many processors this process may use (all of them where the system does not say)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -178,3 +178,10 @@ def test_other_errors_keep_their_traceback():
     assert command(2) == 0.5
     with pytest.raises(ZeroDivisionError):
         command(0)
+
+
+def test_a_container_with_a_quota_gets_no_more_threads_than_it(monkeypatch):
+    monkeypatch.setattr("joblib.externals.loky.backend.context._cpu_count_cgroup", lambda count: 1)
+    assert devices.processor_count() == 1
+    monkeypatch.undo()
+    assert 1 <= devices.processor_count() <= len(os.sched_getaffinity(0))
