@@ -18,7 +18,6 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import processor
 
 from rapids_pipeline.boosting import exact, histogram
 from rapids_pipeline.boosting.sketch import Sketch
@@ -146,13 +146,6 @@ def crossovers(cells: list[dict[str, Any]], outputs: tuple[int, ...]) -> list[di
                 first = cell["rows"]
         found.append({"outputs": d, "depth": depth, "bins": bins, "rows": first})
     return found
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def table(report: dict[str, Any]) -> str:

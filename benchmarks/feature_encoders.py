@@ -19,7 +19,6 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from typing import Any
 import category_encoders
 import numpy as np
 import pandas as pd
+from machine import processor
 from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
 
 from features.group_tables import CrossFittedTables
@@ -323,13 +323,6 @@ def goals(times: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         }
         for name, goal in GOALS.items()
     }
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:

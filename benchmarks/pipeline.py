@@ -10,7 +10,6 @@ table and writes benchmarks/results/pipeline.json with the machine, the date and
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from machine import processor
 
 from rapids_pipeline.runs import installed_versions
 
@@ -100,13 +101,6 @@ def scored(prediction: Path, truth: Path) -> dict[str, float]:
     ).stdout
     scores = json.loads(printed)["scores"]
     return {method: round(row["mean_rowwise_rmse"], 4) for method, row in scores.items()}
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def table(report: dict[str, Any]) -> str:

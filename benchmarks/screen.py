@@ -14,7 +14,6 @@ Prints Markdown and writes benchmarks/results/screen.json; with --only, the othe
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from machine import processor
 from sklearn.svm import SVR
 
 from features.feature_sets import FEATURE_SETS, FeatureTable, Rows
@@ -186,13 +186,6 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(markdown(report))
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -18,7 +18,6 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import processor
 from sklearn.svm import SVR
 
 from features.categorical import OneHotEncoder
@@ -360,13 +360,6 @@ def goals(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
         }
         for name, goal in GOALS.items()
     }
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def markdown(report: dict[str, Any]) -> str:

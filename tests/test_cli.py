@@ -344,7 +344,10 @@ def test_usage_errors_end_with_2(tmp_path):
 
 
 def test_cuda_without_cuda_ends_with_3(tiny, monkeypatch):
-    lacks = [Problem("the driver is missing", "install it"), Problem("cudf is not installed", "install it, too")]
+    lacks = [
+        Problem("the driver is missing", "install it"),
+        Problem("cudf is not installed", "install it, too"),
+    ]
     monkeypatch.setattr(devices, "gpu_problems", lambda: lacks)
     arguments = run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out", "--device", "cuda")
     done = invoke(*arguments)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rapids_pipeline.backend.device_memory import share_pool
 from rapids_pipeline.backend.devices import DeviceName
 
 Array = Any
@@ -24,11 +25,12 @@ def namespace(*arrays: Array) -> Any:
 
 
 def to_device(x: NDArray[Any], device: DeviceName) -> Array:
-    """Copy a host array to `device`: the same array on "cpu", a cupy array on "cuda"."""
+    """Copy a host array to `device`: the same array on "cpu", a cupy array on "cuda", in the shared pool of memory."""
     if device == "cpu":
         return x
     import cupy
 
+    share_pool()
     return cupy.asarray(x)
 
 

@@ -4,10 +4,13 @@ Its trees become a `TreeEnsemble`: XGBoost sends x < c left, which for float32 i
 a direction of each node's own. Bins are XGBoost's own quantile sketch. It has no smallest leaf for vector leaves
 (`min_child_weight` there only sets the leaf to zero), so `min_samples_leaf` above 1 is refused.
 
+On a GPU vector leaves need XGBoost 3.2. Where there is none, XGBoost warns and trains on the CPU; here that is refused.
+
 Source: XGBoost documentation, "Multiple outputs", https://xgboost.readthedocs.io/en/stable/tutorials/multioutput.html
 """
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -28,6 +31,12 @@ from rapids_pipeline.boosting.training import (
 from rapids_pipeline.boosting.trees import TreeEnsemble, placed
 
 REMEDY = "this engine needs XGBoost: pip install 'rapids-perturb[cpu]'"
+CUDA_REMEDY = (
+    "pip install 'xgboost>=3.2' in place of xgboost-cpu, on a machine with an NVIDIA driver, "
+    "or use device='cpu'"
+)
+FIRST_ON_CUDA = (3, 2)
+"""The first version that grows trees with vector leaves on a GPU (its release notes)."""
 
 
 def require_xgboost() -> None:
@@ -49,7 +58,7 @@ def fit(
     Raises
     ------
     UnavailableError
-        XGBoost is not installed.
+        XGBoost is not installed, or cannot use the GPU that was asked for.
     InputError
         `min_samples_leaf` is above 1.
     """
@@ -64,6 +73,8 @@ def fit(
     weights, settings, exponent = in_units_of_the_largest(weights, settings)
     options = {"max_bin": settings.max_bins, "nthread": settings.n_jobs}
     data = xgboost.QuantileDMatrix(X, Y, weight=weights, **options)
+    if settings.device == "cuda":
+        require_cuda(parameters(settings), data)
     held_out = (
         []
         if validation is None
@@ -79,6 +90,22 @@ def fit(
     )
     trees = converted(booster, X.shape[1], Y.shape[1])
     return watch.trained(replace(trees, gain=rescaled(trees.gain, exponent)))
+
+
+def require_cuda(parameters: dict[str, Any], data: Any) -> None:
+    """Raise UnavailableError where XGBoost would train on the CPU instead, or has no vector leaves on a GPU."""
+    import xgboost
+
+    found = tuple(int(part) for part in xgboost.__version__.split(".")[:2])
+    if found < FIRST_ON_CUDA:
+        raise UnavailableError(f"XGBoost {xgboost.__version__} has no vector leaves on a GPU; {CUDA_REMEDY}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "Device is changed from GPU to CPU": refused instead
+        booster = xgboost.Booster(parameters, [data])
+        device = json.loads(booster.save_config())["learner"]["generic_param"]["device"]
+    if not device.startswith("cuda"):
+        why = "finds no CUDA device" if xgboost.build_info().get("USE_CUDA") else "is built without CUDA"
+        raise UnavailableError(f"this XGBoost {why}; {CUDA_REMEDY}")
 
 
 def _listener(watch: Watch) -> Any:

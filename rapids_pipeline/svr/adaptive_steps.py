@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
-from rapids_pipeline.svr.optimality import judged
+from rapids_pipeline.svr.optimality import clipped, judged
 from rapids_pipeline.svr.solution import DualSolution
 
 RELAXATION = 1.9
@@ -138,9 +138,8 @@ class _State:
 
     def shrunk(self, v: Array) -> Array:
         """Return Z = clip(soft(v, ε/ρ), −C, C)."""
-        xp = namespace(v)
         threshold = self.tube / self.rho
-        return xp.clip(v - xp.clip(v, -threshold, threshold), -self.box, self.box)
+        return clipped(v - clipped(v, -threshold, threshold), -self.box, self.box)
 
     def adapted(self, K: Array, Z: Array, G: Array) -> "_State":
         """Balance each target's residuals: change ρ, and v so that the multipliers ρ (v − Z) stay."""

@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, is_on_cuda, namespace, to_host
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.svr.adaptive_steps import CentredSpectrum, refine
-from rapids_pipeline.svr.optimality import judged
+from rapids_pipeline.svr.optimality import clipped, judged
 from rapids_pipeline.svr.solution import DualSolution
 
 RELAXATION = 1.9
@@ -47,6 +47,9 @@ PILOT_FACTORS = (0.01, 0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8, 3.5, 10.0)
 LEAVE_SHARE = 0.1
 PROBE_TARGETS = 16
 PROBE_SHARE = 0.6
+HOST_CHUNK, GPU_CHUNK = 256, 32_768
+GPU_NUMBERS = 1 << 28
+"""Numbers that a chunk's arrays may hold on a GPU: 1 GiB in float32."""
 FLOAT32_ROUNDING = 2e-5
 """Bound on the relative rounding of f in float32; a tolerance below it is solved in float64."""
 
@@ -60,7 +63,7 @@ def solve(
     tol: float = 1e-3,
     max_iter: int = 2000,
     rho: float | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
     progress: Progress | None = None,
 ) -> DualSolution:
     """Solve every target's SVR on one Gram matrix.
@@ -80,8 +83,9 @@ def solve(
         Iterations after which a target counts as not converged.
     rho : float, optional
         Inverse step; by default chosen by a pilot (`choose_rho`).
-    chunk : int
-        Targets solved together; bounds the memory to about 8·n·chunk numbers.
+    chunk : int, optional
+        Targets solved together; bounds the memory to about 8·n·chunk numbers. By default `HOST_CHUNK` on the host, and
+        on a GPU as many as keep it busy (`chunk_for`).
 
     Returns
     -------
@@ -96,6 +100,7 @@ def solve(
     limits = _Limits(tol, min(max_iter, FIRST_PASS))
     rho = choose_rho(K, Y, box, tube, tol) if rho is None else rho
     operators = _Operators.build(K, rho, dtype)
+    chunk = chunk_for(K) if chunk is None else chunk
     progress = progress or Progress()
     progress.start(ceil(n_targets / chunk))
     parts = []
@@ -110,6 +115,13 @@ def solve(
         if max_iter > FIRST_PASS
         else first
     )
+
+
+def chunk_for(K: Array) -> int:
+    """Return how many targets to solve together: few where a cache is to hold them, many where launches cost time."""
+    if not is_on_cuda(K):
+        return HOST_CHUNK
+    return min(GPU_CHUNK, max(HOST_CHUNK, GPU_NUMBERS // (8 * int(K.shape[0]))))
 
 
 def choose_rho(K: Array, Y: Array, box: Array, tube: Array, tol: float) -> float:
@@ -178,7 +190,7 @@ def _solve_batch(operators: _Operators, Y: Array, box: Array, tube: Array, limit
     threshold = tube / operators.rho
     v = operators.R @ step
     for iteration in range(1, limits.max_iter + 1):
-        Z = xp.clip(v - xp.clip(v, -threshold, threshold), -box, box)
+        Z = clipped(v - clipped(v, -threshold, threshold), -box, box)
         last = iteration == limits.max_iter
         if last or (_is_check(iteration) and _probe_passes(operators.K, Y, Z, box, tube, limits.tol)):
             point = judged(operators.K, Y, Z, box, tube, iteration, limits.tol)

@@ -4,13 +4,16 @@ scikit-learn    SVR(kernel="precomputed"), libsvm, which keeps K in float32
 cuML            SVR(kernel="precomputed"); where its version has no such kernel, the linear kernel on the rows of
                 W Λ^½ (K = W Λ Wᵀ), whose inner products are K, so the dual is the same
 
-`gap` is measured here in float64 on what the library returned; `converged` says that the library's own stopping
-rule ended it, and in float32 that may be a little early.
+`gap` is measured here in float64 on what the library returned. `converged` says for scikit-learn that its own stopping
+rule ended it, which in float32 may be a little early. cuML does not say why it ended: its `max_iter` limits all
+iterations and its `n_iter_` counts the outer ones, and it also ends where U − L no longer changes. So there `converged`
+is judged by the gap.
 """
 
 import functools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,8 @@ CUML_REMEDY = (
 )
 BOUND_ROUNDING = 1e-6
 """A coefficient this close to its bound, relatively, is at it: the bound went through float32 or a division."""
+GAP_ROUNDING = 1e-5
+"""What rounding may add to a gap, in units of the largest |y|; besides, cuML's own f may be off by as much as tol."""
 
 Floats = NDArray[np.float64]
 
@@ -71,9 +76,10 @@ def solve_cuml(
     def make(bound: float, tube: float) -> Any:
         return regressor(kernel=kernel, C=bound, epsilon=tube, tol=tol, max_iter=max_iter)
 
-    return _loop(
-        make, K if kernel == "precomputed" else _square_root(K), K, Y, C, epsilon, max_iter, progress
-    )
+    features = K if kernel == "precomputed" else _square_root(K)
+    solution = _loop(make, features, K, Y, C, epsilon, max_iter, progress)
+    largest = namespace(Y).max(namespace(Y).abs(Y))
+    return replace(solution, converged=solution.gap <= 2 * tol + GAP_ROUNDING * largest)
 
 
 def require_cuml() -> None:

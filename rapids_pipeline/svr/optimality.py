@@ -79,5 +79,15 @@ def make_feasible(Z: Array, box: Array, rounds: int = 8) -> Array:
             free = xp.where(count > 0, free, movable)
             count = xp.sum(xp.astype(free, Z.dtype), axis=0)
         share = excess / xp.where(count > 0, count, xp.ones_like(count))
-        Z = xp.clip(Z - xp.where(free, share, xp.zeros_like(share)), lower, upper)
+        Z = clipped(Z - xp.where(free, share, xp.zeros_like(share)), lower, upper)
     return Z
+
+
+def clipped(x: Array, low: Array, high: Array) -> Array:
+    """Return min(max(x, low), high): two passes, and on a GPU no word from the device.
+
+    `array_api_compat` makes the `clip` of cupy of two masked assignments, and cupy must ask the device how many entries
+    a mask has before it can go on.
+    """
+    xp = namespace(x)
+    return xp.minimum(xp.maximum(x, low), high)

@@ -175,7 +175,9 @@ _kept = {}
 def installed():
     """Make `import cupy` find this one; afterwards it and the Py-Boost imported with it are kept for the next time."""
     before = _taken()
-    sys.modules.update(_kept or {"cupy": module()})
+    sys.modules.update(
+        _kept or {"cupy": module(), "cuml": None}
+    )  # Py-Boost imports cuML where it is, which needs cupy
     try:
         yield
     finally:
@@ -184,5 +186,5 @@ def installed():
 
 
 def _taken():
-    names = [name for name in sys.modules if name.split(".")[0] in ("cupy", "py_boost")]
+    names = [name for name in sys.modules if name.split(".")[0] in ("cupy", "py_boost", "cuml")]
     return {name: sys.modules.pop(name) for name in names}

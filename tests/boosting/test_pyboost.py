@@ -1,4 +1,4 @@
-"""The pyboost engine: its parameters and refusals, and Py-Boost's own code on a CPU and on a GPU.
+"""The pyboost engine: its parameters and refusals, and Py-Boost's own code on a CPU (on a GPU: tests/gpu).
 
 On a CPU it needs py-boost and g++ (`cupy_on_cpu`); the tests of the conversion (`test_pyboost_trees`) need neither.
 """
@@ -275,27 +275,3 @@ def test_the_package_itself_is_left_alone(on_a_cpu):
     pyboost.library("boosting")
     assert "py_boost" not in sys.modules and "treelite" not in sys.modules
     assert pyboost.library("boosting") is sys.modules["py_boost.gpu.boosting"]
-
-
-# --- Py-Boost on a GPU ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_the_converted_trees_predict_what_py_boost_does_as_well_as_exact(monkeypatch):
-    obstacle = pyboost.why_unavailable()
-    if obstacle is not None:
-        pytest.skip(f"{obstacle}; {pyboost.REMEDY}")
-    from rapids_pipeline.boosting import exact
-
-    trained, untrained = [], pyboost.untrained
-    monkeypatch.setattr(pyboost, "untrained", lambda *a: trained.append(untrained(*a)) or trained[-1])
-    X, Y = problem(n=1500, p=20, missing=0.05)
-    same = settings(n_estimators=60, learning_rate=0.1, max_depth=5, colsample=0.5, subsample=0.8)
-    held_out = X[1000:], Y[1000:]
-    ours = pyboost.fit(X[:1000], Y[:1000], same, Watch(), held_out)
-    exactly = exact.fit(X[:1000], Y[:1000], same, Watch(), held_out)
-    np.testing.assert_allclose(ours.model.predict(X), np.asarray(trained[0].predict(X)), atol=1e-5)
-    assert ours.validation_scores[-1] == pytest.approx(exactly.validation_scores[-1], rel=0.05)
-    for sketch in (Sketch("random_projection", 2), Sketch("top_outputs", 2)):
-        sketched = pyboost.fit(X[:1000], Y[:1000], same, Watch(), held_out, sketch).model
-        np.testing.assert_allclose(sketched.predict(X), np.asarray(trained[-1].predict(X)), atol=1e-5)

@@ -4,14 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-
-TEXTS = [
-    "CC(=O)Oc1ccccc1C(=O)O",
-    "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
-    "C[C@@H](N)C(=O)[O-]",
-    "C/C=C\\CBr",
-    "ClC(Cl)=C",
-]
+from smiles_models import roberta_folder  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="session")
@@ -22,36 +15,3 @@ def rxn_folder():
         pytest.skip("the weights come with rxnmapper: pip install --no-deps rxnmapper==0.4.3")
     (package,) = spec.submodule_search_locations
     return Path(package) / "models" / "transformers" / "albert_heads_8_uspto_all_1310k"
-
-
-@pytest.fixture(scope="session")
-def roberta_folder(tmp_path_factory):
-    """A small RoBERTa with random weights: byte-pair tokenizer, a masked-language-model checkpoint."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    import tokenizers
-
-    folder = tmp_path_factory.mktemp("roberta")
-    bpe = tokenizers.ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    bpe.train_from_iterator(TEXTS, vocab_size=320, special_tokens=special, show_progress=False)
-    bpe._tokenizer.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    names = dict(
-        zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True)
-    )
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, cls_token="<s>", sep_token="</s>", **names
-    )
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.RobertaConfig(
-        vocab_size=320,
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=66,
-        type_vocab_size=1,
-    )
-    transformers.RobertaForMaskedLM(config).save_pretrained(folder)
-    return folder

@@ -1,4 +1,4 @@
-"""The CUDA kernel of SMO against the CPU solver: in numba's simulator, and on a GPU where there is one."""
+"""The CUDA kernel of SMO against the CPU solver, in numba's simulator; on a GPU: tests/gpu/test_gpu_smo.py."""
 
 import os
 import subprocess
@@ -6,31 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+from factored_problems import assert_same, problem
 
-from rapids_pipeline.svr.smo import FactoredKernel, Grouping, SmoOptions, solve_factored
+from rapids_pipeline.svr.smo import SmoOptions, solve_factored
 
 pytest.importorskip("numba")
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 simulated = pytest.mark.skipif(not SIMULATED, reason="runs in the process that the first test starts")
-
-
-def problem(targets, levels, n, tests, seed=0):
-    rng = np.random.default_rng(seed)
-    sides = []
-    for count, statistics in zip(levels, (2, 1), strict=True):
-        shared = rng.normal(size=(count, 2))
-        squared = ((shared[:, None] - shared[None]) ** 2).sum(-1)
-        sides.append(Grouping(squared, rng.normal(size=(targets, count, statistics))))
-    kernel = FactoredKernel(*sides, np.linspace(0.1, 0.3, targets))
-    rows, test_rows = (np.stack([rng.integers(0, g, size) for g in levels]) for size in (n, tests))
-    return kernel, rows, test_rows, rng.standard_t(4, size=(n, targets)) + 3
-
-
-def assert_same(cuda, cpu, within):
-    np.testing.assert_allclose(cuda.predicted, cpu.predicted, atol=within)
-    np.testing.assert_array_equal(cuda.converged, cpu.converged)
-    np.testing.assert_allclose(cuda.dual_coef.sum(axis=1), 0, atol=1e-12)
 
 
 @pytest.mark.skipif(SIMULATED, reason="is the simulator")
@@ -76,19 +59,3 @@ def test_constant_targets_repeated_rows_and_unfinished_targets():
     np.testing.assert_allclose(cuda.gap, cpu.gap, rtol=1e-6)
     np.testing.assert_allclose(cuda.intercept[1], 2.5, rtol=1e-12)
     assert cuda.predicted.shape == (2, 0)
-
-
-@pytest.mark.gpu
-def test_equals_the_cpu_solver_on_a_gpu():
-    from numba import cuda as devices
-
-    if not devices.is_available():
-        pytest.skip("no CUDA device")
-    from rapids_pipeline.svr.smo_cuda import solve_factored_cuda
-
-    for levels in ((146, 6), (300, 20)):  # the factors fit in shared memory, and do not
-        kernel, rows, test_rows, Y = problem(600, levels, 491, 123)
-        for tol, within in ((1e-3, 2e-3), (1e-6, 1e-5)):
-            options = SmoOptions(tol=tol)
-            cuda = solve_factored_cuda(kernel, rows, Y, options, test_rows=test_rows)
-            assert_same(cuda, solve_factored(kernel, rows, Y, options, test_rows=test_rows), within)

@@ -1,0 +1,159 @@
+"""Arrays go to the device and come back unchanged, and array API code gives there what it gives on the host."""
+
+import sys
+import types
+from importlib.machinery import ModuleSpec
+
+import numpy as np
+import pytest
+from requirements import need, on_gpu
+
+from features.reduction import TruncatedSVD
+from rapids_pipeline.backend.arrays import is_on_cuda, namespace, to_device, to_host
+from rapids_pipeline.backend.device_memory import share_pool
+from rapids_pipeline.backend.memory import available_bytes
+from rapids_pipeline.boosting import MultiOutputBooster
+from rapids_pipeline.boosting.prediction import add_by_array_api
+from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
+from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
+from rapids_pipeline.svr.optimality import clipped
+
+
+def test_the_device_has_a_name_and_room(moved):
+    x = moved(np.zeros((3, 2), np.float32))
+    assert available_bytes(x) > 1 << 20
+    assert is_on_cuda(x) == (namespace(x).__name__.split(".")[-1] == "cupy")
+
+
+@pytest.mark.parametrize("device", ["cpu", on_gpu])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "bool"])
+def test_there_and_back(device, dtype):
+    if device == "cuda":
+        need("cupy")
+    x = np.arange(24).reshape(4, 6).astype(dtype)
+    for part in (x, x[::2, 1:4], x.T, x[:0], x[1, 2], np.asfortranarray(x)):
+        there = to_device(part, device)
+        assert is_on_cuda(there) == (device == "cuda")
+        back = to_host(there)
+        assert isinstance(back, np.ndarray | np.generic) and back.dtype == part.dtype
+        np.testing.assert_array_equal(back, part)
+
+
+class Cuda:
+    """RMM's usual resource, and the others, by name."""
+
+
+class Async(Cuda):
+    pass
+
+
+class Pool:
+    pass
+
+
+@pytest.fixture
+def rmm(monkeypatch):
+    """A stand-in for RMM."""
+    package, mr = types.ModuleType("rmm"), types.ModuleType("rmm.mr")
+    package.__spec__, package.mr = ModuleSpec("rmm", None), mr
+    mr.CudaMemoryResource, mr.CudaAsyncMemoryResource, mr.current = Cuda, Async, Cuda()
+    mr.get_current_device_resource = lambda: mr.current
+    mr.set_current_device_resource = lambda chosen: setattr(mr, "current", chosen)
+    monkeypatch.setitem(sys.modules, "rmm", package)
+    monkeypatch.setitem(sys.modules, "rmm.mr", mr)
+    share_pool.cache_clear()
+    yield mr
+    share_pool.cache_clear()
+
+
+def test_memory_comes_from_a_pool(rmm):
+    assert share_pool() and type(rmm.current) is Async
+
+
+def test_another_pool_is_left_alone(rmm):
+    rmm.current = chosen = Pool()
+    assert not share_pool() and rmm.current is chosen
+
+
+def test_a_driver_without_a_pool_and_a_machine_without_rmm(rmm, monkeypatch):
+    def none():
+        raise RuntimeError("cudaErrorNotSupported")
+
+    rmm.CudaAsyncMemoryResource = none
+    assert not share_pool() and type(rmm.current) is Cuda
+    share_pool.cache_clear()
+    monkeypatch.setattr("rapids_pipeline.backend.device_memory.find_spec", lambda name: None)
+    assert not share_pool()
+
+
+def test_rmm_has_what_is_used_of_it():
+    """Also without a GPU: its names."""
+    mr = pytest.importorskip("rmm.mr", exc_type=ImportError)
+    assert isinstance(mr.CudaMemoryResource, type) and callable(mr.CudaAsyncMemoryResource)
+    assert callable(mr.get_current_device_resource) and callable(mr.set_current_device_resource)
+
+
+@pytest.mark.gpu
+def test_beside_cudf_memory_comes_from_the_pool():
+    need("cudf", "cupy", "rmm")
+    from rmm import mr
+
+    x = to_device(np.zeros(1000), "cuda")
+    assert type(mr.get_current_device_resource()) is mr.CudaAsyncMemoryResource
+    assert float((x + 1).sum()) == 1000
+
+
+def test_numbers_that_leave_the_device_are_copies(moved):
+    x = moved(np.arange(4.0))
+    kept = to_host(x).copy()
+    x += 1
+    np.testing.assert_array_equal(to_host(x), kept + 1)
+
+
+def test_clipped(moved):
+    x, low = np.linspace(-3, 3, 30).reshape(5, 6), np.full((1, 6), -0.5)
+    found = to_host(clipped(*(moved(a) for a in (x, low, -low))))
+    np.testing.assert_array_equal(found, np.clip(x, -0.5, 0.5))
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
+def test_gram_matrices(moved, kernel):
+    X = np.random.default_rng(0).normal(size=(60, 9))
+    there, rows = moved(X), np.arange(0, 60, 2)
+    assert scale_gamma(there) == pytest.approx(scale_gamma(X), rel=1e-12)
+    found = GramTable(there, kernel).gram(rows, np.arange(20), 0.1)
+    np.testing.assert_allclose(
+        to_host(found), GramTable(X, kernel).gram(rows, np.arange(20), 0.1), atol=1e-12
+    )
+    expected = kernel_between(X[:7], X, kernel, 0.3)
+    np.testing.assert_allclose(to_host(kernel_between(there[:7], there, kernel, 0.3)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40)])
+@pytest.mark.parametrize("solver", ["exact", "randomized"])
+def test_truncated_svd(moved, shape, solver):
+    A = np.random.default_rng(0).normal(size=shape) @ np.diag(0.8 ** np.arange(shape[1]))
+    here, there = (TruncatedSVD(5, solver).fit(x) for x in (A, moved(A)))
+    np.testing.assert_allclose(to_host(there.singular_values_), here.singular_values_, rtol=1e-8)
+    np.testing.assert_allclose(to_host(there.components_), here.components_, atol=1e-5)
+    np.testing.assert_allclose(to_host(there.transform(moved(A))), here.transform(A), atol=1e-5)
+    assert there.explained_share_ == pytest.approx(here.explained_share_, rel=1e-9)
+
+
+def test_trees_predict_the_same_bits(moved):
+    pytest.importorskip("numba")
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(200, 6)).astype(np.float32), rng.normal(size=(200, 3)).astype(np.float32)
+    X[::7, 2] = np.nan
+    trees = MultiOutputBooster(n_estimators=70, max_depth=5, engine="exact").fit(X, Y).model_
+    start = moved(np.broadcast_to(trees.base, (200, 3)).copy())
+    there = trees.predict(moved(X))
+    assert is_on_cuda(there) == is_on_cuda(start)
+    np.testing.assert_array_equal(to_host(there), trees.predict(X))
+    np.testing.assert_array_equal(to_host(add_by_array_api(trees, moved(X), start, 0, 70)), trees.predict(X))
+
+
+def test_metrics(moved):
+    truth, prediction = np.random.default_rng(0).normal(size=(2, 30, 50))
+    there = mean_rowwise_rmse(moved(truth), moved(prediction))
+    assert float(there) == pytest.approx(float(mean_rowwise_rmse(truth, prediction)), rel=1e-12)
