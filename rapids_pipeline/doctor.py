@@ -182,6 +182,7 @@ def _lacking(extra: str, *modules: str) -> str:
 
 def _print(found: Diagnosis) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -197,7 +198,7 @@ def _print(found: Diagnosis) -> None:
         packages.add_row(line.name, line.found, line.supported, _coloured(line.state))
     parts = Table("for", "name", "runs on", "available", title="Parts chosen by name", title_justify="left")
     for part in found.parts:
-        parts.add_row(part.kind, part.name, part.device, part.obstacle or "[green]yes[/green]")
+        parts.add_row(part.kind, part.name, part.device, escape(part.obstacle) or "[green]yes[/green]")
     console.print(packages)
     console.print(parts)
     for gpu in found.driver.gpus if found.driver else ():

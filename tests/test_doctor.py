@@ -94,3 +94,4 @@ def test_a_part_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "anndata" else object())
     (part,) = (part for part in json.loads(run("--json").stdout)["parts"] if part["name"] == ".h5ad")
     assert part["obstacle"] == "anndata not installed: pip install 'rapids-perturb[h5ad]'"
+    assert part["obstacle"] in run().stdout  # brackets are no markup
