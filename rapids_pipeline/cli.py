@@ -6,10 +6,12 @@ Exit codes: 0 done, 2 bad input or usage (one message on stderr), 3 something as
 
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rapids_pipeline import __version__
 from rapids_pipeline.backend.errors import InputError, exits_cleanly
@@ -27,13 +29,31 @@ from rapids_pipeline.command_options import (
     SvrFeaturesOption,
     names_in,
 )
-from rapids_pipeline.doctor import command as doctor_command
-from rapids_pipeline.predict import command as predict_command
 from rapids_pipeline.run_inputs import DEFAULT_LAYER, RunInputs
-from rapids_pipeline.start import command as start_command
+
+MODULES = ("predict", "cv", "screen", "submit", "start", "doctor")
+"""Subcommands that are modules of the same name, with a function `command`; imported when they are asked for."""
+
+
+class Subcommands(TyperGroup):
+    """The subcommands of this module, and those that are modules of their own."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all subcommands, in the order of the help."""
+        return [*super().list_commands(ctx), *MODULES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a subcommand by its name; its module is imported now."""
+        if cmd_name not in MODULES:
+            return super().get_command(ctx, cmd_name)
+        single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        single.command(cmd_name)(import_module(f"rapids_pipeline.{cmd_name}").command)
+        return typer.main.get_command(single)
+
 
 app = typer.Typer(
     name="rapids-perturb",
+    cls=Subcommands,
     help="Predict how a small molecule changes the expression of every gene in a cell type.",
     no_args_is_help=True,
     add_completion=False,
@@ -83,11 +103,6 @@ def run(
     changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = run_config(_recipe_named(recipe, quick), changes, molecules, seed)
     terminal.run(RunInputs(train, test, layer, extra), out, config, device, overwrite)
-
-
-app.command("predict")(predict_command)
-app.command("doctor")(doctor_command)
-app.command("start")(start_command)
 
 
 @app.command()
@@ -201,11 +216,4 @@ def _terminate(number: int, _: object) -> None:
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminate)
-    from rapids_pipeline.cv import command as cv_command
-    from rapids_pipeline.screen import command as screen_command
-    from rapids_pipeline.submit import command as submit_command
-
-    app.command("cv")(cv_command)
-    app.command("submit")(submit_command)
-    app.command("screen")(screen_command)
     app()

@@ -163,6 +163,13 @@ def audit(
     return Audit(held_out, by_split, task, _warnings(held_out, by_split, task, advice))
 
 
+def _share(share: float) -> str:
+    """Return a share in per cent; one that is not quite none or all is not called so."""
+    if 0 < share < 0.005:
+        return "under 1%"
+    return "over 99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
 def audit_rows(found: Audit) -> list[tuple[str, str, str]]:
     """Return the audit as rows of text: what, of the held-out rows, of the pairs to predict ("" where unknown)."""
 
@@ -173,15 +180,15 @@ def audit_rows(found: Audit) -> list[tuple[str, str, str]]:
         same = overlap.same_response
         return [
             f"{overlap.rows}",
-            f"{overlap.compound:.0%}",
-            f"{overlap.scaffold:.0%}",
+            _share(overlap.compound),
+            _share(overlap.scaffold),
             f"{median:.2f} ({low:.2f} to {high:.2f})",
-            f"{overlap.cell_type:.0%}",
+            _share(overlap.cell_type),
             f"{overlap.rows_per_compound:g}",
             f"{overlap.rows_per_cell_type:g}",
             f"{overlap.fewest_per_cell_type}",
-            f"{overlap.pair:.0%}",
-            "" if same is None else f"{same:.0%}",
+            _share(overlap.pair),
+            "" if same is None else _share(same),
         ]
 
     words = [

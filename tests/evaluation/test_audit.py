@@ -11,7 +11,14 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from rapids_pipeline.evaluation.audit import FEW_ROWS, QUANTILES, audit, audit_rows, recommended_split
+from rapids_pipeline.evaluation.audit import (
+    FEW_ROWS,
+    QUANTILES,
+    _share,
+    audit,
+    audit_rows,
+    recommended_split,
+)
 from rapids_pipeline.evaluation.named_splits import named_splits
 from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.ingest import read_training
@@ -202,3 +209,9 @@ def test_rows_of_text_and_json():
     assert rows[1][1].endswith("%")
     assert all(right == "" for _, _, right in audit_rows(audit(obs, named_splits("random", obs)[0])))
     assert json.loads(json.dumps(found.to_json()))["task"]["rows"] == 10
+
+
+def test_a_small_share_is_not_called_none():
+    assert [_share(share) for share in (0.0, 0.001, 0.02, 0.5, 0.999, 1.0)] == [
+        "0%", "under 1%", "2%", "50%", "over 99%", "100%",
+    ]  # fmt: skip

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from rapids_pipeline.cli import app
@@ -61,8 +62,8 @@ def test_the_default_extras_are_those_of_a_gpu_and_exist():
 
 def test_the_default_command_is_one_of_the_program():
     name, *options = yaml.safe_load(instructions("CMD")[0])
-    (command,) = (entry for entry in app.registered_commands if entry.name == name)
-    known = {f"--{word}" for word in command.callback.__annotations__}
+    command = typer.main.get_command(app).get_command(None, name)
+    known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in options if word.startswith("--")} <= known
     assert instructions("ENTRYPOINT") == ['["rapids-perturb"]']
 
