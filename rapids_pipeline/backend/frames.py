@@ -66,8 +66,9 @@ def read_table(
     Returns
     -------
     narwhals.DataFrame
-        Column names verbatim. Decimal numbers of text files are read exactly (to the nearest float64). Row
-        labels without a name, such as pandas writes them, are left out; those with one are a column.
+        Column names verbatim. Decimal numbers of text files are read exactly (to the nearest float64), by cuDF to
+        within some units of its last place. Row labels without a name, such as pandas writes them, are left out;
+        those with one are a column.
 
     Raises
     ------

@@ -39,6 +39,15 @@ def test_there_and_back(device, dtype):
         np.testing.assert_array_equal(back, part)
 
 
+def test_cuda_means_cupy(monkeypatch):
+    stand_in, x = types.ModuleType("cupy"), np.arange(3)
+    stand_in.asarray = lambda x: ("on the device", x)
+    monkeypatch.setitem(sys.modules, "cupy", stand_in)
+    monkeypatch.setattr("rapids_pipeline.backend.arrays.share_pool", lambda: False)
+    assert to_device(x, "cuda") == ("on the device", x)
+    assert to_device(x, "cpu") is x
+
+
 class Cuda:
     """RMM's usual resource, and the others, by name."""
 
