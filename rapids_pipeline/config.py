@@ -9,7 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureSet, feature_set
+from features.molecule_columns import fitted_in_fold
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.kernels.composite import CompositeKernel
+from rapids_pipeline.target_transforms import TransformName
 
 BOOSTING, BOOSTING_PSEUDO = "boosting", "boosting_pseudo"
 """Names of the boosters among the members of a blend: without and with pseudo-labelled rows."""
@@ -64,6 +67,90 @@ class SvrConfig(StageConfig):
         if self.features.own_target and self.kernel != "rbf":
             raise ValueError(f"{self.name} gives every gene columns of its own, which needs kernel = 'rbf'")
         return self
+
+
+class MachineConfig(StageConfig):
+    """A kernel machine: targets transformed and reduced to principal components, each solved on a composite kernel.
+
+    Component j, with singular value s_j, is divided by its root mean square s_j/√n and has the penalty
+    λ_j = `penalty` · (s_1/s_j)^`penalty_growth` ("ridge": λ; engines with a tube: C = 1/λ, and `epsilon` in units of
+    the component's root mean square). With `targets` = "genes" the transformed genes are solved as they are, each with
+    `penalty`, and components serve the response profiles only. Row i has the noise h_i ∝ (|a_i|²)^`noise_exponent`, a_i
+    its scores: strong responses vary more. h multiplies the penalty.
+    """
+
+    weights: dict[str, float]
+    profile_shrinkage: float = Field(default=0.75, ge=0)
+    transform: TransformName = "asinh"
+    transform_scale: float = Field(default=2.0, gt=0)
+    n_components: int = Field(default=120, ge=1)
+    targets: Literal["components", "genes"] = "components"
+    engine: str = "ridge"
+    penalty: float = Field(default=1.5, gt=0)
+    penalty_growth: float = Field(default=1.0, ge=0)
+    epsilon: float = Field(default=0.0, ge=0)
+    noise_exponent: float = Field(default=0.0, ge=0, le=1)
+    tol: float = Field(default=1e-3, gt=0)
+    max_iter: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _usable(self) -> "MachineConfig":
+        CompositeKernel(self.weights)
+        if self.engine == "ridge" and self.epsilon:
+            raise ValueError(
+                "engine = 'ridge' has squared errors, which have no tube: epsilon must be 0, or take another engine"
+            )
+        if self.engine == "auto":
+            raise ValueError(
+                "engine = 'auto' would leave open which loss is meant: name 'ridge' (squared errors) or an engine of "
+                "epsilon-insensitive ones, such as 'douglas-rachford' or 'smo'"
+            )
+        return self
+
+    @property
+    def kernel(self) -> CompositeKernel:
+        """The composite kernel."""
+        return CompositeKernel(self.weights, self.profile_shrinkage)
+
+    def with_molecules(self, encoder: str) -> "MachineConfig":
+        """Return the machine with `encoder` for rbf(molecules)."""
+        return self.model_copy(update={"weights": dict(self.kernel.with_molecules(encoder).weights)})
+
+
+class KernelConfig(StageConfig):
+    """A first-level member of two kernel machines.
+
+    `known` predicts pairs whose compound was measured in another cell type, so that it has a response profile; all
+    others are predicted by `new_compounds`, whose kernel therefore has no profiles in it.
+    """
+
+    name: str = Field(default="composite", min_length=1)
+    known: MachineConfig
+    new_compounds: MachineConfig
+
+    @model_validator(mode="after")
+    def _no_profiles_of_new_compounds(self) -> "KernelConfig":
+        if self.new_compounds.kernel.of_profiles:
+            raise ValueError(
+                f"{self.name}: new_compounds is for pairs without a response profile, so its weights cannot have one"
+            )
+        return self
+
+    @property
+    def machines(self) -> tuple[MachineConfig, MachineConfig]:
+        """Both machines."""
+        return self.known, self.new_compounds
+
+    @property
+    def encoders(self) -> list[str]:
+        """The molecule encoders whose features `Rows.molecules` must hold."""
+        named = {name for machine in self.machines for name in machine.kernel.encoders}
+        return sorted(name for name in named if not fitted_in_fold(name))
+
+    def with_molecules(self, encoder: str) -> "KernelConfig":
+        """Return the member with `encoder` for rbf(molecules)."""
+        known, new = (machine.with_molecules(encoder) for machine in self.machines)
+        return self.model_copy(update={"known": known, "new_compounds": new})
 
 
 class BoostingConfig(StageConfig):
@@ -128,29 +215,37 @@ class Recipe(StageConfig):
     name: str = Field(min_length=1)
     description: str = ""
     n_folds: int = Field(default=5, ge=3, le=20)
-    svrs: tuple[SvrConfig, ...] = Field(default=(SvrConfig(),), min_length=1)
+    svrs: tuple[SvrConfig, ...] = (SvrConfig(),)
+    kernels: tuple[KernelConfig, ...] = ()
     boosting: BoostingConfig = BoostingConfig()
     pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
     blend: BlendConfig = BlendConfig()
 
     @model_validator(mode="after")
     def _distinct_members(self) -> "Recipe":
-        names = [svr.name for svr in self.svrs]
+        names = [member.name for member in self.first_level]
+        if not names:
+            raise ValueError("a recipe needs at least one member among svrs and kernels")
         taken = sorted(
             {name for name in names if names.count(name) > 1 or name in (BOOSTING, BOOSTING_PSEUDO)}
         )
         if taken:
             raise ValueError(
-                f"two members are called {taken[0]}: a member has the name of its feature set, and the boosters are "
+                f"two members are called {taken[0]}: an SVR has the name of its feature set, and the boosters are "
                 f"{BOOSTING} and {BOOSTING_PSEUDO}"
             )
         return self
 
     @property
+    def first_level(self) -> tuple[SvrConfig | KernelConfig, ...]:
+        """The members of the first level, in the order in which the boosters read them."""
+        return (*self.svrs, *self.kernels)
+
+    @property
     def encoders(self) -> list[str]:
         """The molecule encoders whose features all members together need."""
-        sets = [*(svr.features for svr in self.svrs), self.boosting.features]
-        return sorted({name for features in sets for name in features.encoders})
+        named = {name for features in self.feature_sets for name in features.encoders}
+        return sorted(named | {name for kernel in self.kernels for name in kernel.encoders})
 
     @property
     def feature_sets(self) -> list[FeatureSet]:
@@ -158,14 +253,15 @@ class Recipe(StageConfig):
         return [*(svr.features for svr in self.svrs), self.boosting.features]
 
     def with_molecules(self, encoder: str) -> "Recipe":
-        """Return the recipe with `encoder` in the feature sets' blocks that name no encoder."""
+        """Return the recipe with `encoder` where a feature set or a kernel names none."""
         svrs = tuple(
             svr.model_copy(update={"features": svr.features.with_molecules(encoder)}) for svr in self.svrs
         )
         boosting = self.boosting.model_copy(
             update={"features": self.boosting.features.with_molecules(encoder)}
         )
-        return self.model_copy(update={"svrs": svrs, "boosting": boosting})
+        kernels = tuple(kernel.with_molecules(encoder) for kernel in self.kernels)
+        return self.model_copy(update={"svrs": svrs, "kernels": kernels, "boosting": boosting})
 
 
 class RunConfig(StageConfig):

@@ -1,7 +1,8 @@
-"""The first level: members that predict every gene by an SVR of its own, fitted, nested and saved.
+"""The first level: members that predict every gene by a kernel machine, fitted, nested and saved.
 
 `SharedSVR` has one table of features for all genes, so one Gram matrix; `rapids_pipeline.svr.own_target` has columns
-of each gene's own. Both are made by `fit_member` and predict rows that need not be known to them.
+of each gene's own; `rapids_pipeline.composite_model` has a composite kernel. All are made by `fit_member` and predict
+rows that need not be known to them.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from rapids_pipeline.backend.arrays import to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.config import SvrConfig
+from rapids_pipeline.composite_model import CompositeModel, fit_and_predict, fit_composite
+from rapids_pipeline.config import KernelConfig, SvrConfig
+from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.pseudo_labels import Indices, Matrix, NestedPredictions, n_fits, nested_predictions
 from rapids_pipeline.svr import cross_validation
 from rapids_pipeline.svr.engines import Choice, choose_engine
@@ -105,8 +108,12 @@ class FittedMember:
     predictions: NestedPredictions
 
 
-def svr_engine(Y: Matrix, config: SvrConfig, device: DeviceName) -> Choice:
+def member_engine(Y: Matrix, config: SvrConfig | KernelConfig, device: DeviceName) -> Choice:
     """Return the engine that `fit_member` will use, and why."""
+    if isinstance(config, KernelConfig):
+        for machine in config.machines:
+            choose_engine(machine.engine, to_device(Y[:1], device))
+        return choose_engine(config.known.engine, to_device(Y[:1], device))
     return choose_engine(config.engine, to_device(Y[:1], device), target_specific=config.features.own_target)
 
 
@@ -115,7 +122,7 @@ def fit_member(
     test: Rows,
     Y: Matrix,
     folds: NDArray[np.intp],
-    config: SvrConfig,
+    config: SvrConfig | KernelConfig,
     seed: int,
     device: DeviceName,
     progress: Progress | None = None,
@@ -128,7 +135,7 @@ def fit_member(
         n training rows, m test rows.
     Y : ndarray of float32, (n, t)
     folds : ndarray of int, (n,)
-    config : SvrConfig
+    config : SvrConfig or KernelConfig
     seed : int
         Seed of the inner folds of cross-fitted features.
     device : str
@@ -137,7 +144,9 @@ def fit_member(
     """
     progress = progress or Progress()
     progress.start(n_fits(int(folds.max()) + 1) + 1)
-    if config.features.own_target:
+    if isinstance(config, KernelConfig):
+        model, fit_predict = _composite_member(train, test, Y, config, device)
+    elif config.features.own_target:
         model, fit_predict = _own_target_member(train, test, Y, config, seed)
     else:
         model, fit_predict = _shared_member(train, test, Y, config, seed, device)
@@ -145,8 +154,10 @@ def fit_member(
     return FittedMember(model, nested_predictions(fit_predict, model.predict(test), folds, progress))
 
 
-def model_from_state(config: SvrConfig, reader: StateReader) -> FirstLevelModel:
+def model_from_state(config: SvrConfig | KernelConfig, reader: StateReader) -> FirstLevelModel:
     """Make a fitted model of its state; InputError where that is damaged."""
+    if isinstance(config, KernelConfig):
+        return CompositeModel.from_state(config, reader)
     kind = OwnTargetSVR if config.features.own_target else SharedSVR
     return kind.from_state(config.features, reader)
 
@@ -207,6 +218,18 @@ def _shared_member(
     )
     model = SharedSVR(whole, X[: len(Y)], config.kernel, float(fit.gamma), dual_coef, intercept)
     return model, fit_predict
+
+
+def _composite_member(train: Rows, test: Rows, Y: Matrix, config: KernelConfig, device: DeviceName) -> FitOf:
+    """Fit on all rows; the fits share what kernels compare and no target enters (numbers, similarities)."""
+    both = PairRows.of(Rows.joined(train, test), config.encoders)
+
+    def fit_predict(training: Indices, groups: list[Indices]) -> list[Matrix]:
+        return fit_and_predict(
+            config, both.take(training), Y[training], [both.take(g) for g in groups], device
+        )
+
+    return fit_composite(config, both.take(np.arange(len(Y))), Y, device), fit_predict
 
 
 def _own_target_member(train: Rows, test: Rows, Y: Matrix, config: SvrConfig, seed: int) -> FitOf:

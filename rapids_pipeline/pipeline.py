@@ -19,7 +19,7 @@ from rapids_pipeline.config import Recipe, RunConfig
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds
-from rapids_pipeline.first_level import svr_engine
+from rapids_pipeline.first_level import member_engine
 from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, with_smiles
 from rapids_pipeline.run_inputs import RunInputs
 from rapids_pipeline.saved_model import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
@@ -138,9 +138,9 @@ def engines_of(problem: Problem, recipe: Recipe, device: Device) -> dict[str, st
     """Return which device and engines the run uses, and why; raises where one cannot be had."""
     booster = boosting_engine(recipe.boosting, device.name, len(problem.folds))
     chosen = {"device": f"{device.name} ({device.reason})"}
-    for svr in recipe.svrs:
-        engine = svr_engine(problem.data.Y, svr, device.name)
-        chosen[f"engine of {svr.name}"] = f"{engine.engine.name} ({engine.reason})"
+    for member in recipe.first_level:
+        engine = member_engine(problem.data.Y, member, device.name)
+        chosen[f"engine of {member.name}"] = f"{engine.engine.name} ({engine.reason})"
     return chosen | {"engine of boosting": f"{booster.engine.name} ({booster.reason})"}
 
 

@@ -157,7 +157,9 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
     table.add_column("what it does")
     table.add_column("members")
     for name, recipe in recipes.items():
-        table.add_row(name, recipe.description, ", ".join([*(svr.name for svr in recipe.svrs), "boosting"]))
+        table.add_row(
+            name, recipe.description, ", ".join([*(member.name for member in recipe.first_level), "boosting"])
+        )
     return table
 
 
@@ -168,6 +170,10 @@ def recipe_table(recipe: Recipe) -> Table:
         table.add_column(column, overflow="fold")
     stages = [("stack", {"n_folds": recipe.n_folds})]
     stages += [(f"svr {svr.name}", svr.model_dump(exclude={"features"})) for svr in recipe.svrs]
+    for kernel in recipe.kernels:
+        for part, machine in zip(("known", "new_compounds"), kernel.machines, strict=True):
+            weights = "\n".join(f"{name}: {weight:g}" for name, weight in machine.weights.items())
+            stages.append((f"{kernel.name} {part}", machine.model_dump() | {"weights": weights}))
     boosting = recipe.boosting.model_dump(exclude={"features"}) | {"features": recipe.boosting.features.name}
     stages.append(("boosting", boosting))
     stages += [(name, getattr(recipe, name).model_dump()) for name in ("pseudo_labels", "blend")]

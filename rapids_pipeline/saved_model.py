@@ -4,7 +4,7 @@
     pairs            cell type, compound and SMILES of the training rows; the genes
     embeddings       features of the molecules known to the run, for encoders whose weights may not be at hand later
     check            a few training pairs and what the model predicts for them
-    svr_…, booster_…, blend     the members (`rapids_pipeline.stack_model`)
+    first_…, booster_…, blend   the members (`rapids_pipeline.stack_model`)
 
 On loading, the model predicts its check pairs again: a package that computes something else than it did at
 training (other fingerprints, for one) is noticed before it can spoil a prediction.

@@ -126,7 +126,7 @@ def fit_first_level(
 ) -> dict[str, FittedMember]:
     """Fit the members of the first level, by name."""
     members = {}
-    for config in recipe.svrs:
+    for config in recipe.first_level:
         with stages.stage(config.name) as progress:
             members[config.name] = fit_member(train, test, Y, folds, config, seed, device, progress)
     return members

@@ -54,7 +54,7 @@ class StackModel:
     def state(self) -> State:
         """Return what it has learnt, a part for each member."""
         boosters = {f"booster_{number}": fitted.state() for number, fitted in enumerate(self.boosters.fitted)}
-        first = {f"svr_{number}": model.state() for number, model in enumerate(self.first.values())}
+        first = {f"first_{number}": model.state() for number, model in enumerate(self.first.values())}
         blend = {
             "weights": self.weights.state(),
             "booster": self.booster_name,
@@ -67,8 +67,8 @@ class StackModel:
     def from_state(cls, recipe: Recipe, n_targets: int, reader: StateReader) -> "StackModel":
         """Make it of its state and the recipe it was fitted by; InputError where they do not fit together."""
         first = {
-            config.name: model_from_state(config, reader.part(f"svr_{number}"))
-            for number, config in enumerate(recipe.svrs)
+            config.name: model_from_state(config, reader.part(f"first_{number}"))
+            for number, config in enumerate(recipe.first_level)
         }
         boosters = [
             FittedBooster.from_state(recipe.boosting, reader.part(f"booster_{number}"))

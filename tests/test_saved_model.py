@@ -159,9 +159,9 @@ def test_parts_that_do_not_fit_together_are_refused(finished, tmp_path):
 
     state = {name: plain(bundle.state, name) for name in bundle.state.names()}
     changes = {
-        "few support rows": lambda s: s["svr_0"].update(support=s["svr_0"]["support"][:5]),
+        "few support rows": lambda s: s["first_0"].update(support=s["first_0"]["support"][:5]),
         "other genes": lambda s: s["genes"].update(names=s["genes"]["names"][:-1]),
-        "narrow table": lambda s: s["svr_0"].update(support=s["svr_0"]["support"][:, :-1].copy()),
+        "narrow table": lambda s: s["first_0"].update(support=s["first_0"]["support"][:, :-1].copy()),
         "no blend": lambda s: s.pop("blend"),
         "wide trees": lambda s: s["booster_0"]["trees"].update(n_features=np.array([10_000])),
     }

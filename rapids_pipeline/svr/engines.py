@@ -4,6 +4,8 @@ douglas-rachford   all targets at once by matrix products; array API: numpy, cup
 smo                target by target, numba; works on the host
 sklearn            one scikit-learn SVR a target on the precomputed Gram; works on the host
 cuml               one cuML SVR a target; needs an NVIDIA GPU
+ridge              kernel ridge regression, penalty 1/C, by one factorisation; array API. Squared errors are another
+                   problem than the others', so "auto" never takes it
 auto               one of the first two, chosen by the kernel, by where the arrays live and how many targets there are
 """
 
@@ -17,7 +19,7 @@ import numpy as np
 from rapids_pipeline.backend.arrays import Array
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr import douglas_rachford, library_loops, smo
+from rapids_pipeline.svr import douglas_rachford, kernel_ridge, library_loops, smo
 from rapids_pipeline.svr.solution import DualSolution
 
 FEW_TARGETS = 500
@@ -82,6 +84,7 @@ ENGINES = {
         Engine("smo", smo.solve, smo.DEFAULT_MAX_ITER, 20, ("numpy",), smo.require_numba),
         Engine("sklearn", library_loops.solve_sklearn, 10_000_000, 28, ("numpy",)),
         Engine("cuml", library_loops.solve_cuml, 100_000, 40, ("numpy", "cupy"), library_loops.require_cuml),
+        Engine("ridge", kernel_ridge.solve, 1, 48),
     )
 }
 

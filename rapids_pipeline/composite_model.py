@@ -1,0 +1,244 @@
+r"""Kernel machines on composite kernels: targets transformed, reduced to components, solved on one Gram matrix.
+
+With z = T(y) the transformed targets (`rapids_pipeline.target_transforms`), μ their mean over the training rows and
+Z − μ ≈ A Vᵀ its leading principal components, component j is solved as a_j / u_j, u_j = s_j/√n, by an engine of
+`rapids_pipeline.svr.engines` on K = `LearntKernel.gram`; a new pair gets
+
+    ŷ = T⁻¹( μ + Σ_j u_j (k β_j + b_j) V_j ),   k = K(pair, training rows)
+
+All machines share one K for all genes, so a fit takes one factorisation however many genes there are. Whatever is
+learnt (μ, V, S of the kernel, profiles, scales) is learnt from the training rows of the fit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.feature_sets import Rows
+from features.reduction import TruncatedSVD
+from rapids_pipeline.backend.arrays import to_device, to_host
+from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.state import State, StateReader
+from rapids_pipeline.config import KernelConfig, MachineConfig
+from rapids_pipeline.kernels.composite import LearntKernel
+from rapids_pipeline.kernels.pair_rows import PairRows
+from rapids_pipeline.svr.duals import solve_duals
+from rapids_pipeline.svr.engines import ENGINES
+from rapids_pipeline.svr.memory import require_room
+from rapids_pipeline.target_transforms import TargetTransform
+
+Floats = NDArray[np.float64]
+Matrix = NDArray[np.float32]
+
+LEAST_NOISE = 1e-3
+"""Part of the rows' mean square that is added to each row's before noise is made of it."""
+ROWS_AT_ONCE = 1024
+"""Rows predicted at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """Principal components of transformed targets, learnt from n training rows of t targets.
+
+    Attributes
+    ----------
+    transform : TargetTransform
+    mean : ndarray of float32, (t,)
+        μ.
+    directions : ndarray of float32, (q, t)
+        Vᵀ.
+    """
+
+    transform: TargetTransform
+    mean: Matrix
+    directions: Matrix
+
+    @classmethod
+    def learn(cls, config: MachineConfig, Y: Matrix) -> tuple["Components", Floats, Floats]:
+        """Return the components, the scores A (n, q) and the singular values (q,) of training targets (n, t)."""
+        transform = TargetTransform(config.transform, config.transform_scale).fit(Y)
+        z = transform.forward(Y)
+        mean = z.mean(axis=0).astype(np.float32)
+        svd = TruncatedSVD(config.n_components).fit(z - mean)
+        directions = np.asarray(svd.components_)
+        scores = np.asarray((z - mean) @ directions.T.astype(np.float64))
+        return cls(transform, mean, directions), scores, np.asarray(svd.singular_values_)
+
+    def state(self) -> State:
+        """Return what was learnt."""
+        return {"transform": self.transform.state(), "mean": self.mean, "directions": self.directions}
+
+    @classmethod
+    def from_state(cls, config: MachineConfig, reader: StateReader) -> "Components":
+        """Make them of their state; InputError where it is damaged."""
+        mean = reader.array("mean", np.float32, (None,))
+        directions = reader.array("directions", np.float32, (None, len(mean)))
+        transform = TargetTransform(config.transform, config.transform_scale)
+        return cls(transform.restore(reader.part("transform"), len(mean)), mean, directions)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMachine:
+    """A kernel machine of n training rows.
+
+    Attributes
+    ----------
+    components : Components
+    kernel : LearntKernel
+    dual_coef : ndarray of float32, (n, q) or, solved by genes, (n, t)
+        u_j β_j.
+    intercept : ndarray of float32, (q,) or (t,)
+        u_j b_j.
+    by_genes : bool
+        Whether genes were solved, not components.
+    """
+
+    components: Components
+    kernel: LearntKernel
+    dual_coef: Matrix
+    intercept: Matrix
+    by_genes: bool
+
+    def predict(self, pairs: PairRows) -> Matrix:
+        """Return the predictions of pairs, (m, t) float32; a pair's do not depend on the others."""
+        predicted = np.empty((len(pairs), len(self.components.mean)), dtype=np.float32)
+        for start in range(0, len(pairs), ROWS_AT_ONCE):
+            some = np.arange(start, min(start + ROWS_AT_ONCE, len(pairs)))
+            K = self.kernel.between(pairs.take(some), np.empty(0))
+            z = K @ self.dual_coef.astype(np.float64) + self.intercept
+            if not self.by_genes:
+                z = z @ self.components.directions.astype(np.float64)
+            predicted[some] = self.components.transform.back(z + self.components.mean)
+        return predicted
+
+    def state(self) -> State:
+        """Return what was learnt."""
+        return {
+            "components": self.components.state(),
+            "kernel": self.kernel.state(),
+            "dual_coef": self.dual_coef,
+            "intercept": self.intercept,
+        }
+
+    @classmethod
+    def from_state(cls, config: MachineConfig, reader: StateReader) -> "FittedMachine":
+        """Make it of its state; InputError where that is damaged."""
+        components = Components.from_state(config, reader.part("components"))
+        kernel = LearntKernel.from_state(config.kernel, reader.part("kernel"))
+        by_genes = config.targets == "genes"
+        width = components.directions.shape[1 if by_genes else 0]
+        dual_coef = reader.array("dual_coef", np.float32, (len(kernel.rows), width))
+        return cls(components, kernel, dual_coef, reader.array("intercept", np.float32, (width,)), by_genes)
+
+
+@dataclass(frozen=True, eq=False)
+class CompositeModel:
+    """The two machines of a member: pairs with a response profile are `known`'s, all others `new_compounds`'."""
+
+    encoders: Sequence[str]
+    known: FittedMachine
+    new_compounds: FittedMachine
+
+    def predict(self, rows: Rows) -> Matrix:
+        """Return the predictions of rows, (m, t) float32; a row's do not depend on the others."""
+        pairs = PairRows.of(rows, self.encoders)
+        return _by_profile(pairs, self.known, lambda: self.new_compounds)
+
+    def state(self) -> State:
+        """Return what the machines have learnt."""
+        return {"known": self.known.state(), "new_compounds": self.new_compounds.state()}
+
+    @classmethod
+    def from_state(cls, config: KernelConfig, reader: StateReader) -> "CompositeModel":
+        """Make it of its state; InputError where that is damaged."""
+        known = FittedMachine.from_state(config.known, reader.part("known"))
+        new = FittedMachine.from_state(config.new_compounds, reader.part("new_compounds"))
+        if known.components.mean.shape != new.components.mean.shape:
+            raise reader.fault("the two machines have different numbers of targets")
+        return cls(config.encoders, known, new)
+
+
+def fit_composite(config: KernelConfig, rows: PairRows, Y: Matrix, device: DeviceName) -> CompositeModel:
+    """Fit both machines to training rows and their targets (n, t)."""
+    machines = (fit_machine(machine, rows, Y, device) for machine in config.machines)
+    return CompositeModel(config.encoders, *machines)
+
+
+def fit_and_predict(
+    config: KernelConfig, rows: PairRows, Y: Matrix, groups: Sequence[PairRows], device: DeviceName
+) -> list[Matrix]:
+    """Return what `fit_composite(…)` predicts for groups of pairs; the second machine is fitted where it is needed."""
+    known = fit_machine(config.known, rows, Y, device)
+    made: list[FittedMachine] = []
+
+    def new_compounds() -> FittedMachine:
+        if not made:
+            made.append(fit_machine(config.new_compounds, rows, Y, device))
+        return made[0]
+
+    return [_by_profile(group, known, new_compounds) for group in groups]
+
+
+def fit_machine(config: MachineConfig, rows: PairRows, Y: Matrix, device: DeviceName) -> FittedMachine:
+    """Fit one machine.
+
+    Parameters
+    ----------
+    config : MachineConfig
+    rows : PairRows
+        n training rows.
+    Y : ndarray of float32, (n, t)
+    device : str
+        Where the Gram matrix is made and solved.
+
+    Raises
+    ------
+    InputError
+        A Gram matrix of n rows does not fit in memory; the rows lack what the kernel compares.
+    """
+    components, scores, singular = Components.learn(config, Y)
+    learnt = config.kernel.learn(rows, scores)
+    require_room(to_device(scores[:1], device), len(rows), len(rows), ENGINES[config.engine].work_bytes)
+    by_genes = config.targets == "genes"
+    wanted = components.transform.forward(Y) - components.mean if by_genes else scores
+    unit = np.ones(wanted.shape[1]) if by_genes else singular / np.sqrt(len(Y))
+    growth = np.ones(len(unit)) if by_genes else (singular[0] / singular) ** config.penalty_growth
+    targets = to_device(wanted / unit, device)
+    solution = solve_duals(
+        learnt.gram(targets),
+        targets,
+        C=1 / (config.penalty * growth),
+        epsilon=config.epsilon,
+        tol=config.tol,
+        max_iter=config.max_iter,
+        engine_name=config.engine,
+        sample_weight=1 / row_noise(scores, config.noise_exponent),
+    )
+    dual_coef, intercept = (to_host(x) * unit for x in (solution.dual_coef, solution.intercept))
+    return FittedMachine(
+        components, learnt, dual_coef.astype(np.float32), intercept.astype(np.float32), by_genes
+    )
+
+
+def row_noise(scores: Floats, exponent: float) -> Floats:
+    """Return h ∝ (|a_i|² + LEAST_NOISE · mean |a|²)^exponent of rows of scores (n, q), of geometric mean 1, (n,)."""
+    squares = np.einsum("ij,ij->i", scores, scores)
+    mean = float(squares.mean())
+    if not exponent or mean == 0:
+        return np.ones(len(scores))
+    noise = (squares / mean + LEAST_NOISE) ** exponent
+    return np.asarray(noise / np.exp(np.log(noise).mean()), dtype=np.float64)
+
+
+def _by_profile(pairs: PairRows, known: FittedMachine, new_compounds: Any) -> Matrix:
+    """Return the predictions of each pair by its machine; `new_compounds()` is called where a pair needs it."""
+    profiled = known.kernel.has_profile(pairs)
+    predicted = np.empty((len(pairs), len(known.components.mean)), dtype=np.float32)
+    for mine, machine in ((profiled, lambda: known), (~profiled, new_compounds)):
+        which = np.flatnonzero(mine)
+        if len(which):
+            predicted[which] = machine().predict(pairs.take(which))
+    return predicted
