@@ -1,7 +1,7 @@
 """Transforms of the targets, by name: what a model is fitted to, and the way back.
 
 none         z = y
-asinh        z = asinh(y / scale),   y = scale · sinh(z)
+asinh        z = asinh(y / u),       y = u sinh(z);     u = scale · root mean square of all training targets
 gene_scale   z = y / u_g,            y = z u_g;   u_g² = mean_i y_ig² over the training rows, drawn half way (in
                                      logarithms) to the mean over genes
 
@@ -22,6 +22,9 @@ from rapids_pipeline.backend.state import State, StateReader
 TransformName = Literal["none", "asinh", "gene_scale"]
 TRANSFORMS: tuple[TransformName, ...] = ("none", "asinh", "gene_scale")
 
+LEAST_SQUARE = 1e-4
+"""Least mean square of a gene, relative to the mean over genes, that gene_scale divides by."""
+
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
 
@@ -36,7 +39,7 @@ class TargetTransform:
     ----------
     name : {"none", "asinh", "gene_scale"}
     scale : float
-        Unit of the targets in asinh; far below it z is linear in y, far above it logarithmic.
+        Of asinh, in root mean squares of the training targets: far below it z is linear in y, far above logarithmic.
 
     Attributes
     ----------
@@ -61,13 +64,12 @@ class TargetTransform:
     def fit(self, Y: Matrix) -> "TargetTransform":
         """Learn from the training targets `Y` (n, t)."""
         self.unit_ = np.ones(Y.shape[1])
-        if self.name == "asinh":
-            self.unit_ *= self.scale
-        elif self.name == "gene_scale":
-            squares = np.einsum("ij,ij->j", Y, Y, dtype=np.float64) / len(Y)
-            mean = float(squares.mean())
-            if mean > 0:
-                self.unit_ = np.maximum(squares / mean, 1e-4) ** (DRAWN / 2)
+        squares = np.einsum("ij,ij->j", Y, Y, dtype=np.float64) / len(Y)
+        mean = float(squares.mean())
+        if self.name == "asinh" and mean > 0:
+            self.unit_ *= self.scale * np.sqrt(mean)
+        elif self.name == "gene_scale" and mean > 0:
+            self.unit_ = np.maximum(squares / mean, LEAST_SQUARE) ** (DRAWN / 2)
         return self
 
     def forward(self, Y: Matrix) -> Floats:

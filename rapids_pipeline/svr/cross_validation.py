@@ -192,6 +192,11 @@ class _Problem:
     def of(
         cls, svr: MultiTargetSVR, X: Any, Y: Any, folds: Rows, X_test: Any, sample_weight: Any
     ) -> "_Problem":
+        if not isinstance(svr.kernel, str):
+            raise InputError(
+                "a composite kernel learns from the rows of each fold: use scikit-learn's cross_val_predict, which "
+                "fits anew for every fold"
+            )
         names = target_names_of(Y)
         Y = Y if is_foreign(Y) else np.asarray(Y)
         xp = namespace(Y)

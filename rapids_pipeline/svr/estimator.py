@@ -7,18 +7,27 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
+from features.feature_sets import Rows
+from features.molecule_columns import encode_molecules, fitted_in_fold
+from features.reduction import TruncatedSVD
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
+from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.svr.duals import NotConvergedWarning, solve_duals, solve_target_specific
 from rapids_pipeline.svr.engines import choose_engine
 from rapids_pipeline.svr.gram import Gamma, GramTable, Kernel, kernel_between
-from rapids_pipeline.svr.inputs import TrainingInput, checked_features, checked_training
+from rapids_pipeline.svr.inputs import TrainingInput, checked_features, checked_training, is_foreign
 from rapids_pipeline.svr.memory import require_room
 from rapids_pipeline.svr.smo import predict_factored
+from rapids_pipeline.svr.solution import DualSolution
 from rapids_pipeline.svr.target_features import LearntTargetFeatures, TargetFeatures
 
 __all__ = ["MultiTargetSVR", "NotConvergedWarning", "solve_duals"]
+
+KERNEL_COMPONENTS = 120
+"""Principal components of the targets that a composite kernel learns from."""
 
 
 class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -34,7 +43,10 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Bound on |β_i|, in the unit of the target.
     epsilon : float or array, (n_targets,)
         Half-width of the tube in which errors cost nothing, in the unit of the target.
-    kernel : {"rbf", "linear", "precomputed"}
+    kernel : {"rbf", "linear", "precomputed"} or CompositeKernel
+        With a `rapids_pipeline.kernels.composite.CompositeKernel`, X holds pairs of cell type and compound: `Rows`,
+        or a data frame with columns cell_type, sm_name and, for structures, SMILES. It learns from the leading
+        principal components of Y.
     gamma : float or "scale"
         For "rbf"; "scale" is 1 / (n_features · Var(X)) over the training rows.
     tol : float
@@ -60,7 +72,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Where X was a data frame.
     """
 
-    _learnt: LearntTargetFeatures | None
+    _learnt: LearntTargetFeatures | LearntKernel | None
     gamma_: Any
 
     def __init__(
@@ -68,7 +80,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         *,
         C: Array | float = 1.0,
         epsilon: Array | float = 0.1,
-        kernel: Kernel = "rbf",
+        kernel: Kernel | CompositeKernel = "rbf",
         gamma: Gamma = "scale",
         tol: float = 1e-3,
         max_iter: int | None = None,
@@ -106,6 +118,13 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         NotConvergedWarning
             With the names, or positions, of the targets that missed `tol`.
         """
+        if isinstance(self.kernel, CompositeKernel):
+            pairs = pairs_of(X, self.kernel)
+            X = (
+                namespace(Y).zeros((len(pairs), 1), device=Y.device)
+                if is_foreign(Y)
+                else np.zeros((len(pairs), 1))
+            )
         given = checked_training(self, X, Y)
         if sample_weight is not None and not hasattr(sample_weight, "shape"):
             sample_weight = np.asarray(sample_weight, dtype=np.float64)
@@ -114,6 +133,9 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.engine_, self.engine_reason_ = choice.engine.name, choice.reason
         if self.target_features is None:
             require_room(given.X, given.X.shape[0], given.X.shape[0], choice.engine.work_bytes)
+        if isinstance(self.kernel, CompositeKernel):
+            self._fit_composite(self.kernel, pairs, given, sample_weight, progress)
+        elif self.target_features is None:
             self._fit_shared(given, sample_weight, progress)
         else:
             self._fit_target_specific(self.target_features, given, sample_weight, progress)
@@ -125,16 +147,19 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         In the floating dtype of the Y of the fit; computed in float64.
         """
         check_is_fitted(self)
-        X = checked_features(self, X, self.dual_coef_)
-        xp = namespace(X)
-        if self._learnt is None:
-            K = kernel_between(X, self.X_fit_, self.kernel, self.gamma_)
-            predicted = K @ self.dual_coef_ + self.intercept_[None, :]
-        else:
+        xp, learnt = namespace(self.dual_coef_), self._learnt
+        if isinstance(learnt, LearntTargetFeatures):
+            tests = learnt.positions(checked_features(self, X, self.dual_coef_))
             coefficients = to_host(self.dual_coef_).T, to_host(self.intercept_)
-            tests = self._learnt.positions(X)
-            host = predict_factored(self._learnt.kernel, self._learnt.training, tests, *coefficients).T
-            predicted = xp.asarray(np.ascontiguousarray(host), device=X.device)
+            host = predict_factored(learnt.kernel, learnt.training, tests, *coefficients).T
+            predicted = xp.asarray(np.ascontiguousarray(host), device=self.dual_coef_.device)
+        else:
+            if isinstance(learnt, LearntKernel):
+                K = learnt.between(pairs_of(X, learnt.kernel), self.dual_coef_)
+            else:
+                X = checked_features(self, X, self.dual_coef_)
+                K = kernel_between(X, self.X_fit_, self.kernel, self.gamma_)  # type: ignore[arg-type]
+            predicted = K @ self.dual_coef_ + self.intercept_[None, :]
         predicted = xp.astype(predicted, self._dtype, copy=False)
         return predicted[:, 0] if self._one_target else predicted
 
@@ -147,15 +172,41 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         """Say that a precomputed X is made of pairs of rows."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.pairwise = self.kernel == "precomputed"
+        tags.input_tags.pairwise = isinstance(self.kernel, str) and self.kernel == "precomputed"
         return tags
 
+    def _fit_composite(
+        self,
+        kernel: CompositeKernel,
+        pairs: PairRows,
+        given: TrainingInput,
+        sample_weight: Any,
+        progress: Progress | None,
+    ) -> None:
+        if self.target_features is not None:
+            raise InputError("target_features needs kernel='rbf', not a composite kernel")
+        xp = namespace(given.Y)
+        centred = xp.astype(given.Y, xp.float64) - xp.mean(xp.astype(given.Y, xp.float64), axis=0)
+        scores = to_host(TruncatedSVD(KERNEL_COMPONENTS).fit(centred).transform(centred)).astype(np.float64)
+        learnt = kernel.learn(pairs, scores)
+        self.gamma_ = 1.0
+        solution = self._solved(learnt.gram(centred), given, sample_weight, progress)
+        self._learnt = learnt
+        self._keep(given, solution, solution.dual_coef)
+
     def _fit_shared(self, given: TrainingInput, sample_weight: Any, progress: Progress | None) -> None:
-        table = GramTable(given.X, self.kernel, self.gamma)
+        table = GramTable(given.X, self.kernel, self.gamma)  # type: ignore[arg-type]
         rows = np.arange(given.X.shape[0])
         self.gamma_ = table.gamma_of(rows)
-        solution = solve_duals(
-            table.gram(rows, rows, self.gamma_),
+        solution = self._solved(table.gram(rows, rows, self.gamma_), given, sample_weight, progress)
+        self.X_fit_, self._learnt = given.X, None
+        self._keep(given, solution, solution.dual_coef)
+
+    def _solved(
+        self, K: Array, given: TrainingInput, sample_weight: Any, progress: Progress | None
+    ) -> DualSolution:
+        return solve_duals(
+            K,
             given.Y,
             C=self.C,
             epsilon=self.epsilon,
@@ -166,8 +217,6 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
             target_names=given.target_names,
             progress=progress,
         )
-        self.X_fit_, self._learnt = given.X, None
-        self._keep(given, solution, solution.dual_coef)
 
     def _fit_target_specific(
         self, features: TargetFeatures, given: TrainingInput, sample_weight: Any, progress: Progress | None
@@ -199,3 +248,21 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.n_iter_, self.gap_, self.converged_ = (
             xp.asarray(x, device=device) for x in (solution.n_iter, solution.gap, solution.converged)
         )
+
+
+def pairs_of(X: Any, kernel: CompositeKernel) -> PairRows:
+    """Return the pairs that `X`, `Rows` or a data frame, holds, with the molecule features that a kernel reads.
+
+    Raises
+    ------
+    InputError
+        X is neither, or a column is missing.
+    """
+    if isinstance(X, Rows):
+        return PairRows.of(X, [name for name in kernel.encoders if not fitted_in_fold(name)])
+    if not hasattr(X, "columns"):
+        raise InputError("a composite kernel needs a data frame of pairs: cell_type, sm_name and SMILES")
+    if kernel.encoders and "SMILES" not in X.columns:
+        raise InputError(f"the pairs have no column SMILES, which {kernel.encoders[0]} reads")
+    molecules = encode_molecules(kernel.encoders, list(X["SMILES"]) if kernel.encoders else []).training
+    return PairRows.of(Rows(X.reset_index(drop=True), molecules), list(molecules))

@@ -1,0 +1,226 @@
+"""Composite kernels: against loops, on any array library, for new pairs, subsets and after a save."""
+
+import array_api_strict
+import numpy as np
+import pytest
+import torch
+from pairs_example import naive_profile, pairs, rows_of
+from rdkit import Chem, DataStructs
+from rdkit.Chem import rdFingerprintGenerator
+
+from features.descriptors import DescriptorEncoder
+from features.feature_sets import Rows
+from rapids_pipeline.backend.arrays import to_host
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import StateReader
+from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
+from rapids_pipeline.kernels.pair_rows import PairRows
+from rapids_pipeline.recipes import COMPOSITE
+
+EVERYTHING = {
+    "constant": 0.7,
+    "cell_type": 0.5,
+    "compound": 0.4,
+    "correlation": 0.3,
+    "tanimoto": 0.6,
+    "rbf(descriptors)": 0.8,
+    "rbf(made up)": 0.9,
+    "correlation * tanimoto^2": 1.1,
+    "profile_linear": 0.2,
+    "profile_cosine * correlation": 1.3,
+    "profile_rbf * cell_type": 1.7,
+    "correlation^2 * profile_linear * compound": 0.35,
+}
+LIKE = np.empty(0)
+
+
+def with_made_up(rows):
+    """Rows with features of a made-up encoder."""
+    names = rows.obs["sm_name"].str.split().str[1].astype(int)
+    table = np.random.default_rng(5).normal(size=(50, 6)).astype(np.float32)
+    return Rows(rows.obs, dict(rows.molecules) | {"made up": table[names]})
+
+
+def learnt(weights=EVERYTHING, seed=0, kappa=1.0):
+    rows, scores = pairs(seed=seed)
+    kernel = CompositeKernel(weights, kappa)
+    return kernel.learn(PairRows.of(with_made_up(rows), ["morgan", "made up"]), scores), rows, scores
+
+
+def naive_factors(asked, rows, model, kappa):
+    """Every factor between asked and training rows, pair by pair."""
+    obs, new = rows.obs, asked.obs
+    residuals = model.profiles.residuals
+    make = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
+    bits = {s: make.GetFingerprint(Chem.MolFromSmiles(s)) for s in {*obs["SMILES"], *new["SMILES"]}}
+    encoder = DescriptorEncoder().fit(list(obs["SMILES"].groupby(obs["sm_name"]).first()))
+    described = {s: encoder.transform([s])[0].astype(float) for s in bits}
+    made_up = {
+        m: x.astype(float)
+        for r in (asked, rows)
+        for m, x in zip(r.obs["sm_name"], r.molecules["made up"], strict=True)
+    }
+
+    def scale(values):
+        values = np.array(values)
+        d = [((a - b) ** 2).sum() for i, a in enumerate(values) for j, b in enumerate(values) if i != j]
+        return np.mean(d)
+
+    trained = obs.groupby("sm_name")["SMILES"].first()
+    scales = scale([described[s] for s in trained]), scale([made_up[m] for m in trained.index])
+    profile = {}
+    for r in (obs, new):
+        for c, m in zip(r["cell_type"], r["sm_name"], strict=True):
+            profile[c, m] = naive_profile(c, m, obs, residuals, kappa)
+    square = np.mean(
+        [
+            profile[key][0] @ profile[key][0]
+            for key in zip(obs["cell_type"], obs["sm_name"], strict=True)
+            if profile[key][1]
+        ]
+    )
+    names = (
+        "constant",
+        "cell_type",
+        "compound",
+        "correlation",
+        "tanimoto",
+        "rbf(descriptors)",
+        "rbf(made up)",
+    )
+    names += ("profile_linear", "profile_cosine", "profile_rbf")
+    factors = {name: np.zeros((len(new), len(obs))) for name in names}
+    for i, (c, m, s) in enumerate(zip(new["cell_type"], new["sm_name"], new["SMILES"], strict=True)):
+        for j, (d, o, z) in enumerate(zip(obs["cell_type"], obs["sm_name"], obs["SMILES"], strict=True)):
+            (p, has), (q, other) = profile[c, m], profile[d, o]
+            known = c in model.cell_types
+            place = model.cell_types.index
+            factors["constant"][i, j] = 1
+            factors["cell_type"][i, j] = c == d
+            factors["compound"][i, j] = m == o
+            factors["correlation"][i, j] = (
+                model.correlation[place(c), place(d)] if known else model.unseen_correlation
+            )
+            factors["tanimoto"][i, j] = DataStructs.TanimotoSimilarity(bits[s], bits[z])
+            factors["rbf(descriptors)"][i, j] = np.exp(
+                -((described[s] - described[z]) ** 2).sum() / scales[0]
+            )
+            factors["rbf(made up)"][i, j] = np.exp(-((made_up[m] - made_up[o]) ** 2).sum() / scales[1])
+            if has and other:
+                factors["profile_linear"][i, j] = p @ q / square
+                factors["profile_cosine"][i, j] = p @ q / np.sqrt((p @ p) * (q @ q))
+                factors["profile_rbf"][i, j] = np.exp(-((p - q) ** 2).sum() / square)
+    return factors
+
+
+def naive_gram(asked, rows, model, weights, kappa):
+    factors = naive_factors(asked, rows, model, kappa)
+    K = np.zeros_like(factors["constant"])
+    for name, weight in weights.items():
+        product = np.ones_like(K)
+        for part in name.split(" * "):
+            base, _, power = part.partition("^")
+            product = product * factors[base] ** int(power or 1)
+        K += weight * product
+    return K
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+def test_a_gram_matrix_is_that_of_a_loop(kappa):
+    model, rows, _ = learnt(kappa=kappa)
+    np.testing.assert_allclose(
+        model.gram(LIKE),
+        naive_gram(with_made_up(rows), with_made_up(rows), model, EVERYTHING, kappa),
+        atol=2e-6,
+    )
+    asked = with_made_up(rows_of([(0, 0), (9, 1), (2, 11), (9, 12), (3, 7), (0, 0)]))
+    found = model.between(PairRows.of(asked, ["morgan", "made up"]), LIKE)
+    np.testing.assert_allclose(
+        found, naive_gram(asked, with_made_up(rows), model, EVERYTHING, kappa), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_term_and_the_whole_are_positive_semidefinite(seed):
+    for weights in [EVERYTHING, *({name: 1.0} for name in EVERYTHING)]:
+        K = learnt(weights, seed)[0].gram(LIKE)
+        np.testing.assert_allclose(K, K.T, atol=1e-12)
+        assert np.linalg.eigvalsh(K).min() > -1e-6 * np.abs(K).max(), weights
+
+
+@pytest.mark.parametrize("library", ["torch", "array_api_strict"])
+def test_all_array_libraries_give_one_kernel(library):
+    like = torch.empty(0, dtype=torch.float64) if library == "torch" else array_api_strict.empty(0)
+    model, _, _ = learnt()
+    asked = PairRows.of(with_made_up(rows_of([(0, 0), (9, 1), (2, 11)])), ["morgan", "made up"])
+    found = model.between(asked, like)
+    assert type(found).__module__.split(".")[0] == library
+    np.testing.assert_allclose(to_host(found), model.between(asked, LIKE), atol=1e-12)
+
+
+def test_a_pairs_kernel_does_not_depend_on_the_pairs_beside_it():
+    model, _, _ = learnt()
+    asked = PairRows.of(
+        with_made_up(rows_of([(c, m) for c in range(6) for m in range(12)])), ["morgan", "made up"]
+    )
+    together = model.between(asked, LIKE)
+    for k in (0, 17, 71):
+        np.testing.assert_allclose(
+            model.between(asked.take(np.array([k])).alone(), LIKE)[0], together[k], atol=1e-12
+        )
+
+
+def test_a_subset_of_rows_learns_what_the_same_rows_alone_learn():
+    rows, scores = pairs()
+    both = PairRows.of(with_made_up(rows), ["morgan", "made up"])
+    some = np.arange(0, len(scores), 2)
+    kernel = CompositeKernel(EVERYTHING)
+    shared = kernel.learn(both.take(some), scores[some])
+    alone = kernel.learn(both.take(some).alone(), scores[some])
+    np.testing.assert_allclose(shared.gram(LIKE), alone.gram(LIKE), atol=1e-12)
+    np.testing.assert_allclose(shared.between(both, LIKE), alone.between(both, LIKE), atol=1e-12)
+
+
+def test_a_kernel_is_the_same_after_a_save():
+    model, _, _ = learnt()
+    state = model.state()
+    again = LearntKernel.from_state(model.kernel, StateReader(state, "saved"))
+    asked = PairRows.of(with_made_up(rows_of([(0, 0), (9, 1), (2, 11)])), ["morgan", "made up"])
+    assert np.array_equal(again.between(asked, LIKE), model.between(asked, LIKE))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda s: s.update(residuals=s["residuals"][:-1]), "residuals must be float64"),
+        (lambda s: s.update(correlation=s["correlation"][:2]), "correlation must be float64"),
+        (lambda s: s["rows"].update(cell_type=s["rows"]["cell_type"] + 9), "numbers outside"),
+        (lambda s: s["rows"].update(encoders=["made up"]), "no molecule features of morgan"),
+    ],
+)
+def test_a_damaged_state_is_named(damage, message):
+    model, _, _ = learnt()
+    state = {**model.state(), "rows": dict(model.state()["rows"])}
+    damage(state)
+    with pytest.raises(InputError, match=message):
+        LearntKernel.from_state(model.kernel, StateReader(state, "saved"))
+
+
+def test_rows_that_lack_what_a_kernel_compares_are_refused():
+    rows, scores = pairs()
+    with pytest.raises(InputError, match="no molecule features of morgan"):
+        PairRows.of(Rows(rows.obs), ["morgan"])
+    with pytest.raises(InputError, match="no column sm_name"):
+        PairRows.of(Rows(rows.obs[["cell_type"]]), [])
+    without = PairRows.of(Rows(rows.obs[["cell_type", "sm_name"]]), [])
+    with pytest.raises(InputError, match="no column SMILES"):
+        CompositeKernel({"rbf(descriptors)": 1.0}).learn(without, scores).gram(LIKE)
+    with pytest.raises(InputError, match="profile_shrinkage must be finite"):
+        CompositeKernel({"constant": 1.0}, -1.0)
+
+
+def test_which_encoders_a_kernel_reads():
+    kernel = CompositeKernel({"rbf(molecules) * tanimoto": 1.0, "rbf(descriptors)": 1.0})
+    assert kernel.with_molecules("chemberta").encoders == ("chemberta", "descriptors", "morgan")
+    assert COMPOSITE.encoders == ["morgan"]
+    assert COMPOSITE.known.kernel.of_profiles and not COMPOSITE.new_compounds.kernel.of_profiles
