@@ -83,7 +83,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     molecules: MoleculesOption = "chemberta",
     device: DeviceOption = "auto",
-    recipe: RecipeOption = "standard",
+    recipe: RecipeOption = "best",
     quick: QuickOption = False,
     folds: Annotated[int | None, typer.Option(help="Outer folds, 3 to 20. Default: the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
@@ -185,7 +185,7 @@ def demo(
     ),
     molecules: MoleculesOption = "morgan",
     device: DeviceOption = "auto",
-    recipe: RecipeOption = "published",
+    recipe: RecipeOption = "best",
     quick: QuickOption = False,
     seed: Annotated[int, typer.Option(help="Seed of the simulation, the folds and the boosting.")] = 0,
     genes: Annotated[

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from features.feature_sets import Rows
 from features.reduction import TruncatedSVD
-from rapids_pipeline.backend.arrays import to_device, to_host
+from rapids_pipeline.backend.arrays import Array, namespace, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.config import KernelConfig, MachineConfig
 from rapids_pipeline.kernels.composite import LearntKernel
@@ -57,15 +58,30 @@ class Components:
     directions: Matrix
 
     @classmethod
-    def learn(cls, config: MachineConfig, Y: Matrix) -> tuple["Components", Floats, Floats]:
-        """Return the components, the scores A (n, q) and the singular values (q,) of training targets (n, t)."""
+    def learn(cls, config: MachineConfig, Y: Array) -> tuple["Components", Array, Floats, Floats]:
+        """Learn from training targets (n, t), float32, in their library and on their device.
+
+        Returns
+        -------
+        components : Components
+        centred : array, (n, t)
+            Z − μ, in the library of Y.
+        scores : ndarray of float64, (n, q)
+            A, on the host.
+        singular_values : ndarray of float64, (q,)
+        """
+        xp = namespace(Y)
         transform = TargetTransform(config.transform, config.transform_scale).fit(Y)
         z = transform.forward(Y)
-        mean = z.mean(axis=0).astype(np.float32)
-        svd = TruncatedSVD(config.n_components).fit(z - mean)
-        directions = np.asarray(svd.components_)
-        scores = np.asarray((z - mean) @ directions.T.astype(np.float64))
-        return cls(transform, mean, directions), scores, np.asarray(svd.singular_values_)
+        mean = xp.astype(xp.sum(z, axis=0, dtype=xp.float64) / Y.shape[0], z.dtype)
+        z -= mean[None, :]
+        svd = TruncatedSVD(config.n_components, products="float32").fit(z)
+        if not len(svd.singular_values_):
+            raise InputError("all training rows have the same targets: there is nothing to learn")
+        directions = np.asarray(to_host(svd.components_), dtype=np.float32)
+        scores = to_host(svd.transform(z)).astype(np.float64)
+        values = to_host(svd.singular_values_).astype(np.float64)
+        return cls(transform, to_host(mean).astype(np.float32), directions), z, scores, values
 
     def state(self) -> State:
         """Return what was learnt."""
@@ -108,9 +124,9 @@ class FittedMachine:
         for start in range(0, len(pairs), ROWS_AT_ONCE):
             some = np.arange(start, min(start + ROWS_AT_ONCE, len(pairs)))
             K = self.kernel.between(pairs.take(some), np.empty(0))
-            z = K @ self.dual_coef.astype(np.float64) + self.intercept
+            z = (K @ self.dual_coef.astype(np.float64)).astype(np.float32) + self.intercept
             if not self.by_genes:
-                z = z @ self.components.directions.astype(np.float64)
+                z = z @ self.components.directions
             predicted[some] = self.components.transform.back(z + self.components.mean)
         return predicted
 
@@ -199,14 +215,13 @@ def fit_machine(config: MachineConfig, rows: PairRows, Y: Matrix, device: Device
     InputError
         A Gram matrix of n rows does not fit in memory; the rows lack what the kernel compares.
     """
-    components, scores, singular = Components.learn(config, Y)
+    components, centred, scores, singular = Components.learn(config, to_device(Y, device))
+    require_room(centred, len(rows), len(rows), ENGINES[config.engine].work_bytes)
     learnt = config.kernel.learn(rows, scores)
-    require_room(to_device(scores[:1], device), len(rows), len(rows), ENGINES[config.engine].work_bytes)
     by_genes = config.targets == "genes"
-    wanted = components.transform.forward(Y) - components.mean if by_genes else scores
-    unit = np.ones(wanted.shape[1]) if by_genes else singular / np.sqrt(len(Y))
+    unit = np.ones(Y.shape[1]) if by_genes else singular / np.sqrt(len(Y))
     growth = np.ones(len(unit)) if by_genes else (singular[0] / singular) ** config.penalty_growth
-    targets = to_device(wanted / unit, device)
+    targets = centred if by_genes else to_device(scores / unit, device)
     solution = solve_duals(
         learnt.gram(targets),
         targets,

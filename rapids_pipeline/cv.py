@@ -220,7 +220,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
     molecules: MoleculesOption = "chemberta",
     device: DeviceOption = "auto",
-    recipe: RecipeOption = "standard",
+    recipe: RecipeOption = "best",
     quick: QuickOption = False,
     engine: EngineOption = None,
     boosting_engine: BoostingEngineOption = None,

@@ -36,7 +36,7 @@ from rapids_pipeline.config import (
     SvrConfig,
 )
 
-BEST, DEFAULT, PUBLISHED, QUICK = "best", "standard", "published", "quick"
+BEST, STANDARD, PUBLISHED, QUICK = "best", "standard", "published", "quick"
 
 _SHARED, _PER_TARGET = (SvrConfig(features=FEATURE_SETS[name]) for name in ("svr_shared", "svr_per_target"))
 
@@ -81,7 +81,7 @@ RECIPES = {
             pseudo_labels=PseudoLabelConfig(use="off"),
         ),
         Recipe(
-            name=DEFAULT,
+            name=STANDARD,
             description="SVRs with and without each gene's own statistics, a booster on top, their blend",
             svrs=(_SHARED, _PER_TARGET),
         ),

@@ -62,7 +62,7 @@ def command(
     from rapids_pipeline.run_options import RecipeChanges, run_config
 
     found = files_in(data)
-    name = "quick" if quick else recipe or ("standard" if found else "published")
+    name = "quick" if quick else recipe or "best"
     config = run_config(name, RecipeChanges(), molecules or ("chemberta" if found else "morgan"), seed)
     if found is None:
         typer.echo(f"{data} holds no files: the demo on built-in, simulated data")

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rapids_pipeline.backend.arrays import Array, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
@@ -61,10 +62,11 @@ class TargetTransform:
             raise InputError(f"the scale of a target transform must be above 0, not {scale!r}")
         self.name, self.scale = name, scale
 
-    def fit(self, Y: Matrix) -> "TargetTransform":
-        """Learn from the training targets `Y` (n, t)."""
+    def fit(self, Y: Array) -> "TargetTransform":
+        """Learn from the training targets `Y` (n, t), an array of any library."""
+        xp = namespace(Y)
         self.unit_ = np.ones(Y.shape[1])
-        squares = np.einsum("ij,ij->j", Y, Y, dtype=np.float64) / len(Y)
+        squares = to_host(xp.sum(Y * Y, axis=0, dtype=xp.float64)) / Y.shape[0]
         mean = float(squares.mean())
         if self.name == "asinh" and mean > 0:
             self.unit_ *= self.scale * np.sqrt(mean)
@@ -72,15 +74,16 @@ class TargetTransform:
             self.unit_ = np.maximum(squares / mean, LEAST_SQUARE) ** (DRAWN / 2)
         return self
 
-    def forward(self, Y: Matrix) -> Floats:
-        """Return z of targets (n, t)."""
-        z = np.asarray(Y, dtype=np.float64) / self.unit_
-        return np.asarray(np.arcsinh(z), dtype=np.float64) if self.name == "asinh" else z
+    def forward(self, Y: Array) -> Array:
+        """Return z of targets (n, t), in their library and dtype."""
+        xp = namespace(Y)
+        z = Y / xp.asarray(self.unit_, dtype=Y.dtype, device=Y.device)
+        return xp.asinh(z) if self.name == "asinh" else z
 
-    def back(self, z: Floats) -> Matrix:
-        """Return the targets that z (m, t) stand for, float32."""
+    def back(self, z: Floats | Matrix) -> Matrix:
+        """Return the targets that z (m, t) stand for, float32; on the host."""
         y = np.sinh(z) if self.name == "asinh" else z
-        return np.asarray(y * self.unit_, dtype=np.float32)
+        return np.asarray(y * self.unit_.astype(z.dtype), dtype=np.float32)
 
     def state(self) -> State:
         """Return what was learnt; name and scale are saved apart."""

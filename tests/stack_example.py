@@ -4,7 +4,14 @@ import numpy as np
 import pandas as pd
 
 from features.feature_sets import Rows, feature_set
-from rapids_pipeline.config import BoostingConfig, PseudoLabelConfig, Recipe, SvrConfig
+from rapids_pipeline.config import (
+    BoostingConfig,
+    KernelConfig,
+    MachineConfig,
+    PseudoLabelConfig,
+    Recipe,
+    SvrConfig,
+)
 from rapids_pipeline.evaluation.splits import random_folds
 
 N_FOLDS = 3
@@ -20,17 +27,36 @@ def with_made_up(name):
 SVR = SvrConfig(engine="douglas-rachford", features=with_made_up("svr_shared"))
 LOO = SVR.model_copy(update={"features": with_made_up("svr_loo")})
 OWN = SvrConfig(features=with_made_up("svr_per_target"))
+MACHINE = MachineConfig(
+    weights={
+        "cell_type": 1.0,
+        "correlation * rbf(made up)": 1.0,
+        "profile_linear": 1.0,
+        "correlation * profile_linear": 3.0,
+        "correlation * profile_rbf": 1.0,
+    },
+    n_components=12,
+    penalty=0.5,
+    noise_exponent=0.1,
+)
+COMPOSITE = KernelConfig(
+    known=MACHINE,
+    new_compounds=MACHINE.model_copy(
+        update={"weights": {"cell_type": 1.0, "rbf(made up)": 1.0}, "transform": "none"}
+    ),
+)
 BOOSTING = BoostingConfig(
     n_estimators=10, n_components=5, learning_rate=0.3, features=with_made_up("boosting")
 )
 
 
-def recipe(svrs=(SVR,), boosting=BOOSTING, use="off", **changed):
+def recipe(svrs=(SVR,), boosting=BOOSTING, use="off", kernels=(), **changed):
     """A recipe of the example."""
     return Recipe(
         name="example",
         n_folds=N_FOLDS,
         svrs=svrs,
+        kernels=kernels,
         boosting=boosting,
         pseudo_labels=PseudoLabelConfig(use=use),
         **changed,

@@ -147,7 +147,7 @@ def test_the_manifest_tells_how_the_results_were_made(finished, small_files):
     assert manifest["versions"]["rapids-perturb"] == __version__
     assert {"python", "numpy", "scikit-learn", "rdkit"} <= set(manifest["versions"])
     assert (manifest["config"]["seed"], manifest["config"]["recipe"]["n_folds"]) == (0, 3)
-    assert manifest["config"]["recipe"]["name"] == "standard"
+    assert manifest["config"]["recipe"]["name"] == "best"
     assert manifest["config"]["molecules"] == "morgan"
     assert manifest["options"] == {"layer": "clipped_sign_log10_pval", "metadata_columns": []}
     for name, path in (("train", small_files.train), ("test", small_files.test)):
@@ -436,7 +436,7 @@ def quick(monkeypatch):
     """One tree a booster, one SVR member and no second stage, where predictions do not matter."""
     small = recipes.RECIPES["quick"].boosting.model_copy(update={"n_estimators": 1})
     monkeypatch.setitem(
-        recipes.RECIPES, "standard", recipes.RECIPES["quick"].model_copy(update={"boosting": small})
+        recipes.RECIPES, "best", recipes.RECIPES["quick"].model_copy(update={"boosting": small})
     )
 
 
@@ -722,7 +722,7 @@ def test_levels_that_no_training_row_has_are_counted(small_files, tmp_path, quic
 def test_recipes_lists_them_and_shows_one(tmp_path):
     listed = invoke("recipes")
     assert listed.exit_code == 0
-    assert all(name in listed.output for name in ("standard", "published", "quick"))
+    assert all(name in listed.output for name in ("best", "standard", "published", "quick"))
     shown = invoke("recipes", "published")
     assert shown.exit_code == 0 and "1000" in shown.output and "svr_per_target" in shown.output
     (tmp_path / "copy.toml").write_text(invoke("recipes", "published", "--toml").output)

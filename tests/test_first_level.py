@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.svm import SVR as SklearnSVR
 from stack_example import (
+    COMPOSITE,
     LOO,
     N_FOLDS,
     OWN,
@@ -77,7 +78,7 @@ def test_a_shared_member_is_scikit_learns_svr():
         np.testing.assert_allclose(found.oof[outside], sklearn_predictions(X, Y, inside, outside), atol=1e-3)
 
 
-@pytest.mark.parametrize("config", [SVR, LOO, OWN], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [SVR, LOO, OWN, COMPOSITE], ids=lambda config: config.name)
 def test_nested_predictions_of_an_outer_fold_never_see_it(config):
     train, test, Y = example()
     folds = folded(Y)
@@ -129,7 +130,7 @@ def test_features_of_all_are_cross_fitted_inside_and_plain_outside():
     np.testing.assert_array_equal(X[len(Y) :], table.transform(test))
 
 
-@pytest.mark.parametrize("config", [SVR, LOO, OWN], ids=lambda config: config.name)
+@pytest.mark.parametrize("config", [SVR, LOO, OWN, COMPOSITE], ids=lambda config: config.name)
 def test_a_model_predicts_a_row_alone_as_in_a_batch_and_after_its_state_was_read_back(config):
     train, test, Y = example()
     member = fitted(train, test, Y, folded(Y), config)

@@ -63,7 +63,7 @@ def test_a_changed_recipe_keeps_the_rest(tmp_path):
         ('name = "x"\n[boosting]\nfeatures = "svr_per_target"', "gives every gene columns of its own"),
         ('name = "x"\n[[svrs]]\nfeatures = "svr_per_target"\nkernel = "linear"', "needs kernel = 'rbf'"),
         ('name = "x"\n[[svrs]]\n[[svrs]]\n', "two members are called svr_shared"),
-        ('name = "x"\nsvrs = []', "svrs: tuple should have at least 1 item"),
+        ('name = "x"\nsvrs = []', "at least one member among svrs and kernels"),
         ('name = "x"\n[pseudo_labels]\nuse = "maybe"', "pseudo_labels.use: input should be"),
         ('name = "x"\n[boosting]\ntarget_space = "magic"', "boosting.target_space: input should be"),
     ],
@@ -76,7 +76,7 @@ def test_a_file_that_is_no_recipe_is_refused_by_its_key(tmp_path, text, says):
 
 def test_unknown_names_and_files():
     with pytest.raises(
-        InputError, match="no recipe 'magic'; choose among standard, published, quick, or name"
+        InputError, match="no recipe 'magic'; choose among best, standard, published, quick, or name"
     ):
         recipe("magic")
     with pytest.raises(InputError, match=r"missing\.toml: No such file"):

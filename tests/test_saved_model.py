@@ -18,6 +18,15 @@ n_folds = 3
 features = "svr_shared"
 [[svrs]]
 features = "svr_per_target"
+[[kernels]]
+[kernels.known]
+n_components = 6
+weights = { cell_type = 1.0, tanimoto = 0.5, "correlation * profile_linear" = 3.0, "rbf(molecules)" = 0.2 }
+[kernels.new_compounds]
+n_components = 6
+transform = "gene_scale"
+targets = "genes"
+weights = { cell_type = 1.0, "correlation * tanimoto^2" = 1.0, "rbf(descriptors)" = 0.5 }
 [boosting]
 n_estimators = 20
 learning_rate = 0.2

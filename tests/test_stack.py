@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from stack_example import (
     BOOSTING,
+    COMPOSITE,
     N_FOLDS,
     OWN,
     SVR,
@@ -50,7 +51,7 @@ def oof_of(train, test, folds, which):
 def test_no_rows_own_target_moves_its_out_of_fold_prediction(row, use):
     train, test, Y = example()
     folds = folded(Y)
-    which = recipe(svrs=(SVR, OWN), use=use)
+    which = recipe(svrs=(SVR, OWN), use=use, kernels=(COMPOSITE,))
     assert_leak_free(moved(Y, [row], oof_of(train, test, folds, which)), [row], folds)
 
 

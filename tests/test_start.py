@@ -103,8 +103,8 @@ def test_without_the_variable_the_molecules_are_those_of_run(tmp_path, monkeypat
     folder = touch(tmp_path / "data", "de_train.csv", "id_map.csv")
     assert start(folder, tmp_path / "out").exit_code == 0
     assert start(tmp_path / "none", tmp_path / "out").exit_code == 0
-    assert (chosen["run"].molecules, chosen["run"].recipe.name) == ("chemberta", "standard")
-    assert (chosen["demo"].molecules, chosen["demo"].recipe.name) == ("morgan", "published")
+    assert (chosen["run"].molecules, chosen["run"].recipe.name) == ("chemberta", "best")
+    assert (chosen["demo"].molecules, chosen["demo"].recipe.name) == ("morgan", "best")
 
 
 def test_a_terminated_run_ends_at_once_and_leaves_nothing_half_written(tmp_path):

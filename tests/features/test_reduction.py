@@ -146,9 +146,24 @@ def test_a_scikit_learn_transformer():
             "n_components": 7,
             "solver": "auto",
             "random_state": 0,
+            "products": "float64",
         }
     )
     check_estimator(TruncatedSVD(2))
+
+
+@pytest.mark.parametrize(("n", "p"), [(40, 300), (300, 40)])
+def test_products_in_float32_span_the_same_space(n, p):
+    A = matrix(n, p).astype(np.float32)
+    exact, quick = TruncatedSVD(10).fit(A), TruncatedSVD(10, products="float32").fit(A)
+    np.testing.assert_allclose(quick.singular_values_, exact.singular_values_, rtol=1e-4)
+    back, wanted = (model.inverse_transform(model.transform(A)) for model in (quick, exact))
+    np.testing.assert_allclose(back, wanted, atol=1e-3 * np.abs(A).max())
+    assert quick.explained_share_ == pytest.approx(exact.explained_share_, rel=1e-4)
+    low = np.outer(np.arange(1, n + 1), np.ones(p)).astype(np.float32)
+    assert len(TruncatedSVD(10, products="float32").fit(low).singular_values_) == 1
+    with pytest.raises(ValueError, match="products must be float64 or float32"):
+        TruncatedSVD(10, products="float16").fit(A)
 
 
 @pytest.mark.parametrize(("n", "p"), [(150, 400), (400, 150)])

@@ -69,8 +69,9 @@ def assert_same_runs(files, folder, device, recipe):
     assert ours == pytest.approx(theirs, rel=0.02)
 
 
-def test_a_run_is_the_one_on_the_cpu(device, small_files, tmp_path):
-    assert_same_runs(small_files, tmp_path, device, "quick")
+@pytest.mark.parametrize("recipe", ["quick", "best"])
+def test_a_run_is_the_one_on_the_cpu(device, small_files, tmp_path, recipe):
+    assert_same_runs(small_files, tmp_path, device, recipe)
 
 
 @pytest.mark.gpu

@@ -66,6 +66,7 @@ def test_all_engines_agree(stand_in_cuml, per_target):
     solved = {
         name: engine.solve(K, Y, C=C, epsilon=epsilon, tol=1e-6, max_iter=engine.max_iter)
         for name, engine in ENGINES.items()
+        if name != "ridge"  # squared errors: tests/svr/test_kernel_ridge.py
     }
     expected = solved.pop("sklearn")
     for name, solution in solved.items():
