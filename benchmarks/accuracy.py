@@ -1,0 +1,258 @@
+"""How well methods predict real responses: our recipes beside baselines and libraries, on three tasks of lincs_lung.
+
+    python benchmarks/accuracy.py [--data FOLDER] [--recipes published,standard,best] [--tuned FILE.toml]
+                                  [--ablation none|FILE.json] [--plot FILE.png] [--cache DIR] [--no-demo] …
+
+    test rows           trained on de_train.parquet, the pairs of id_map.csv, scored by de_test.parquet
+    unseen compound     five folds of the training file by compound
+    unseen cell type    each cell type of the training file in turn
+    demo, test rows     the same as the first for the simulated data of `rapids-perturb demo --genes 2000`
+
+Methods: all baselines, the peers of accuracy_peers.py (settings there), and recipes as `rapids-perturb run` fits them
+with Morgan fingerprints; the last of `--recipes` is the one that the others are compared with. A recipe tuned on the
+training file (`--tuned`) is shown for the test rows alone, since the other tasks are made of rows that it was tuned on.
+
+Every method × task runs in a fresh process, one after another: seconds and core-seconds of fitting and predicting
+(reading files, loading libraries and compiling are left out), and the process's peak memory. Finished ones are kept in
+`--cache` (accuracy_jobs.py says under which key), so that an interrupted run continues. The test rows' truth is read
+after the last method has run. Prints Markdown and writes benchmarks/results/accuracy.json: all numbers, settings,
+machine, date and versions. `--ablation FILE.json` scores other recipes ({name: recipe}) on the splits of `ABLATION`
+and the test rows, with the first as reference; from Python: `ablation`.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accuracy_jobs import MOLECULES, SEED, Finished, Method, Task, finished, versions
+from accuracy_peers import PEERS, threads
+from accuracy_table import ablation_markdown, compared, markdown, picture
+from machine import described, named
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.config import Recipe
+from rapids_pipeline.demo import write_demo
+from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
+from rapids_pipeline.evaluation.named_splits import named_splits
+from rapids_pipeline.evaluation.splits import canonical_order
+from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, with_smiles
+from rapids_pipeline.run_options import RecipeChanges, run_config
+from rapids_pipeline.runs import write_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results" / "accuracy.json"
+DEMO_GENES = 2_000
+TEST_ROWS, DEMO = "test rows", "demo, test rows"
+SPLITS = {"unseen compound": "compound", "unseen cell type": "cell_type"}
+ABLATION = ("scarce", "made_scarce", "compound", "cell_type")
+
+
+def main() -> None:
+    """Run, print and write."""
+    chosen = options()
+    try:
+        recipes = {name: named_recipe(name) for name in chosen.recipes.split(",")}
+        tuned = None if chosen.tuned is None else named_recipe(str(chosen.tuned))
+    except InputError as error:
+        raise SystemExit(f"accuracy.py: {error}") from None
+    machine = described()
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = [*lung_tasks(chosen.data, chosen.genes)]
+        if chosen.demo:
+            write_demo(Path(folder), n_genes=DEMO_GENES)
+            tasks.append(test_task(DEMO, Path(folder), chosen.genes))
+        tasks = [task for task in tasks if wanted(task.name, chosen.tasks)]
+        methods, ours = every_method(recipes), list(recipes)[-1]
+        methods = [one for one in methods if one.name == ours or wanted(one.name, chosen.methods)]
+        report = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine,
+            "threads": threads(),
+            "versions": versions(),
+            "settings": {method.name: method.settings() for method in methods},
+            "left_out": [method.name for method in methods if not method.available],
+        }
+        if tuned is not None:
+            report["settings"]["tuned"] = Method("tuned", "recipe", tuned).settings()
+        report["tasks"] = scored(tasks, methods, ours, tuned, chosen)
+        if chosen.ablation is not None:
+            report["ablation"] = ablation(
+                read_recipes(chosen.ablation), chosen.data, chosen.cache, chosen.genes
+            )
+    chosen.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(chosen.json, report)
+    print(tables(report))
+
+
+def options() -> argparse.Namespace:
+    """Return the command line's options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    lung = REPOSITORY.parent / "shared" / "data" / "lincs_lung"
+    parser.add_argument("--data", type=Path, default=lung, help="folder of de_train, de_test, id_map")
+    parser.add_argument(
+        "--recipes", default="published,standard,best", help="ours; the last is the reference"
+    )
+    parser.add_argument("--tuned", type=Path, help="a recipe's TOML file, for the test rows")
+    parser.add_argument("--ablation", type=path_or_none, help="recipes by name, a JSON file; or none")
+    parser.add_argument("--no-demo", dest="demo", action="store_false")
+    parser.add_argument(
+        "--plot", type=Path, help="a picture of three test rows as the reference predicts them"
+    )
+    parser.add_argument("--cache", type=Path, default=REPOSITORY / "runs" / "accuracy")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
+    parser.add_argument(
+        "--methods", default="", help="only these, separated by semicolons; and the reference"
+    )
+    parser.add_argument("--tasks", default="", help="only these, separated by semicolons")
+    parser.add_argument("--genes", type=int, help="only the first so many genes, for a trial")
+    return parser.parse_args()
+
+
+def path_or_none(text: str) -> Path | None:
+    """Return a path, None for "none"."""
+    return None if text == "none" else Path(text)
+
+
+def wanted(name: str, chosen: str) -> bool:
+    """Say whether a list, separated by semicolons, has a name; an empty one has all."""
+    return not chosen or name in [one.strip() for one in chosen.split(";")]
+
+
+def named_recipe(name: str) -> Recipe:
+    """Return a recipe by its name or TOML file; InputError where there is none."""
+    return run_config(name, RecipeChanges(), MOLECULES, SEED).recipe
+
+
+def read_recipes(path: Path) -> dict[str, Recipe]:
+    """Return the recipes of a JSON file, by name."""
+    return {name: Recipe.model_validate(one) for name, one in json.loads(path.read_text()).items()}
+
+
+def every_method(recipes: Mapping[str, Recipe]) -> list[Method]:
+    """Return baselines, peers and our recipes."""
+    return [
+        *(Method(name, "baseline") for name in ALL_BASELINES),
+        *(Method(name, "peer") for name in PEERS),
+        *(Method(name, "recipe", recipe) for name, recipe in recipes.items()),
+    ]
+
+
+def lung_tasks(folder: Path, n_genes: int | None = None) -> list[Task]:
+    """Return the three tasks of lincs_lung."""
+    test = test_task(TEST_ROWS, folder, n_genes)
+    return [test, *(split_task(name, test, split) for name, split in SPLITS.items())]
+
+
+def test_task(name: str, folder: Path, n_genes: int | None = None) -> Task:
+    """Return the task of a folder's files: its training rows, and the pairs of id_map.csv."""
+    data = read_training(folder / "de_train.parquet")
+    data = data.take(canonical_order(data.obs))
+    data = PerturbationData(data.obs, np.ascontiguousarray(data.Y[:, :n_genes]), data.genes[:n_genes])
+    pairs = with_smiles(read_pairs(folder / "id_map.csv"), data.obs, folder / "id_map.csv")
+    pairs = pairs.iloc[canonical_order(pairs)].reset_index(drop=True)
+    return Task(name, data, pairs=pairs, truth_file=folder / "de_test.parquet")
+
+
+def split_task(name: str, test: Task, split: str) -> Task:
+    """Return the task of a named split of a test task's training rows."""
+    splits = named_splits(split, test.data.obs, pairs=test.pairs, seed=SEED)[0]
+    return Task(name, test.data, splits=tuple(splits))
+
+
+def scored(
+    tasks: Sequence[Task],
+    methods: Sequence[Method],
+    reference: str,
+    tuned: Recipe | None,
+    chosen: argparse.Namespace,
+) -> dict[str, Any]:
+    """Run every method on every task, then score; draw the picture where it is asked for."""
+    found: dict[str, dict[str, Finished]] = {}
+    for task in tasks:
+        here = [method for method in methods if method.available]
+        if tuned is not None and task.name == TEST_ROWS:
+            here.append(Method("tuned", "recipe", tuned))
+        found[task.name] = run(here, task, chosen.cache)
+    for task in tasks:
+        if chosen.plot is not None and task.name == TEST_ROWS:
+            picture(chosen.plot, task.truth(), found[task.name][reference].predicted, task.obs)
+    return {task.name: task_report(task, found[task.name], reference) for task in tasks}
+
+
+def run(methods: Sequence[Method], task: Task, cache: Path) -> dict[str, Finished]:
+    """Return what every method predicts for a task, by name; say on stderr what each took."""
+    found = {}
+    for method in methods:
+        one = found[method.name] = finished(method, task, cache)
+        cost = one.cost
+        print(
+            f"{task.name}: {method.name}: {cost.seconds:.1f} s, {cost.core_seconds:.1f} core-seconds, "
+            f"{cost.peak_memory_gib:.2f} GiB ({cost.date})",
+            file=sys.stderr,
+            flush=True,
+        )
+    return found
+
+
+def task_report(task: Task, found: Mapping[str, Finished], reference: str) -> dict[str, Any]:
+    """Return a task's part of the report: here the truth is read."""
+    truth = task.truth()
+    return {
+        "rows": len(truth),
+        "genes": truth.shape[1],
+        "training_rows": [len(task.problem(fit)[0].obs) for fit in range(task.n_fits)],
+        "fits": task.n_fits,
+        "reference": reference,
+        "order": list(found),
+        "methods": compared(found, truth, task.obs, reference),
+    }
+
+
+def ablation(
+    recipes: Mapping[str, Recipe], folder: Path, cache: Path, n_genes: int | None = None
+) -> dict[str, Any]:
+    """Score recipes on the splits of `ABLATION` of a folder's training file, and on its test rows.
+
+    Parameters
+    ----------
+    recipes : mapping of name to Recipe
+        The first is the reference; the others lack or change something.
+    folder : Path
+        With de_train.parquet, id_map.csv and de_test.parquet.
+    cache : Path
+        Where finished fits are kept and looked for.
+    n_genes : int, optional
+        Only the first so many genes, for a trial.
+
+    Returns
+    -------
+    dict of task to dict
+        As the `tasks` of the report; `accuracy_table.ablation_markdown` makes a table of it.
+    """
+    test = test_task(TEST_ROWS, folder, n_genes)
+    tasks = [*(split_task(split, test, split) for split in ABLATION), test]
+    methods = [Method(name, "recipe", recipe) for name, recipe in recipes.items()]
+    found = {task.name: run(methods, task, cache) for task in tasks}
+    return {task.name: task_report(task, found[task.name], methods[0].name) for task in tasks}
+
+
+def tables(report: dict[str, Any]) -> str:
+    """Return the report as Markdown."""
+    lines = [f"{report['date']}, {named(report['machine'])}; {report['threads']} threads"]
+    if report["left_out"]:
+        lines.append(f"not installed here: {', '.join(report['left_out'])}")
+    for name, task in report["tasks"].items():
+        lines += ["", markdown(name, task)]
+    if "ablation" in report:
+        lines += ["", ablation_markdown(report["ablation"])]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The rivals of `make bench-accuracy`: libraries as a competent user takes them, (training, pairs) → predictions.
+
+They all see the same columns: one-hot cell type, one-hot compound and Morgan fingerprint (1,024 bits), the bits as
+they are (`bits = "raw"`) or scaled to length 1 in each row (`"unit"`), whichever served the peer better. What no pair
+shares with the training rows (the compound, where all pairs are of unseen ones; the cell type likewise) is left out,
+and folds for choosing penalties are dealt as the pairs are new: whole compounds, whole cell types, or random rows.
+Settings are in `PEERS`; they were set on training rows of lincs_lung (a random fold, a fold of unseen compounds, and
+cell types made scarce), never on test rows.
+
+Nothing is fitted to the pairs, but for their being known or not. A peer's library is imported when it is used; `needs`
+names it. All run on `threads()` threads.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from machine import cores
+from numpy.typing import NDArray
+
+from features.categorical import OneHotEncoder
+from features.molecules import MorganEncoder
+from features.reduction import TruncatedSVD
+from features.target import LeaveOneOutEncoder
+from rapids_pipeline.evaluation.named_splits import group_folds, same_compound
+from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.ingest import PerturbationData
+
+Matrix = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Fit = Callable[[PerturbationData, pd.DataFrame, dict[str, Any]], Matrix]
+
+LEVELS = ("cell_type", "sm_name")
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A rival: what it is, the module it needs, its settings, and the function that is given them."""
+
+    fit: Fit
+    needs: str
+    settings: dict[str, Any]
+
+
+def threads() -> int:
+    """Return how many threads a peer may use: OMP_NUM_THREADS, by default one a core."""
+    return int(os.environ.get("OMP_NUM_THREADS") or cores())
+
+
+def shared_levels(training: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
+    """Return which of cell type and compound at least one pair has in common with training rows."""
+    return [
+        level for level in LEVELS if pairs[level].astype(str).isin(set(training[level].astype(str))).any()
+    ]
+
+
+def folds_like(training: pd.DataFrame, pairs: pd.DataFrame) -> NDArray[np.intp]:
+    """Return folds of the training rows that hold out what is new about the pairs, (n,).
+
+    Compounds where no pair's compound is known, cell types where no pair's cell type is, otherwise random rows.
+    """
+    known = shared_levels(training, pairs)
+    if "sm_name" not in known:
+        compounds = same_compound(training["sm_name"].to_numpy(str), training["SMILES"].to_numpy(str))
+        return group_folds(compounds, FOLDS, 0, "compounds")
+    if "cell_type" not in known:
+        return np.unique(training["cell_type"].to_numpy(str), return_inverse=True)[1]
+    return random_folds(len(training), FOLDS, 0)
+
+
+def blocks(training: pd.DataFrame, pairs: pd.DataFrame, bits: str) -> tuple[list[Floats], list[Floats]]:
+    """Return the blocks of columns of training rows and of pairs: known levels, then the fingerprint, raw or unit.
+
+    An unseen level's row is 0.
+    """
+    inside, outside = [], []
+    for level in shared_levels(training, pairs):
+        encoder = OneHotEncoder((level,)).fit(training)
+        inside.append(encoder.transform(training).astype(np.float64))
+        outside.append(encoder.transform(pairs).astype(np.float64))
+    for rows, found in ((training, inside), (pairs, outside)):
+        B = MorganEncoder().transform(list(rows["SMILES"])).astype(np.float64)
+        length = np.linalg.norm(B, axis=1, keepdims=True) if bits == "unit" else 1.0
+        found.append(B / np.maximum(length, 1e-12))
+    return inside, outside
+
+
+def kernel_ridge(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Matrix:
+    """himalaya's `KernelRidgeCV`: one kernel of all columns, a penalty for each gene by cross-validation."""
+    from himalaya.kernel_ridge import KernelRidgeCV
+    from sklearn.model_selection import PredefinedSplit
+
+    X, new = (np.hstack(found) for found in blocks(training.obs, pairs, settings["bits"]))
+    model = KernelRidgeCV(
+        alphas=np.logspace(*settings["log10_alphas"]),
+        kernel=settings["kernel"],
+        kernel_params={"gamma": settings["gamma"]} if settings["kernel"] == "rbf" else None,
+        solver_params={"n_targets_batch": settings["genes_at_once"]},
+        cv=PredefinedSplit(folds_like(training.obs, pairs)),
+        fit_intercept=True,
+        warn=False,
+    )
+    return np.asarray(model.fit(X, training.Y.astype(np.float64)).predict(new), dtype=np.float32)
+
+
+def multiple_kernel_ridge(
+    training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]
+) -> Matrix:
+    """himalaya's `MultipleKernelRidgeCV`: a kernel a block, weights and penalty for each gene by random search."""
+    from himalaya.kernel_ridge import MultipleKernelRidgeCV
+    from sklearn.model_selection import PredefinedSplit
+
+    inside, outside = blocks(training.obs, pairs, settings["bits"])
+    model = MultipleKernelRidgeCV(
+        kernels="precomputed",
+        solver="random_search",
+        solver_params={
+            "n_iter": settings["draws"],
+            "alphas": np.logspace(*settings["log10_alphas"]),
+            "n_targets_batch": settings["genes_at_once"],
+            "progress_bar": False,
+        },
+        cv=PredefinedSplit(folds_like(training.obs, pairs)),
+        fit_intercept=True,
+        random_state=0,
+    )
+    model.fit(np.stack([X @ X.T for X in inside]), training.Y.astype(np.float64))
+    between = np.stack([new @ X.T for new, X in zip(outside, inside, strict=True)])
+    return np.asarray(model.predict(between), dtype=np.float32)
+
+
+def svr_loop(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Matrix:
+    """scikit-learn's `SVR`, one a gene; the Gram matrix, which is the same for all genes, is computed once."""
+    from sklearn.metrics.pairwise import rbf_kernel
+    from sklearn.svm import SVR
+
+    X, new = (np.hstack(found) for found in blocks(training.obs, pairs, settings["bits"]))
+    gamma = 1 / (X.shape[1] * X.var())  # what gamma="scale" is
+    gram, between = rbf_kernel(X, gamma=gamma), rbf_kernel(new, X, gamma=gamma)
+    predicted = np.empty((len(pairs), training.Y.shape[1]), dtype=np.float32)
+    for gene, y in enumerate(training.Y.T.astype(np.float64)):
+        model = SVR(kernel="precomputed", C=settings["C"], epsilon=settings["epsilon"])
+        predicted[:, gene] = model.fit(gram, y).predict(between)
+    return predicted
+
+
+def tree_columns(
+    training: PerturbationData, pairs: pd.DataFrame, Z: Matrix, settings: dict[str, Any]
+) -> tuple[Matrix, Matrix]:
+    """Return the boosters' columns: one-hot, leave-one-out encodings of the targets `Z`, SVD of the fingerprint.
+
+    A training row's encoding is made of the other rows of its level, with multiplicative noise (as the published
+    pipeline's; without it, trees read a row's own target off its level's members).
+    """
+    inside, outside = blocks(training.obs, pairs, settings["bits"])
+    reduction = TruncatedSVD(settings["fingerprint_components"]).fit(inside[-1])
+    inside[-1], outside[-1] = reduction.transform(inside[-1]), reduction.transform(outside[-1])
+    for level in shared_levels(training.obs, pairs):
+        encoder = LeaveOneOutEncoder(sigma=settings["encoder_sigma"])
+        inside.append(encoder.fit_transform(training.obs[level].astype(str), Z))
+        outside.append(encoder.transform(pairs[level].astype(str)))
+    return tuple(np.hstack(found).astype(np.float32) for found in (inside, outside))
+
+
+def in_reduced_space(grow: Callable[[Matrix, Matrix, Matrix, dict[str, Any]], Any]) -> Fit:
+    """Return a peer that boosts a TruncatedSVD of the targets: `grow` is (X, Z, new X, settings) → new Z."""
+
+    def fit(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Matrix:
+        space = TruncatedSVD(settings["components"]).fit(training.Y)
+        Z = np.asarray(space.transform(training.Y))
+        X, new = tree_columns(training, pairs, Z, settings)
+        found = np.asarray(grow(X, Z, new, settings), dtype=np.float32)
+        return np.asarray(space.inverse_transform(found), dtype=np.float32)
+
+    return fit
+
+
+def xgboost(X: Matrix, Z: Matrix, new: Matrix, settings: dict[str, Any]) -> Any:
+    """XGBoost, one tree a round with a vector in every leaf."""
+    from xgboost import XGBRegressor
+
+    model = XGBRegressor(
+        tree_method="hist", multi_strategy="multi_output_tree", n_jobs=threads(), **settings["parameters"]
+    )
+    return model.fit(X, Z).predict(new)
+
+
+def catboost(X: Matrix, Z: Matrix, new: Matrix, settings: dict[str, Any]) -> Any:
+    """CatBoost's MultiRMSE: one symmetric tree a round for all outputs."""
+    from catboost import CatBoostRegressor
+
+    model = CatBoostRegressor(
+        loss_function="MultiRMSE",
+        thread_count=threads(),
+        verbose=False,
+        allow_writing_files=False,
+        **settings["parameters"],
+    )
+    return model.fit(X, Z).predict(new)
+
+
+def predicted(name: str, training: PerturbationData, pairs: pd.DataFrame) -> Matrix:
+    """Return what a peer predicts, float32, (n_pairs, n_genes)."""
+    peer = PEERS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peer.fit(training, pairs, peer.settings)
+
+
+_COLUMNS = {"bits": "unit", "components": 45, "fingerprint_components": 45, "encoder_sigma": 0.21}
+
+PEERS: dict[str, Peer] = {
+    "himalaya KernelRidgeCV, linear": Peer(
+        kernel_ridge,
+        "himalaya",
+        {"bits": "unit", "kernel": "linear", "log10_alphas": (-2, 3, 16), "genes_at_once": 500},
+    ),
+    "himalaya KernelRidgeCV, RBF": Peer(
+        kernel_ridge,
+        "himalaya",
+        {"bits": "raw", "kernel": "rbf", "gamma": 0.03, "log10_alphas": (-2, 3, 16), "genes_at_once": 500},
+    ),
+    "himalaya MultipleKernelRidgeCV": Peer(
+        multiple_kernel_ridge,
+        "himalaya",
+        {"bits": "unit", "draws": 30, "log10_alphas": (-2, 3, 11), "genes_at_once": 500},
+    ),
+    "scikit-learn SVR loop": Peer(
+        svr_loop, "sklearn", {"bits": "raw", "C": 1.0, "epsilon": 0.1, "gamma": "scale"}
+    ),
+    "XGBoost": Peer(
+        in_reduced_space(xgboost),
+        "xgboost",
+        {
+            **_COLUMNS,
+            "parameters": {
+                "n_estimators": 300,
+                "learning_rate": 0.05,
+                "max_depth": 4,
+                "max_bin": 16,
+                "colsample_bytree": 0.3,
+                "reg_lambda": 1.0,
+                "random_state": 0,
+            },
+        },
+    ),
+    "CatBoost": Peer(
+        in_reduced_space(catboost),
+        "catboost",
+        {
+            **_COLUMNS,
+            "parameters": {
+                "iterations": 300,
+                "learning_rate": 0.05,
+                "depth": 4,
+                "border_count": 16,
+                "rsm": 0.3,
+                "l2_leaf_reg": 3.0,
+                "random_seed": 0,
+            },
+        },
+    ),
+}
+"""The peers by name."""

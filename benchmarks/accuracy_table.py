@@ -1,0 +1,159 @@
+"""What `make bench-accuracy` says of predictions: scores, paired intervals, Markdown tables and a picture.
+
+With y the truth and p a method's prediction of the m rows of a task (t genes):
+
+    scores      MRRMSE, MAE, Pearson, Spearman, cosine: rapids_pipeline.evaluation.metrics
+    difference  MRRMSE of the method − MRRMSE of the reference, with the 95 % percentile interval of a bootstrap that
+                draws compounds with all their rows, the same draws for both
+    amplitude   a = Σ y p / Σ p², over all rows and genes: what the predictions would have to be multiplied by for the
+                least squared error. Below 1 they are too large. None where they are all 0
+
+Cell types are not drawn: with two or five of them an interval would say little. Intervals are of these cell types.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from accuracy_jobs import Finished
+from numpy.typing import NDArray
+
+from rapids_pipeline.evaluation.intervals import paired_intervals, replicate_weights
+from rapids_pipeline.evaluation.metrics import METRICS, rowwise_rmse, rowwise_scores
+from rapids_pipeline.evaluation.named_splits import bootstrap_units
+
+MRRMSE = "mean_rowwise_rmse"
+PERCENTILES = {"good": 10, "median": 50, "bad": 90}
+"""Rows of the picture, by their place in the order of relative error."""
+OURS, GREY = "#33718a", "#888888"
+
+Matrix = NDArray[np.float32]
+
+
+def amplitude(truth: Matrix, predicted: Matrix) -> float | None:
+    """Return Σ y p / Σ p² over all rows and genes; None where all predictions are 0."""
+    y, p = truth.astype(np.float64).ravel(), predicted.astype(np.float64).ravel()
+    square = float(p @ p)
+    return float(y @ p) / square if square else None
+
+
+def compared(
+    found: Mapping[str, Finished], truth: Matrix, obs: pd.DataFrame, reference: str
+) -> dict[str, dict[str, Any]]:
+    """Return scores, difference from the reference, amplitude and cost of every method, the best first.
+
+    Parameters
+    ----------
+    found : mapping of method to Finished
+    truth : ndarray of float32, (m, t)
+    obs : DataFrame, (m,)
+        `sm_name` of the rows.
+    reference : str
+        Name of the method that differences are taken from.
+    """
+    names = list(found)
+    rows = [rowwise_scores(truth, found[name].predicted) for name in names]
+    units = bootstrap_units("compound", obs)
+    weights = replicate_weights(np.zeros((1, len(obs)), dtype=np.intp), units)
+    losses = np.stack([one[MRRMSE] for one in rows])
+    intervals = paired_intervals(losses, names.index(reference), weights, one_gene=False)
+    table = {
+        name: {
+            "scores": {metric: float(rows[k][metric].mean()) for metric in METRICS},
+            "interval": [float(intervals.score_low[k]), float(intervals.score_high[k])],
+            "difference": float(intervals.difference[k]),
+            "difference_interval": [
+                float(intervals.difference_low[k]),
+                float(intervals.difference_high[k]),
+            ],
+            "amplitude": amplitude(truth, found[name].predicted),
+            "cost": asdict(found[name].cost),
+        }
+        for k, name in enumerate(names)
+    }
+    return dict(sorted(table.items(), key=lambda item: item[1]["scores"][MRRMSE]))
+
+
+def markdown(name: str, task: dict[str, Any]) -> str:
+    """Return a task of the report as a Markdown table."""
+    ours = task["reference"]
+    lines = [
+        f"{name}: {task['rows']} rows × {task['genes']} genes, {task['fits']} fit{'s' * (task['fits'] > 1)}",
+        "",
+        f"| method | MRRMSE | minus `{ours}` (95 % interval) | MAE | Pearson | Spearman | cosine | amplitude "
+        "| seconds a fit | core-seconds a fit | peak memory |",
+        "|" + "---|" * 11,
+    ]
+    for method, one in task["methods"].items():
+        cost, scores = one["cost"], list(one["scores"].values())
+        shown = f"**`{method}`**" if method == ours else f"`{method}`"
+        cells = [shown, f"{scores[0]:.4f}", "" if method == ours else difference(one)]
+        cells += [f"{score:.4f}" for score in scores[1:]]
+        cells.append("" if one["amplitude"] is None else f"{one['amplitude']:.2f}")
+        cells += [f"{cost[of] / cost['fits']:.2f}" for of in ("seconds", "core_seconds")]
+        lines.append(f"| {' | '.join(cells)} | {cost['peak_memory_gib']:.2f} GiB |")
+    return "\n".join(lines)
+
+
+def difference(one: dict[str, Any]) -> str:
+    """Return a difference with its interval."""
+    low, high = one["difference_interval"]
+    return f"{one['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def ablation_markdown(tasks: Mapping[str, dict[str, Any]]) -> str:
+    """Return a row a recipe and a column a task: MRRMSE, and the difference from the first recipe."""
+    names, first = next(iter(tasks.values()))["order"], next(iter(tasks.values()))["reference"]
+    heads = [f"{name} ({task['rows']} rows)" for name, task in tasks.items()]
+    lines = [
+        f"| recipe, minus `{first}` (95 % interval) | {' | '.join(heads)} |",
+        "|---|" + "---|" * len(heads),
+    ]
+    for name in names:
+        cells = []
+        for task in tasks.values():
+            one = task["methods"][name]
+            cells.append(f"{one['scores'][MRRMSE]:.4f}" + ("" if name == first else f", {difference(one)}"))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def example_rows(truth: Matrix, predicted: Matrix) -> dict[str, int]:
+    """Return the rows at `PERCENTILES` of the error relative to the row's own root mean square."""
+    size = np.sqrt((truth.astype(np.float64) ** 2).mean(axis=1))
+    order = np.argsort(rowwise_rmse(truth, predicted) / np.maximum(size, 1e-12), kind="stable")
+    return {name: int(order[round(share / 100 * (len(order) - 1))]) for name, share in PERCENTILES.items()}
+
+
+def picture(path: Path, truth: Matrix, predicted: Matrix, obs: pd.DataFrame) -> None:
+    """Draw predicted against true responses of all genes for a good, a median and a bad row, to a PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    scores = rowwise_scores(truth, predicted)
+    rows = example_rows(truth, predicted)
+    chosen = list(rows.values())
+    limit = 1.05 * max(np.abs(truth[chosen]).max(), np.abs(predicted[chosen]).max())
+    figure, panels = plt.subplots(1, 3, figsize=(11, 4.2), sharex=True, sharey=True, layout="constrained")
+    for axes, (name, row) in zip(panels, rows.items(), strict=True):
+        axes.axline((0, 0), slope=1, color=GREY, linewidth=1, linestyle="--", zorder=1)
+        axes.scatter(truth[row], predicted[row], s=9, color=OURS, alpha=0.45, linewidths=0, zorder=2)
+        pair = obs.iloc[row]
+        axes.set_title(
+            f"{name} row ({PERCENTILES[name]}th percentile): {pair['cell_type']}, {pair['sm_name']}\n"
+            f"RMSE {scores[MRRMSE][row]:.2f}, Pearson {scores['mean_rowwise_pearson'][row]:.2f}",
+            loc="left",
+            fontsize=9.5,
+        )
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="true response")
+        axes.locator_params(nbins=5)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("predicted response")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
