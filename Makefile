@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-batches clean
+.PHONY: help demo test venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-batches clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench-boosting   boosting engines side by side: time, error (30 minutes)'
 	@echo 'make bench-screen   feature screening: one gene, all genes, false alarms (5 minutes)'
 	@echo 'make bench-evaluation   which split foretells the error on the pairs to predict (15 minutes)'
+	@echo 'make bench-accuracy   every method on real data, three tasks: scores with intervals, time, memory (45 minutes)'
 	@echo 'make bench-batches   memory and speed of predicting more and more pairs (10 minutes)'
 	@echo 'make bench-svr   SVR engines against the loops they replace: time, error, memory (5 minutes)'
 
@@ -88,6 +89,12 @@ bench-boosting: $(VENV)/.ready-to-run
 
 bench-evaluation: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python benchmarks/evaluation.py
+
+# himalaya and CatBoost are rivals that only the benchmark needs. BENCH_ACCURACY="--tuned FILE.toml --plot FILE.png"
+BENCH_ACCURACY ?=
+bench-accuracy: $(VENV)/.ready-to-run
+	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
+	$(ONE_THREAD) $(BIN)/python benchmarks/accuracy.py $(BENCH_ACCURACY)
 
 bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python benchmarks/big_batches.py

@@ -14,10 +14,13 @@ training file (`--tuned`) is shown for the test rows alone, since the other task
 
 Every method × task runs in a fresh process, one after another: seconds and core-seconds of fitting and predicting
 (reading files, loading libraries and compiling are left out), and the process's peak memory. Finished ones are kept in
-`--cache` (accuracy_jobs.py says under which key), so that an interrupted run continues. The test rows' truth is read
-after the last method has run. Prints Markdown and writes benchmarks/results/accuracy.json: all numbers, settings,
-machine, date and versions. `--ablation FILE.json` scores other recipes ({name: recipe}) on the splits of `ABLATION`
-and the test rows, with the first as reference; from Python: `ablation`.
+`--cache` (accuracy_jobs.py says under which key), so that an interrupted run continues. Libraries run on
+OMP_NUM_THREADS threads (with make, one), our recipes' boosters side by side on all cores: compare core-seconds. The
+test rows' truth is read after the last method has run. Prints Markdown and writes benchmarks/results/accuracy.json:
+all numbers, settings, machine, date and versions.
+
+`--ablation FILE.json` scores other recipes ({name: recipe}) on the splits of `ABLATION` and the test rows, with the
+first as reference; from Python: `ablation`, and `accuracy_table.ablation_markdown` for the table.
 """
 
 import argparse
@@ -57,37 +60,40 @@ def main() -> None:
     """Run, print and write."""
     chosen = options()
     try:
-        recipes = {name: named_recipe(name) for name in chosen.recipes.split(",")}
-        tuned = None if chosen.tuned is None else named_recipe(str(chosen.tuned))
+        report = measured(chosen)
     except InputError as error:
         raise SystemExit(f"accuracy.py: {error}") from None
-    machine = described()
+    chosen.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(chosen.json, report)
+    print(tables(report))
+
+
+def measured(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Run everything that was asked for; return the report."""
+    recipes = {name: named_recipe(name) for name in chosen.recipes.split(",")}
+    tuned = None if chosen.tuned is None else named_recipe(str(chosen.tuned))
+    methods, ours = every_method(recipes), list(recipes)[-1]
+    methods = [one for one in methods if one.name == ours or wanted(one.name, chosen.methods)]
+    report = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": described(),
+        "threads": threads(),
+        "versions": versions(),
+        "settings": {method.name: method.settings() for method in methods},
+        "left_out": [method.name for method in methods if not method.available],
+    }
+    if tuned is not None:
+        report["settings"]["tuned"] = Method("tuned", "recipe", tuned).settings()
     with tempfile.TemporaryDirectory() as folder:
-        tasks = [*lung_tasks(chosen.data, chosen.genes)]
+        tasks = lung_tasks(chosen.data, chosen.genes)
         if chosen.demo:
             write_demo(Path(folder), n_genes=DEMO_GENES)
             tasks.append(test_task(DEMO, Path(folder), chosen.genes))
         tasks = [task for task in tasks if wanted(task.name, chosen.tasks)]
-        methods, ours = every_method(recipes), list(recipes)[-1]
-        methods = [one for one in methods if one.name == ours or wanted(one.name, chosen.methods)]
-        report = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine,
-            "threads": threads(),
-            "versions": versions(),
-            "settings": {method.name: method.settings() for method in methods},
-            "left_out": [method.name for method in methods if not method.available],
-        }
-        if tuned is not None:
-            report["settings"]["tuned"] = Method("tuned", "recipe", tuned).settings()
         report["tasks"] = scored(tasks, methods, ours, tuned, chosen)
-        if chosen.ablation is not None:
-            report["ablation"] = ablation(
-                read_recipes(chosen.ablation), chosen.data, chosen.cache, chosen.genes
-            )
-    chosen.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(chosen.json, report)
-    print(tables(report))
+    if chosen.ablation is not None:
+        report["ablation"] = ablation(read_recipes(chosen.ablation), chosen.data, chosen.cache, chosen.genes)
+    return report
 
 
 def options() -> argparse.Namespace:

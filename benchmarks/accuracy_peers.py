@@ -111,11 +111,16 @@ def kernel_ridge(training: PerturbationData, pairs: pd.DataFrame, settings: dict
 def multiple_kernel_ridge(
     training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]
 ) -> Matrix:
-    """himalaya's `MultipleKernelRidgeCV`: a kernel a block, weights and penalty for each gene by random search."""
+    """himalaya's `MultipleKernelRidgeCV`: weights of the kernels and a penalty for each gene by random search.
+
+    The kernels: same cell type, same compound, an RBF of the fingerprint, and an RBF of all columns together.
+    """
     from himalaya.kernel_ridge import MultipleKernelRidgeCV
     from sklearn.model_selection import PredefinedSplit
 
     inside, outside = blocks(training.obs, pairs, settings["bits"])
+    inside.append(np.hstack(inside))
+    outside.append(np.hstack(outside))
     model = MultipleKernelRidgeCV(
         kernels="precomputed",
         solver="random_search",
@@ -129,9 +134,18 @@ def multiple_kernel_ridge(
         fit_intercept=True,
         random_state=0,
     )
-    model.fit(np.stack([X @ X.T for X in inside]), training.Y.astype(np.float64))
-    between = np.stack([new @ X.T for new, X in zip(outside, inside, strict=True)])
-    return np.asarray(model.predict(between), dtype=np.float32)
+    model.fit(kernels(inside, inside, settings["gamma"]), training.Y.astype(np.float64))
+    return np.asarray(model.predict(kernels(outside, inside, settings["gamma"])), dtype=np.float32)
+
+
+def kernels(rows: list[Floats], others: list[Floats], gamma: float) -> Floats:
+    """Return the Gram matrices of blocks, (n_blocks, n, m): levels linear, the last two (with fingerprints) RBF."""
+    from sklearn.metrics.pairwise import rbf_kernel
+
+    levels = [A @ B.T for A, B in zip(rows[:-2], others[:-2], strict=True)]
+    return np.stack(
+        [*levels, *(rbf_kernel(A, B, gamma) for A, B in zip(rows[-2:], others[-2:], strict=True))]
+    )
 
 
 def svr_loop(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Matrix:
@@ -228,7 +242,7 @@ PEERS: dict[str, Peer] = {
     "himalaya MultipleKernelRidgeCV": Peer(
         multiple_kernel_ridge,
         "himalaya",
-        {"bits": "unit", "draws": 30, "log10_alphas": (-2, 3, 11), "genes_at_once": 500},
+        {"bits": "raw", "gamma": 0.03, "draws": 30, "log10_alphas": (-2, 3, 11), "genes_at_once": 500},
     ),
     "scikit-learn SVR loop": Peer(
         svr_loop, "sklearn", {"bits": "raw", "C": 1.0, "epsilon": 0.1, "gamma": "scale"}
@@ -239,7 +253,7 @@ PEERS: dict[str, Peer] = {
         {
             **_COLUMNS,
             "parameters": {
-                "n_estimators": 300,
+                "n_estimators": 500,
                 "learning_rate": 0.05,
                 "max_depth": 4,
                 "max_bin": 16,
@@ -255,10 +269,10 @@ PEERS: dict[str, Peer] = {
         {
             **_COLUMNS,
             "parameters": {
-                "iterations": 300,
+                "iterations": 1000,
                 "learning_rate": 0.05,
-                "depth": 4,
-                "border_count": 16,
+                "depth": 6,
+                "border_count": 32,
                 "rsm": 0.3,
                 "l2_leaf_reg": 3.0,
                 "random_seed": 0,

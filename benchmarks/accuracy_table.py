@@ -123,9 +123,13 @@ def ablation_markdown(tasks: Mapping[str, dict[str, Any]]) -> str:
 
 def example_rows(truth: Matrix, predicted: Matrix) -> dict[str, int]:
     """Return the rows at `PERCENTILES` of the error relative to the row's own root mean square."""
-    size = np.sqrt((truth.astype(np.float64) ** 2).mean(axis=1))
-    order = np.argsort(rowwise_rmse(truth, predicted) / np.maximum(size, 1e-12), kind="stable")
+    order = np.argsort(rowwise_rmse(truth, predicted) / root_mean_squares(truth), kind="stable")
     return {name: int(order[round(share / 100 * (len(order) - 1))]) for name, share in PERCENTILES.items()}
+
+
+def root_mean_squares(truth: Matrix) -> NDArray[np.float64]:
+    """Return the size of every row's response, (m,), never 0."""
+    return np.maximum(np.sqrt((truth.astype(np.float64) ** 2).mean(axis=1)), 1e-12)
 
 
 def picture(path: Path, truth: Matrix, predicted: Matrix, obs: pd.DataFrame) -> None:
@@ -136,7 +140,7 @@ def picture(path: Path, truth: Matrix, predicted: Matrix, obs: pd.DataFrame) -> 
     from matplotlib import pyplot as plt
 
     scores = rowwise_scores(truth, predicted)
-    rows = example_rows(truth, predicted)
+    rows, size = example_rows(truth, predicted), root_mean_squares(truth)
     chosen = list(rows.values())
     limit = 1.05 * max(np.abs(truth[chosen]).max(), np.abs(predicted[chosen]).max())
     figure, panels = plt.subplots(1, 3, figsize=(11, 4.2), sharex=True, sharey=True, layout="constrained")
@@ -146,7 +150,8 @@ def picture(path: Path, truth: Matrix, predicted: Matrix, obs: pd.DataFrame) -> 
         pair = obs.iloc[row]
         axes.set_title(
             f"{name} row ({PERCENTILES[name]}th percentile): {pair['cell_type']}, {pair['sm_name']}\n"
-            f"RMSE {scores[MRRMSE][row]:.2f}, Pearson {scores['mean_rowwise_pearson'][row]:.2f}",
+            f"RMSE {scores[MRRMSE][row]:.2f} ({scores[MRRMSE][row] / size[row]:.0%} of the row's RMS), "
+            f"Pearson {scores['mean_rowwise_pearson'][row]:.2f}",
             loc="left",
             fontsize=9.5,
         )
