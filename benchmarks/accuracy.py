@@ -70,7 +70,7 @@ def main() -> None:
 
 def measured(chosen: argparse.Namespace) -> dict[str, Any]:
     """Run everything that was asked for; return the report."""
-    recipes = {name: named_recipe(name) for name in chosen.recipes.split(",")}
+    recipes = {recipe.name: recipe for recipe in map(named_recipe, chosen.recipes.split(","))}
     tuned = None if chosen.tuned is None else named_recipe(str(chosen.tuned))
     methods, ours = every_method(recipes), list(recipes)[-1]
     methods = [one for one in methods if one.name == ours or wanted(one.name, chosen.methods)]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from rapids_pipeline.demo import write_demo
-from rapids_pipeline.recipes import RECIPES
+from rapids_pipeline.recipes import RECIPES, to_toml
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = ("accuracy_peers", "accuracy_jobs", "accuracy_table", "accuracy")
@@ -213,39 +213,48 @@ def test_a_rows_own_target_is_in_no_column_of_its_own(programs, task):
     assert (before != after).any()
 
 
-@pytest.mark.slow
-def test_a_whole_run_and_an_ablation(programs, folder, tmp_path, monkeypatch, capsys):
-    recipe = RECIPES["quick"].model_copy(update={"name": "less", "n_folds": 4})
-    (tmp_path / "recipes.json").write_text(
-        json.dumps(
-            {
-                name: one.model_dump(mode="json")
-                for name, one in (("quick", RECIPES["quick"]), ("less", recipe))
-            }
-        )
+@pytest.fixture
+def tiny(tmp_path):
+    """A recipe of a few trees in a TOML file, and in a JSON file with another one for the ablation."""
+    quick = RECIPES["quick"]
+    boosting = quick.boosting.model_copy(update={"n_estimators": 3, "max_depth": 2})
+    recipe = quick.model_copy(update={"name": "tiny", "boosting": boosting})
+    (tmp_path / "tiny.toml").write_text(to_toml(recipe), encoding="utf-8")
+    other = recipe.model_copy(
+        update={"name": "unclipped", "blend": recipe.blend.model_copy(update={"clip": False})}
     )
-    monkeypatch.setattr(programs["accuracy"], "ABLATION", ("cell_type",))
+    content = {one.name: one.model_dump(mode="json") for one in (recipe, other)}
+    (tmp_path / "recipes.json").write_text(json.dumps(content), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_whole_run_and_an_ablation(programs, folder, tiny, monkeypatch, capsys):
+    jobs, accuracy = programs["accuracy_jobs"], programs["accuracy"]
+    monkeypatch.setattr(jobs, "in_own_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(accuracy, "ABLATION", ("made_scarce",))
     options = {
         "data": folder,
-        "recipes": "quick",
-        "methods": "zeros;additive;quick",
+        "recipes": tiny / "tiny.toml",
+        "methods": "zeros;additive",
         "tasks": "test rows",
-        "cache": tmp_path / "cache",
-        "json": tmp_path / "found.json",
-        "plot": tmp_path / "rows.png",
-        "ablation": tmp_path / "recipes.json",
+        "cache": tiny / "cache",
+        "json": tiny / "found.json",
+        "plot": tiny / "rows.png",
+        "ablation": tiny / "recipes.json",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr("sys.argv", ["accuracy.py", *words, "--no-demo"])
-    programs["accuracy"].main()
-    report = json.loads((tmp_path / "found.json").read_text())
+    accuracy.main()
+    report = json.loads((tiny / "found.json").read_text())
     found = report["tasks"]["test rows"]
-    assert set(found["methods"]) == {"zeros", "additive", "quick"}
-    assert (found["rows"], found["genes"]) == (255, N_GENES)
+    assert set(found["methods"]) == {"zeros", "additive", "tiny"}
+    assert (found["rows"], found["genes"], found["reference"]) == (255, N_GENES, "tiny")
     assert all(one["cost"]["peak_memory_gib"] > 0 for one in found["methods"].values())
-    assert set(report["ablation"]) == {"cell_type", "test rows"}
-    same = report["ablation"]["test rows"]["methods"]["quick"]
-    assert same["scores"] == found["methods"]["quick"]["scores"]
+    assert set(report["ablation"]) == {"made_scarce", "test rows"}
+    assert report["ablation"]["made_scarce"]["fits"] > 1
+    same = report["ablation"]["test rows"]["methods"]["tiny"]
+    assert same == found["methods"]["tiny"]
     printed = capsys.readouterr().out
-    assert "| **`quick`** |" in printed and "| `less` |" in printed
-    assert (tmp_path / "rows.png").exists()
+    assert "| **`tiny`** |" in printed and "| `unclipped` |" in printed
+    assert (tiny / "rows.png").exists()
