@@ -31,7 +31,7 @@ help:
 	@echo 'make bench-boosting   boosting engines side by side: time, error (30 minutes)'
 	@echo 'make bench-screen   feature screening: one gene, all genes, false alarms (5 minutes)'
 	@echo 'make bench-evaluation   which split foretells the error on the pairs to predict (15 minutes)'
-	@echo 'make bench-accuracy   every method on real data, three tasks: scores with intervals, time, memory (45 minutes)'
+	@echo 'make bench-accuracy   every method on real data, three tasks: scores with intervals, time, memory (50 minutes)'
 	@echo 'make bench-batches   memory and speed of predicting more and more pairs (10 minutes)'
 	@echo 'make bench-svr   SVR engines against the loops they replace: time, error, memory (5 minutes)'
 
