@@ -95,6 +95,7 @@ BENCH_ACCURACY ?=
 bench-accuracy: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
 	$(ONE_THREAD) $(BIN)/python benchmarks/accuracy.py $(BENCH_ACCURACY)
+	$(ONE_THREAD) $(BIN)/python benchmarks/accuracy_ablation.py
 
 bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python benchmarks/big_batches.py

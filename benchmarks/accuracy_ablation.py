@@ -1,0 +1,152 @@
+"""What each ingredient of the composite kernel is worth: the member alone, with one thing changed at a time.
+
+    python benchmarks/accuracy_ablation.py [--data FOLDER]
+
+Every variant of the recipe `best`'s composite member is fitted to the training rows of the splits scarce, made_scarce,
+compound (two repeats each) and cell_type of lincs_lung's training file, and to all of them for the test rows. Prints
+a Markdown table of MRRMSE with the difference from the member as it is and its 95 % interval (compounds drawn), and
+writes benchmarks/results/accuracy_ablation.json.
+"""
+
+import argparse
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accuracy import REPOSITORY, TEST_ROWS, test_task
+from accuracy_jobs import Cost, Finished, Task, versions
+from accuracy_table import ablation_markdown, compared
+from machine import described, named
+
+from features.feature_sets import Rows
+from features.molecule_columns import encode_molecules
+from rapids_pipeline.composite_model import fit_and_predict
+from rapids_pipeline.config import KernelConfig
+from rapids_pipeline.evaluation.named_splits import named_splits
+from rapids_pipeline.evaluation.splits import Split
+from rapids_pipeline.kernels.pair_rows import PairRows
+from rapids_pipeline.recipes import COMPOSITE
+from rapids_pipeline.runs import write_json
+
+RESULTS = Path(__file__).parent / "results" / "accuracy_ablation.json"
+REPEATS = {"scarce": 2, "made_scarce": 2, "compound": 2, "cell_type": 1}
+AS_IT_IS = "as it is"
+
+
+def variants() -> dict[str, KernelConfig]:
+    """Return the member and what is made of it, by what is changed."""
+    tube = {"engine": "smo", "epsilon": 0.1}
+    return {
+        AS_IT_IS: COMPOSITE,
+        "no response profiles": without("profile"),
+        "profiles linear only": without("profile_rbf"),
+        "profiles not told apart by cell type": renamed("correlation * profile", "profile"),
+        "no structure": without("tanimoto", "rbf("),
+        "new compounds without descriptors": changed(
+            new={"weights": cut(COMPOSITE.new_compounds.weights, "rbf(")}
+        ),
+        "known machine for all": COMPOSITE.model_copy(update={"new_compounds": bare(COMPOSITE)}),
+        "targets as they are": changed({"transform": "none"}),
+        "asinh for new compounds, too": changed(new={"transform": "asinh"}),
+        "each gene scaled": changed({"transform": "gene_scale"}),
+        "one penalty for all components": changed({"penalty_growth": 0.0}),
+        "45 components": changed({"n_components": 45}, {"n_components": 45}),
+        "rows equally noisy": changed({"noise_exponent": 0.0}, {"noise_exponent": 0.0}),
+        "epsilon-insensitive (SVR)": changed(tube, tube),
+        "half the penalties": changed(*({"penalty": m.penalty / 2} for m in COMPOSITE.machines)),
+        "twice the penalties": changed(*({"penalty": m.penalty * 2} for m in COMPOSITE.machines)),
+    }
+
+
+def changed(known: Mapping[str, Any] | None = None, new: Mapping[str, Any] | None = None) -> KernelConfig:
+    """Return the member with other settings of its machines."""
+    machines = zip(("known", "new_compounds"), COMPOSITE.machines, (known, new), strict=True)
+    return KernelConfig(
+        **{name: machine.model_dump() | dict(values or {}) for name, machine, values in machines}
+    )
+
+
+def cut(weights: Mapping[str, float], *factors: str) -> dict[str, float]:
+    """Return the weights of the products that none of some factors is in."""
+    return {name: weight for name, weight in weights.items() if not any(one in name for one in factors)}
+
+
+def without(*factors: str) -> KernelConfig:
+    """Return the member without some factors, in both machines."""
+    return changed(*({"weights": cut(machine.weights, *factors)} for machine in COMPOSITE.machines))
+
+
+def renamed(old: str, new: str) -> KernelConfig:
+    """Return the member with other products in the known machine."""
+    return changed({"weights": {n.replace(old, new): w for n, w in COMPOSITE.known.weights.items()}})
+
+
+def bare(member: KernelConfig) -> Any:
+    """Return the known machine less its profiles: what it would make of pairs that have none."""
+    return member.known.model_copy(update={"weights": cut(member.known.weights, "profile")})
+
+
+def main() -> None:
+    """Fit, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    lung = REPOSITORY.parent / "shared" / "data" / "lincs_lung"
+    parser.add_argument("--data", type=Path, default=lung, help="folder of de_train, de_test, id_map")
+    report = measured(parser.parse_args().data)
+    write_json(RESULTS, report)
+    print(f"{report['date']}, {named(report['machine'])}\n\n{ablation_markdown(report['tasks'])}")
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Return the report: every variant on every task."""
+    test = test_task(TEST_ROWS, folder)
+    made = {name: dealt(test, name, repeats) for name, repeats in REPEATS.items()}
+    both = rows_of(test)
+    tasks = {}
+    for name, splits in [*made.items(), (TEST_ROWS, None)]:
+        found = {variant: predicted(config, both, test, splits) for variant, config in variants().items()}
+        held = (
+            test.pairs if splits is None else test.data.obs.iloc[np.concatenate([s.held_out for s in splits])]
+        )
+        truth = test.truth() if splits is None else test.data.Y[np.concatenate([s.held_out for s in splits])]
+        methods = compared(found, truth, held.reset_index(drop=True), AS_IT_IS)
+        tasks[name] = {"rows": len(truth), "order": list(found), "reference": AS_IT_IS, "methods": methods}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": described(),
+        "versions": versions(),
+        "variants": {name: config.model_dump(mode="json") for name, config in variants().items()},
+        "tasks": tasks,
+    }
+
+
+def dealt(test: Task, name: str, repeats: int) -> list[Split]:
+    """Return the splits of all repeats of a named split."""
+    every = named_splits(name, test.data.obs, pairs=test.pairs, repeats=repeats)
+    return [split for splits in every for split in splits]
+
+
+def rows_of(test: Task) -> PairRows:
+    """Return the training rows and the pairs below them, as kernels see them."""
+    smiles = list(test.data.obs["SMILES"]), list(test.pairs["SMILES"])
+    columns = encode_molecules(COMPOSITE.encoders, *smiles)
+    both = Rows.joined(Rows(test.data.obs, columns.training), Rows(test.pairs, columns.others))
+    return PairRows.of(both, COMPOSITE.encoders)
+
+
+def predicted(config: KernelConfig, both: PairRows, test: Task, splits: list[Split] | None) -> Finished:
+    """Return a variant's predictions of held-out rows, or of the test rows where there are no splits."""
+    n = len(test.data.obs)
+    everything = [Split("test", np.arange(n), np.arange(n, len(both)))] if splits is None else splits
+    parts = [
+        fit_and_predict(
+            config, both.take(s.training), test.data.Y[s.training], [both.take(s.held_out)], "cpu"
+        )[0]
+        for s in everything
+    ]
+    return Finished(np.concatenate(parts), Cost(len(parts), 0.0, 0.0, 0.0, ""))
+
+
+if __name__ == "__main__":
+    main()
