@@ -1,5 +1,5 @@
 # make demo   environment, pipeline on the built-in data, scores
-# make test   environment, everything that continuous integration runs
+# make test   environment, everything that continuous integration runs but `make image-check`
 PYTHON ?= python3
 VENV ?= .venv
 # On Linux the package index serves PyTorch with CUDA (gigabytes). Where that matters, name PyTorch's CPU index:
@@ -109,7 +109,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "python's venv module is incomplete here (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 
-# Enough to run the pipeline with Morgan fingerprints on a CPU: about 0.7 GB, no PyTorch.
+# Enough to run the pipeline with Morgan fingerprints on a CPU: about 1.1 GB, no PyTorch.
 $(VENV)/.ready-to-run: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu]'
 	@touch $@

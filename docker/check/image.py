@@ -86,14 +86,17 @@ class Image:
 
 
 def inspected(image: Image) -> str:
-    """The user is a number and not root; the entry point and the default command are the documented ones."""
+    """The user is a number and not root, any user may write; entry point and command are the documented ones."""
     config = json.loads(image.docker("image", "inspect", IMAGE).stdout)[0]["Config"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", config["User"]), config["User"]
     assert config["Entrypoint"] == ["rapids-perturb"], config["Entrypoint"]
     assert config["Cmd"] == ["start", "--data", "/data", "--out", "/out"], config["Cmd"]
     assert list(config["Volumes"]) == ["/cache"], config["Volumes"]
-    done = image.docker("run", "--rm", "--network", "none", "--entrypoint", "id", IMAGE, "-u")
-    assert done.stdout.strip() == "10001", done.stdout
+    look = ("-c", "id -u; touch /out/x /cache/x && echo writable")
+    for user, asked in (("10001", ()), ("12345", ("--user", "12345:12345"))):
+        place = ("--network", "none", *asked, "--entrypoint", "sh")
+        done = image.docker("run", "--rm", *place, IMAGE, *look, check=False)
+        assert done.stdout.split() == [user, "writable"], f"user {user}: {done.stdout}{done.stderr}"
     return f"user {config['User']}"
 
 

@@ -16,9 +16,14 @@ INDEX_VARIABLES = (
     "PIP_EXTRA_INDEX_URL",
     "PIP_FIND_LINKS",
     "UV_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
     "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_FIND_LINKS",
     "HTTPS_PROXY",
     "HTTP_PROXY",
+    "https_proxy",
+    "http_proxy",
 )
 
 
@@ -52,8 +57,8 @@ def faults(
 
 def _layer_faults(files: tarfile.TarFile, secret: set[str]) -> Iterator[tuple[str, str]]:
     for member in files:
-        name = "/" + member.name.lstrip("./")
-        path = PurePosixPath(name)
+        path = PurePosixPath("/", member.name)
+        name = str(path)
         if path.name in SETTINGS:
             yield name, "a settings file"
         elif name.startswith(("/root/.", "/build", "/run/secrets/")) and name not in (

@@ -38,8 +38,9 @@ def test_hadolint_has_nothing_to_say():
     assert done.returncode == 0, done.stdout
 
 
-def test_shellcheck_has_nothing_to_say_of_the_installer():
-    done = linted("shellcheck", "docker/install.sh")
+@pytest.mark.parametrize("path", ["docker/install.sh", ".ci/run"])
+def test_shellcheck_has_nothing_to_say(path):
+    done = linted("shellcheck", path)
     assert done.returncode == 0, done.stdout
 
 

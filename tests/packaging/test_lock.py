@@ -40,7 +40,7 @@ def test_the_constraints_are_those_of_the_lock(name, tmp_path):
     done = uv("export", "--frozen", *layout, *extras, "--output-file", str(tmp_path / "now.txt"))
     assert done.returncode == 0, done.stderr
     path = ROOT / "docker" / "constraints" / f"{name}.txt"
-    assert path.read_text() == (tmp_path / "now.txt").read_text(), f"make constraints writes {path} anew"
+    assert path.read_text() == (tmp_path / "now.txt").read_text(), f"make lock writes {path} anew"
 
 
 def test_every_extra_resolves_on_every_python():
