@@ -87,13 +87,17 @@ def _slice(axes: "Axes", machine: TunedMachine, parameter: TunedParameter) -> No
     places, names = _placed(values)
     axes.plot(places, changes, "o", color=POINT, markersize=3)
     if names:
-        axes.set_xticks(range(len(names)), names, fontsize=8)
-    elif min(values) > 0:
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+    elif 0 < min(values) < max(values):
         axes.set_xscale("log")
+        ticks = np.geomspace(min(values), max(values), 3)
+        axes.set_xticks(ticks, [f"{float(f'{tick:.2g}'):g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
     axes.plot(places[0], changes[0], "o", color=START, markersize=6, label="the recipe")
     axes.plot(places[machine.best], changes[machine.best], "D", color=TUNED, markersize=5, label="tuned")
     axes.set_title(parameter.name.removeprefix("weights."), loc="left", fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=7)
 
 
 def _placed(values: Sequence[Any]) -> tuple[list[Any], list[str]]:

@@ -35,13 +35,13 @@ def score_table(found: Tuned) -> Table:
     table = Table()
     for name in ("machine", "split"):
         table.add_column(name, no_wrap=True)
-    for heading in ("rows", "recipe", "tuned", "change", "95 % interval"):
+    for heading in ("recipe", "tuned", "change", "95 % interval"):
         table.add_column(heading, justify="right", no_wrap=True)
     for machine in found.machines:
         for lot in machine.lots:
             errors = f"{lot.start:.4f}", f"{lot.tuned:.4f}"
             change = percent(lot.change.value), interval(lot.change)
-            table.add_row(machine.machine, lot.split, str(lot.rows), *errors, *change)
+            table.add_row(machine.machine, lot.split, *errors, *change)
     return table
 
 

@@ -18,11 +18,13 @@ from rapids_pipeline.config import KernelConfig, Recipe
 from rapids_pipeline.evaluation.intervals import LEVEL, replicate_weights
 from rapids_pipeline.evaluation.named_splits import SPLITS
 from rapids_pipeline.tuning.objective import HOPELESS, mean_loss
-from rapids_pipeline.tuning.study import NEAR_TRIALS, MachineStudy
+from rapids_pipeline.tuning.study import MachineStudy
 
 Floats = NDArray[np.float64]
 
 RECIPE_NAME = "tuned"
+ENOUGH_TRIALS = 20
+"""Complete trials from which on importances are told."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ def _importances(study: MachineStudy) -> dict[str, float]:
     """Return the share of every parameter in what decides the ranks of the trials (functional ANOVA); {} for a few."""
     trials = study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     values = np.array([trial.value for trial in trials], dtype=np.float64)
-    if len(trials) <= NEAR_TRIALS or len(np.unique(values)) < 2:
+    if len(trials) < ENOUGH_TRIALS or len(np.unique(values)) < 2:
         return {}
     ranks = dict(zip((t.number for t in trials), np.argsort(np.argsort(values)), strict=True))
     found = optuna.importance.get_param_importances(

@@ -162,8 +162,11 @@ class MachineSpace:
         return {parameter.name: parameter.near(rng) for parameter in self.parameters}
 
     def values(self, raw: Mapping[str, Raw]) -> dict[str, float | str]:
-        """Return the settings that parameters stand for."""
-        return {parameter.name: parameter.value(raw[parameter.name]) for parameter in self.parameters}
+        """Return the settings that parameters stand for; the scale, which asinh alone has, is else the recipe's."""
+        found = {parameter.name: parameter.value(raw[parameter.name]) for parameter in self.parameters}
+        if found["transform"] != "asinh":
+            found["transform_scale"] = self.machine.transform_scale
+        return found
 
     def machine_of(self, raw: Mapping[str, Raw]) -> MachineConfig:
         """Return the machine that parameters stand for; what is not tuned is the recipe's."""

@@ -6,6 +6,7 @@ import pytest
 from rapids_pipeline.composite_model import fit_machine
 from rapids_pipeline.config import MachineConfig
 from rapids_pipeline.recipes import RECIPES
+from rapids_pipeline.target_transforms import TRANSFORMS
 from rapids_pipeline.tuning.space import N_COMPONENTS, Grid, MachineSpace, Range
 
 MACHINES = {
@@ -43,6 +44,13 @@ def test_every_point_is_a_machine_and_its_settings_are_those_of_the_point(name):
             elif isinstance(parameter, Grid):
                 assert raw[parameter.name] in range(len(parameter.values))
         assert machine.engine == MACHINES[name].engine and machine.tol == MACHINES[name].tol
+
+
+def test_a_scale_that_no_transform_has_stays_as_it_is(member):
+    space = MachineSpace.of(member.known, 500)
+    raw = space.start | {"transform_scale": 0}
+    scales = {name: space.machine_of(raw | {"transform": name}).transform_scale for name in TRANSFORMS}
+    assert scales == {"none": 1.7, "asinh": 0.425, "gene_scale": 1.7}
 
 
 def test_what_is_tuned_is_what_the_machine_has():

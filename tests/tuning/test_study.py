@@ -187,6 +187,16 @@ def test_the_interval_is_a_bootstrap_of_compounds(task, whole):
     assert (change.low, change.high) == pytest.approx((low, high), abs=0.15 * (high - low))
 
 
+def test_importances_are_shares_and_wait_for_enough_trials(task, whole, monkeypatch):
+    units = np.arange(len(task.Y))
+    [machine], _ = results_of(whole, units, 0)
+    assert {p.importance for p in machine.parameters} == {None}
+    monkeypatch.setattr("rapids_pipeline.tuning.results.ENOUGH_TRIALS", 5)
+    [machine], _ = results_of(whole, units, 0)
+    shares = [p.importance for p in machine.parameters]
+    assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+
+
 def test_the_tuned_recipe_has_the_best_machine_and_all_else_of_the_recipe(task, whole):
     from rapids_pipeline.recipes import RECIPES
 

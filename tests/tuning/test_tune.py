@@ -1,6 +1,8 @@
 """Tuning through the command line: files, words, refusals, a recipe that `run` takes."""
 
 import json
+import subprocess
+import sys
 import tomllib
 from html.parser import HTMLParser
 
@@ -176,6 +178,12 @@ def test_refusals_leave_nothing(arguments, tmp_path, more, words):
 def test_no_trial_in_the_time(arguments, tmp_path):
     line = error_line(invoke(*arguments, "--out", tmp_path / "out", "--minutes", "1e-9"))
     assert line.startswith("error: --minutes 1e-09: no trial of known finished in this time")
+
+
+def test_the_command_line_does_not_load_optuna():
+    code = "import sys, rapids_pipeline.cli, rapids_pipeline.tune; print('optuna' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_a_terminal_shows_the_time_and_the_trials():
