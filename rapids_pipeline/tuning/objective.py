@@ -7,7 +7,6 @@ approximated. What no parameter changes is shared between trials: the levels of 
 and, kept in bounded memory, the components that a transform gives of a split's training targets.
 """
 
-import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from rapids_pipeline.backend.arrays import Array, namespace
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.composite_model import Components, Reduced, fit_machine
 from rapids_pipeline.config import MachineConfig
@@ -30,6 +30,7 @@ from rapids_pipeline.tuning.task import Lot
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
+_Learnt = tuple[Components, Floats, Floats]
 
 KEPT_BYTES = 384 * 2**20
 """Memory for components of earlier trials."""
@@ -44,20 +45,26 @@ class KeptComponents:
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit, self._bytes = limit, 0
-        self._kept: OrderedDict[tuple[object, ...], Reduced] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], _Learnt] = OrderedDict()
 
-    def learn(self, rows: bytes, config: MachineConfig, Y: Matrix) -> Reduced:
-        """Return `Components.learn(config, Y)`, Y the targets of the training rows that `rows` tells apart."""
+    def learn(self, rows: bytes, config: MachineConfig, Y: Array) -> Reduced:
+        """Return what `Components.learn(config, Y)` does, Y the targets of the training rows that `rows` tells apart.
+
+        Centred targets are as large as the targets, so they are not kept: made again where genes are solved, and
+        otherwise, as nobody reads them, Y in their place.
+        """
         scale = config.transform_scale if config.transform == "asinh" else None
         key = (rows, config.transform, scale, config.n_components)
         if key in self._kept:
             self._kept.move_to_end(key)
-            return self._kept[key]
-        found = self._kept[key] = Components.learn(config, Y)
-        self._bytes += _bytes_of(found)
+            components, scores, singular = self._kept[key]
+            return components, _centred(components, Y) if config.targets == "genes" else Y, scores, singular
+        components, centred, scores, singular = Components.learn(config, Y)
+        self._kept[key] = components, scores, singular
+        self._bytes += _bytes_of(self._kept[key])
         while self._bytes > self._limit and len(self._kept) > 1:
             self._bytes -= _bytes_of(self._kept.popitem(last=False)[1])
-        return found
+        return components, centred, scores, singular
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +148,12 @@ def _errors(truth: Matrix, predicted: Matrix) -> Floats:
     return errors
 
 
-def _bytes_of(reduced: Reduced) -> int:
-    components, scores, singular = reduced
+def _centred(components: Components, Y: Array) -> Array:
+    z = components.transform.forward(Y)
+    return z - namespace(Y).asarray(components.mean, dtype=z.dtype, device=Y.device)[None, :]
+
+
+def _bytes_of(learnt: _Learnt) -> int:
+    components, scores, singular = learnt
     arrays = components.mean, components.directions, components.transform.unit_, scores, singular
-    return sum(array.nbytes for array in arrays) + sys.getsizeof(reduced)
+    return sum(array.nbytes for array in arrays)

@@ -68,6 +68,7 @@ def test_a_training_response_moves_predictions(task):
 def test_what_is_kept_changes_nothing_and_stays_in_its_bounds(task):
     space, rng = MachineSpace.of(task.member.known, 60), np.random.default_rng(0)
     machines = [space.machine_of(space.near(rng)) for _ in range(2)]
+    machines.append(machines[0].model_copy(update={"targets": "genes"}))
     kept, small = objective_of(task, "known"), objective_of(task, "known", limit=1)
     for machine in [*machines, *machines]:
         fresh = scores_of(objective_of(task, "known"), machine)
