@@ -36,8 +36,8 @@ from rapids_pipeline.tuning.task import MACHINES, Duty
 FILE = "study.db"
 NEAR_TRIALS = 10
 """Trials before the estimator takes over, the recipe's own among them."""
-KEPT_PERCENT = 75.0
-"""Per cent of the trials that are not stopped after their first lot."""
+GOES_ON = 0.75
+"""Share of the finished trials, stopped ones among them, that a trial must not be worse than after a lot to go on."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -60,8 +60,7 @@ class MachineStudy:
         self.kept, self.duty, self.space, self.objective = study, duty, space, objective
         self._seed = seed
         self._distributions = {one.name: _distribution(one) for one in space.parameters}
-        pruner = optuna.pruners.PercentilePruner(KEPT_PERCENT, n_startup_trials=NEAR_TRIALS)
-        self.study = optuna.create_study(pruner=pruner)
+        self.study = optuna.create_study()
         self.study.add_trials(study.get_trials(deepcopy=False, states=FINISHED))
 
     @property
@@ -90,7 +89,7 @@ class MachineStudy:
         self.study.sampler = _sampler(seed)
         trial, began = self.study.ask(self._distributions), time.perf_counter()
         try:
-            scores, missed, state = self._run(trial, self.space.machine_of(trial.params), done[0], checkpoint)
+            scores, missed, state = self._run(trial, done, checkpoint)
             for name, value in _attributes(scores, missed, began).items():
                 trial.set_user_attr(name, value)
             value = score(scores, done[0].user_attrs["scores"]) if state == TrialState.COMPLETE else None
@@ -116,15 +115,18 @@ class MachineStudy:
         return self.trials[0]
 
     def _run(
-        self, trial: optuna.Trial, machine: Any, first: FrozenTrial, checkpoint: Callable[[], None]
+        self, trial: optuna.Trial, done: Sequence[FrozenTrial], checkpoint: Callable[[], None]
     ) -> tuple[dict[str, float], int, TrialState]:
+        """Return the scores of a trial, the fits that did not converge, and whether it was stopped early."""
+        machine, first = self.space.machine_of(trial.params), done[0]
         scores: dict[str, float] = {}
         total = 0
         for step, (name, value, missed) in enumerate(self.objective.scores(machine, checkpoint)):
             scores[name] = value
             total += missed
-            trial.report(score(scores, first.user_attrs["scores"]), step)
-            if len(scores) < len(self.duty.lots) and trial.should_prune():
+            so_far = score(scores, first.user_attrs["scores"])
+            trial.report(so_far, step)
+            if len(scores) < len(self.duty.lots) and _is_hopeless(so_far, step, done):
                 return scores, total, TrialState.PRUNED
         return scores, total, TrialState.COMPLETE
 
@@ -223,6 +225,12 @@ def _sampler(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(
         multivariate=True, n_startup_trials=NEAR_TRIALS, constant_liar=False, seed=seed
     )
+
+
+def _is_hopeless(so_far: float, step: int, done: Sequence[FrozenTrial]) -> bool:
+    """Say whether a score after a lot is among the worst quarter of those of finished trials."""
+    others = [one.intermediate_values[step] for one in done if step in one.intermediate_values]
+    return len(others) >= NEAR_TRIALS and so_far > float(np.quantile(others, GOES_ON))
 
 
 def _distribution(parameter: Parameter) -> BaseDistribution:
