@@ -31,7 +31,7 @@ from rapids_pipeline.command_options import (
 )
 from rapids_pipeline.run_inputs import DEFAULT_LAYER, RunInputs
 
-MODULES = ("predict", "cv", "screen", "submit", "start", "doctor")
+MODULES = ("predict", "cv", "tune", "screen", "submit", "start", "doctor")
 """Subcommands that are modules of the same name, with a function `command`; imported when they are asked for."""
 
 

@@ -10,7 +10,7 @@ All machines share one K for all genes, so a fit takes one factorisation however
 learnt (μ, V, S of the kernel, profiles, scales) is learnt from the training rows of the fit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,7 +198,17 @@ def fit_and_predict(
     return [_by_profile(group, known, new_compounds) for group in groups]
 
 
-def fit_machine(config: MachineConfig, rows: PairRows, Y: Matrix, device: DeviceName) -> FittedMachine:
+Reduced = tuple[Components, Array, Floats, Floats]
+"""What `Components.learn` returns."""
+
+
+def fit_machine(
+    config: MachineConfig,
+    rows: PairRows,
+    Y: Matrix,
+    device: DeviceName,
+    learn: Callable[[MachineConfig, Array], Reduced] = Components.learn,
+) -> FittedMachine:
     """Fit one machine.
 
     Parameters
@@ -209,13 +219,16 @@ def fit_machine(config: MachineConfig, rows: PairRows, Y: Matrix, device: Device
     Y : ndarray of float32, (n, t)
     device : str
         Where the Gram matrix is made and solved.
+    learn : callable
+        `Components.learn`, or what has kept its result; of `centred` it then reads the place, and with targets =
+        "genes" the values.
 
     Raises
     ------
     InputError
         A Gram matrix of n rows does not fit in memory; the rows lack what the kernel compares.
     """
-    components, centred, scores, singular = Components.learn(config, to_device(Y, device))
+    components, centred, scores, singular = learn(config, to_device(Y, device))
     require_room(centred, len(rows), len(rows), ENGINES[config.engine].work_bytes)
     learnt = config.kernel.learn(rows, scores)
     by_genes = config.targets == "genes"

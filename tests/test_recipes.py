@@ -6,7 +6,7 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.boosting.target_space import TARGET_SPACES
-from rapids_pipeline.config import BoostingConfig
+from rapids_pipeline.config import BoostingConfig, KernelConfig, MachineConfig
 from rapids_pipeline.recipes import RECIPES, recipe, to_toml
 from rapids_pipeline.run_options import RecipeChanges, changed_recipe, run_config
 
@@ -18,6 +18,16 @@ def test_a_recipe_comes_back_from_its_toml(name, tmp_path):
     assert isinstance(tomllib.loads(to_toml(RECIPES[name]))["boosting"]["features"], str), (
         "named, not spelt out"
     )
+
+
+def test_kernels_come_back_from_toml_to_the_last_bit(tmp_path):
+    known = {"tanimoto^2 * cell_type": 0.1 + 0.2, "correlation * profile_linear": 1e-7, "compound": 0.0}
+    new = MachineConfig(weights={"rbf(molecules)": 1 / 3}, engine="smo", epsilon=0.1, max_iter=7, tol=1e-5)
+    kernel = KernelConfig(name="mine", known=MachineConfig(weights=known, targets="genes"), new_compounds=new)
+    changed = RECIPES["best"].model_copy(update={"svrs": (), "kernels": (kernel, *RECIPES["best"].kernels)})
+    (tmp_path / "copy.toml").write_text(to_toml(changed))
+    found = recipe(tmp_path / "copy.toml")
+    assert found == changed and list(found.kernels[0].known.weights) == list(known), "and in their order"
 
 
 def test_the_published_recipe_has_the_published_settings():
