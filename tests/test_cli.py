@@ -21,7 +21,7 @@ from rapids_pipeline.backend.gpu_requirements import Problem
 from rapids_pipeline.ingest import read_responses
 
 RESULTS = ["manifest.json", "model", "oof.parquet", "scores.json", "submission.csv"]
-MEMBERS = ["svr_shared", "svr_per_target", "boosting", "boosting_pseudo"]
+MEMBERS = ["svr_shared", "composite", "boosting"]
 TABLE = """cell_type,sm_name,SMILES,G1,G2
 B,ethanol,CCO,1,2
 T,ethanol,CCO,3,4
@@ -136,7 +136,7 @@ def test_the_scores_name_members_and_baselines(finished):
     assert sum(scores["blend"]["weights"].values()) == pytest.approx(1)
     assert 0 < scores["blend"]["amplitude"] <= 1
     assert set(scores["cost_of_dropping"]) == set(scores["blend"]["weights"])
-    assert set(scores["pseudo_labels"]) == {"off", "on"}
+    assert scores["pseudo_labels"] == {}
 
 
 def test_the_manifest_tells_how_the_results_were_made(finished, small_files):
@@ -678,7 +678,11 @@ def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small_files
         ("--svr-features", "magic", "no feature set 'magic'; choose among cell_type, "),
         ("--svr-features", "boosting", "--svr-features: boosting stacks on predictions of the SVRs"),
         ("--svr-features", "onehot,onehot", "--svr-features: two members are called onehot"),
-        ("--recipe", "magic", "no recipe 'magic'; choose among standard, published, quick, or name a .toml"),
+        (
+            "--recipe",
+            "magic",
+            "no recipe 'magic'; choose among best, standard, published, quick, or name a .toml",
+        ),
         ("--recipe", "none.toml", "none.toml: No such file or directory"),
         ("--boosting-features", "svr_per_target", "--boosting-features: svr_per_target gives every gene"),
         ("--boosting-features", "none.toml", "none.toml: No such file or directory"),

@@ -12,7 +12,7 @@ import pytest
 from rapids_pipeline.runs import MANIFEST, MODEL, OOF, RESULTS, SUBMISSION
 from rapids_pipeline.saved_model import load_model
 
-STAGES = ("ingest", "svr_shared", "svr_per_target", "boosting", "boosting_pseudo", "blend", "scores")
+STAGES = ("ingest", "svr_shared", "composite", "boosting", "blend", "scores")
 DEADLINE_S = 300
 
 MANY = 2000
