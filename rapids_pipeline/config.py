@@ -18,6 +18,9 @@ BOOSTING, BOOSTING_PSEUDO = "boosting", "boosting_pseudo"
 """Names of the boosters among the members of a blend: without and with pseudo-labelled rows."""
 
 
+NO_TUBE = "engine = 'ridge' has squared errors, which have no tube: epsilon must be 0, or take another engine"
+
+
 def _named_set(value: Any) -> Any:
     """Let a feature set be given by its name or TOML file."""
     if not isinstance(value, str):
@@ -66,6 +69,8 @@ class SvrConfig(StageConfig):
             )
         if self.features.own_target and self.kernel != "rbf":
             raise ValueError(f"{self.name} gives every gene columns of its own, which needs kernel = 'rbf'")
+        if self.engine == "ridge" and self.epsilon:
+            raise ValueError(NO_TUBE)
         return self
 
 
@@ -97,9 +102,7 @@ class MachineConfig(StageConfig):
     def _usable(self) -> "MachineConfig":
         CompositeKernel(self.weights)
         if self.engine == "ridge" and self.epsilon:
-            raise ValueError(
-                "engine = 'ridge' has squared errors, which have no tube: epsilon must be 0, or take another engine"
-            )
+            raise ValueError(NO_TUBE)
         if self.engine == "auto":
             raise ValueError(
                 "engine = 'auto' would leave open which loss is meant: name 'ridge' (squared errors) or an engine of "

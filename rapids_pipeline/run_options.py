@@ -64,8 +64,11 @@ def changed_recipe(found: Recipe, changes: RecipeChanges) -> Recipe:
             lambda: _updated(found, boosting=_updated(found.boosting, features=chosen)),
         )
     if changes.engine is not None:
-        svrs = tuple(
-            svr if svr.features.own_target else _updated(svr, engine=changes.engine) for svr in found.svrs
+        svrs = _named(
+            "--engine",
+            lambda: tuple(
+                svr if svr.features.own_target else _updated(svr, engine=changes.engine) for svr in found.svrs
+            ),
         )
         found = _updated(found, svrs=svrs)
     if changes.boosting_engine is not None:

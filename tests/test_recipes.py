@@ -101,6 +101,11 @@ def test_unknown_names_and_files():
         (RecipeChanges(svr_features="onehot,onehot"), 0, "--svr-features: two members are called onehot"),
         (RecipeChanges(boosting_features="svr_per_target"), 0, "--boosting-features: svr_per_target gives"),
         (RecipeChanges(), -1, "--seed -1: input should be"),
+        (
+            RecipeChanges(engine="ridge"),
+            0,
+            "--engine: engine = 'ridge' has squared errors, which have no tube",
+        ),
     ],
 )
 def test_options_that_cannot_be_used_are_named(changes, seed, says):
