@@ -62,11 +62,11 @@ class CompositeKernel:
         return any(factor.of_profiles for term in terms_of(self.weights) for factor in term.factors)
 
     def with_molecules(self, encoder: str) -> "CompositeKernel":
-        """Return the kernel with `encoder` for rbf(molecules)."""
-        renamed = {
-            name.replace(f"rbf({MOLECULES})", f"rbf({encoder})"): weight
-            for name, weight in self.weights.items()
-        }
+        """Return the kernel with `encoder` for rbf(molecules); where that makes two products one, their sum."""
+        renamed: dict[str, float] = {}
+        for name, weight in self.weights.items():
+            new = name.replace(f"rbf({MOLECULES})", f"rbf({encoder})")
+            renamed[new] = renamed.get(new, 0.0) + weight
         return CompositeKernel(renamed, self.profile_shrinkage)
 
     def learn(self, rows: PairRows, scores: Floats) -> "LearntKernel":

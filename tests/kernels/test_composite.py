@@ -222,5 +222,7 @@ def test_rows_that_lack_what_a_kernel_compares_are_refused():
 def test_which_encoders_a_kernel_reads():
     kernel = CompositeKernel({"rbf(molecules) * tanimoto": 1.0, "rbf(descriptors)": 1.0})
     assert kernel.with_molecules("chemberta").encoders == ("chemberta", "descriptors", "morgan")
+    both = CompositeKernel({"rbf(molecules)": 1.0, "rbf(morgan)": 0.5}).with_molecules("morgan")
+    assert both.weights == {"rbf(morgan)": 1.5}
     assert COMPOSITE.encoders == ["morgan"]
     assert COMPOSITE.known.kernel.of_profiles and not COMPOSITE.new_compounds.kernel.of_profiles
