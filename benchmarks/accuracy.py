@@ -16,7 +16,8 @@ Every method × task runs in a fresh process, one after another: seconds and cor
 (reading files, loading libraries and compiling are left out), and the process's peak memory. Finished ones are kept in
 `--cache` (accuracy_jobs.py says under which key), so that an interrupted run continues. Libraries run on
 OMP_NUM_THREADS threads (with make, one), our recipes' boosters side by side on all cores: compare core-seconds. The
-test rows' truth is read after the last method has run. Prints Markdown and writes benchmarks/results/accuracy.json:
+test rows' truth is read after the last method has run. accuracy_strata.py says in which third of the rows, by what is
+known of them beforehand, to expect which error. Prints Markdown and writes benchmarks/results/accuracy.json:
 all numbers, settings, machine, date and versions.
 
 `--ablation FILE.json` scores other recipes ({name: recipe}) on the splits of `ABLATION` and the test rows, with the
@@ -35,6 +36,7 @@ from typing import Any
 import numpy as np
 from accuracy_jobs import MOLECULES, SEED, Finished, Method, Task, finished, versions
 from accuracy_peers import PEERS, threads
+from accuracy_strata import strata, strata_markdown
 from accuracy_table import ablation_markdown, compared, markdown, picture
 from machine import described, named
 
@@ -217,6 +219,7 @@ def task_report(task: Task, found: Mapping[str, Finished], reference: str) -> di
         "reference": reference,
         "order": list(found),
         "methods": compared(found, truth, task.obs, reference),
+        "strata": strata(task, truth, found[reference].predicted),
     }
 
 
@@ -248,6 +251,11 @@ def ablation(
     return {task.name: task_report(task, found[task.name], methods[0].name) for task in tasks}
 
 
+def ours_of(report: dict[str, Any]) -> str:
+    """Return the name of the recipe that the others are compared with."""
+    return str(next(iter(report["tasks"].values()))["reference"])
+
+
 def tables(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     lines = [f"{report['date']}, {named(report['machine'])}; {report['threads']} threads"]
@@ -255,6 +263,7 @@ def tables(report: dict[str, Any]) -> str:
         lines.append(f"not installed here: {', '.join(report['left_out'])}")
     for name, task in report["tasks"].items():
         lines += ["", markdown(name, task)]
+    lines += ["", f"`{ours_of(report)}`, rows in thirds:", "", strata_markdown(report["tasks"])]
     if "ablation" in report:
         lines += ["", ablation_markdown(report["ablation"])]
     return "\n".join(lines)

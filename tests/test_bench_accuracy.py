@@ -12,7 +12,14 @@ from rapids_pipeline.demo import write_demo
 from rapids_pipeline.recipes import RECIPES, to_toml
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-NAMES = ("accuracy_peers", "accuracy_jobs", "accuracy_table", "accuracy")
+NAMES = (
+    "accuracy_peers",
+    "accuracy_jobs",
+    "accuracy_table",
+    "accuracy",
+    "accuracy_strata",
+    "accuracy_ablation",
+)
 N_GENES = 12
 
 
@@ -102,6 +109,32 @@ def test_the_amplitude_is_the_slope_of_least_squared_error(programs, example):
         assert slope == pytest.approx(sum(y * q for y, q in pairs) / sum(q * q for _, q in pairs), rel=1e-5)
         least = ((truth - slope * p) ** 2).sum()
         assert least < min(((truth - (slope + step) * p) ** 2).sum() for step in (-0.05, 0.05))
+
+
+def test_thirds_are_those_of_a_loop(programs, example):
+    found, truth, _ = example
+    predicted, values = found["close"].predicted, np.random.default_rng(3).normal(size=len(truth))
+    thirds = programs["accuracy_strata"].in_thirds(values, truth, predicted)
+    assert [one["rows"] for one in thirds.values()] == [
+        len(x) for x in np.array_split(np.arange(len(truth)), 3)
+    ]
+    errors, rank = naive_errors(truth, predicted), np.argsort(np.argsort(values))
+    first = [k for k in range(len(truth)) if rank[k] < thirds["low"]["rows"]]
+    assert thirds["low"]["mean_rowwise_rmse"] == pytest.approx(np.mean([errors[k] for k in first]))
+    sizes = [np.sqrt((truth[k] ** 2).mean()) for k in first]
+    assert thirds["low"]["relative"] == pytest.approx(
+        np.mean([errors[k] for k in first]) / np.mean(sizes), rel=1e-5
+    )
+    assert thirds["low"]["to"] == max(values[first]) <= thirds["middle"]["from"]
+
+
+def test_every_ablation_changes_the_member(programs):
+    made = programs["accuracy_ablation"].variants()
+    documents = [json.dumps(one.model_dump(mode="json"), sort_keys=True) for one in made.values()]
+    assert len(set(documents)) == len(made) > 10
+    weights = made["no structure"].known.weights
+    assert set(weights) == {"cell_type", "correlation * profile_linear", "correlation * profile_rbf"}
+    assert not made["no response profiles"].known.kernel.of_profiles
 
 
 def test_the_pictured_rows_are_good_median_and_bad(programs, example, tmp_path):

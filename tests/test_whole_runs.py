@@ -15,8 +15,8 @@ from rapids_pipeline import cli
 
 pytest.importorskip("xgboost")
 
-PUBLISHED_AT_MOST = 1.44
-"""MRRMSE that the published recipe, its leaks closed, must reach there."""
+AT_MOST = {"best": 1.395, "published": 1.44}
+"""MRRMSE that a recipe must reach there (published: its leaks closed)."""
 
 HALF_THE_COMPOUND_MEAN = 1.473
 """MRRMSE of the best simple baseline on the test rows of lincs_lung (its README)."""
@@ -32,11 +32,12 @@ def rapids_perturb(*arguments):
 
 
 @pytest.mark.slow
-def test_the_published_recipe_predicts_lincs_lung_better_than_the_best_baseline(shared_data, tmp_path):
+@pytest.mark.parametrize("recipe", AT_MOST)
+def test_a_recipe_predicts_lincs_lung_better_than_the_best_baseline(shared_data, tmp_path, recipe):
     lung = shared_data / "lincs_lung"
     files = ["--train", lung / "de_train.parquet", "--test", lung / "id_map.csv"]
     ran = rapids_perturb(
-        "run", *files, "--molecules", "morgan", "--recipe", "published", "--out", tmp_path / "lung"
+        "run", *files, "--molecules", "morgan", "--recipe", recipe, "--out", tmp_path / "lung"
     )
     assert ran.returncode == 0, ran.stderr
     submission = pd.read_csv(tmp_path / "lung" / "submission.csv")
@@ -53,7 +54,7 @@ def test_the_published_recipe_predicts_lincs_lung_better_than_the_best_baseline(
     )
     assert scored.returncode == 0, scored.stderr
     scores = json.loads(scored.stdout)["scores"]
-    assert scores["submission"]["mean_rowwise_rmse"] <= PUBLISHED_AT_MOST < HALF_THE_COMPOUND_MEAN
+    assert scores["submission"]["mean_rowwise_rmse"] <= AT_MOST[recipe] < HALF_THE_COMPOUND_MEAN
     assert scores["mean_across_compounds"]["mean_rowwise_rmse"] == pytest.approx(1.641, abs=5e-4)
 
 
