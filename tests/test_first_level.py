@@ -8,6 +8,7 @@ from sklearn.svm import SVR as SklearnSVR
 from stack_example import (
     COMPOSITE,
     LOO,
+    MACHINE,
     N_FOLDS,
     OWN,
     SVR,
@@ -26,7 +27,9 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.first_level import SharedSVR, features_of_all, fit_member, model_from_state
+from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.pseudo_labels import FirstLevel, n_fits, nested_predictions
+from rapids_pipeline.svr import kernel_ridge
 from rapids_pipeline.svr.estimator import NotConvergedWarning
 
 
@@ -103,6 +106,31 @@ def test_no_rows_own_target_moves_its_out_of_fold_prediction(name):
         warnings.simplefilter("ignore", NotConvergedWarning)
         movement = moved(Y, [20], lambda y: {"svr": fitted(train, test, y, folds, config).predictions.oof})
     assert_leak_free(movement, [20], folds)
+
+
+@pytest.mark.parametrize("row", [0, 20, 47])
+def test_no_rows_own_target_moves_what_composite_kernels_predict_for_it(row):
+    train, test, Y = example()
+    folds = folded(Y)
+    movement = moved(Y, [row], lambda y: {"c": fitted(train, test, y, folds, COMPOSITE).predictions.oof})
+    assert_leak_free(movement, [row], folds)
+
+
+def test_the_check_finds_response_profiles_of_all_rows():
+    """Solved on training rows alone, on a kernel learnt from all rows: held-out rows are in others' profiles."""
+    train, _, Y = example()
+    folds, pairs = folded(Y), PairRows.of(train, ["made up"])
+
+    def leaky(y):
+        K, oof = MACHINE.kernel.learn(pairs, y.astype(float)).gram(np.empty(0)), np.empty_like(y)
+        for k in range(N_FOLDS):
+            inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+            found = kernel_ridge.solve(K[np.ix_(inside, inside)], y[inside], C=2.0, epsilon=0.0)
+            oof[outside] = K[np.ix_(outside, inside)] @ found.dual_coef + found.intercept
+        return {"composite": oof}
+
+    with pytest.raises(AssertionError, match="composite: the prediction of a row moved with its own target"):
+        assert_leak_free(moved(Y, [20], leaky), [20], folds)
 
 
 @pytest.mark.filterwarnings("ignore:.*did not reach tol")

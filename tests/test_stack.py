@@ -61,7 +61,8 @@ def test_no_compounds_targets_move_its_out_of_fold_predictions():
     folds = np.arange(len(compounds))[codes] % N_FOLDS
     rows = np.flatnonzero(codes == 4)
     assert len(rows) == 3 and len(set(folds[rows])) == 1
-    assert_leak_free(moved(Y, rows, oof_of(train, test, folds, WHOLE)), rows, folds)
+    which = recipe(svrs=(SVR, OWN), use="auto", kernels=(COMPOSITE,))
+    assert_leak_free(moved(Y, rows, oof_of(train, test, folds, which)), rows, folds)
 
 
 def test_pseudo_labels_of_an_outer_fold_never_see_it():
