@@ -1,7 +1,7 @@
 """How well methods predict real responses: our recipes beside baselines and libraries, on three tasks of lincs_lung.
 
     python benchmarks/accuracy.py [--data FOLDER] [--recipes published,standard,best] [--tuned FILE.toml]
-                                  [--ablation none|FILE.json] [--plot FILE.png] [--cache DIR] [--no-demo] …
+                                  [--plot FILE.png] [--cache DIR] [--no-demo] …
 
     test rows           trained on de_train.parquet, the pairs of id_map.csv, scored by de_test.parquet
     unseen compound     five folds of the training file by compound
@@ -19,13 +19,9 @@ OMP_NUM_THREADS threads (with make, one), our recipes' boosters side by side on 
 test rows' truth is read after the last method has run. accuracy_strata.py says in which third of the rows, by what is
 known of them beforehand, to expect which error. Prints Markdown and writes benchmarks/results/accuracy.json:
 all numbers, settings, machine, date and versions.
-
-`--ablation FILE.json` scores other recipes ({name: recipe}) on the splits of `ABLATION` and the test rows, with the
-first as reference; from Python: `ablation`, and `accuracy_table.ablation_markdown` for the table.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -37,7 +33,7 @@ import numpy as np
 from accuracy_jobs import MOLECULES, SEED, Finished, Method, Task, finished, versions
 from accuracy_peers import PEERS, threads
 from accuracy_strata import strata, strata_markdown
-from accuracy_table import ablation_markdown, compared, markdown, picture
+from accuracy_table import compared, markdown, picture
 from machine import described, named
 
 from rapids_pipeline.backend.errors import InputError
@@ -55,7 +51,6 @@ RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 DEMO_GENES = 2_000
 TEST_ROWS, DEMO = "test rows", "demo, test rows"
 SPLITS = {"unseen compound": "compound", "unseen cell type": "cell_type"}
-ABLATION = ("scarce", "made_scarce", "compound", "cell_type")
 
 
 def main() -> None:
@@ -93,8 +88,6 @@ def measured(chosen: argparse.Namespace) -> dict[str, Any]:
             tasks.append(test_task(DEMO, Path(folder), chosen.genes))
         tasks = [task for task in tasks if wanted(task.name, chosen.tasks)]
         report["tasks"] = scored(tasks, methods, ours, tuned, chosen)
-    if chosen.ablation is not None:
-        report["ablation"] = ablation(read_recipes(chosen.ablation), chosen.data, chosen.cache, chosen.genes)
     return report
 
 
@@ -107,7 +100,6 @@ def options() -> argparse.Namespace:
         "--recipes", default="published,standard,best", help="ours; the last is the reference"
     )
     parser.add_argument("--tuned", type=Path, help="a recipe's TOML file, for the test rows")
-    parser.add_argument("--ablation", type=path_or_none, help="recipes by name, a JSON file; or none")
     parser.add_argument("--no-demo", dest="demo", action="store_false")
     parser.add_argument(
         "--plot", type=Path, help="a picture of three test rows as the reference predicts them"
@@ -122,11 +114,6 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def path_or_none(text: str) -> Path | None:
-    """Return a path, None for "none"."""
-    return None if text == "none" else Path(text)
-
-
 def wanted(name: str, chosen: str) -> bool:
     """Say whether a list, separated by semicolons, has a name; an empty one has all."""
     return not chosen or name in [one.strip() for one in chosen.split(";")]
@@ -135,11 +122,6 @@ def wanted(name: str, chosen: str) -> bool:
 def named_recipe(name: str) -> Recipe:
     """Return a recipe by its name or TOML file; InputError where there is none."""
     return run_config(name, RecipeChanges(), MOLECULES, SEED).recipe
-
-
-def read_recipes(path: Path) -> dict[str, Recipe]:
-    """Return the recipes of a JSON file, by name."""
-    return {name: Recipe.model_validate(one) for name, one in json.loads(path.read_text()).items()}
 
 
 def every_method(recipes: Mapping[str, Recipe]) -> list[Method]:
@@ -223,34 +205,6 @@ def task_report(task: Task, found: Mapping[str, Finished], reference: str) -> di
     }
 
 
-def ablation(
-    recipes: Mapping[str, Recipe], folder: Path, cache: Path, n_genes: int | None = None
-) -> dict[str, Any]:
-    """Score recipes on the splits of `ABLATION` of a folder's training file, and on its test rows.
-
-    Parameters
-    ----------
-    recipes : mapping of name to Recipe
-        The first is the reference; the others lack or change something.
-    folder : Path
-        With de_train.parquet, id_map.csv and de_test.parquet.
-    cache : Path
-        Where finished fits are kept and looked for.
-    n_genes : int, optional
-        Only the first so many genes, for a trial.
-
-    Returns
-    -------
-    dict of task to dict
-        As the `tasks` of the report; `accuracy_table.ablation_markdown` makes a table of it.
-    """
-    test = test_task(TEST_ROWS, folder, n_genes)
-    tasks = [*(split_task(split, test, split) for split in ABLATION), test]
-    methods = [Method(name, "recipe", recipe) for name, recipe in recipes.items()]
-    found = {task.name: run(methods, task, cache) for task in tasks}
-    return {task.name: task_report(task, found[task.name], methods[0].name) for task in tasks}
-
-
 def ours_of(report: dict[str, Any]) -> str:
     """Return the name of the recipe that the others are compared with."""
     return str(next(iter(report["tasks"].values()))["reference"])
@@ -264,8 +218,6 @@ def tables(report: dict[str, Any]) -> str:
     for name, task in report["tasks"].items():
         lines += ["", markdown(name, task)]
     lines += ["", f"`{ours_of(report)}`, rows in thirds:", "", strata_markdown(report["tasks"])]
-    if "ablation" in report:
-        lines += ["", ablation_markdown(report["ablation"])]
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ from rapids_pipeline.config import KernelConfig, MachineConfig
 from rapids_pipeline.kernels.composite import LearntKernel
 from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.svr.duals import solve_duals
-from rapids_pipeline.svr.engines import ENGINES
+from rapids_pipeline.svr.engines import choose_engine
 from rapids_pipeline.svr.memory import require_room
 from rapids_pipeline.target_transforms import TargetTransform
 
@@ -226,10 +226,13 @@ def fit_machine(
     Raises
     ------
     InputError
-        A Gram matrix of n rows does not fit in memory; the rows lack what the kernel compares.
+        There is no such engine, a Gram matrix of n rows does not fit in memory, or the rows lack what the kernel
+        compares.
+    UnavailableError
+        The engine cannot run here.
     """
     components, centred, scores, singular = learn(config, to_device(Y, device))
-    require_room(centred, len(rows), len(rows), ENGINES[config.engine].work_bytes)
+    require_room(centred, len(rows), len(rows), choose_engine(config.engine, centred).engine.work_bytes)
     learnt = config.kernel.learn(rows, scores)
     by_genes = config.targets == "genes"
     unit = np.ones(Y.shape[1]) if by_genes else singular / np.sqrt(len(Y))

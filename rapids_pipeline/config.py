@@ -85,7 +85,7 @@ class MachineConfig(StageConfig):
     """
 
     weights: dict[str, float]
-    profile_shrinkage: float = Field(default=0.75, ge=0)
+    profile_shrinkage: float = Field(default=1.0, ge=0)
     transform: TransformName = "asinh"
     transform_scale: float = Field(default=2.0, gt=0)
     n_components: int = Field(default=120, ge=1)

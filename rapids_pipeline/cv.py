@@ -8,11 +8,8 @@ rows share with training rows; with `--test`, also with the error to expect on t
 (`rapids_pipeline.evaluation.expectation`).
 """
 
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +48,7 @@ from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, 
 from rapids_pipeline.report import LiveStages
 from rapids_pipeline.run_inputs import DEFAULT_LAYER
 from rapids_pipeline.run_options import RecipeChanges, run_config
-from rapids_pipeline.runs import describe_input, installed_versions, require_writable
+from rapids_pipeline.runs import describe_input, provenance, require_writable
 from rapids_pipeline.validation.finished import FOLDER, FinishedSplits
 from rapids_pipeline.validation.fits import HeldOut, fit_split
 from rapids_pipeline.validation.report import (
@@ -296,10 +293,8 @@ def _leaks(config: RunConfig) -> Sequence[str]:
 
 def _provenance(config: RunConfig, device: Device, stages: Stages) -> dict[str, Any]:
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
         "device": f"{device.name} ({device.reason})",
         "seconds": dict(stages.seconds),
         "config": config.model_dump(mode="json"),
-        "versions": installed_versions(),
-        "machine": {"system": platform.platform(), "processor_count": os.cpu_count()},
     }

@@ -109,11 +109,10 @@ class FittedMember:
 
 
 def member_engine(Y: Matrix, config: SvrConfig | KernelConfig, device: DeviceName) -> Choice:
-    """Return the engine that `fit_member` will use, and why."""
+    """Return the engine that `fit_member` will use, of two machines that of `known`, and why."""
     if isinstance(config, KernelConfig):
-        for machine in config.machines:
-            choose_engine(machine.engine, to_device(Y[:1], device))
-        return choose_engine(config.known.engine, to_device(Y[:1], device))
+        known, _ = (choose_engine(machine.engine, to_device(Y[:1], device)) for machine in config.machines)
+        return known
     return choose_engine(config.engine, to_device(Y[:1], device), target_specific=config.features.own_target)
 
 

@@ -29,7 +29,7 @@ RESULTS = (SUBMISSION, OOF, SCORES, MODEL, MANIFEST)
 MANIFEST_FORMAT = 1
 PACKAGES = (
     "numpy scipy pandas pyarrow narwhals scikit-learn numba xgboost xgboost-cpu py-boost safetensors rdkit torch "
-    "transformers anndata himalaya cupy-cuda12x cupy-cuda13x cudf-cu12 cudf-cu13 cuml-cu12 cuml-cu13"
+    "transformers anndata optuna himalaya cupy-cuda12x cupy-cuda13x cudf-cu12 cudf-cu13 cuml-cu12 cuml-cu13"
 ).split()
 
 
@@ -97,11 +97,9 @@ class RunFolder:
     def _manifest(self, manifest: dict[str, Any]) -> dict[str, Any]:
         return {
             "format": MANIFEST_FORMAT,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             **self.identity,
             **manifest,
-            "versions": installed_versions(),
-            "machine": {"system": platform.platform(), "processor_count": os.cpu_count()},
+            **provenance(),
         }
 
     def _identity_found(self) -> dict[str, Any] | None:
@@ -110,6 +108,15 @@ class RunFolder:
             return {key: found.get(key) for key in self.identity}
         except (OSError, ValueError, AttributeError):
             return None
+
+
+def provenance() -> dict[str, Any]:
+    """Return when, by which packages and on what machine results are made, for whatever records them."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": installed_versions(),
+        "machine": {"system": platform.platform(), "processor_count": os.cpu_count()},
+    }
 
 
 def _move(made: Path, place: Path, aside: Path) -> None:

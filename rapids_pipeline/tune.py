@@ -7,11 +7,8 @@ serve (`rapids_pipeline.tuning.task`), by exact fits (`rapids_pipeline.tuning.ob
 as it is. Leaves a recipe for `rapids-perturb run --recipe`.
 """
 
-import os
-import platform
 import shlex
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +37,7 @@ from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, 
 from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.run_inputs import DEFAULT_LAYER
 from rapids_pipeline.run_options import RecipeChanges, run_config
-from rapids_pipeline.runs import describe_input, installed_versions, require_writable
+from rapids_pipeline.runs import describe_input, provenance, require_writable
 from rapids_pipeline.tuning.limits import Limits, Watcher
 from rapids_pipeline.tuning.live import SEARCH, LiveTrials
 from rapids_pipeline.tuning.objective import KEPT_BYTES, KeptComponents, Objective
@@ -221,13 +218,9 @@ def _use(train: Path, test: Path | None, recipe: Path, molecules: str, layer: st
 
 
 def _provenance(config: RunConfig, device: Device, stages: Stages) -> dict[str, Any]:
-    import optuna
-
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
         "device": f"{device.name} ({device.reason})",
         "seconds": dict(stages.seconds),
         "config": config.model_dump(mode="json"),
-        "versions": installed_versions() | {"optuna": optuna.__version__},
-        "machine": {"system": platform.platform(), "processor_count": os.cpu_count()},
     }

@@ -248,24 +248,18 @@ def test_a_rows_own_target_is_in_no_column_of_its_own(programs, task):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A recipe of a few trees in a TOML file, and in a JSON file with another one for the ablation."""
+    """A folder with a recipe of a few trees in a TOML file."""
     quick = RECIPES["quick"]
     boosting = quick.boosting.model_copy(update={"n_estimators": 3, "max_depth": 2})
     recipe = quick.model_copy(update={"name": "tiny", "boosting": boosting})
     (tmp_path / "tiny.toml").write_text(to_toml(recipe), encoding="utf-8")
-    other = recipe.model_copy(
-        update={"name": "unclipped", "blend": recipe.blend.model_copy(update={"clip": False})}
-    )
-    content = {one.name: one.model_dump(mode="json") for one in (recipe, other)}
-    (tmp_path / "recipes.json").write_text(json.dumps(content), encoding="utf-8")
     return tmp_path
 
 
 @pytest.mark.slow
-def test_a_whole_run_and_an_ablation(programs, folder, tiny, monkeypatch, capsys):
+def test_a_whole_run(programs, folder, tiny, monkeypatch, capsys):
     jobs, accuracy = programs["accuracy_jobs"], programs["accuracy"]
     monkeypatch.setattr(jobs, "in_own_process", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(accuracy, "ABLATION", ("made_scarce",))
     options = {
         "data": folder,
         "recipes": tiny / "tiny.toml",
@@ -274,7 +268,6 @@ def test_a_whole_run_and_an_ablation(programs, folder, tiny, monkeypatch, capsys
         "cache": tiny / "cache",
         "json": tiny / "found.json",
         "plot": tiny / "rows.png",
-        "ablation": tiny / "recipes.json",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     monkeypatch.setattr("sys.argv", ["accuracy.py", *words, "--no-demo"])
@@ -284,10 +277,6 @@ def test_a_whole_run_and_an_ablation(programs, folder, tiny, monkeypatch, capsys
     assert set(found["methods"]) == {"zeros", "additive", "tiny"}
     assert (found["rows"], found["genes"], found["reference"]) == (255, N_GENES, "tiny")
     assert all(one["cost"]["peak_memory_gib"] > 0 for one in found["methods"].values())
-    assert set(report["ablation"]) == {"made_scarce", "test rows"}
-    assert report["ablation"]["made_scarce"]["fits"] > 1
-    same = report["ablation"]["test rows"]["methods"]["tiny"]
-    assert same == found["methods"]["tiny"]
     printed = capsys.readouterr().out
-    assert "| **`tiny`** |" in printed and "| `unclipped` |" in printed
+    assert "| **`tiny`** |" in printed and "`tiny`, rows in thirds:" in printed
     assert (tiny / "rows.png").exists()

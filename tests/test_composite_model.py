@@ -187,6 +187,12 @@ def test_settings_that_cannot_be_used_are_named(values, message):
         changed(**values)
 
 
+def test_an_engine_that_there_is_not_is_named_wherever_a_machine_is_fitted():
+    rows, _, Y = problem()
+    with pytest.raises(InputError, match="no SVR engine 'magic'; choose one of auto, douglas-rachford"):
+        fit_machine(changed(engine="magic"), rows, Y, "cpu")
+
+
 def test_a_machine_for_new_compounds_has_no_profiles_in_it():
     with pytest.raises(ValueError, match="new_compounds is for pairs without a response profile"):
         KernelConfig(known=MACHINE, new_compounds=MACHINE)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics.pairwise import euclidean_distances
 
 from features.descriptors import DescriptorEncoder
 from features.molecule_columns import fitted_in_fold
@@ -122,7 +123,8 @@ class LearntKernel:
         multiplied and summed in the library and on the device of `like`.
         """
         xp, place = namespace(like), _Place(like)
-        sides = _Side(self, pairs, place), _Side(self, self.rows, place)
+        training = _Side(self, self.rows, place)
+        sides = training if pairs is self.rows else _Side(self, pairs, place), training
         K = xp.zeros((len(pairs), len(self.rows)), dtype=xp.float64, device=like.device)
         for term in terms_of(self.kernel.weights):
             product: Array = None
@@ -152,9 +154,11 @@ class LearntKernel:
         used = np.unique(self.rows.molecule)
         if fitted_in_fold(factor.encoder):
             A, B = self._standardised(used, here, there)
-            return _rbf(_squared_distances(A, B), B[used])
+            return _rbf(euclidean_distances(A, B, squared=True), B[used])
         A, B = (levels.molecules[factor.encoder].astype(np.float64) for levels in (here, there))
-        return _rbf(here.between(there, factor.name, lambda: _squared_distances(A, B)), B[used])
+        return _rbf(
+            here.between(there, factor.name, lambda: euclidean_distances(A, B, squared=True)), B[used]
+        )
 
     def _correlation(self, here: Levels, there: Levels) -> Floats:
         rows, columns = (places(levels.cell_types, self.cell_types) for levels in (here, there))
@@ -252,18 +256,12 @@ def _fixed(name: str, here: Levels, there: Levels) -> Floats:
         return tanimoto(here.molecules["morgan"], there.molecules["morgan"]).astype(np.float64)
     if name == "compound":
         return _equal(here.compounds, there.compounds)
-    same = _equal(here.cell_types, there.cell_types)
-    return same if name == "cell_type" else np.ones_like(same)
+    return _equal(here.cell_types, there.cell_types)
 
 
 def _equal(A: Sequence[str], B: Sequence[str]) -> Floats:
     same = np.array(A, dtype=str)[:, None] == np.array(B, dtype=str)[None, :]
     return np.asarray(same, dtype=np.float64)
-
-
-def _squared_distances(A: Floats, B: Floats) -> Floats:
-    squares = (A * A).sum(axis=1)[:, None] + (B * B).sum(axis=1)[None, :] - 2 * A @ B.T
-    return np.asarray(np.maximum(squares, 0), dtype=np.float64)
 
 
 def _rbf(squares: Floats, training: Floats) -> Floats:

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 FACTORS = {
-    "constant": "1",
     "cell_type": "1 where both rows are of one cell type",
     "compound": "1 where both rows are of one compound",
     "correlation": "how alike the responses of the two cell types are, learnt from compounds measured in both",

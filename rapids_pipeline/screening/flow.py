@@ -3,12 +3,9 @@
 Every candidate is scored on the same splits, by the same model, from columns that are fitted inside each split.
 """
 
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +24,7 @@ from rapids_pipeline.evaluation.intervals import LEVEL
 from rapids_pipeline.evaluation.named_splits import SPLITS, bootstrap_units, named_splits
 from rapids_pipeline.evaluation.splits import Split, canonical_order
 from rapids_pipeline.ingest import PerturbationData
-from rapids_pipeline.runs import installed_versions
+from rapids_pipeline.runs import provenance
 from rapids_pipeline.screening.candidates import (
     DEFAULT_REFERENCE,
     blocks_of,
@@ -275,10 +272,8 @@ def _notes(constant: list[str]) -> list[str]:
 
 def _provenance(request: ScreenRequest, problem: Problem, stages: Stages) -> dict[str, Any]:
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(),
         "settings": asdict(request),
         "problem_sha256": hash_of(problem),
         "seconds": dict(stages.seconds),
-        "versions": installed_versions(),
-        "machine": {"system": platform.platform(), "processor_count": os.cpu_count()},
     }

@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterable
 
 import numpy as np
-import optuna
 
 from features.feature_sets import Rows
 from rapids_pipeline.config import KernelConfig
@@ -13,13 +12,13 @@ from rapids_pipeline.ingest import PerturbationData
 from rapids_pipeline.runs import installed_versions
 from rapids_pipeline.tuning.task import Duty
 
-PACKAGES = ("rapids-perturb", "numpy", "scipy", "scikit-learn", "rdkit")
+PACKAGES = ("rapids-perturb", "numpy", "scipy", "scikit-learn", "rdkit", "optuna")
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that can change a study."""
     found = installed_versions()
-    return {name: found[name] for name in PACKAGES if name in found} | {"optuna": optuna.__version__}
+    return {name: found[name] for name in PACKAGES if name in found}
 
 
 def identity_of(

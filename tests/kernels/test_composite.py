@@ -18,7 +18,6 @@ from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.recipes import COMPOSITE
 
 EVERYTHING = {
-    "constant": 0.7,
     "cell_type": 0.5,
     "compound": 0.4,
     "correlation": 0.3,
@@ -80,7 +79,6 @@ def naive_factors(asked, rows, model, kappa):
         ]
     )
     names = (
-        "constant",
         "cell_type",
         "compound",
         "correlation",
@@ -95,7 +93,6 @@ def naive_factors(asked, rows, model, kappa):
             (p, has), (q, other) = profile[c, m], profile[d, o]
             known = c in model.cell_types
             place = model.cell_types.index
-            factors["constant"][i, j] = 1
             factors["cell_type"][i, j] = c == d
             factors["compound"][i, j] = m == o
             factors["correlation"][i, j] = (
@@ -115,7 +112,7 @@ def naive_factors(asked, rows, model, kappa):
 
 def naive_gram(asked, rows, model, weights, kappa):
     factors = naive_factors(asked, rows, model, kappa)
-    K = np.zeros_like(factors["constant"])
+    K = np.zeros_like(factors["cell_type"])
     for name, weight in weights.items():
         product = np.ones_like(K)
         for part in name.split(" * "):
@@ -216,7 +213,7 @@ def test_rows_that_lack_what_a_kernel_compares_are_refused():
     with pytest.raises(InputError, match="no column SMILES"):
         CompositeKernel({"rbf(descriptors)": 1.0}).learn(without, scores).gram(LIKE)
     with pytest.raises(InputError, match="profile_shrinkage must be finite"):
-        CompositeKernel({"constant": 1.0}, -1.0)
+        CompositeKernel({"cell_type": 1.0}, -1.0)
 
 
 def test_which_encoders_a_kernel_reads():

@@ -23,7 +23,7 @@ def test_a_weight_of_zero_leaves_a_term_out():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"tanimotto": 1.0}, "no kernel factor 'tanimotto'; choose among constant, cell_type, compound"),
+        ({"tanimotto": 1.0}, "no kernel factor 'tanimotto'; choose among cell_type, compound"),
         ({"tanimoto^0": 1.0}, r"no kernel factor 'tanimoto\^0'"),
         ({"cell_type *": 1.0}, "no kernel factor ''"),
         ({"cell_type": -1.0}, "weight of 'cell_type' must be finite and not negative, not -1.0"),
