@@ -121,7 +121,7 @@ Rival = Callable[[int, np.ndarray, float], np.ndarray]
 
 def rivals(problem: Problem, quick: bool) -> dict[str, tuple[Rival, int]]:
     """Return name → (fold and targets → predictions of the held-out rows, how many targets to time)."""
-    many = 1024 if quick else 2048
+    many = 1024 if quick else 8192
 
     def rows(k: int) -> tuple[np.ndarray, np.ndarray]:
         return np.flatnonzero(problem.folds != k), np.flatnonzero(problem.folds == k)

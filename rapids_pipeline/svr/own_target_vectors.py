@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from rapids_pipeline.svr.smo_steps import compiled, source_stamp
-from rapids_pipeline.svr.smo_vectors import ACCUMULATORS, _Lanes
+from rapids_pipeline.svr.smo_vectors import ACCUMULATORS, Lanes
 
 UNROLLED = 6
 """Statistics are padded by zeros to a multiple of this."""
@@ -51,7 +51,7 @@ def _gaussian(
     signature = types.void(out, start, scale, statistics, where, own, where, factor)
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = _Lanes(context, builder, out.dtype)
+        lanes = Lanes(context, builder, out.dtype)
         length = context.make_array(sig.args[0])(context, builder, args[0]).nitems
         out_at, start_at = (lanes.pointer(sig.args[k], args[k]) for k in (0, 1))
         factor_at = None if factor == types.none else lanes.pointer(sig.args[7], args[7])

@@ -19,7 +19,8 @@ rows (such as compound and cell type), the RBF kernel is a product of two small 
 with D the squared distances of what all targets share and S_t the statistics of target t.
 
 The inner loop is float32; β is float64 throughout, and f, U − L, b and the predictions are computed from it
-in float64. Where U − L is too large there, the iterations go on in float64.
+in float64 (for a Gram matrix that all targets share in float32 where the rounding is far below tol, see
+`smo_shared`). Where U − L is too large there, the iterations go on in float64.
 
 Sources: Fan, Chen and Lin, JMLR 6 (2005), 1889–1918 (second-order selection, "WSS 2"); Chang and Lin, LIBSVM,
 ACM TIST 2 (2011), section 4 (stopping, intercept).
@@ -34,7 +35,7 @@ from numpy.typing import ArrayLike
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr.smo_arrays import dense_tables, dense_work, factored_work
+from rapids_pipeline.svr.smo_arrays import dense_work, factored_work
 from rapids_pipeline.svr.smo_problem import (
     DEFAULT_MAX_ITER,
     FactoredKernel,
@@ -46,7 +47,7 @@ from rapids_pipeline.svr.smo_problem import (
     checked_levels,
 )
 from rapids_pipeline.svr.smo_run import Run
-from rapids_pipeline.svr.smo_shared import WarmStart
+from rapids_pipeline.svr.smo_shared import SharedGram, WarmStart
 from rapids_pipeline.svr.solution import DualSolution
 
 __all__ = [
@@ -128,18 +129,18 @@ def solve_dense(
 ) -> SmoResult:
     """Solve every target's SVR on one Gram matrix `K` (n_rows, n_rows), which all share.
 
-    The same iterations with K as the first table and 1 as the second. Meant for what Douglas–Rachford takes
-    long for (large C, small gamma). `Y`, `options`, `initial` and `progress` as in `solve_factored`.
+    Several pairs move at a time (`smo_pairs`); what all targets have in common is done by products
+    (`smo_shared`). `Y`, `options`, `initial` and `progress` as in `solve_factored`.
     """
     if K.ndim != 2 or K.shape[0] != K.shape[1] or Y.ndim != 2 or Y.shape[0] != K.shape[0]:
         raise InputError(f"K must be square and Y (rows, targets), not {K.shape} and {Y.shape}")
     if not np.isfinite(K).all():
         raise InputError("K has values that are not finite")
     options = options or SmoOptions()
-    warm = WarmStart.build(K, Y.shape[1]) if initial is None else None
-    run = Run(_numba_kernels(), Y, np.arange(K.shape[0]), options, _NO_ROWS, None, initial, warm)
-    shared = dense_tables(K)
-    return run.solve(lambda: dense_work(run.kernels, *shared), progress, np.asarray(K, np.float64))
+    kernels = _numba_kernels()
+    gram = SharedGram.of(K, WarmStart.build(K, Y.shape[1]) if initial is None else None)
+    run = Run(kernels, Y, np.arange(K.shape[0]), options, _NO_ROWS, None, initial, gram)
+    return run.solve(lambda: dense_work(kernels, gram.fast, gram.exact), progress)
 
 
 def solve(

@@ -135,9 +135,9 @@ class SmoOptions:
 
 
 def empty_result(targets: int, n: int, tests: int, dtype: DTypeLike) -> SmoResult:
-    """Return a result to be filled in."""
+    """Return a result to be filled in; dual_coef holds anything (a large np.empty gets huge pages, zeros do not)."""
     return SmoResult(
-        dual_coef=np.zeros((targets, n), dtype),
+        dual_coef=np.empty((targets, n), dtype),
         intercept=np.zeros(targets),
         n_iter=np.zeros(targets, np.int64),
         gap=np.zeros(targets),

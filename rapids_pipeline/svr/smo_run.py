@@ -22,10 +22,10 @@ from rapids_pipeline.svr.smo_problem import (
     empty_result,
     tube_of,
 )
-from rapids_pipeline.svr.smo_shared import WarmStart
+from rapids_pipeline.svr.smo_shared import SharedGram
 
 CHUNK = 64
-SHARED_CHUNK = 512
+SHARED_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,10 @@ class Run:
     tests: Indices
     kernel: FactoredKernel | None
     initial: Floats | None
-    warm: WarmStart | None = None
+    gram: SharedGram | None = None
 
-    def solve(
-        self, make_work: Callable[[], tuple[Any, Any]], progress: Progress | None, K: Floats | None = None
-    ) -> SmoResult:
-        """Solve all targets on their own kernels, or on the Gram matrix `K` where they share one."""
+    def solve(self, make_work: Callable[[], tuple[Any, Any]], progress: Progress | None) -> SmoResult:
+        """Solve all targets on their own kernels, or on the Gram matrix that they share."""
         n, targets = self.Y.shape
         if n == 0 or not np.isfinite(self.Y).all():
             raise InputError("Y has no rows" if n == 0 else "Y has values that are not finite")
@@ -54,15 +52,15 @@ class Run:
         box = box_of(self.options, n, targets)[:, self.order]
         epsilon = tube_of(self.options, targets)
         progress = progress or Progress()
-        chunk = CHUNK if K is None else SHARED_CHUNK
+        chunk = CHUNK if self.gram is None else SHARED_CHUNK
         progress.start(ceil(targets / chunk))
 
         def part(start: int) -> None:
             which = slice(start, min(start + chunk, targets))
-            if K is None:
+            if self.gram is None:
                 self._solve_part(which, box, epsilon, make_work(), result)
             else:
-                self._solve_shared_part(K, which, box, epsilon, make_work(), result)
+                self._solve_shared_part(self.gram, which, box, epsilon, make_work, result)
 
         for _ in _in_threads(part, range(0, targets, chunk), self.options.n_threads):
             progress.advance()
@@ -104,24 +102,37 @@ class Run:
         result.predicted[part] = outcome.predicted
 
     def _solve_shared_part(
-        self, K: Floats, part: slice, box: Floats, epsilon: Floats, work: tuple[Any, Any], result: SmoResult
+        self,
+        gram: SharedGram,
+        part: slice,
+        box: Floats,
+        epsilon: Floats,
+        make_work: Callable[[], tuple[Any, Any]],
+        result: SmoResult,
     ) -> None:
-        """Solve a chunk of targets on the Gram matrix K: together, and one by one those not done then."""
+        """Solve a chunk of targets on the Gram matrix: together, and one by one those not done then."""
         count, n = part.stop - part.start, self.order.size
-        Y = np.array(self.Y[:, part].T, np.float64, order="C")
-        box = np.array(box[part] if box.shape[0] > 1 else box, order="C")
-        beta = np.zeros((count, n)) if self.initial is None else np.array(self.initial[part], np.float64)
+        Y = self.Y[:, part]
+        box = box[part] if box.shape[0] > 1 else box
+        box = np.ascontiguousarray(np.broadcast_to(box, (box.shape[0], n)))
+        started = self.initial is not None
+        beta = result.dual_coef[part]
+        if beta.dtype != np.float64:
+            beta = np.empty((count, n))
+        beta[:] = 0.0 if self.initial is None else self.initial[part]
         outcome = self.kernels.Outcome(
             beta, result.intercept[part], result.n_iter[part], result.gap[part], result.predicted[part]
         )
         limits = (self.options.tol, self.options.max_iter)
-        left = smo_shared.solve_part(K, Y, box, epsilon[part], limits, work[0], outcome, self.warm)
+        left = smo_shared.solve_part(gram, Y, box, epsilon[part], limits, outcome, started)
+        if len(left):
+            work = make_work()
         for t in left:
             only, before = slice(t, t + 1), outcome.n_iter[t]
             none = np.zeros((1, 0, 0))
             rest = self.kernels.Outcome(*(values[only] for values in outcome))
             self.kernels.solve_chunk(
-                Y[only].copy(),
+                np.array(Y[:, only].T, np.float64, order="C"),
                 np.ascontiguousarray(box[only] if box.shape[0] > 1 else box),
                 epsilon[part][only],
                 np.ones(1),
@@ -135,7 +146,8 @@ class Run:
                 rest,
             )
             outcome.n_iter[t] += before
-        result.dual_coef[part] = outcome.dual_coef
+        if beta.dtype != result.dual_coef.dtype:
+            result.dual_coef[part] = beta
 
 
 def _in_threads(part: Callable[[int], None], starts: range, n_threads: int | None) -> Iterator[None]:

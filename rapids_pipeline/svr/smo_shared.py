@@ -1,12 +1,13 @@
 """SMO where all targets share one Gram matrix: what they have in common is done by matrix products.
 
-    start   3 steps of Douglas–Rachford (`rapids_pipeline.svr.douglas_rachford`), float32, many targets at once;
-            they save about 40 % of the pair steps
-    F       Y − βK of all targets of a chunk, one product
-    pairs   SMO in float32 from β and F, target by target, until U − L ≤ 0.3 tol
-    check   F again from the new β, in float64
+    start   one step of Douglas–Rachford (`rapids_pipeline.svr.douglas_rachford`), float32, many targets at once, from
+            v = `SHARE`·y/ρ, which needs no product; it saves about 40 % of the pair steps
+    F       y − βK of all targets of a chunk, one product
+    pairs   up to four pairs at a time in float32 (`rapids_pipeline.svr.smo_pairs`), target by target, until
+            U − L ≤ 0.3 tol
+    check   F again from the new β: in float32 where its rounding is far below tol, otherwise in float64
 
-Targets that the check finds above 0.6 tol go on by themselves (`smo_kernels.solve_chunk`).
+Targets that the check finds above 0.6 tol go on by themselves (`smo_kernels.solve_chunk`), checked in float64.
 """
 
 from dataclasses import dataclass
@@ -14,26 +15,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 
+from rapids_pipeline.svr.douglas_rachford import FLOAT32_ROUNDING as PRODUCT_ROUNDING
+from rapids_pipeline.svr.douglas_rachford import RELAXATION
+from rapids_pipeline.svr.smo_arrays import dense_tables
 from rapids_pipeline.svr.smo_problem import Floats
 
-RELAXATION = 1.9
-STEPS = 3
 RHO = 0.25
 """ρ of the start, relative to the mean eigenvalue of K on the space 1ᵀβ = 0."""
+SHARE = 0.6
+"""v at the start, relative to y/ρ."""
 ROWS_PER_TARGET = 2
 """The start needs an inverse of n³ operations: made where there is at least one target for so many rows."""
-
-
 SLACK = 2.0
-"""A target is done where U − L in float64 is within this times what the float32 iterations aimed at."""
+"""A target is done where U − L of the check is within this times what the iterations aimed at."""
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """K and the operator R of Douglas–Rachford in float32, and ρ."""
+    """The operator R of Douglas–Rachford in float32, and ρ."""
 
-    K: NDArray[np.float32]
     R: NDArray[np.float32]
     rho: float
 
@@ -45,61 +47,104 @@ class WarmStart:
         if n_targets * ROWS_PER_TARGET < n or not scale > 1e-9 * float(np.abs(K).max()):
             return None
         rho = RHO * scale
-        try:
-            inverse = np.linalg.inv(K + rho * np.eye(n))
-        except np.linalg.LinAlgError:
+        shifted = K.astype(np.float32)
+        shifted[np.diag_indices(n)] += np.float32(rho)
+        factor, failed = lapack.spotrf(shifted, lower=1, overwrite_a=1)
+        inverse, singular = lapack.spotri(factor, lower=1, overwrite_c=1) if not failed else (factor, 1)
+        if failed or singular:
             return None
-        ones = inverse.sum(axis=1)
-        R = (rho * (inverse - np.outer(ones, ones) / ones.sum())).astype(np.float32)
-        return cls(K.astype(np.float32), R, rho) if np.isfinite(R).all() else None
+        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        ones = inverse.sum(axis=1, dtype=np.float64)
+        weights = (ones / np.sqrt(ones.sum())).astype(np.float32) if ones.sum() > 0 else np.full(n, np.nan)
+        R = np.float32(rho) * (inverse - np.outer(weights, weights))
+        return cls(R, rho) if np.isfinite(R).all() else None
 
-    def betas(self, Y: Floats, box: Floats, epsilon: Floats) -> Floats:
-        """Return β after `STEPS` steps from 0, not feasible yet; all arrays are (targets, rows)."""
-        step = (Y / self.rho).astype(np.float32)
-        box, width = box.astype(np.float32), (epsilon / self.rho).astype(np.float32)[:, None]
-        v = step @ self.R
-        for remaining in reversed(range(STEPS)):
-            Z = np.clip(v, -width, width)
-            np.subtract(v, Z, out=Z)
-            np.clip(Z, -box, box, out=Z)
-            if not remaining:
-                break
-            point = 2 * Z
-            point -= v
-            point += step
-            point = point @ self.R
-            point -= Z
-            point *= np.float32(RELAXATION)
-            v += point
-        return np.asarray(Z, dtype=np.float64)
+
+@dataclass(frozen=True)
+class SharedGram:
+    """A Gram matrix in all the forms that the solver reads; shared by all threads.
+
+    Attributes
+    ----------
+    K : array, (n, n), float64
+    fast, exact : array, (n, padded n), float32 and float64
+        K padded, for the targets that go on by themselves.
+    distances : array, (n, padded n), float32
+        See `smo_pairs.distance_table`.
+    magnitude : float
+        Largest |K_ij|.
+    start : WarmStart or None
+    """
+
+    K: Floats
+    fast: NDArray[np.float32]
+    exact: Floats
+    distances: NDArray[np.float32]
+    magnitude: float
+    start: WarmStart | None
+
+    @classmethod
+    def of(cls, K: Floats, start: WarmStart | None) -> "SharedGram":
+        """Make the tables of a finite symmetric matrix."""
+        from rapids_pipeline.svr.smo_pairs import distance_table  # imports numba
+
+        K = np.asarray(K, np.float64)
+        fast, exact = dense_tables(K)
+        return cls(K, fast, exact, distance_table(K), float(np.abs(K).max(initial=0.0)), start)
+
+    @property
+    def rounded(self) -> NDArray[np.float32]:
+        """K in float32."""
+        return self.fast[:, : len(self.K)]
 
 
 def solve_part(
-    K: Floats, Y: Floats, box: Floats, epsilon: Floats, how: tuple[float, int], work: Any,
-    outcome: Any, warm: WarmStart | None,
-) -> NDArray[np.intp]:  # fmt: skip
-    """Solve a chunk of targets `Y` (targets, rows) from outcome.dual_coef, in place.
+    gram: SharedGram,
+    Y: Floats,
+    box: Floats,
+    epsilon: Floats,
+    how: tuple[float, int],
+    outcome: Any,
+    started: bool,
+) -> NDArray[np.intp]:
+    """Solve a chunk of targets, `Y` (rows, targets), in place of outcome's arrays.
 
-    `box` is (1 or targets, 1 or rows), `how` holds tol and max_iter. Returns the targets that are not done.
+    `box` is (1 or targets, rows) and `how` holds tol and max_iter. Where `started`, outcome.dual_coef is where to
+    begin; otherwise it is the start's to write. Returns the targets that are not done.
     """
     from rapids_pipeline.svr import smo_shared_kernels as kernels  # imports numba
+    from rapids_pipeline.svr.smo_pairs import pair_work
     from rapids_pipeline.svr.smo_steps import AIM, FLOAT32_ROUNDING
 
     tol, max_iter = how
-    beta = outcome.dual_coef
     aim = AIM * tol
-    centre = Y.mean(axis=1)
-    Y = Y - centre[:, None]
-    rounding = FLOAT32_ROUNDING * np.abs(Y).max(axis=1)
-    if warm is not None and max_iter > 0:
-        beta[:] = warm.betas(Y, box, epsilon)
-    kernels.make_chunk_feasible(beta, box)
-    # where there is a warm start, float32 will do: F is only where the iterations begin
-    F = Y - (beta @ K if warm is None else beta.astype(np.float32) @ warm.K)
-    goal = np.maximum(0.95 * aim, rounding)
-    limit = min(max_iter, 20 * Y.shape[1] + 1000)
-    kernels.descend_chunk(F, box, epsilon, goal, limit, work, beta, outcome.n_iter)
-    np.subtract(Y, beta @ K, out=F)
-    kernels.judge_chunk(F, box, epsilon, beta, outcome.gap, outcome.intercept)
+    beta, K = outcome.dual_coef, gram.rounded
+    rows = np.empty(Y.shape[::-1], np.float32)
+    centre, largest = np.empty(len(rows)), np.empty(len(rows))
+    kernels.gather_chunk(Y, rows, centre, largest)
+    if gram.start is not None and not started and max_iter > 0:
+        _start(kernels, gram.start, rows, box, epsilon, beta)
+    rounded = np.empty_like(rows)
+    kernels.balance_chunk(box, beta, rounded)
+    goal = np.maximum(0.95 * aim, FLOAT32_ROUNDING * largest)
+    limit = min(max_iter, 20 * len(Y) + 1000)
+    work = pair_work(gram.distances, 0.5 * np.diagonal(gram.K))
+    kernels.descend_chunk(rows, rounded @ K, box, epsilon, goal, limit, work, beta, rounded, outcome.n_iter)
+    if (largest.max() + float(box.max()) * gram.magnitude) * PRODUCT_ROUNDING < tol:
+        kernels.judge_chunk(rows, rounded @ K, box, epsilon, beta, outcome.gap, outcome.intercept)
+    else:
+        precise = np.array(Y.T, np.float64, order="C") - centre[:, None]
+        kernels.judge_chunk(precise, beta @ gram.K, box, epsilon, beta, outcome.gap, outcome.intercept)
     outcome.intercept[:] += centre
     return np.flatnonzero((outcome.gap > SLACK * aim) & (outcome.n_iter < max_iter))
+
+
+def _start(
+    kernels: Any, start: WarmStart, rows: NDArray[np.float32], box: Floats, epsilon: Floats, beta: Floats
+) -> None:
+    """β ← where one step of Douglas–Rachford leads, not feasible yet."""
+    cap, widths = box.astype(np.float32), (epsilon / start.rho).astype(np.float32)
+    rho, share = np.float32(start.rho), np.float32(SHARE)
+    point = np.empty_like(rows)
+    kernels.reflect_chunk(rows, cap, widths, rho, share, point)
+    kernels.start_chunk(rows, point @ start.R, cap, widths, rho, share, np.float32(RELAXATION), beta)

@@ -1,117 +1,229 @@
-"""Compiled loops of SMO for a chunk of targets that share one Gram matrix (see `smo_shared`)."""
+"""Compiled loops of SMO for a chunk of targets that share one Gram matrix (see `smo_shared`).
+
+All arrays are (targets, rows), and `box` is (1 or targets, rows). Loops over rows hold no branch, so that they become
+vector instructions.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from rapids_pipeline.svr.smo_arrays import BLOCKED
-from rapids_pipeline.svr.smo_factors import Work
-from rapids_pipeline.svr.smo_kernels import make_feasible
+from rapids_pipeline.svr.smo_pairs import PairWork, descend
 from rapids_pipeline.svr.smo_steps import (
+    OPTIONS,
+    SETTLED,
     compiled,
     compiled_and_cached,
     fall_offset,
     rise_offset,
-    settle,
     source_stamp,
-    step_pair,
 )
-from rapids_pipeline.svr.smo_vectors import first_row, second_row
+
+TILE = 8
+"""Targets that are transposed together."""
+AT_BOUND = 1e-6
+"""A start within this share of C of its bound is put there, whatever float32 made of it."""
+
+
+def summing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a loop that adds up or takes a maximum: in whatever order vector instructions do it."""
+    fast = {"contract", "nsz", "nnan", "reassoc"}
+    return njit(**{**OPTIONS, "fastmath": fast})(function)  # type: ignore[no-any-return]
+
+
+@summing
+def _mean(values: Any) -> float:
+    """Return the mean, that of a constant exactly."""
+    total = 0.0
+    for i in range(values.size):
+        total += values[i] - values[0]
+    return values[0] + total / values.size  # type: ignore[no-any-return]
+
+
+@summing
+def _subtracted(values: Any, constant: float, out: Any) -> float:
+    """out ← values − constant; return the largest absolute value."""
+    largest = 0.0
+    for i in range(values.size):
+        rest = values[i] - constant
+        out[i] = rest
+        largest = abs(rest) if abs(rest) > largest else largest
+    return largest
 
 
 @compiled
-def _descend(work: Work, beta: Any, cap: Any, epsilon: float, tol: float, max_iter: int) -> int:
-    """`smo_kernels._descend` where the first factor is K itself, row by row, and there is no second."""
-    f, up, down, half, K = work.f, work.up, work.down, work.half_diagonal, work.side_1.expanded
-    width, length = K.shape[1], f.size
-    kind = f.dtype.type
-    flat = kind(max(5e-7 * half[: K.shape[0]].max(), 1e-30))
-    i, top = first_row(f, up, K, 0, 0, None, 0, 0, length, kind(0.0))
-    for iteration in range(max_iter):
-        j, bottom = second_row(f, down, half, K, i * width, None, 0, length, top, half[i], flat)
-        if np.float64(top) - np.float64(bottom) <= tol:
-            return iteration
-        half_curvature = max(half[i] + half[j] - K[i, j], flat)
-        slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
-        beta[i], beta[j], step = step_pair(
-            slope, 2.0 * np.float64(half_curvature), beta[i], beta[j], cap[i], cap[j], epsilon
-        )
-        for row in (i, j):
-            up[row] = rise_offset(beta[row], cap[row], epsilon)
-            down[row] = fall_offset(beta[row], cap[row], epsilon)
-        i, top = first_row(f, up, K, i * width, j * width, None, 0, 0, length, kind(step))
-    return max_iter
+def _shrunk(v: Any, width: Any, cap: Any) -> Any:
+    """clip(soft(v, width), −cap, cap)."""
+    inside = v if v < width else width
+    z = v - (inside if inside > -width else -width)
+    z = z if z < cap else cap
+    return z if z > -cap else -cap
+
+
+@summing
+def _excess(beta: Any, cap: Any) -> tuple[float, float, float]:
+    """Σβ, Σ|β| and how many coordinates are free (neither 0 nor at a bound)."""
+    total, size, free = 0.0, 0.0, 0.0
+    for i in range(beta.size):
+        total += beta[i]
+        size += abs(beta[i])
+        free += 1.0 if (beta[i] != 0.0) & (abs(beta[i]) < cap[i]) else 0.0
+    return total, size, free
 
 
 @compiled
-def _spread_excess(beta: Any, cap: Any) -> None:
-    """Make Σβ = 0 by equal steps of the free coordinates, none past 0 or its bound; what is left, one by one."""
+def _clip_to_box(beta: Any, cap: Any) -> None:
+    for i in range(beta.size):
+        near, b = (1.0 - AT_BOUND) * cap[i], beta[i]
+        b = cap[i] if b > near else b
+        beta[i] = -cap[i] if b < -near else b
+
+
+@compiled
+def _spread(beta: Any, cap: Any, share: float) -> None:
+    """Move every free coordinate by −share, but not past 0 or its bound."""
+    for i in range(beta.size):
+        b = beta[i]
+        low, high = (0.0 if b > 0.0 else -cap[i]), (cap[i] if b > 0.0 else 0.0)
+        moved = b - share
+        moved = moved if moved > low else low
+        moved = moved if moved < high else high
+        beta[i] = moved if (b != 0.0) & (abs(b) < cap[i]) else b
+
+
+@compiled
+def balance(beta: Any, cap: Any) -> None:
+    """Put β into its box and make Σβ = 0: equal steps of the free coordinates, then what is left one by one."""
+    _clip_to_box(beta, cap)
+    excess, size, free = _excess(beta, cap)
     for _ in range(2):
-        excess, free = 0.0, 0
-        for i in range(beta.size):
-            excess += beta[i]
-            free += beta[i] != 0.0 and abs(beta[i]) < cap[i]
-        if free == 0 or abs(excess) <= 1e-12:
+        if free > 0.0 and abs(excess) > 1e-12 * size:
+            _spread(beta, cap, excess / free)
+            excess, size, free = _excess(beta, cap)
+    if abs(excess) <= 1e-12 * size:
+        return  # rounding; a coordinate at its bound stays there
+    for i in range(beta.size):
+        if beta[i] * excess > 0.0:
+            part = beta[i] if abs(beta[i]) < abs(excess) else excess
+            beta[i] -= part
+            excess -= part
+        if excess == 0.0:
             break
-        share = excess / free
-        for i in range(beta.size):
-            if beta[i] != 0.0 and abs(beta[i]) < cap[i]:
-                low, high = (0.0, cap[i]) if beta[i] > 0.0 else (-cap[i], 0.0)
-                beta[i] = min(max(beta[i] - share, low), high)
-    make_feasible(beta, cap)
 
 
-def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Return the three loops of `smo_shared`; all arrays are (targets, rows) and `box` (1 or targets, 1 or rows)."""
+@summing
+def _judge(y: Any, product: Any, beta: Any, cap: Any, epsilon: float) -> tuple[float, float, float, float]:
+    """U, L, Σ(f − ε·sign β) over the free coordinates and how many these are, for f = y − product."""
+    top, bottom, total, count = -2.0 * BLOCKED, 2.0 * BLOCKED, 0.0, 0.0
+    for i in range(beta.size):
+        b, f = beta[i], np.float64(y[i]) - np.float64(product[i])
+        rise, fall = (f - epsilon if b >= 0.0 else f + epsilon), (f - epsilon if b > 0.0 else f + epsilon)
+        u = -BLOCKED if b >= cap[i] else rise
+        low = BLOCKED if b <= -cap[i] else fall
+        top = u if u > top else top
+        bottom = low if low < bottom else bottom
+        free = (b != 0.0) & (abs(b) < cap[i])
+        total += rise if free else 0.0
+        count += 1.0 if free else 0.0
+    return top, bottom, total, count
 
-    def make_chunk_feasible(beta: Any, box: Any) -> None:
-        """Move β of every target into its box and to Σβ = 0, in place."""
-        cap = np.empty(beta.shape[1])
-        for t in range(beta.shape[0]):
-            for i in range(cap.size):
-                cap[i] = box[t % box.shape[0], i % box.shape[1]]
-                if abs(beta[t, i]) > (1.0 - 1e-6) * cap[i]:  # at its bound, whatever float32 made of it
-                    beta[t, i] = cap[i] if beta[t, i] > 0.0 else -cap[i]
-            _spread_excess(beta[t], cap)
+
+@compiled
+def _settle(beta: Any, cap: Any) -> None:
+    """β ← exactly 0 or ±cap where only rounding keeps it from there (see `smo_steps.settled`)."""
+    for i in range(beta.size):
+        b = beta[i]
+        near, far = SETTLED * cap[i], (1.0 - SETTLED) * cap[i]
+        b = 0.0 if abs(b) <= near else b
+        b = cap[i] if b >= far else b
+        beta[i] = -cap[i] if b <= -far else b
+
+
+def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
+    """Return the loops of `smo_shared`, which capture `stamp` for numba's cache (see `smo_kernels`)."""
+
+    def gather_chunk(Y: Any, rows: Any, centre: Any, largest: Any) -> None:
+        """rows ← Y (rows, targets) transposed, less each target's mean, in float32; largest ← max |rows|.
+
+        A constant changes nothing but b, and float32 resolves small numbers better.
+        """
+        tile = np.empty((TILE, rows.shape[1]))
+        for first in range(0, rows.shape[0], TILE):
+            count = min(TILE, rows.shape[0] - first)
+            for i in range(rows.shape[1]):
+                for t in range(count):
+                    tile[t, i] = Y[i, first + t]
+            for t in range(count):
+                centre[first + t] = _mean(tile[t])
+                largest[first + t] = _subtracted(tile[t], centre[first + t], rows[first + t])
         _ = stamp
 
-    def judge_chunk(F: Any, box: Any, epsilons: Any, beta: Any, gap: Any, intercept: Any) -> None:
-        """gap ← U − L and intercept ← b of every target, from F = Y − βK in float64."""
-        for t in range(F.shape[0]):
-            top, bottom, total, count = -2.0 * BLOCKED, 2.0 * BLOCKED, 0.0, 0
-            for i in range(F.shape[1]):
-                cap = box[t % box.shape[0], i % box.shape[1]]
-                beta[t, i] = settle(beta[t, i], cap)
-                rise = rise_offset(beta[t, i], cap, epsilons[t])
-                fall = fall_offset(beta[t, i], cap, epsilons[t])
-                top, bottom = max(top, F[t, i] - rise), min(bottom, F[t, i] - fall)
-                if beta[t, i] != 0.0 and abs(beta[t, i]) < cap:
-                    total += F[t, i] - rise
-                    count += 1
-            gap[t] = top - bottom
-            intercept[t] = total / count if count > 0 else (top + bottom) / 2.0
+    def reflect_chunk(Y: Any, box: Any, widths: Any, rho: Any, share: Any, out: Any) -> None:
+        """out ← 2Z − v + y/ρ for v = share·y/ρ and Z = clip(soft(v, ε/ρ), −C, C), all float32."""
+        for t in range(Y.shape[0]):
+            cap, y, line, width = box[t if box.shape[0] > 1 else 0], Y[t], out[t], widths[t]
+            for i in range(y.size):
+                step = y[i] / rho
+                v = share * step
+                line[i] = 2 * _shrunk(v, width, cap[i]) - v + step
+        _ = stamp
+
+    def start_chunk(
+        Y: Any, G: Any, box: Any, widths: Any, rho: Any, share: Any, relaxation: Any, beta: Any
+    ) -> None:
+        """β ← clip(soft(v + relaxation·(G − Z)), −C, C), v and Z as in `reflect_chunk`."""
+        for t in range(Y.shape[0]):
+            cap, y, line, width, to = box[t if box.shape[0] > 1 else 0], Y[t], G[t], widths[t], beta[t]
+            for i in range(y.size):
+                v = share * (y[i] / rho)
+                Z = _shrunk(v, width, cap[i])
+                to[i] = _shrunk(v + relaxation * (line[i] - Z), width, cap[i])
+        _ = stamp
+
+    def balance_chunk(box: Any, beta: Any, rounded: Any) -> None:
+        """Make β of every target feasible, in place; rounded ← β in float32."""
+        for t in range(beta.shape[0]):
+            balance(beta[t], box[t if box.shape[0] > 1 else 0])
+            for i in range(beta.shape[1]):
+                rounded[t, i] = beta[t, i]
         _ = stamp
 
     def descend_chunk(
-        F: Any, box: Any, epsilons: Any, goals: Any, max_iter: int, work: Work, beta: Any, n_iter: Any
-    ) -> None:
-        """Iterate every target from β and F until U − L ≤ its goal; β and n_iter are written."""
-        cap = np.empty(F.shape[1])
-        for t in range(F.shape[0]):
+        Y: Any, product: Any, box: Any, epsilons: Any, goals: Any, max_iter: int, work: PairWork, beta: Any,
+        rounded: Any, n_iter: Any,
+    ) -> None:  # fmt: skip
+        """Iterate every target from β, with product = βK, until U − L ≤ its goal; β, rounded and n_iter are written."""
+        f, up, down = work.f, work.up, work.down
+        for t in range(Y.shape[0]):
+            cap, b, epsilon = box[t if box.shape[0] > 1 else 0], beta[t], epsilons[t]
             for i in range(cap.size):
-                cap[i] = box[t % box.shape[0], i % box.shape[1]]
-                work.f[i] = F[t, i]
-                work.up[i] = rise_offset(beta[t, i], cap[i], epsilons[t])
-                work.down[i] = fall_offset(beta[t, i], cap[i], epsilons[t])
-            n_iter[t] = _descend(work, beta[t], cap, epsilons[t], goals[t], max_iter)
+                f[i] = Y[t, i] - product[t, i]
+                up[i] = rise_offset(b[i], cap[i], epsilon)
+                down[i] = fall_offset(b[i], cap[i], epsilon)
+            n_iter[t] = descend(work, b, cap, epsilon, goals[t], max_iter)
+            _settle(b, cap)
+            for i in range(cap.size):
+                rounded[t, i] = b[i]
         _ = stamp
 
-    return (
-        compiled_and_cached(make_chunk_feasible),
-        compiled_and_cached(judge_chunk),
-        compiled_and_cached(descend_chunk),
-    )
+    def judge_chunk(
+        Y: Any, product: Any, box: Any, epsilons: Any, beta: Any, gap: Any, intercept: Any
+    ) -> None:
+        """gap ← U − L and intercept ← b of every target, from f = Y − product, product = βK."""
+        for t in range(Y.shape[0]):
+            cap = box[t if box.shape[0] > 1 else 0]
+            top, bottom, total, count = _judge(Y[t], product[t], beta[t], cap, epsilons[t])
+            gap[t] = top - bottom
+            intercept[t] = total / count if count > 0.0 else (top + bottom) / 2.0
+        _ = stamp
+
+    loops = (gather_chunk, reflect_chunk, start_chunk, balance_chunk, descend_chunk, judge_chunk)
+    return tuple(compiled_and_cached(loop) for loop in loops)
 
 
-make_chunk_feasible, judge_chunk, descend_chunk = _shared_kernels_from(source_stamp())
+gather_chunk, reflect_chunk, start_chunk, balance_chunk, descend_chunk, judge_chunk = _shared_kernels_from(
+    source_stamp()
+)

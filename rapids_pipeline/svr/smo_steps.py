@@ -18,15 +18,19 @@ AIM = 0.3
 """Iterations go on to this share of tol (5 % more of them), since predictions may differ by about U − L."""
 SETTLED = 1e-11
 """Share of C that counts as rounding."""
-SOURCES = tuple(
-    f"smo_{part}.py" for part in ("arrays", "factors", "kernels", "shared_kernels", "steps", "vectors")
-)
+PARTS = ("arrays", "factors", "kernels", "pair_vectors", "pairs", "shared_kernels", "steps", "vectors")
+SOURCES = tuple(f"smo_{part}.py" for part in PARTS)
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile with numba; it becomes part of the functions that are cached on disk."""
     return njit(**OPTIONS)(function)  # type: ignore[no-any-return]
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile into every caller: no call, and no counting of references to the many arrays of a work tuple."""
+    return njit(inline="always", **OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 def compiled_and_cached(function: Callable[..., Any]) -> Callable[..., Any]:

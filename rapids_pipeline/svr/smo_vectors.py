@@ -23,7 +23,7 @@ VECTOR_BYTES = 64
 ACCUMULATORS = 4
 
 
-class _Lanes:
+class Lanes:
     """Writes vector instructions over float arrays of one type into a function under construction."""
 
     def __init__(self, context: Any, builder: Any, scalar: types.Float) -> None:
@@ -36,9 +36,11 @@ class _Lanes:
         self.indices = ir.VectorType(self.index, self.width)
 
     def constant(self, value: float) -> Any:
+        """Return a vector with one number in every lane."""
         return ir.Constant(self.vector, [value] * self.width)
 
     def splat(self, value: Any) -> Any:
+        """Return a vector with a scalar in every lane."""
         kind = ir.VectorType(value.type, self.width)
         first = self.builder.insert_element(
             ir.Constant(kind, ir.Undefined), value, ir.Constant(self.index, 0)
@@ -47,26 +49,41 @@ class _Lanes:
         return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
 
     def pointer(self, kind: types.Array, array: Any, offset: Any | None = None) -> Any:
+        """Return the address of an array, or of its element `offset`."""
         data = self.context.make_array(kind)(self.context, self.builder, array).data
         return data if offset is None else self.builder.gep(data, [offset])
 
     def at(self, pointer: Any, position: Any) -> Any:
+        """Return the address of the vector that begins at an element."""
         place = self.builder.gep(pointer, [position])
         return self.builder.bitcast(place, self.vector.as_pointer())
 
     def load(self, pointer: Any, position: Any) -> Any:
+        """Load the vector that begins at an element."""
         return self.builder.load(self.at(pointer, position), align=self.bytes)
 
     def store(self, value: Any, pointer: Any, position: Any) -> None:
+        """Store a vector from an element on."""
         self.builder.store(value, self.at(pointer, position), align=self.bytes)
 
+    def number(self, pointer: Any, place: int) -> Any:
+        """Load one element of an array, of whatever type it has."""
+        return self.builder.load(self.builder.gep(pointer, [ir.Constant(ir.IntType(64), place)]))
+
+    def shuffled(self, value: Any, order: list[int]) -> Any:
+        """Return the vector with lane k taken from lane order[k]."""
+        return self.builder.shuffle_vector(value, value, ir.Constant(self.indices, order))
+
     def mul(self, a: Any, b: Any) -> Any:
+        """a·b, which may become part of a fused operation."""
         return self.builder.fmul(a, b, flags=("contract",))
 
     def add(self, a: Any, b: Any) -> Any:
+        """a + b, which may become part of a fused operation."""
         return self.builder.fadd(a, b, flags=("contract",))
 
     def sub(self, a: Any, b: Any) -> Any:
+        """a − b, which may become part of a fused operation."""
         return self.builder.fsub(a, b, flags=("contract",))
 
     def product(self, factors: list[Any], position: Any) -> Any:
@@ -78,12 +95,15 @@ class _Lanes:
         return [self.builder.select(condition, a, b) for a, b in zip(chosen, otherwise, strict=True)]
 
     def larger(self, a: Any, b: Any) -> Any:
+        """Lane by lane the larger of a and b."""
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
     def smaller(self, a: Any, b: Any) -> Any:
+        """Lane by lane the smaller of a and b."""
         return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
 
     def reduce(self, name: str, value: Any) -> Any:
+        """Reduce the lanes to a scalar by an LLVM reduction."""
         kind = "f" if value.type == self.vector else "i"
         bits = {"float": 32, "double": 64}.get(str(self.scalar)) if kind == "f" else 32
         full = f"llvm.vector.reduce.{name}.v{self.width}{kind}{bits}"
@@ -150,7 +170,7 @@ def second_row(
     )
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = _Lanes(context, builder, scalar)
+        lanes = Lanes(context, builder, scalar)
         kinds = sig.args
         f_at, down_at, half_at = (lanes.pointer(kinds[k], args[k]) for k in range(3))
         factors = [lanes.pointer(kinds[k], args[k], args[k + 1]) for k in (3, 5) if kinds[k] != types.none]
@@ -210,7 +230,7 @@ def first_row(
     )
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = _Lanes(context, builder, scalar)
+        lanes = Lanes(context, builder, scalar)
         kinds = sig.args
         f_at, up_at = lanes.pointer(kinds[0], args[0]), lanes.pointer(kinds[1], args[1])
         held = [k for k in (2, 5) if kinds[k] != types.none]

@@ -12,6 +12,7 @@ from sklearn.svm import SVR
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.svr import smo
+from rapids_pipeline.svr.douglas_rachford import FLOAT32_ROUNDING as PRODUCT_ROUNDING
 from rapids_pipeline.svr.smo import FactoredKernel, Grouping, SmoOptions, solve_dense, solve_factored
 
 pytest.importorskip("numba")
@@ -95,16 +96,23 @@ def scikit_learn(K, K_test, y, C, epsilon, tol=1e-6, weight=None):
     return beta, model.predict(K_test)
 
 
-def assert_feasible_and_optimal(K, Y, result, C, epsilon, tol):
+def assert_feasible_and_optimal(K, Y, result, C, epsilon, tol, *, shared=False):
+    """Check every target in float64.
+
+    Where `shared`, gap and intercept as reported may be off by the rounding of a product in float32, which the solver
+    allows itself where a bound on it is below tol.
+    """
     for t, beta in enumerate(result.dual_coef):
         assert abs(beta.sum()) <= 1e-10 * max(1, np.max(C))
         assert (np.abs(beta) <= C).all()
         gap = naive_gap(K(t), Y[:, t], beta, C, epsilon)
         scale = 1 + np.abs(Y[:, t]).max() + np.abs(beta).sum()
         assert gap <= tol + 1e-12 * scale
-        np.testing.assert_allclose(result.gap[t], gap, atol=1e-12 * scale)
+        bound = PRODUCT_ROUNDING * (np.ptp(Y[:, t]) + np.max(C) * np.abs(K(t)).max())
+        within = bound / 4 if shared and bound < tol else 1e-12 * scale
+        np.testing.assert_allclose(result.gap[t], gap, atol=within)
         b = naive_intercept(K(t), Y[:, t], beta, C, epsilon)
-        np.testing.assert_allclose(result.intercept[t], b, atol=1e-12 * scale)
+        np.testing.assert_allclose(result.intercept[t], b, atol=within)
     assert result.converged.all()
 
 
@@ -145,7 +153,7 @@ def test_dense_equals_scikit_learn_over_the_whole_range(C, epsilon, gamma):
     K_test = gram(parts, test_rows, rows, 0, gamma)
     for tol, within in ((1e-3, 1e-3), (1e-6, 1e-5)):
         result = solve_dense(K, Y, SmoOptions(C=C, epsilon=epsilon, tol=tol, n_threads=1))
-        assert_feasible_and_optimal(lambda t: K, Y, result, np.full(70, C), epsilon, tol)
+        assert_feasible_and_optimal(lambda t: K, Y, result, np.full(70, C), epsilon, tol, shared=True)
         for t in range(4):
             _, expected = scikit_learn(K, K_test, Y[:, t], C, epsilon, tol=1e-7)
             predicted = K_test @ result.dual_coef[t] + result.intercept[t]
@@ -215,7 +223,7 @@ def test_dense_solves_linear_kernels_of_any_size(size):
     X, Y = rng.normal(size=(50, 5)), rng.standard_t(4, size=(50, 2))
     K = size * (X @ X.T)
     result = solve_dense(K, Y, OPTIONS)
-    assert_feasible_and_optimal(lambda t: K, Y, result, np.ones(50), 0.1, 1e-3)
+    assert_feasible_and_optimal(lambda t: K, Y, result, np.ones(50), 0.1, 1e-3, shared=True)
 
 
 def test_dense_and_factored_agree_where_every_row_is_its_own_level():

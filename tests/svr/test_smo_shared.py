@@ -6,7 +6,7 @@ import pytest
 from rapids_pipeline.svr import smo_shared
 from rapids_pipeline.svr.optimality import optimality_gap
 from rapids_pipeline.svr.smo import SmoOptions, solve_dense
-from rapids_pipeline.svr.smo_shared import WarmStart
+from rapids_pipeline.svr.smo_shared import PRODUCT_ROUNDING, WarmStart
 
 pytest.importorskip("numba")
 
@@ -22,7 +22,10 @@ def assert_optimal(K, Y, result, C, epsilon, tol):
     assert (np.abs(beta) <= C).all() and np.abs(beta.sum(axis=0)).max() <= 1e-10 * np.max(C)
     U, L = optimality_gap(Y - K @ beta, beta, np.broadcast_to(C, (1, 1)), np.broadcast_to(epsilon, (1, 1)))
     assert (U - L <= tol * (1 + 1e-9)).all() and result.converged.all()
-    np.testing.assert_allclose(result.gap, U - L, atol=1e-10)
+    # the gap is of a product in float32 only where the rounding of that stays below tol
+    largest = np.abs(Y - Y.mean(axis=0)).max() + np.max(C) * np.abs(K).max()
+    rounded = largest * PRODUCT_ROUNDING < tol
+    np.testing.assert_allclose(result.gap, U - L, atol=PRODUCT_ROUNDING * largest / 4 if rounded else 1e-10)
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0])
