@@ -243,7 +243,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Set the learnt attributes, in the array library of the targets."""
         xp, device = namespace(given.Y), given.Y.device
         self._dtype = given.Y.dtype
-        self.dual_coef_ = xp.astype(xp.asarray(dual_coef, device=device), xp.float64)
+        self.dual_coef_ = xp.astype(xp.asarray(dual_coef, device=device), xp.float64, copy=False)
         self.intercept_ = xp.astype(xp.asarray(solution.intercept, device=device), xp.float64)
         self.n_iter_, self.gap_, self.converged_ = (
             xp.asarray(x, device=device) for x in (solution.n_iter, solution.gap, solution.converged)
