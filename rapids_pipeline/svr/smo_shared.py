@@ -90,7 +90,8 @@ class SharedGram:
 
         K = np.asarray(K, np.float64)
         fast, exact = dense_tables(K)
-        return cls(K, fast, exact, distance_table(K), float(np.abs(K).max(initial=0.0)), start)
+        magnitude = max(float(K.max(initial=0.0)), -float(K.min(initial=0.0)))
+        return cls(K, fast, exact, distance_table(K), magnitude, start)
 
     @property
     def rounded(self) -> NDArray[np.float32]:
