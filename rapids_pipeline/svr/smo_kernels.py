@@ -94,6 +94,16 @@ def offsets(f: Any, up: Any, down: Any, beta: Any, cap: Any, epsilon: float) -> 
 
 
 @compiled
+def take_off(beta: Any, excess: float) -> None:
+    """Move coordinates with the sign of `excess` towards 0, one after the other, until Σβ is less by that."""
+    for i in range(beta.size):
+        if beta[i] * excess > 0.0:
+            part = beta[i] if abs(beta[i]) < abs(excess) else excess
+            beta[i] -= part
+            excess -= part
+
+
+@compiled
 def make_feasible(beta: Any, cap: Any) -> None:
     """Clip β to its box, then move it towards 0 on the heavier side until it sums to 0."""
     for i in range(beta.size):
@@ -101,11 +111,7 @@ def make_feasible(beta: Any, cap: Any) -> None:
     excess = beta.sum()
     if abs(excess) <= 1e-12 * np.abs(beta).sum():
         return  # rounding; a coordinate at its bound stays there
-    for i in range(beta.size):
-        if beta[i] * excess > 0.0:
-            part = beta[i] if abs(beta[i]) < abs(excess) else excess
-            beta[i] -= part
-            excess -= part
+    take_off(beta, excess)
 
 
 @compiled

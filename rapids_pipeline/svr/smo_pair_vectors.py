@@ -4,11 +4,13 @@ As in `smo_vectors`, but on half squared distances D_ij = (K_ii + K_jj)/2 − K_
 every *lane* (row number modulo `LANES`) as the result, so that several rows can be taken from one pass:
 
     advance    f ← f + Σ_a δ_a D[row_a] − shift;  the row with the largest f − up of every quarter of the lanes
-    partners   for each of several rows i, in every lane the row k with the largest (u_i − l_k)·w(D_ik), l = f − down
+    partners   for each of several rows i, in every lane the row k with the largest key
 
-with w(D) ≈ D^(−½), so that the square of what is compared is the second-order decrease (u_i − l_k)²/D_ik. The root is
-read off the exponent and the mantissa of D as an integer (relative error below 4 %): two integer instructions, and
-enough to choose a row by.
+A key stands for (u_i − l_k)/√D_ik, l = f − down, whose square is the second-order decrease. Read as an integer, a
+positive float32 is nearly a logarithm, so the key is the bits of u_i − l_k less half of those of D_ik: one integer
+subtraction in the place of a root and a division, and off by less than a tenth, little enough to choose a row by. The
+lowest bits of a key hold the row itself, so that a maximum brings the row with it. Rows with u_i ≤ l_k have keys below
+0.
 """
 
 # ruff: noqa: ARG001 (numba gives an intrinsic arguments of which only the types matter here)
@@ -25,8 +27,6 @@ from rapids_pipeline.svr.smo_vectors import ACCUMULATORS, Lanes
 
 PAIRS = 4
 LANES = 16
-ROOT = 0x5F3759DF
-"""Integer from which half the bits of x are taken to give those of x^(−½) (float32)."""
 
 
 def _advance_of(rows: int) -> Callable[..., Any]:
@@ -74,10 +74,7 @@ def _advance_of(rows: int) -> Callable[..., Any]:
 
             nothing = [lanes.constant(-2 * BLOCKED), ir.Constant(lanes.indices, [0] * lanes.width)]
             end = lanes.loop(args[6], nothing * ACCUMULATORS, body)
-            found = [[end[2 * p], lanes.row_of(end[2 * p + 1], p)] for p in range(ACCUMULATORS)]
-            best = found[0]
-            for other in found[1:]:
-                best = lanes.choose(builder.fcmp_ordered(">", other[0], best[0]), other, best)
+            best = lanes.best_row([end[2 * p : 2 * p + 2] for p in range(ACCUMULATORS)])
             for turn in (1, 2):
                 order = [lane - lane % 4 + (lane + turn) % 4 for lane in range(lanes.width)]
                 other = [lanes.shuffled(value, order) for value in best]
@@ -120,7 +117,6 @@ def _partners_of(count: int) -> Callable[..., Any]:
             one = ir.Constant(lanes.indices, [1] * lanes.width)
             keep = lanes.splat(builder.not_(args[5]))
             numbers = ir.Constant(lanes.indices, list(range(lanes.width)))
-            parts = 1
 
             def body(position: Any, carried: list[Any]) -> list[Any]:
                 lowest, new = carried[0], list(carried[1:])
@@ -134,19 +130,15 @@ def _partners_of(count: int) -> Callable[..., Any]:
                         slope = builder.bitcast(lanes.sub(top[a], level), lanes.indices)
                         key = builder.sub(slope, builder.lshr(bits, one))
                         key = builder.or_(builder.and_(key, keep), rows)
-                        at = a * parts + unrolled % parts
-                        new[at] = builder.select(builder.icmp_signed(">", key, new[at]), key, new[at])
+                        new[a] = builder.select(builder.icmp_signed(">", key, new[a]), key, new[a])
                 return [lowest, *new]
 
             nothing = ir.Constant(lanes.indices, [0] * lanes.width)
-            end = lanes.loop(args[6], [lanes.constant(BLOCKED), *[nothing] * (count * parts)], body)
+            end = lanes.loop(args[6], [lanes.constant(BLOCKED), *[nothing] * count], body)
             keys_at = lanes.pointer(kinds[7], args[7])
             for a in range(count):
                 place = builder.gep(keys_at, [ir.Constant(ir.IntType(64), a * lanes.width)])
-                best = end[1 + a * parts]
-                for o in end[2 + a * parts : 1 + a * parts + parts]:
-                    best = builder.select(builder.icmp_signed(">", o, best), o, best)
-                builder.store(best, builder.bitcast(place, lanes.indices.as_pointer()), align=4)
+                builder.store(end[1 + a], builder.bitcast(place, lanes.indices.as_pointer()), align=4)
             return lanes.reduce("fmin", end[0])
 
         return signature, build

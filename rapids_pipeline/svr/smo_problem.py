@@ -77,7 +77,8 @@ class SmoResult:
     intercept : array, (n_targets,)
     n_iter : array of int64, (n_targets,)
     gap : array of float64, (n_targets,)
-        U − L in the unit of the target, from f = y − Kβ computed in float64.
+        U − L in the unit of the target, from f = y − Kβ computed in float64 (on a shared Gram matrix in float32 where
+        its rounding is far below tol).
     converged : array of bool, (n_targets,)
         gap ≤ tol.
     predicted : array, (n_targets, n_test_rows)

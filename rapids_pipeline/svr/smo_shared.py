@@ -1,7 +1,7 @@
 """SMO where all targets share one Gram matrix: what they have in common is done by matrix products.
 
     start   one step of Douglas–Rachford (`rapids_pipeline.svr.douglas_rachford`), float32, many targets at once, from
-            v = `SHARE`·y/ρ, which needs no product; it saves about 40 % of the pair steps
+            v = `SHARE`·y/ρ, which needs no product
     F       y − βK of all targets of a chunk, one product
     pairs   up to four pairs at a time in float32 (`rapids_pipeline.svr.smo_pairs`), target by target, until
             U − L ≤ 0.3 tol
@@ -28,8 +28,8 @@ SHARE = 0.6
 """v at the start, relative to y/ρ."""
 ROWS_PER_TARGET = 2
 """The start needs an inverse of n³ operations: made where there is at least one target for so many rows."""
-AIM, ACCEPTED = 0.3, 0.6
-"""Shares of tol: what the iterations go on to, and up to what the check takes a target as done."""
+SLACK = 2.0
+"""A target is done where U − L of the check is within this times what the iterations aimed at."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,10 @@ def solve_part(
     """
     from rapids_pipeline.svr import smo_shared_kernels as kernels  # imports numba
     from rapids_pipeline.svr.smo_pairs import pair_work
-    from rapids_pipeline.svr.smo_steps import FLOAT32_ROUNDING
+    from rapids_pipeline.svr.smo_steps import AIM, FLOAT32_ROUNDING
 
     tol, max_iter = how
+    aim = AIM * tol
     beta, K = outcome.dual_coef, gram.rounded
     rows = np.empty(Y.shape[::-1], np.float32)
     centre, largest = np.empty(len(rows)), np.empty(len(rows))
@@ -126,7 +127,7 @@ def solve_part(
         _start(kernels, gram.start, rows, box, epsilon, beta)
     rounded = np.empty_like(rows)
     kernels.balance_chunk(box, beta, rounded)
-    goal = np.maximum(0.95 * AIM * tol, FLOAT32_ROUNDING * largest)
+    goal = np.maximum(0.95 * aim, FLOAT32_ROUNDING * largest)
     limit = min(max_iter, 20 * len(Y) + 1000)
     work = pair_work(gram.distances, 0.5 * np.diagonal(gram.K))
     kernels.descend_chunk(rows, rounded @ K, box, epsilon, goal, limit, work, beta, rounded, outcome.n_iter)
@@ -136,7 +137,7 @@ def solve_part(
         precise = np.array(Y.T, np.float64, order="C") - centre[:, None]
         kernels.judge_chunk(precise, beta @ gram.K, box, epsilon, beta, outcome.gap, outcome.intercept)
     outcome.intercept[:] += centre
-    return np.flatnonzero((outcome.gap > ACCEPTED * tol) & (outcome.n_iter < max_iter))
+    return np.flatnonzero((outcome.gap > SLACK * aim) & (outcome.n_iter < max_iter))
 
 
 def _start(

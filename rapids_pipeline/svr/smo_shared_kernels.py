@@ -11,14 +11,15 @@ import numpy as np
 from numba import njit
 
 from rapids_pipeline.svr.smo_arrays import BLOCKED
+from rapids_pipeline.svr.smo_kernels import take_off
 from rapids_pipeline.svr.smo_pairs import PairWork, descend
 from rapids_pipeline.svr.smo_steps import (
     OPTIONS,
-    SETTLED,
     compiled,
     compiled_and_cached,
     fall_offset,
     rise_offset,
+    settle,
     source_stamp,
 )
 
@@ -105,13 +106,7 @@ def balance(beta: Any, cap: Any) -> None:
             excess, size, free = _excess(beta, cap)
     if abs(excess) <= 1e-12 * size:
         return  # rounding; a coordinate at its bound stays there
-    for i in range(beta.size):
-        if beta[i] * excess > 0.0:
-            part = beta[i] if abs(beta[i]) < abs(excess) else excess
-            beta[i] -= part
-            excess -= part
-        if excess == 0.0:
-            break
+    take_off(beta, excess)
 
 
 @summing
@@ -119,31 +114,19 @@ def _judge(y: Any, product: Any, beta: Any, cap: Any, epsilon: float) -> tuple[f
     """U, L, Σ(f − ε·sign β) over the free coordinates and how many these are, for f = y − product."""
     top, bottom, total, count = -2.0 * BLOCKED, 2.0 * BLOCKED, 0.0, 0.0
     for i in range(beta.size):
-        b, f = beta[i], np.float64(y[i]) - np.float64(product[i])
-        rise, fall = (f - epsilon if b >= 0.0 else f + epsilon), (f - epsilon if b > 0.0 else f + epsilon)
-        u = -BLOCKED if b >= cap[i] else rise
-        low = BLOCKED if b <= -cap[i] else fall
-        top = u if u > top else top
-        bottom = low if low < bottom else bottom
-        free = (b != 0.0) & (abs(b) < cap[i])
+        f = np.float64(y[i]) - np.float64(product[i])
+        rise = f - rise_offset(beta[i], cap[i], epsilon)
+        fall = f - fall_offset(beta[i], cap[i], epsilon)
+        top = rise if rise > top else top
+        bottom = fall if fall < bottom else bottom
+        free = (beta[i] != 0.0) & (abs(beta[i]) < cap[i])
         total += rise if free else 0.0
         count += 1.0 if free else 0.0
     return top, bottom, total, count
 
 
-@compiled
-def _settle(beta: Any, cap: Any) -> None:
-    """β ← exactly 0 or ±cap where only rounding keeps it from there (see `smo_steps.settled`)."""
-    for i in range(beta.size):
-        b = beta[i]
-        near, far = SETTLED * cap[i], (1.0 - SETTLED) * cap[i]
-        b = 0.0 if abs(b) <= near else b
-        b = cap[i] if b >= far else b
-        beta[i] = -cap[i] if b <= -far else b
-
-
-def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
-    """Return the loops of `smo_shared`, which capture `stamp` for numba's cache (see `smo_kernels`)."""
+def _start_kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
+    """Return the loops that lead to a feasible β; they capture `stamp` for numba's cache (see `smo_kernels`)."""
 
     def gather_chunk(Y: Any, rows: Any, centre: Any, largest: Any) -> None:
         """rows ← Y (rows, targets) transposed, less each target's mean, in float32; largest ← max |rows|.
@@ -168,7 +151,8 @@ def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
             for i in range(y.size):
                 step = y[i] / rho
                 v = share * step
-                line[i] = 2 * _shrunk(v, width, cap[i]) - v + step
+                Z = _shrunk(v, width, cap[i])
+                line[i] = Z + Z - v + step
         _ = stamp
 
     def start_chunk(
@@ -191,6 +175,13 @@ def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
                 rounded[t, i] = beta[t, i]
         _ = stamp
 
+    loops = (gather_chunk, reflect_chunk, start_chunk, balance_chunk)
+    return tuple(compiled_and_cached(loop) for loop in loops)
+
+
+def _solution_kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
+    """Return the loops that iterate and judge; they capture `stamp`, too."""
+
     def descend_chunk(
         Y: Any, product: Any, box: Any, epsilons: Any, goals: Any, max_iter: int, work: PairWork, beta: Any,
         rounded: Any, n_iter: Any,
@@ -204,8 +195,8 @@ def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
                 up[i] = rise_offset(b[i], cap[i], epsilon)
                 down[i] = fall_offset(b[i], cap[i], epsilon)
             n_iter[t] = descend(work, b, cap, epsilon, goals[t], max_iter)
-            _settle(b, cap)
             for i in range(cap.size):
+                b[i] = settle(b[i], cap[i])
                 rounded[t, i] = b[i]
         _ = stamp
 
@@ -220,10 +211,8 @@ def _shared_kernels_from(stamp: int) -> tuple[Callable[..., Any], ...]:
             intercept[t] = total / count if count > 0.0 else (top + bottom) / 2.0
         _ = stamp
 
-    loops = (gather_chunk, reflect_chunk, start_chunk, balance_chunk, descend_chunk, judge_chunk)
-    return tuple(compiled_and_cached(loop) for loop in loops)
+    return compiled_and_cached(descend_chunk), compiled_and_cached(judge_chunk)
 
 
-gather_chunk, reflect_chunk, start_chunk, balance_chunk, descend_chunk, judge_chunk = _shared_kernels_from(
-    source_stamp()
-)
+gather_chunk, reflect_chunk, start_chunk, balance_chunk = _start_kernels_from(source_stamp())
+descend_chunk, judge_chunk = _solution_kernels_from(source_stamp())

@@ -133,6 +133,14 @@ class Lanes:
         builder.position_at_end(after)
         return new
 
+    def best_row(self, parts: list[list[Any]]) -> list[Any]:
+        """Return in each lane the largest of the accumulators' values and its row; `parts` hold values and starts."""
+        found = [[values, self.row_of(starts, part)] for part, (values, starts) in enumerate(parts)]
+        best = found[0]
+        for other in found[1:]:
+            best = self.choose(self.builder.fcmp_ordered(">", other[0], best[0]), other, best)
+        return best
+
     def row_of(self, starts: Any, part: int) -> Any:
         """Turn the loop positions where each lane of accumulator `part` was best into row numbers."""
         lanes = ir.Constant(self.indices, [part * self.width + lane for lane in range(self.width)])
@@ -252,11 +260,8 @@ def first_row(
 
         nothing = [lanes.constant(-2 * BLOCKED), ir.Constant(lanes.indices, [0] * lanes.width)]
         end = lanes.loop(args[8], nothing * ACCUMULATORS, body)
-        found = [[end[2 * p], lanes.row_of(end[2 * p + 1], p)] for p in range(ACCUMULATORS)]
-        best = found[0]
-        for other in found[1:]:
-            best = lanes.choose(builder.fcmp_ordered(">", other[0], best[0]), other, best)
-        value, row = lanes.first_best(best[0], best[1])
+        values, rows = lanes.best_row([end[2 * p : 2 * p + 2] for p in range(ACCUMULATORS)])
+        value, row = lanes.first_best(values, rows)
         return context.make_tuple(builder, sig.return_type, [row, value])
 
     return signature, build
