@@ -16,6 +16,21 @@ from rapids_pipeline.backend.devices import DeviceName
 Array = Any
 """An array of any library that `array_api_compat` knows. The standard has no static type yet."""
 
+Float32 = NDArray[np.float32]
+"""A numpy array of targets, features or predictions."""
+Float64 = NDArray[np.float64]
+"""A numpy array that is computed in double precision."""
+Floats = NDArray[np.floating[Any]]
+"""A numpy array of float32 or float64."""
+Indices = NDArray[np.intp]
+"""A numpy array of places: rows to take, the level of each row."""
+Codes = NDArray[np.int32]
+"""A numpy array of the numbers of levels, as they are saved."""
+Mask = NDArray[np.bool_]
+"""A numpy array of yes and no."""
+Labels = NDArray[np.object_]
+"""A numpy array of names."""
+
 
 def namespace(*arrays: Array) -> Any:
     """Return the array API namespace that all `arrays` share (TypeError where they do not)."""
