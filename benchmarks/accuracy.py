@@ -37,14 +37,14 @@ from accuracy_table import compared, markdown, picture
 from machine import described, named
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.config import Recipe
-from rapids_pipeline.demo import write_demo
+from rapids_pipeline.backend.run_folder import write_json
+from rapids_pipeline.commands.run_options import RecipeChanges, run_config
+from rapids_pipeline.data.demo import write_demo
+from rapids_pipeline.data.tables import PerturbationData, read_pairs, read_training, with_smiles
 from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.named_splits import named_splits
 from rapids_pipeline.evaluation.splits import canonical_order
-from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, with_smiles
-from rapids_pipeline.run_options import RecipeChanges, run_config
-from rapids_pipeline.runs import write_json
+from rapids_pipeline.stack.recipe import Recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"

@@ -22,13 +22,13 @@ from machine import described, named
 
 from features.feature_sets import Rows
 from features.molecule_columns import encode_molecules
-from rapids_pipeline.composite_model import fit_and_predict
-from rapids_pipeline.config import KernelConfig
+from rapids_pipeline.backend.run_folder import write_json
 from rapids_pipeline.evaluation.named_splits import named_splits
 from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.kernels.pair_rows import PairRows
-from rapids_pipeline.recipes import COMPOSITE
-from rapids_pipeline.runs import write_json
+from rapids_pipeline.stack.members.composite import fit_and_predict
+from rapids_pipeline.stack.named_recipes import COMPOSITE
+from rapids_pipeline.stack.recipe import KernelConfig
 
 RESULTS = Path(__file__).parent / "results" / "accuracy_ablation.json"
 REPEATS = {"scarce": 2, "made_scarce": 2, "compound": 2, "cell_type": 1}

@@ -31,11 +31,11 @@ import rapids_pipeline
 from features.feature_sets import Rows
 from features.molecule_columns import encode_molecules
 from rapids_pipeline.backend.files import written_atomically
-from rapids_pipeline.config import Recipe, RunConfig
+from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.splits import Split, random_folds
-from rapids_pipeline.ingest import PerturbationData, read_responses
-from rapids_pipeline.stack import fit_stack
+from rapids_pipeline.stack.fit import fit_stack
+from rapids_pipeline.stack.recipe import Recipe, RunConfig
 
 REPOSITORY = Path(rapids_pipeline.__file__).resolve().parents[1]
 MOLECULES, SEED = "morgan", 0

@@ -26,9 +26,9 @@ from features.categorical import OneHotEncoder
 from features.molecules import MorganEncoder
 from features.reduction import TruncatedSVD
 from features.target import LeaveOneOutEncoder
+from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.named_splits import group_folds, same_compound
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.ingest import PerturbationData
 
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]

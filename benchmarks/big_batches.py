@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 from pipeline import REPOSITORY, processor
 
-from rapids_pipeline.demo import simulate
-from rapids_pipeline.runs import installed_versions
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.data.demo import simulate
 
 RESULTS = Path(__file__).parent / "results" / "big_batches.json"
 WANTED = 100_000

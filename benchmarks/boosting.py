@@ -35,9 +35,10 @@ from machine import processor
 from features.molecules import MorganEncoder
 from features.reduction import TruncatedSVD
 from features.target import LeaveOneOutEncoder
-from rapids_pipeline.boosting import MultiOutputBooster, TargetSpace
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.runs import installed_versions
+from rapids_pipeline.stack.target_space import TargetSpace
 
 RESULTS = Path(__file__).parent / "results" / "boosting.json"
 ROWS, COLUMNS, OUTPUTS, HELD_OUT = 700, 300, 45, 300

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rapids_pipeline.demo import simulate
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.data.demo import simulate
+from rapids_pipeline.data.tables import training_from_frame
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.ingest import training_from_frame
-from rapids_pipeline.runs import installed_versions
 
 RESULTS = Path(__file__).parent / "results" / "demo_baselines.json"
 PUBLISHED = {

@@ -25,13 +25,13 @@ import pandas as pd
 from pipeline import processor, scored
 
 from features.molecules import MorganEncoder
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
 from rapids_pipeline.evaluation.expectation import expected_error, strengths
 from rapids_pipeline.evaluation.intervals import replicate_weights
 from rapids_pipeline.evaluation.metrics import rowwise_rmse, score_all
 from rapids_pipeline.evaluation.named_splits import named_splits
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
-from rapids_pipeline.ingest import PerturbationData, read_responses, read_training
-from rapids_pipeline.runs import installed_versions
 from rapids_pipeline.svr import MultiTargetSVR
 from rapids_pipeline.svr.target_features import TargetFeatures, group_statistics
 

@@ -40,9 +40,9 @@ from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
 
 from features.group_tables import CrossFittedTables
 from features.target import LeaveOneOutEncoder, TargetEncoder
-from rapids_pipeline.demo import simulate
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.runs import installed_versions
 
 RESULTS = Path(__file__).parent / "results" / "feature_encoders.json"
 N_GENES, N_FOLDS = 18_211, 5

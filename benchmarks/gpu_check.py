@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rapids_pipeline.backend.gpu_requirements import cuda_of, driver_problems, found_packages
+from rapids_pipeline.backend.gpu import cuda_of, driver_problems, found_packages
 from rapids_pipeline.backend.nvidia_driver import read_driver
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ def parts(full: bool = False) -> list[Part]:
 
 
 DOCTOR = (
-    "import json, sys, pathlib; from rapids_pipeline.doctor import diagnose; "
+    "import json, sys, pathlib; from rapids_pipeline.commands.doctor import diagnose; "
     "pathlib.Path(sys.argv[1]).write_text(json.dumps(diagnose().to_json()))"
 )
 """`rapids-perturb doctor --json`, into a file: packages may print what they like beside it."""

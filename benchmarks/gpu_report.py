@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from rapids_pipeline.backend.errors import UnavailableError
-from rapids_pipeline.backend.gpu_requirements import cuda_of, driver_problems, found_packages
+from rapids_pipeline.backend.gpu import cuda_of, driver_problems, found_packages
 from rapids_pipeline.backend.nvidia_driver import read_driver
 
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from features.molecules import ChemBERTaEncoder, MorganEncoder
 from features.tanimoto import tanimoto
-from rapids_pipeline.demo import simulate
-from rapids_pipeline.runs import installed_versions
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.data.demo import simulate
 
 RESULTS = Path(__file__).parent / "results" / "neighbours.json"
 SHOWN = {

@@ -30,12 +30,12 @@ from sklearn.svm import SVR
 
 from features.feature_sets import FEATURE_SETS, FeatureTable, Rows
 from features.molecule_columns import encode_molecules
-from rapids_pipeline import demo
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.data import demo
+from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds
-from rapids_pipeline.ingest import PerturbationData, read_training, training_from_frame
-from rapids_pipeline.runs import installed_versions
-from rapids_pipeline.screening.candidates import default_sets
-from rapids_pipeline.screening.flow import ScreenRequest, screen
+from rapids_pipeline.studies.screen.candidates import default_sets
+from rapids_pipeline.studies.screen.flow import ScreenRequest, screen
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "screen.json"

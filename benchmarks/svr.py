@@ -35,9 +35,9 @@ from sklearn.svm import SVR
 
 from features.categorical import OneHotEncoder
 from features.molecules import MorganEncoder
-from rapids_pipeline.demo import simulate
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.runs import installed_versions
 from rapids_pipeline.svr import MultiTargetSVR
 from rapids_pipeline.svr.cross_validation import cross_val_predict
 from rapids_pipeline.svr.engines import ENGINES

@@ -17,8 +17,8 @@ from sklearn.svm import SVR
 
 from features.feature_sets import FeatureTable, Rows, feature_set
 from features.molecules import MorganEncoder
-from rapids_pipeline.demo import simulate
-from rapids_pipeline.runs import installed_versions
+from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.svr.engines import ENGINES
 from rapids_pipeline.svr.gram import GramTable
 

@@ -1,6 +1,6 @@
 """`python -m rapids_pipeline` is `rapids-perturb`."""
 
-from rapids_pipeline.cli import main
+from rapids_pipeline.commands.app import main
 
 if __name__ == "__main__":
     main()

@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from features.feature_sets import Rows
 from features.molecule_columns import encode_molecules
-from rapids_pipeline import runs
+from rapids_pipeline.backend import run_folder as runs
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.frames import library_for
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.config import Recipe, RunConfig
+from rapids_pipeline.data.problem import RunInputs
+from rapids_pipeline.data.tables import PerturbationData, read_pairs, read_training, with_smiles
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds
-from rapids_pipeline.first_level import member_engine
-from rapids_pipeline.ingest import PerturbationData, read_pairs, read_training, with_smiles
-from rapids_pipeline.run_inputs import RunInputs
-from rapids_pipeline.saved_model import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
-from rapids_pipeline.second_level import boosting_engine
-from rapids_pipeline.stack import FittedStack, fit_stack
-from rapids_pipeline.submission.kaggle import write_kaggle_csv
+from rapids_pipeline.predictions.kaggle import write_kaggle_csv
+from rapids_pipeline.stack.fit import FittedStack, fit_stack
+from rapids_pipeline.stack.members.booster import boosting_engine
+from rapids_pipeline.stack.members.svr import member_engine
+from rapids_pipeline.stack.recipe import Recipe, RunConfig
+from rapids_pipeline.stack.saved import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
 
 PIPELINE = "pipeline"
 
@@ -58,7 +58,7 @@ def run(
     overwrite: bool = False,
     stages: Stages | None = None,
 ) -> RunResult:
-    """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.runs`).
+    """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.backend.run_folder`).
 
     Rows are worked on in the order of (cell_type, sm_name), so the order of the files does not matter.
 

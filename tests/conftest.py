@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rapids_pipeline.demo import simulate
+from rapids_pipeline.data.demo import simulate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from features.feature_sets import Rows, feature_set
-from rapids_pipeline.config import (
+from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.stack.recipe import (
     BoostingConfig,
     KernelConfig,
     MachineConfig,
@@ -12,7 +13,6 @@ from rapids_pipeline.config import (
     Recipe,
     SvrConfig,
 )
-from rapids_pipeline.evaluation.splits import random_folds
 
 N_FOLDS = 3
 UNMOVED = 1e-4

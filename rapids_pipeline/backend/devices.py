@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rapids_pipeline.backend.errors import InputError, ProblemsError
-from rapids_pipeline.backend.gpu_requirements import gpu_problems
+from rapids_pipeline.backend.gpu import gpu_problems
 
 DeviceName = Literal["cpu", "cuda"]
 DEVICE_OPTIONS = ("auto", "cpu", "cuda")

@@ -1,6 +1,5 @@
-"""Multi-output gradient boosting in a reduced target space."""
+"""Multi-output gradient boosting."""
 
 from rapids_pipeline.boosting.estimator import MultiOutputBooster
-from rapids_pipeline.boosting.target_space import TargetSpace
 
-__all__ = ["MultiOutputBooster", "TargetSpace"]
+__all__ = ["MultiOutputBooster"]

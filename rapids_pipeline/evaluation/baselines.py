@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.ingest import PerturbationData
+from rapids_pipeline.data.tables import PerturbationData
 
 Float32 = NDArray[np.float32]
 Baseline = Callable[[PerturbationData, pd.DataFrame], Float32]

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.backend.frames import FrameLibrary
+from rapids_pipeline.data.checks import PAIR
+from rapids_pipeline.data.problem import DEFAULT_LAYER
+from rapids_pipeline.data.tables import PREDICTION_LAYER, PerturbationData, read_responses
 from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES, BASELINE_COLUMNS
 from rapids_pipeline.evaluation.metrics import score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from rapids_pipeline.evaluation.scaling import noise_ceiling, scaled_scores
-from rapids_pipeline.ingest import PREDICTION_LAYER, PerturbationData, read_responses
-from rapids_pipeline.input_checks import PAIR
-from rapids_pipeline.run_inputs import DEFAULT_LAYER
 
 Rows = NDArray[np.intp]
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from features.molecules import MorganEncoder
 from features.tanimoto import tanimoto
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES, Baseline
-from rapids_pipeline.ingest import PerturbationData
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]

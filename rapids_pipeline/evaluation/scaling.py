@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rapids_pipeline.data.checks import PAIR
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
-from rapids_pipeline.input_checks import PAIR
 
 
 def best_baseline(scores: Mapping[str, Mapping[str, float]], baselines: Iterable[str], metric: str) -> str:
@@ -72,7 +72,7 @@ def noise_ceiling(obs: pd.DataFrame, Y: NDArray[np.float32]) -> float | None:
     ----------
     obs : DataFrame, (n_rows,)
         `cell_type` and `sm_name`. Training files must not repeat a pair; files of replicates are read by
-        `rapids_pipeline.ingest.read_responses`.
+        `rapids_pipeline.data.tables.read_responses`.
     Y : ndarray of float32, (n_rows, n_genes)
 
     Returns

@@ -92,7 +92,7 @@ class OwnTargetSVR:
             n training rows.
         Y : ndarray of float32, (n, t)
         C, epsilon, gamma, tol, max_iter
-            As `rapids_pipeline.config.SvrConfig`.
+            As `rapids_pipeline.stack.recipe.SvrConfig`.
         seed : int
             Seed of the inner folds: those of `FeatureTable(recipe, seed=seed)`.
         progress : Progress, optional

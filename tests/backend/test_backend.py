@@ -19,7 +19,7 @@ from rapids_pipeline.backend.errors import (
     exits_cleanly,
 )
 from rapids_pipeline.backend.files import sha256_of, written_atomically
-from rapids_pipeline.backend.gpu_requirements import Problem
+from rapids_pipeline.backend.gpu import Problem
 from rapids_pipeline.backend.progress import Progress, Stages
 
 

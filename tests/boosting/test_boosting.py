@@ -7,8 +7,9 @@ from sklearn.decomposition import TruncatedSVD as SklearnTruncatedSVD
 from sklearn.exceptions import NotFittedError
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.boosting import MultiOutputBooster, TargetSpace
+from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.boosting.registry import ENGINES
+from rapids_pipeline.stack.target_space import TargetSpace
 
 pytest.importorskip("xgboost")
 ON_CPU = [name for name, engine in ENGINES.items() if "cpu" in engine.devices]

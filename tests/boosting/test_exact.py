@@ -6,11 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from naive_trees import DEFAULTS, KINDS, check_against_naive, columns_of, goes_left, grown, problems
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.boosting.binning import QuantileBins
 from rapids_pipeline.boosting.rounds import sample
+from tests.boosting.naive_trees import (
+    DEFAULTS,
+    KINDS,
+    check_against_naive,
+    columns_of,
+    goes_left,
+    grown,
+    problems,
+)
 
 pytest.importorskip("numba")
 

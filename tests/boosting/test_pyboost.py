@@ -7,7 +7,6 @@ import shutil
 import sys
 from importlib.metadata import PackageNotFoundError
 
-import cupy_on_cpu
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +17,7 @@ from rapids_pipeline.boosting import pyboost
 from rapids_pipeline.boosting.binning import QuantileBins
 from rapids_pipeline.boosting.sketch import Sketch
 from rapids_pipeline.boosting.training import Settings, Watch
+from tests.boosting import cupy_on_cpu
 
 
 def settings(**changed):

@@ -7,8 +7,9 @@ import pytest
 from features.molecules import MorganEncoder
 from features.reduction import TruncatedSVD
 from features.target import LeaveOneOutEncoder
-from rapids_pipeline.boosting import MultiOutputBooster, TargetSpace
+from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.stack.target_space import TargetSpace
 
 pytest.importorskip("numba")
 pytest.importorskip("xgboost")

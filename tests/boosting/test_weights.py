@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_trees import DEFAULTS, KINDS, check_against_naive, columns_of, grown, problems
 from sklearn.tree import DecisionTreeRegressor
 
 from rapids_pipeline.backend.errors import InputError
@@ -12,6 +11,7 @@ from rapids_pipeline.boosting import MultiOutputBooster, histogram
 from rapids_pipeline.boosting.registry import ENGINES
 from rapids_pipeline.boosting.sketch import Sketch, top_outputs
 from rapids_pipeline.boosting.training import Settings, Watch
+from tests.boosting.naive_trees import DEFAULTS, KINDS, check_against_naive, columns_of, grown, problems
 
 pytest.importorskip("numba")
 pytest.importorskip("xgboost")

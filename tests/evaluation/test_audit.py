@@ -11,6 +11,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.audit import (
     FEW_ROWS,
     QUANTILES,
@@ -21,7 +22,6 @@ from rapids_pipeline.evaluation.audit import (
 )
 from rapids_pipeline.evaluation.named_splits import named_splits
 from rapids_pipeline.evaluation.splits import Split
-from rapids_pipeline.ingest import read_training
 
 SMILES = ["CCO", "OCC", "c1ccccc1C", "c1ccccc1CC", "CC(=O)Oc1ccccc1C(=O)O", "C1CCNCC1", "CCCC", "O=C1CCCCC1"]
 GENERATOR = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)

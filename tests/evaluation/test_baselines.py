@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.ingest import PerturbationData, read_responses
 
 GROUPED_BY = {"mean_across_celltypes": "cell_type", "mean_across_compounds": "sm_name"}
 

@@ -8,11 +8,11 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.evaluation.evaluate import evaluate_files
 from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.metrics import METRICS, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
-from rapids_pipeline.ingest import read_responses
 
 GENES = ["A1BG", "A2M", "AAAS", "AACS"]
 NO_MANIFEST = (

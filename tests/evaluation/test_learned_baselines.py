@@ -9,6 +9,7 @@ from sklearn.preprocessing import OneHotEncoder
 from features.molecules import MorganEncoder
 from features.tanimoto import tanimoto
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
 from rapids_pipeline.evaluation.learned_baselines import (
     ALL_BASELINES,
     LEARNED_BASELINES,
@@ -17,7 +18,6 @@ from rapids_pipeline.evaluation.learned_baselines import (
     leave_one_out_error,
 )
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.ingest import PerturbationData, read_responses, read_training
 
 SMILES = [
     "CCO",

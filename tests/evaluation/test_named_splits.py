@@ -10,6 +10,7 @@ from sklearn.model_selection import cross_validate
 
 from features.smiles import canonical_smiles, murcko_scaffolds
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.named_splits import (
     SPLITS,
     NamedSplit,
@@ -19,7 +20,6 @@ from rapids_pipeline.evaluation.named_splits import (
     same_compound,
 )
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.ingest import read_training
 
 SMILES = [
     "C",

@@ -4,7 +4,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from smiles_models import roberta_folder  # noqa: F401 (a fixture)
+
+from tests.smiles_models import roberta_folder  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="session")

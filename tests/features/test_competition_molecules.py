@@ -10,7 +10,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
 from features.molecules import ChemBERTaEncoder, MorganEncoder, canonical_smiles, molecule_encoder  # noqa: E402
-from rapids_pipeline.demo import simulate  # noqa: E402
+from rapids_pipeline.data.demo import simulate  # noqa: E402
 
 N_COMPOUNDS = 146
 NOT_IN_THE_VOCABULARY = set("[]@Hlr")

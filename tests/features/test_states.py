@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from test_feature_sets import EVERY_SET, SMILES, example, feature_set, targets_for
 
 from features import descriptors
 from features.block_makers import Molecules, Predictions
@@ -19,7 +18,8 @@ from features.target import LeaveOneOutEncoder, TargetEncoder
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.boosting.target_space import TargetSpace
+from rapids_pipeline.stack.target_space import TargetSpace
+from tests.features.test_feature_sets import EVERY_SET, SMILES, example, feature_set, targets_for
 
 SAVED_DTYPES = [np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8")]
 GROUPS = ["b", "a", "b", "c", "a", "b"]

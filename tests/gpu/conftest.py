@@ -3,19 +3,15 @@
 `pytest -m gpu` takes the second ones alone; they skip, with the reason, where a library or the device is missing.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from requirements import need, on_gpu
-
-sys.path.append(str(Path(__file__).parents[1] / "boosting"))  # cupy_on_cpu
-from smiles_models import roberta_folder  # noqa: F401 (a fixture)
 
 from rapids_pipeline.backend.arrays import to_device
+from tests.gpu.requirements import need, on_gpu
+from tests.smiles_models import roberta_folder  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(params=["cpu", on_gpu])

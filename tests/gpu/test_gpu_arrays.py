@@ -6,7 +6,6 @@ from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
-from requirements import need, on_gpu
 
 from features.reduction import TruncatedSVD
 from rapids_pipeline.backend.arrays import is_on_cuda, namespace, to_device, to_host
@@ -17,6 +16,7 @@ from rapids_pipeline.boosting.prediction import add_by_array_api
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
 from rapids_pipeline.svr.optimality import clipped
+from tests.gpu.requirements import need, on_gpu
 
 
 def test_the_device_has_a_name_and_room(moved):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from rapids_pipeline import composite_model
 from rapids_pipeline.backend.arrays import is_on_cuda, to_host
-from rapids_pipeline.composite_model import fit_machine
-from rapids_pipeline.config import MachineConfig
-from rapids_pipeline.demo import simulate
+from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.kernels.composite import CompositeKernel
+from rapids_pipeline.stack.members import composite as composite_model
+from rapids_pipeline.stack.members.composite import fit_machine
+from rapids_pipeline.stack.recipe import MachineConfig
 from rapids_pipeline.svr import kernel_ridge
 from rapids_pipeline.svr.estimator import pairs_of
 

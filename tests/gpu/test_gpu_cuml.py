@@ -6,12 +6,12 @@ import types
 
 import numpy as np
 import pytest
-from requirements import need, on_gpu
 from sklearn.svm import SVR
 
 from rapids_pipeline.backend.arrays import is_on_cuda, to_device, to_host
 from rapids_pipeline.svr import MultiTargetSVR, library_loops
 from rapids_pipeline.svr.engines import ENGINES
+from tests.gpu.requirements import need, on_gpu
 
 
 class StandIn:

@@ -5,11 +5,11 @@ import inspect
 import numpy as np
 import pandas as pd
 import pytest
-from requirements import need, on_gpu
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.demo import simulate
-from rapids_pipeline.ingest import read_pairs, read_responses, read_training, training_from_frame
+from rapids_pipeline.data.demo import simulate
+from rapids_pipeline.data.tables import read_pairs, read_responses, read_training, training_from_frame
+from tests.gpu.requirements import need, on_gpu
 
 FORMATS = ("csv", "csv.gz", "tsv", "parquet")
 TEXT_ROUNDING = 3e-7

@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from requirements import need, on_gpu
 from typer.testing import CliRunner
 
-from rapids_pipeline import cli
+from rapids_pipeline.commands import app as cli
+from tests.gpu.requirements import need, on_gpu
 
 pytest.importorskip("xgboost")
 

@@ -4,13 +4,13 @@ import contextlib
 import shutil
 from importlib.util import find_spec
 
-import cupy_on_cpu
 import numpy as np
 import pytest
-from requirements import on_gpu
 
 from rapids_pipeline.boosting import MultiOutputBooster, pyboost
 from rapids_pipeline.boosting.trees import TreeEnsemble
+from tests.boosting import cupy_on_cpu
+from tests.gpu.requirements import on_gpu
 
 pytest.importorskip("numba")
 

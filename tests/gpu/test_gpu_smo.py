@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from factored_problems import assert_same, problem
-from requirements import need, on_gpu
 
 from rapids_pipeline.backend.arrays import is_on_cuda, to_device, to_host
 from rapids_pipeline.svr import MultiTargetSVR
 from rapids_pipeline.svr.smo import SmoOptions, solve_factored
 from rapids_pipeline.svr.target_features import TargetFeatures
+from tests.factored_problems import assert_same, problem
+from tests.gpu.requirements import need, on_gpu
 
 pytest.importorskip("numba")
 

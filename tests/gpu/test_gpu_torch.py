@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from requirements import need, on_gpu
-from smiles_models import TEXTS
 
 from features.chemberta import embed, load_language_model
 from features.molecules import ChemBERTaEncoder
+from tests.gpu.requirements import need, on_gpu
+from tests.smiles_models import TEXTS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

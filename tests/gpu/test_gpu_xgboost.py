@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from requirements import need, on_gpu, why_no_device
 
 from rapids_pipeline.backend.errors import UnavailableError
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.boosting.trees import TreeEnsemble
+from tests.gpu.requirements import need, on_gpu, why_no_device
 
 xgboost = pytest.importorskip("xgboost")
 

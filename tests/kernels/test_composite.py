@@ -4,7 +4,6 @@ import array_api_strict
 import numpy as np
 import pytest
 import torch
-from pairs_example import naive_profile, pairs, rows_of
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
@@ -15,7 +14,8 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
 from rapids_pipeline.kernels.pair_rows import PairRows
-from rapids_pipeline.recipes import COMPOSITE
+from rapids_pipeline.stack.named_recipes import COMPOSITE
+from tests.kernels.pairs_example import naive_profile, pairs, rows_of
 
 EVERYTHING = {
     "cell_type": 0.5,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs_example import naive_correlation, naive_profile, naive_residuals, pairs, rows_of
 
 from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.kernels.response_profiles import (
@@ -12,6 +11,7 @@ from rapids_pipeline.kernels.response_profiles import (
     correlation_of_cell_types,
     residuals_of,
 )
+from tests.kernels.pairs_example import naive_correlation, naive_profile, naive_residuals, pairs, rows_of
 
 
 @settings(max_examples=25, deadline=None)

@@ -9,7 +9,8 @@ from typing import Any
 
 import typer
 
-from rapids_pipeline import cli, submit
+from rapids_pipeline.commands import app as cli
+from rapids_pipeline.commands import submit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JOBS = REPOSITORY / "docker" / "jobs"

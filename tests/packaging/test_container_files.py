@@ -12,7 +12,7 @@ import pytest
 import typer
 import yaml
 
-from rapids_pipeline.cli import app
+from rapids_pipeline.commands.app import app
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()

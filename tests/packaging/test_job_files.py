@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_machine import (
+
+from tests.packaging.job_machine import (
     BATCH_PAGE,
     BIN,
     DEADLINE_S,

@@ -7,9 +7,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from job_machine import BIN, DEADLINE_S, RECORDER, SLURM, Machine, check_run, check_submission, fenced, parsed
 
-from rapids_pipeline.demo import write_demo
+from rapids_pipeline.data.demo import write_demo
+from tests.packaging.job_machine import (
+    BIN,
+    DEADLINE_S,
+    RECORDER,
+    SLURM,
+    Machine,
+    check_run,
+    check_submission,
+    fenced,
+    parsed,
+)
 
 
 @pytest.fixture

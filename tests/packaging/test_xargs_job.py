@@ -5,9 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-from job_machine import BIN, PROGRAM, RECORDER, XARGS, Machine, check_run, check_submission, parsed
 
-from rapids_pipeline.demo import write_demo
+from rapids_pipeline.data.demo import write_demo
+from tests.packaging.job_machine import (
+    BIN,
+    PROGRAM,
+    RECORDER,
+    XARGS,
+    Machine,
+    check_run,
+    check_submission,
+    parsed,
+)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from features.feature_sets import Rows
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.demo import simulate
+from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.kernels.composite import CompositeKernel
 from rapids_pipeline.svr import cross_validation
 from rapids_pipeline.svr.estimator import MultiTargetSVR, pairs_of

@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from factored_problems import assert_same, problem
 
 from rapids_pipeline.svr.smo import SmoOptions, solve_factored
+from tests.factored_problems import assert_same, problem
 
 pytest.importorskip("numba")
 

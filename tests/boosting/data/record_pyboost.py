@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-import cupy_on_cpu  # noqa: E402
+sys.path.insert(0, str(HERE.parents[2]))
 
 from rapids_pipeline.boosting.pyboost import library  # noqa: E402
+from tests.boosting import cupy_on_cpu  # noqa: E402
 
 ARRAYS = """test_format test_format_offsets values group_index feature_importance_gain feature_importance_split
 gains feats val_splits split nans leaves""".split()

@@ -1,0 +1,166 @@
+"""Run folders: what a run leaves behind, written whole or not at all.
+
+    submission.csv   the predictions of the test pairs
+    oof.parquet      out-of-fold predictions of the training rows: metadata columns, then genes
+    scores.json      out-of-fold scores of the pipeline, its members and the baselines
+    model/           the trained model (`rapids_pipeline.stack.saved`)
+    manifest.json    what made them: versions, device, settings, inputs with hashes, seeds, timings
+
+Everything is computed first and written last; the manifest is written after the results it vouches for.
+"""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rapids_pipeline import __version__
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import sha256_of
+
+SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.json", "manifest.json"
+MODEL = "model"
+RESULTS = (SUBMISSION, OOF, SCORES, MODEL, MANIFEST)
+MANIFEST_FORMAT = 1
+PACKAGES = (
+    "numpy scipy pandas pyarrow narwhals scikit-learn numba xgboost xgboost-cpu py-boost safetensors rdkit torch "
+    "transformers anndata optuna himalaya cupy-cuda12x cupy-cuda13x cudf-cu12 cudf-cu13 cuml-cu12 cuml-cu13"
+).split()
+
+
+class RunFolder:
+    """A folder that a run may write to, checked before the work begins.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; it need not exist, and is not made before `publish`.
+    identity : dict
+        What determines the results: inputs' hashes and settings. Results of the same identity may be
+        replaced, since they are the same results.
+    overwrite : bool
+        Replace the results of another run, too.
+
+    Raises
+    ------
+    InputError
+        The path is a file, cannot be written to, or holds another run's results and `overwrite` is false.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], *, overwrite: bool = False) -> None:
+        self.path = path
+        self.identity = identity
+        require_writable(path)
+        taken = [name for name in RESULTS if (path / name).exists()]
+        if taken and not overwrite and self._identity_found() != identity:
+            raise InputError(
+                f"--out {path}: holds another run's {taken[0]}; choose another folder or add --overwrite"
+            )
+
+    def publish(self, writers: dict[str, Callable[[Path], None]], manifest: dict[str, Any]) -> None:
+        """Write every result beside its final place, then move all of them there, the manifest last.
+
+        Parameters
+        ----------
+        writers : dict of name to function
+            Each writes its file, or makes its folder, at the path it is given.
+        manifest : dict
+            What the manifest says besides the identity, versions and time.
+
+        Raises
+        ------
+        InputError
+            The disk is full, or a file's name is taken by a folder or a folder's by a file.
+        """
+        created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=self.path) as staging:
+                for name, write in writers.items():
+                    write(Path(staging, name))
+                write_json(Path(staging, MANIFEST), self._manifest(manifest))
+                (self.path / MANIFEST).unlink(missing_ok=True)  # never beside results it did not make
+                for name in (*writers, MANIFEST):
+                    _move(Path(staging, name), self.path / name, Path(staging, f"replaced-{name}"))
+        except OSError as error:
+            raise InputError(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
+        finally:
+            for folder in created:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+    def _manifest(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "format": MANIFEST_FORMAT,
+            **self.identity,
+            **manifest,
+            **provenance(),
+        }
+
+    def _identity_found(self) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.path / MANIFEST).read_text())
+            return {key: found.get(key) for key in self.identity}
+        except (OSError, ValueError, AttributeError):
+            return None
+
+
+def provenance() -> dict[str, Any]:
+    """Return when, by which packages and on what machine results are made, for whatever records them."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": installed_versions(),
+        "machine": {"system": platform.platform(), "processor_count": os.cpu_count()},
+    }
+
+
+def _move(made: Path, place: Path, aside: Path) -> None:
+    """Move a file or folder into place; what was there is replaced, and a folder stays if that fails."""
+    if not (made.is_dir() and place.is_dir()):
+        made.replace(place)
+        return
+    place.replace(aside)  # a folder does not replace one that holds files
+    try:
+        made.replace(place)
+    except BaseException:
+        aside.replace(place)
+        raise
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError where `path` is not a folder that can be written to, nor can be made one."""
+    try:
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be a folder ({error.strerror})") from error
+    if existing == path and not path.is_dir():
+        raise InputError(f"--out {path}: is a file, expected a folder")
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        remedy = "choose another folder (in a container: docker run --user $(id -u):$(id -g))"
+        raise InputError(f"--out {path}: {existing} cannot be written to; {remedy}")
+
+
+def describe_input(path: Path) -> dict[str, Any]:
+    """Return how a manifest names an input file: absolute path, size in bytes and SHA-256."""
+    return {"path": str(path.absolute()), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of the packages that can change its numbers."""
+    versions = {"python": platform.python_version(), "rapids-perturb": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted-as-given keys, two spaces of indent and a final newline."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

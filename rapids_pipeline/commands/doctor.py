@@ -1,0 +1,218 @@
+"""What this machine can run: driver and GPUs, versions against the supported ones, which engines are there and why not.
+
+    rapids-perturb doctor            a table
+    rapids-perturb doctor --json     the same for programs
+    rapids-perturb doctor --device cuda   exit code 3, and a line a problem, where a GPU run cannot start
+
+It changes nothing and works on any machine. The GPU part is what every GPU run checks at its start
+(`backend.gpu_requirements.gpu_problems`).
+"""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal
+
+import typer
+
+from rapids_pipeline import __version__
+from rapids_pipeline.backend.devices import processor_count, resolve_device
+from rapids_pipeline.backend.errors import PerturbError, exits_cleanly
+from rapids_pipeline.backend.gpu import (
+    Found,
+    Problem,
+    found_packages,
+    gpu_problems,
+    package_problems,
+)
+from rapids_pipeline.backend.nvidia_driver import Driver, DriverMissingError, read_driver
+
+CPU_PACKAGES = (
+    "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "numba", "rdkit", "torch",
+    "transformers", "anndata",
+)  # fmt: skip
+
+State = Literal["ok", "missing", "unsupported"]
+
+
+@dataclass(frozen=True)
+class PackageLine:
+    """A package: the version found ("" where there is none), the supported ones ("" for any), and how that stands."""
+
+    name: str
+    found: str
+    supported: str
+    state: State
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the program that is chosen by name: what it is for, where it runs, and why it cannot ("" if it can)."""
+
+    kind: str
+    name: str
+    device: str
+    obstacle: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything that `doctor` shows."""
+
+    machine: dict[str, Any]
+    driver: Driver | None
+    packages: list[PackageLine]
+    parts: list[Part]
+    problems: list[Problem]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "machine": self.machine,
+            "driver": None if self.driver is None else asdict(self.driver),
+            "packages": [asdict(line) for line in self.packages],
+            "parts": [asdict(part) | {"available": not part.obstacle} for part in self.parts],
+            "gpu_run": {
+                "possible": not self.problems,
+                "problems": [asdict(problem) for problem in self.problems],
+            },
+        }
+
+
+@exits_cleanly
+def command(
+    device: Annotated[
+        str,
+        typer.Option(help="cuda: end with exit code 3 where a GPU run cannot start. auto, cpu: only tell."),
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show what this machine can run: driver, GPUs, versions, engines and why some are not available."""
+    found = diagnose()
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        _print(found)
+    resolve_device(device)
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine and return what was found."""
+    problems, here = gpu_problems(), found_packages()
+    try:
+        driver = read_driver()
+    except DriverMissingError:
+        driver = None
+    return Diagnosis(_machine(), driver, _package_lines(here), list(_parts(problems)), problems)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "rapids-perturb": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": processor_count(),
+        "memory_bytes": _memory(),
+    }
+
+
+def _memory() -> int | None:
+    """Return the machine's memory in bytes, None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _package_lines(here: list[Found]) -> list[PackageLine]:
+    lines = []
+    for found in here:
+        wrong = {problem.what for problem in package_problems([found])}
+        versions = ", ".join(f"{version} ({name})" for name, version in found.installed)
+        state: State = "missing" if not found.installed else "unsupported" if wrong else "ok"
+        lines.append(PackageLine(found.package.name, versions, str(found.package.versions), state))
+    return lines + [_cpu_package(name) for name in CPU_PACKAGES]
+
+
+def _cpu_package(name: str) -> PackageLine:
+    try:
+        return PackageLine(name, metadata.version(name), "", "ok")
+    except metadata.PackageNotFoundError:
+        return PackageLine(name, "", "", "missing")
+
+
+def _parts(problems: list[Problem]) -> Iterator[Part]:
+    """Yield every part that is chosen by name; a part for the GPU lacks what a GPU run lacks, then what it needs."""
+    from rapids_pipeline.boosting import registry as boosting
+    from rapids_pipeline.svr import engines as svr
+
+    gpu = problems[0].what if problems else ""
+    yield Part("tables", "pandas", "cpu", "")
+    yield Part("tables", "cudf", "cuda", gpu)
+    for name, engine in svr.ENGINES.items():
+        device = "cuda" if name == "cuml" else "cpu, cuda" if "cupy" in engine.takes else "cpu"
+        yield Part("SVR", name, device, (gpu if device == "cuda" else "") or _obstacle(engine.require))
+    for name, booster in boosting.ENGINES.items():
+        device = ", ".join(booster.devices)
+        yield Part("boosting", name, device, (gpu if device == "cuda" else "") or _obstacle(booster.require))
+    for name in ("morgan", "descriptors"):
+        yield Part("molecules", name, "cpu", _lacking("chem", "rdkit"))
+    yield Part("molecules", "chemberta", "cpu, cuda", _lacking("chemberta", "rdkit", "torch", "transformers"))
+    yield Part("files", ".h5ad", "cpu", _lacking("h5ad", "anndata"))
+
+
+def _obstacle(require: Callable[[], None]) -> str:
+    try:
+        require()
+    except PerturbError as error:
+        return error.lines[0]
+    return ""
+
+
+def _lacking(extra: str, *modules: str) -> str:
+    missing = [module for module in modules if find_spec(module) is None]
+    if not missing:
+        return ""
+    return f"{' and '.join(missing)} not installed: pip install 'rapids-perturb[{extra}]'"
+
+
+def _print(found: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    memory = found.machine["memory_bytes"]
+    console.print(
+        f"rapids-perturb {found.machine['rapids-perturb']}, Python {found.machine['python']}, "
+        f"{found.machine['system']}, {found.machine['processors']} processors"
+        + (f", {memory / 2**30:.0f} GiB of memory" if memory else ""),
+        highlight=False,
+    )
+    packages = Table("package", "found", "supported", "state", title="Packages", title_justify="left")
+    for line in found.packages:
+        packages.add_row(line.name, line.found, line.supported, _coloured(line.state))
+    parts = Table("for", "name", "runs on", "available", title="Parts chosen by name", title_justify="left")
+    for part in found.parts:
+        parts.add_row(part.kind, part.name, part.device, escape(part.obstacle) or "[green]yes[/green]")
+    console.print(packages)
+    console.print(parts)
+    for gpu in found.driver.gpus if found.driver else ():
+        capability = ".".join(map(str, gpu.compute_capability))
+        console.print(f"GPU: {gpu.name}, compute capability {capability}, {gpu.memory_bytes / 2**30:.0f} GiB")
+    if found.driver:
+        cuda = ".".join(map(str, found.driver.cuda))
+        console.print(
+            f"driver: {found.driver.version or 'version unknown'}, CUDA up to {cuda}", highlight=False
+        )
+    console.print("a GPU run can start" if not found.problems else "a GPU run cannot start:", highlight=False)
+    for problem in found.problems:
+        console.print(f"  {problem}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _coloured(state: State) -> str:
+    return {"ok": "[green]ok[/green]", "missing": "[dim]missing[/dim]"}.get(state, f"[red]{state}[/red]")

@@ -1,0 +1,52 @@
+"""Prediction of new pairs by a saved model: nothing is fitted, on a CPU whatever the model was trained on.
+
+    rapids-perturb predict --model DIR/model --pairs FILE --out OUT
+
+`rapids_pipeline.prediction` has the parts; `prediction.flow.predict_file` is the same in Python.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rapids_pipeline.backend.errors import exits_cleanly
+
+
+@exits_cleanly
+def command(
+    model: Annotated[Path, typer.Option(help="Folder of a trained model: DIR/model of a run.")],
+    pairs: Annotated[
+        Path,
+        typer.Option(
+            help="Pairs to predict: cell_type, and sm_name or SMILES (needed for compounds new to the model) or both; "
+            "id where rows are not just numbered. .csv, .tsv (also .gz) or .parquet."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="NAME.csv or NAME.csv.gz (the applicability goes to NAME.applicability.csv), or a folder of Parquet "
+            "parts, for any number of pairs: a name without a suffix, or in .parquet."
+        ),
+    ],
+    block_rows: Annotated[
+        int | None,
+        typer.Option(help="Rows predicted at once, and in a Parquet part. Default: as many as take 256 MB."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a folder that holds another prediction.")] = False,
+) -> None:
+    """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
+    from rapids_pipeline.predictions.predict import predict_file
+    from rapids_pipeline.reports.run import LiveStages
+
+    stages = LiveStages()
+    try:
+        found = predict_file(model, pairs, out, block_rows=block_rows, overwrite=overwrite, stages=stages)
+    except KeyboardInterrupt as stopped:
+        for sentence in stopped.args:
+            stages.console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+        raise
+    for note in found.notes:
+        stages.console.print(note, highlight=False, soft_wrap=True, markup=False)
+    typer.echo(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {found.beside.name}")

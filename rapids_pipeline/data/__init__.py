@@ -1,0 +1,1 @@
+"""Data: files become checked rows."""

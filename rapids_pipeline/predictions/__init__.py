@@ -1,0 +1,1 @@
+"""Predictions: pairs in, files out."""

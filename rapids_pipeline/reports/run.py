@@ -1,0 +1,270 @@
+"""What a person looks at: progress bars, tables and pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from features.feature_sets import FeatureSet
+from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.evaluation.evaluate import Evaluation
+from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
+from rapids_pipeline.evaluation.perturbation_metrics import HIGHER_IS_BETTER as PERTURBATION_METRICS
+from rapids_pipeline.evaluation.scaling import best_baseline
+from rapids_pipeline.stack.recipe import Recipe
+
+
+class _Bar(Progress):
+    def __init__(self, bars: Bars, name: str) -> None:
+        self._bars = bars
+        self._task = bars.add_task(name, total=None)
+
+    def start(self, total: int) -> None:
+        self._bars.update(self._task, total=total)
+
+    def advance(self, steps: int = 1) -> None:
+        self._bars.advance(self._task, steps)
+
+
+class LiveStages(Stages):
+    """Stages with a progress bar each on a terminal, and a line each in a log."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
+        self.console = console or Console(stderr=True)
+
+    @contextmanager
+    def shown(self, name: str) -> Iterator[Progress]:
+        """Show a bar until the stage ends, on a terminal."""
+        if not self.console.is_terminal:
+            yield Progress()
+            return
+        columns = (
+            TextColumn("{task.description:<15}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Bars(*columns, console=self.console, transient=True) as bars:
+            yield _Bar(bars, name)
+
+    def finished(self, name: str) -> None:
+        """Print the stage and its seconds."""
+        self.console.print(f"  {name:<15} {self.seconds[name]:7.1f} s", highlight=False)
+
+
+def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table with one row a method and one column a metric; the best method of a metric is bold.
+
+    Parameters
+    ----------
+    scores : mapping of method to mapping of metric to float
+        Metrics of `rapids_pipeline.evaluation.metrics`.
+    """
+    table = Table()
+    table.add_column("method")
+    metrics = list(next(iter(scores.values())))
+    best = {
+        metric: (max if HIGHER_IS_BETTER[metric] else min)(row[metric] for row in scores.values())
+        for metric in metrics
+    }
+    for metric in metrics:
+        table.add_column("MRRMSE" if metric == "mean_rowwise_rmse" else metric.removeprefix("mean_rowwise_"))
+        table.columns[-1].justify = "right"
+    for method, row in scores.items():
+        cells = [
+            f"[bold]{row[metric]:.4f}[/bold]" if row[metric] == best[metric] else f"{row[metric]:.4f}"
+            for metric in metrics
+        ]
+        table.add_row(method, *cells)
+    return table
+
+
+def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table with a row a metric of `perturbation_metrics`: the first method's, and the best of the others.
+
+    ↑: higher is better, ↓: lower.
+    """
+    ours, *others = scores
+    table = Table()
+    for heading in ("score", "", ours, *(["best", "baseline"] if others else [])):
+        left = heading in ("score", "", "baseline")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
+    for metric, value in scores[ours].items():
+        higher = PERTURBATION_METRICS[metric]
+        cells = [f"{value:.4f}"]
+        if others:
+            best = (max if higher else min)(others, key=lambda name, m=metric: scores[name][m])  # type: ignore[misc]
+            theirs = scores[best][metric]
+            wins = value >= theirs if higher else value <= theirs
+            cells = [f"[bold]{value:.4f}[/bold]" if wins else cells[0], f"{theirs:.4f}", best]
+        table.add_row(metric, "↑" if higher else "↓", *cells)
+    return table
+
+
+def evaluation_sentences(found: Evaluation) -> list[str]:
+    """Return in words what an evaluation says besides its table."""
+    ours = next(iter(found.scores))
+    metric = "mean_rowwise_rmse"
+    sentences = []
+    others = [name for name in found.scores if name != ours]
+    if others:
+        best = best_baseline(found.scores, others, metric)
+        share = found.scaled[ours][metric]
+        where = f"{share:.1%} of the way from {best}, the best baseline, to a perfect prediction"
+        sentences.append(
+            f"by MRRMSE {ours} is {where if share >= 0 else f'WORSE than {best}, the best baseline'}"
+        )
+    if found.noise_ceiling is not None:
+        sentences.append(
+            f"noise ceiling: replicates of the truth differ so much that no model can expect less than "
+            f"{found.noise_ceiling:.4f} on them"
+        )
+    return [*sentences, *([found.note] if found.note else [])]
+
+
+def feature_sets_table(sets: Mapping[str, FeatureSet]) -> Table:
+    """Return a table with one row a feature set."""
+    table = Table()
+    table.add_column("feature set", no_wrap=True)
+    table.add_column("what it says")
+    table.add_column("blocks", justify="right")
+    for name, recipe in sets.items():
+        table.add_row(name, recipe.description, str(len(recipe.blocks)))
+    return table
+
+
+def feature_set_table(recipe: FeatureSet) -> Table:
+    """Return a table with one row a block of a feature set."""
+    table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
+    table.add_column("block", overflow="fold")
+    table.add_column("columns", no_wrap=True)
+    table.add_column("fitted on", no_wrap=True)
+    for block in recipe.blocks:
+        table.add_row(block.name, block.columns, block.fitted_on)
+    return table
+
+
+def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
+    """Return a table with one row a recipe."""
+    table = Table()
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("what it does")
+    table.add_column("members")
+    for name, recipe in recipes.items():
+        table.add_row(
+            name, recipe.description, ", ".join([*(member.name for member in recipe.first_level), "boosting"])
+        )
+    return table
+
+
+def recipe_table(recipe: Recipe) -> Table:
+    """Return a table with one row a setting of a recipe, member by member."""
+    table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
+    for column in ("stage", "setting", "value"):
+        table.add_column(column, overflow="fold")
+    stages = [("stack", {"n_folds": recipe.n_folds})]
+    stages += [(f"svr {svr.name}", svr.model_dump(exclude={"features"})) for svr in recipe.svrs]
+    for kernel in recipe.kernels:
+        for part, machine in zip(("known", "new_compounds"), kernel.machines, strict=True):
+            weights = "\n".join(f"{name}: {weight:g}" for name, weight in machine.weights.items())
+            stages.append((f"{kernel.name} {part}", machine.model_dump() | {"weights": weights}))
+    boosting = recipe.boosting.model_dump(exclude={"features"}) | {"features": recipe.boosting.features.name}
+    stages.append(("boosting", boosting))
+    stages += [(name, getattr(recipe, name).model_dump()) for name in ("pseudo_labels", "blend")]
+    for stage, settings in stages:
+        for number, (name, value) in enumerate(settings.items()):
+            table.add_row("" if number else stage, name, "-" if value is None else str(value))
+        table.add_section()
+    return table
+
+
+def stack_table(document: Mapping[str, Any]) -> Table:
+    """Return a table of a run's scores.json: a row for the blend, each member and each baseline."""
+    scores = document["out_of_fold"]
+    weights, dropping = document["blend"]["weights"], document["cost_of_dropping"]
+    table = Table()
+    table.add_column("method")
+    for heading in ("out-of-fold", "weight", "without it"):
+        table.add_column(heading, justify="right")
+    best = min(row["mean_rowwise_rmse"] for row in scores.values())
+    for name, row in scores.items():
+        value = row["mean_rowwise_rmse"]
+        cells = [f"[bold]{value:.4f}[/bold]" if value == best else f"{value:.4f}"]
+        cells.append(f"{weights[name]:.2f}" if name in weights else "")
+        cells.append(f"{dropping[name]:+.4f}" if name in dropping else "")
+        table.add_row(name, *cells)
+    return table
+
+
+def result_sentences(document: Mapping[str, Any]) -> list[str]:
+    """Return in words what a run's scores.json says besides the table."""
+    amplitude, pseudo = document["blend"]["amplitude"], document["pseudo_labels"]
+    sentences = [f"out-of-fold: {document['split']}; {document['caution']}"]
+    if amplitude < 1:
+        sentences.append(f"the blend is scaled by {amplitude:.3f}")
+    if pseudo:
+        better = "used" if pseudo["on"] < pseudo["off"] else "not used"
+        sentences.append(
+            f"pseudo-labels: out-of-fold {pseudo['off']:.4f} without, {pseudo['on']:.4f} with them: {better}"
+        )
+    return sentences
+
+
+def print_result(console: Console, document: Mapping[str, Any], notes: Sequence[str]) -> None:
+    """Print a run's scores (MRRMSE) and what a reader should know of them."""
+    console.print("MRRMSE on training rows that were held out:", highlight=False)
+    console.print(stack_table(document))
+    for sentence in [*result_sentences(document), *notes]:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def bar_chart(
+    path: Path,
+    names: Sequence[str],
+    values: Sequence[float],
+    errors: Sequence[tuple[float, float]],
+    title: str,
+    axis: str,
+    reference: float | None = None,
+    reference_name: str = "",
+) -> None:
+    """Draw horizontal bars from zero, with error bars and a reference line, to a PNG of 150 dpi.
+
+    The smallest value is on top; `errors` are how far a bar's whisker reaches below and above its value.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    order = sorted(range(len(names)), key=lambda i: -values[i])
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(names) + 1.6), layout="constrained")
+    axes.barh(
+        [names[i] for i in order],
+        [values[i] for i in order],
+        xerr=[[errors[i][side] for i in order] for side in (0, 1)],
+        color="#6fa3b3",
+        error_kw={"ecolor": "#333333", "capsize": 3, "elinewidth": 1.2},
+    )
+    for row, i in enumerate(order):
+        axes.text(0.01 * max(values), row, f"{values[i]:.4f}", va="center", fontsize=9)
+    if reference is not None:
+        axes.axvline(reference, color="#c0504d", linestyle="--", linewidth=1.2)
+        above: dict[str, Any] = {
+            "transform": axes.get_xaxis_transform(),
+            "ha": "center",
+            "va": "bottom",
+            "fontsize": 9,
+        }
+        axes.text(reference, 1.01, reference_name, color="#c0504d", **above)
+    axes.set_xlabel(axis)
+    axes.set_title(title, loc="left", pad=18)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,1 @@
+"""The method: members in two levels, and their blend."""

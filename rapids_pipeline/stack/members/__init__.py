@@ -1,0 +1,1 @@
+"""Members of a stack: one file a kind."""

@@ -1,0 +1,209 @@
+"""A trained stack as a folder (`DIR/model/`), and its way back: what `predict` needs, and nothing to run.
+
+    about            recipe, seed and molecule encoder of the run, numbers of rows and genes
+    pairs            cell type, compound and SMILES of the training rows; the genes
+    embeddings       features of the molecules known to the run, for encoders whose weights may not be at hand later
+    check            a few training pairs and what the model predicts for them
+    first_…, booster_…, blend   the members (`rapids_pipeline.stack.model`)
+
+On loading, the model predicts its check pairs again: a package that computes something else than it did at
+training (other fingerprints, for one) is noticed before it can spoil a prediction.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from features.feature_sets import Rows
+from features.molecule_columns import encode_molecules, needs_weights
+from features.smiles import canonical_smiles
+from rapids_pipeline.backend.bundle import read_bundle, write_bundle
+from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
+from rapids_pipeline.backend.settings import first_fault
+from rapids_pipeline.backend.state import StateReader
+from rapids_pipeline.stack.model import StackModel
+from rapids_pipeline.stack.nested import Matrix
+from rapids_pipeline.stack.recipe import RunConfig
+
+CHECK_PAIRS = 3
+TOLERANCE = 1e-4
+"""How far a loaded model may be from its check predictions, relative to 1 + their size."""
+PAIR_COLUMNS = ("cell_type", "sm_name", "SMILES")
+
+Embeddings = Mapping[str, tuple[list[str], Matrix]]
+"""Encoder → canonical SMILES and their features."""
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """A stack with what it takes to make rows for it.
+
+    Attributes
+    ----------
+    stack : StackModel
+    config : RunConfig
+        Resolved: every block of molecules names its encoder.
+    genes : tuple of str
+    obs : pandas.DataFrame
+        `cell_type`, `sm_name` and `SMILES` of the training rows.
+    embeddings : mapping of encoder to (canonical SMILES, features)
+    """
+
+    stack: StackModel
+    config: RunConfig
+    genes: tuple[str, ...]
+    obs: pd.DataFrame
+    embeddings: Embeddings
+
+    def rows(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Rows, list[str]]:
+        """Return the rows of pairs (with `cell_type`, `sm_name`, `SMILES`), and what a reader should know of them.
+
+        Raises
+        ------
+        UnavailableError
+            A compound is new to the model, and the weights of the encoder that would read it are not here.
+        """
+        smiles, molecules, notes = list(pairs["SMILES"]), {}, []
+        for name in self.config.recipe.encoders:
+            if name in self.embeddings:
+                molecules[name], found = self._embedded(name, smiles, device)
+            else:
+                columns = encode_molecules([name], smiles, (), device)
+                molecules[name], found = columns.training[name], columns.notes
+            notes.extend(found)
+        return Rows(pairs.reset_index(drop=True), molecules), notes
+
+    def predict(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Matrix, list[str]]:
+        """Return the predictions of pairs, (m, n_genes) float32, and notes."""
+        rows, notes = self.rows(pairs, device)
+        return self.stack.predict(rows), notes
+
+    def _embedded(self, name: str, smiles: Sequence[str], device: DeviceName) -> tuple[Matrix, list[str]]:
+        known, features = self.embeddings[name]
+        place = {molecule: row for row, molecule in enumerate(known)}
+        canonical = [str(canonical_smiles(string)) for string in smiles]
+        new = list(dict.fromkeys(molecule for molecule in canonical if molecule not in place))
+        notes: list[str] = []
+        if new:
+            try:
+                columns = encode_molecules([name], new, (), device)
+            except PerturbError as error:
+                raise UnavailableError(
+                    f"{len(new)} compounds are new to the model, and {name}, which would read them, is not to be "
+                    f"had here: {error}"
+                ) from error
+            if columns.training[name].shape[1] != features.shape[1]:
+                raise InputError(
+                    f"{name} gives {columns.training[name].shape[1]} numbers a molecule here, and "
+                    f"{features.shape[1]} when the model was trained; use the same weights"
+                )
+            features, notes = np.vstack([features, columns.training[name]]), columns.notes
+            place |= {molecule: len(known) + row for row, molecule in enumerate(new)}
+        return features[[place[molecule] for molecule in canonical]], notes
+
+
+def embeddings_of(encoders: Sequence[str], pairs: pd.DataFrame, columns: Mapping[str, Matrix]) -> Embeddings:
+    """Return the features of distinct molecules, for the encoders that read them with weights.
+
+    `pairs` has the SMILES of n rows, `columns` their features by encoder, (n, p).
+    """
+    first: dict[str, int] = {}
+    for row, smiles in enumerate(pairs["SMILES"]):
+        first.setdefault(str(canonical_smiles(smiles)), row)
+    known, rows = list(first), list(first.values())
+    return {name: (known, columns[name][rows]) for name in encoders if needs_weights(name)}
+
+
+def save_model(folder: Path, model: SavedModel) -> None:
+    """Write the folder of a model (which must not exist)."""
+    check = model.obs.iloc[_spread(len(model.obs), CHECK_PAIRS)]
+    predicted, _ = model.predict(check)
+    state = {
+        "pairs": {name: [str(x) for x in model.obs[name]] for name in PAIR_COLUMNS},
+        "genes": {"names": list(model.genes)},
+        "embeddings": {
+            f"encoder_{number}": {"encoder": name, "molecules": known, "features": features}
+            for number, (name, (known, features)) in enumerate(model.embeddings.items())
+        },
+        "check": {name: [str(x) for x in check[name]] for name in PAIR_COLUMNS} | {"predicted": predicted},
+        **model.stack.state(),
+    }
+    about = {
+        "config": model.config.model_dump(mode="json"),
+        "training_rows": len(model.obs),
+        "genes": len(model.genes),
+    }
+    write_bundle(folder, state, about)
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Read the folder of a model and check it.
+
+    Raises
+    ------
+    InputError
+        It is no model, was made by a newer version, was changed or damaged, or predicts its check pairs otherwise
+        than when it was saved.
+    """
+    bundle = read_bundle(folder)
+    try:
+        config = RunConfig.model_validate(bundle.about.get("config"))
+    except ValidationError as error:
+        raise InputError(
+            f"{folder}: the recipe in its manifest cannot be used: {first_fault(error)}"
+        ) from None
+    state = bundle.state
+    genes = state.part("genes").levels("names")
+    stack = StackModel.from_state(config.recipe, len(genes), state)
+    obs, embeddings = _pairs(state.part("pairs")), _embeddings(state.part("embeddings"))
+    lacking = [n for n in config.recipe.encoders if needs_weights(n) and n not in embeddings]
+    if lacking:
+        raise state.fault(f"there are no embeddings of {lacking[0]}")
+    model = SavedModel(stack, config, tuple(genes), obs, embeddings)
+    _checked(model, state.part("check"))
+    return model
+
+
+def _checked(model: SavedModel, reader: StateReader) -> None:
+    """Raise InputError unless the model predicts its check pairs as it did when it was saved."""
+    pairs = _pairs(reader)
+    expected = reader.array("predicted", np.float32, (len(pairs), len(model.genes)))
+    try:
+        predicted, _ = model.predict(pairs)
+    except (ValueError, IndexError, TypeError) as error:
+        raise reader.fault(f"its parts do not fit together ({' '.join(str(error).split())})") from error
+    if predicted.shape != expected.shape or not np.isfinite(predicted).all():
+        raise reader.fault("its parts do not fit together")
+    difference = np.abs(predicted - expected) / (1 + np.abs(expected))
+    if len(pairs) and difference.max() > TOLERANCE:
+        raise InputError(
+            f"{reader.source}: the model predicts its own check pairs otherwise than when it was saved (by "
+            f"{difference.max():.2g}): a package computes something else here; install the versions that its "
+            "manifest.json names"
+        )
+
+
+def _pairs(reader: StateReader) -> pd.DataFrame:
+    columns = {name: reader.strings(name) for name in PAIR_COLUMNS}
+    if len({len(values) for values in columns.values()}) > 1:
+        raise reader.fault("its columns differ in length")
+    return pd.DataFrame(columns)
+
+
+def _embeddings(reader: StateReader) -> Embeddings:
+    found = {}
+    for number in reader.names():
+        part = reader.part(number)
+        known = part.levels("molecules")
+        found[part.text("encoder")] = (known, part.array("features", np.float32, (len(known), None)))
+    return found
+
+
+def _spread(n: int, wanted: int) -> list[int]:
+    """Return `wanted` positions spread over 0 … n−1, fewer where n is less."""
+    return [int(x) for x in np.unique(np.linspace(0, n - 1, min(n, wanted)).round())] if n else []

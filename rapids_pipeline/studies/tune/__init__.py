@@ -1,0 +1,1 @@
+"""Tuning of a recipe's composite kernels."""

@@ -1,1 +1,0 @@
-"""Cross-validation of whole recipes: fits, scores, what they mean for the pairs to predict, and the report."""

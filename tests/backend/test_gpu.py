@@ -1,0 +1,242 @@
+"""What a GPU run lacks: a stand-in driver library, stand-in package versions, and the sentences a person reads."""
+
+import ctypes
+import re
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from rapids_pipeline.backend import gpu as gpu_requirements
+from rapids_pipeline.backend.gpu import (
+    PACKAGES,
+    Found,
+    driver_problems,
+    gpu_problems,
+    package_problems,
+    start_problems,
+)
+from rapids_pipeline.backend.nvidia_driver import Driver, DriverMissingError, Gpu, read_driver
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 85 * 10**9)
+GOOD = Driver((13, 0), "580.65.06", (H100,))
+
+
+class DriverLibrary:
+    """Stands in for libcuda.so.1 and libnvidia-ml.so.1: writes through the pointers as they do."""
+
+    def __init__(self, cuda=13000, status=0, gpus=(H100,), nvml=True):
+        self.cuda, self.status, self.gpus, self.nvml = cuda, status, gpus, nvml
+
+    def load(self, name):
+        if name.startswith("libnvidia-ml") and not self.nvml:
+            raise OSError(name)
+        return self
+
+    @staticmethod
+    def put(pointer, value):
+        pointer._obj.value = value
+        return 0
+
+    def cuInit(self, flags):
+        return self.status
+
+    def cuDriverGetVersion(self, version):
+        return self.put(version, self.cuda)
+
+    def cuDeviceGetCount(self, count):
+        return self.put(count, len(self.gpus))
+
+    def cuDeviceGet(self, device, place):
+        return self.put(device, place)
+
+    def cuDeviceGetName(self, text, size, device):
+        text.value = self.gpus[device.value].name.encode()[: size - 1]
+        return 0
+
+    def cuDeviceTotalMem_v2(self, memory, device):
+        return self.put(memory, self.gpus[device.value].memory_bytes)
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        return self.put(value, self.gpus[device.value].compute_capability[{75: 0, 76: 1}[attribute]])
+
+    def cuGetErrorString(self, status, text):
+        return self.put(text, {999: b"unknown error"}.get(status))
+
+    def nvmlInit_v2(self):
+        return 0
+
+    def nvmlShutdown(self):
+        return 0
+
+    def nvmlSystemGetDriverVersion(self, text, size):
+        text.value = b"580.65.06"
+        return 0
+
+
+def installed(**versions):
+    """Return what is found where these distributions are installed; _ stands for - in their names."""
+    here = {name.replace("_", "-"): version for name, version in versions.items()}
+    return [Found(p, tuple((d, here[d]) for d in p.distributions if d in here)) for p in PACKAGES]
+
+
+CU13 = {"cupy_cuda13x": "14.2.0", "cudf_cu13": "26.10.02", "cuml_cu13": "26.10.00", "py_boost": "0.5.2"}
+
+
+def test_a_driver_is_read_through_its_library():
+    second = Gpu("Tesla T4", (7, 5), 16 * 10**9)
+    library = DriverLibrary(cuda=12080, gpus=(H100, second))
+    assert read_driver(library.load) == Driver((12, 8), "580.65.06", (H100, second))
+    assert read_driver(DriverLibrary(nvml=False).load).version == ""
+
+
+def test_without_devices_there_still_is_a_driver():
+    assert read_driver(DriverLibrary(status=100).load) == Driver((13, 0), "580.65.06", ())
+
+
+def test_a_missing_driver_and_one_that_does_not_start_are_told_apart():
+    def absent(name):
+        raise OSError(name)
+
+    with pytest.raises(
+        DriverMissingError, match=r"^the NVIDIA driver is missing \(libcuda.so.1 cannot be loaded\)$"
+    ):
+        read_driver(absent)
+    with pytest.raises(DriverMissingError, match=r"does not start \(CUDA error 999: unknown error\)"):
+        read_driver(DriverLibrary(status=999).load)
+    with pytest.raises(DriverMissingError, match="CUDA error 803: no explanation"):
+        read_driver(DriverLibrary(status=803).load)
+
+
+def test_the_real_loader_is_the_default():
+    assert read_driver.__defaults__ == (ctypes.CDLL,)
+
+
+def test_nothing_is_wrong_with_a_good_machine(monkeypatch):
+    monkeypatch.setattr(gpu_requirements, "start_problems", list)
+    assert gpu_problems(lambda: GOOD, lambda: installed(**CU13)) == []
+
+
+def test_what_cannot_start_is_looked_for_only_when_the_rest_is_right(monkeypatch):
+    broken = gpu_requirements.Problem("cudf cannot be imported", "install it anew")
+    monkeypatch.setattr(gpu_requirements, "start_problems", lambda: [broken])
+    assert gpu_problems(lambda: GOOD, lambda: installed(**CU13)) == [broken]
+    problems = gpu_problems(lambda: GOOD, installed)
+    assert [problem.what for problem in problems] == ["cupy is not installed", "cudf is not installed"]
+    assert "gpu-cu13" in problems[0].remedy
+
+
+def test_every_problem_of_a_machine_is_named_at_once():
+    def absent():
+        raise DriverMissingError("the NVIDIA driver is missing")
+
+    problems = gpu_problems(absent, lambda: installed(cupy_cuda12x="13.6.0", cuml_cu12="25.08.00"))
+    assert [str(problem) for problem in problems] == [
+        "the NVIDIA driver is missing; install driver 535 or newer (in a container: docker run --gpus all)",
+        "cupy-cuda12x 13.6.0 is not supported (supported: cupy>=14.1.1); "
+        "pip install 'rapids-perturb[gpu-cu12]' (docs/install.md)",
+        "cudf is not installed; pip install 'rapids-perturb[gpu-cu12]' (docs/install.md)",
+        "cuml-cu12 25.08.00 is not supported (supported: cuml==26.10.*); "
+        "pip install 'rapids-perturb[gpu-cu12]' (docs/install.md)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "what", "remedy"),
+    [
+        (
+            Driver((12, 8), "570.10", (H100,)),
+            13,
+            "570.10 runs CUDA up to 12.8, .* need 13.0",
+            "580 or newer or the",
+        ),
+        (
+            Driver((12, 0), "525.60", (H100,)),
+            13,
+            "525.60 runs CUDA up to 12.0",
+            "install driver 580 or newer$",
+        ),
+        (
+            Driver((12, 0), "", (H100,)),
+            12,
+            "^the NVIDIA driver runs CUDA up to 12.0, .* need 12.2",
+            "535 or newer$",
+        ),
+        (Driver((13, 0), "580", ()), 13, "the driver shows no CUDA device", "CUDA_VISIBLE_DEVICES"),
+        (
+            Driver((13, 0), "580", (Gpu("V100", (7, 0), 1),)),
+            13,
+            "V100 has compute capability 7.0, .* 7.5",
+            "CUDA 12",
+        ),
+        (
+            Driver((13, 0), "580", (Gpu("P100", (6, 0), 1),)),
+            12,
+            "P100 has compute .* 6.0, .* 7.0",
+            "newer GPU$",
+        ),
+    ],
+)
+def test_drivers_and_gpus_that_are_too_old(driver, cuda, what, remedy):
+    (problem,) = driver_problems(lambda: driver, cuda)
+    assert re.search(what, problem.what), problem.what
+    assert re.search(remedy, problem.remedy), problem.remedy
+
+
+def test_drivers_and_gpus_at_the_limit_are_right():
+    assert driver_problems(lambda: Driver((13, 0), "580", (Gpu("T4", (7, 5), 1),)), 13) == []
+    assert driver_problems(lambda: Driver((12, 2), "535", (Gpu("V100", (7, 0), 1),)), 12) == []
+
+
+def test_packages_for_two_versions_of_cuda():
+    (mixed,) = package_problems(installed(**CU13)[:1] + installed(cudf_cu12="26.10.2")[1:2])
+    assert mixed.what == "the packages are for different versions of CUDA (cupy-cuda13x, cudf-cu12)"
+    (double,) = package_problems(installed(**CU13, cupy_cuda12x="14.2.0"))
+    assert double.what == "cupy-cuda13x and cupy-cuda12x are both installed and overwrite each other"
+    assert double.remedy.startswith("pip uninstall cupy-cuda13x cupy-cuda12x, then pip install")
+
+
+def test_conda_installs_them_under_their_own_names():
+    assert package_problems(installed(cupy="14.2.0", cudf="26.10.00", cuml="26.10.00")) == []
+    assert gpu_requirements.cuda_of(installed(cupy="14.2.0")) == 13
+
+
+def test_another_py_boost_is_refused():
+    (problem,) = package_problems(installed(**CU13 | {"py_boost": "0.4.1"}))
+    assert problem.remedy == "pip install --no-deps py-boost==0.5.2"
+
+
+def test_a_package_that_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    (problem,) = start_problems()
+    assert problem.what.startswith("cupy cannot be imported (ModuleNotFoundError")
+
+
+def test_a_first_kernel_has_to_run(monkeypatch):
+    def pretend(arange):
+        monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(arange=arange, int32=int))
+        monkeypatch.setitem(sys.modules, "cudf", types.ModuleType("cudf"))
+
+    def fails(*_, **__):
+        raise RuntimeError("no kernel image\nmore")
+
+    pretend(fails)
+    assert start_problems()[0].what == "CuPy cannot run a first kernel (RuntimeError: no kernel image)"
+    pretend(lambda n, dtype: types.SimpleNamespace(sum=lambda: 7))
+    assert start_problems()[0].what == "CuPy says that 0+1+2+3 is 7"
+    pretend(lambda n, dtype: types.SimpleNamespace(sum=lambda: 6))
+    assert start_problems() == []
+
+
+@pytest.mark.parametrize("extra", ["gpu-cu13", "gpu-cu12", "pyboost"])
+def test_the_supported_versions_are_those_of_pyproject(extra):
+    supported = {name: package.versions for package in PACKAGES for name in package.distributions}
+    found = [Requirement(entry) for entry in PROJECT["optional-dependencies"][extra]]
+    named = [entry for entry in found if entry.name in supported]
+    assert len(named) == (1 if extra == "pyboost" else 3)
+    for entry in named:
+        assert entry.specifier == supported[entry.name]

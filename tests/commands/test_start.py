@@ -1,0 +1,136 @@
+"""start: a folder's files by their names, the demo where there are none, one line where it cannot tell."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from rapids_pipeline.commands.app import app
+from rapids_pipeline.commands.start import files_in
+from rapids_pipeline.data.demo import write_demo
+
+RUN = ["--quick", "--device", "cpu"]
+
+
+def start(data, out, *options, env=None):
+    return CliRunner(env=env).invoke(app, ["start", "--data", str(data), "--out", str(out), *options])
+
+
+def touch(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("x")
+    return folder
+
+
+def test_files_go_by_their_names(tmp_path):
+    folder = touch(tmp_path, "de_train.h5ad", "id_map.csv.gz", "notes.txt", "de_train.txt", ".hidden")
+    found = files_in(folder)
+    assert (found.train.name, found.pairs.name, found.truth) == ("de_train.h5ad", "id_map.csv.gz", None)
+    touch(folder, "de_test.parquet")
+    assert files_in(folder).truth == folder / "de_test.parquet"
+
+
+def test_no_folder_and_one_without_files_mean_the_demo(tmp_path):
+    assert files_in(tmp_path / "missing") is None
+    (tmp_path / "lost+found").mkdir()
+    assert files_in(touch(tmp_path, ".DS_Store")) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["de_train.csv"], "no file of pairs to predict; expected id_map with one of .parquet, .csv"),
+        (["id_map.csv"], "no training file; expected de_train with one of"),
+        (["counts.csv"], "no training file; expected de_train"),
+        (
+            ["de_train.csv", "de_train.parquet", "id_map.csv"],
+            "holds de_train.csv and de_train.parquet; leave one",
+        ),
+        (["de_train.csv", "id_map.csv", "id_map.tsv"], "holds id_map.csv and id_map.tsv; leave one"),
+    ],
+)
+def test_what_cannot_be_told_ends_in_one_line(tmp_path, names, says):
+    done = start(touch(tmp_path / "data", *names), tmp_path / "out", *RUN)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: --data {tmp_path}/data: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    touch(tmp_path, "data")
+    done = start(tmp_path / "data", tmp_path / "out", *RUN)
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"error: --data {tmp_path}/data: cannot be read (Not a directory)\n",
+    )
+
+
+def test_an_empty_folder_runs_the_demo(tmp_path):
+    done = start(tmp_path / "none", tmp_path / "out", *RUN, "--demo-genes", "20")
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path}/none holds no files: the demo on built-in, simulated data" in done.stdout
+    assert (tmp_path / "out" / "data" / "de_train.parquet").exists()
+    assert pd.read_csv(tmp_path / "out" / "submission.csv").shape == (255, 21)
+
+
+def test_a_folder_with_files_is_run_and_scored_where_the_truth_is_there(tmp_path):
+    files = write_demo(tmp_path / "data", 0, 20)
+    done = start(tmp_path / "data", tmp_path / "out", *RUN, env={"RAPIDS_PERTURB_MOLECULES": "morgan"})
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path}/out/submission.csv against {files.truth}" in done.stdout.replace("\n", "")
+    ids = pd.read_csv(tmp_path / "out" / "submission.csv")["id"]
+    assert ids.tolist() == pd.read_csv(files.test)["id"].tolist()
+    assert start(tmp_path / "data", tmp_path / "out2", "--demo-genes", "5", *RUN).exit_code == 2
+
+
+def test_without_the_variable_the_molecules_are_those_of_run(tmp_path, monkeypatch):
+    chosen = {}
+    monkeypatch.setattr(
+        "rapids_pipeline.commands.terminal.run", lambda inputs, out, config, *_: chosen.update(run=config)
+    )
+    monkeypatch.setattr(
+        "rapids_pipeline.commands.terminal.demo", lambda out, config, *_, **__: chosen.update(demo=config)
+    )
+    monkeypatch.delenv("RAPIDS_PERTURB_MOLECULES", raising=False)
+    folder = touch(tmp_path / "data", "de_train.csv", "id_map.csv")
+    assert start(folder, tmp_path / "out").exit_code == 0
+    assert start(tmp_path / "none", tmp_path / "out").exit_code == 0
+    assert (chosen["run"].molecules, chosen["run"].recipe.name) == ("chemberta", "best")
+    assert (chosen["demo"].molecules, chosen["demo"].recipe.name) == ("morgan", "best")
+
+
+def test_a_terminated_run_ends_at_once_and_leaves_nothing_half_written(tmp_path):
+    files = write_demo(tmp_path / "data", 0, 400)
+    arguments = [
+        "run",
+        "--train",
+        files.train,
+        "--test",
+        files.test,
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    ]
+    command = [sys.executable, "-m", "rapids_pipeline", *map(str, arguments), "--molecules", "morgan"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True
+    )
+    try:
+        time.sleep(4)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    assert said.splitlines()[-1] == "terminated"
+    assert not (tmp_path / "out").exists()

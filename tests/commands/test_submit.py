@@ -1,0 +1,258 @@
+"""Batch submission through the command line, from runs and from saved models, in every format."""
+
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.commands import app as cli
+from rapids_pipeline.commands import submit
+from rapids_pipeline.data.tables import read_responses
+from rapids_pipeline.predictions.kaggle import write_kaggle_csv
+
+
+def invoke(*arguments):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(submit.command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(small_files, tmp_path_factory):
+    """A finished run on the small demo data."""
+    out = tmp_path_factory.mktemp("submit") / "run"
+    options = ["--molecules", "morgan", "--quick", "--folds", "3", "--device", "cpu"]
+    files = ["--train", small_files.train, "--test", small_files.test, "--out", out]
+    result = CliRunner().invoke(cli.app, ["run", *map(str, files), *options])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def expected(run):
+    return pd.read_csv(run / "submission.csv")
+
+
+@pytest.fixture
+def genes(expected, tmp_path):
+    path = tmp_path / "genes.txt"
+    path.write_text("\n".join(expected.columns[1:]))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".h5ad"])
+def test_a_run_in_every_format_passes_the_check(run, expected, small_files, genes, tmp_path, suffix):
+    if suffix == ".h5ad":
+        pytest.importorskip("anndata")
+    out = tmp_path / f"made{suffix}"
+    result = invoke("--run", run, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{len(expected)} rows × 8 genes written: {out}\n"
+    back = read_responses(out, layer="prediction")
+    np.testing.assert_allclose(back.Y, expected.iloc[:, 1:].to_numpy(np.float32), rtol=1e-6)
+    assert [str(x) for x in back.obs["id"]] == small_files.id_map["id"].tolist()
+    checked = invoke("--check", out, "--id-map", small_files.test, "--genes", genes)
+    assert checked.exit_code == 0, checked.output
+    assert checked.stdout.startswith(f"OK: {out}: {len(expected)} rows × 8 genes")
+
+
+def test_a_plain_csv_is_the_runs_own(run, tmp_path):
+    assert invoke("--run", run, "--out", tmp_path / "s.csv").exit_code == 0
+    assert (tmp_path / "s.csv").read_bytes() == (run / "submission.csv").read_bytes()
+    assert invoke("--run", run, "--out", tmp_path / "s.csv.gz").exit_code == 0
+    assert gzip.decompress((tmp_path / "s.csv.gz").read_bytes()) == (run / "submission.csv").read_bytes()
+
+
+def test_an_id_map_orders_the_rows_and_a_list_the_genes(run, expected, small_files, tmp_path):
+    small_files.id_map.iloc[::-1].to_csv(tmp_path / "turned.csv", index=False)
+    names = list(expected.columns[:0:-1])
+    (tmp_path / "genes.txt").write_text("\n".join(names))
+    arguments = ["--id-map", tmp_path / "turned.csv", "--genes", tmp_path / "genes.txt"]
+    assert invoke("--run", run, "--out", tmp_path / "s.csv", *arguments).exit_code == 0
+    found = pd.read_csv(tmp_path / "s.csv")
+    assert list(found.columns) == ["id", *names]
+    pd.testing.assert_frame_equal(found, expected.iloc[::-1].reset_index(drop=True)[["id", *names]])
+    assert invoke("--check", tmp_path / "s.csv", *arguments).exit_code == 0
+
+
+def test_digits(run, expected, tmp_path):
+    assert invoke("--run", run, "--out", tmp_path / "s.csv", "--float-format", "%.2f").exit_code == 0
+    lines = (tmp_path / "s.csv").read_text().splitlines()
+    assert all(len(value.split(".")[1]) == 2 for value in lines[1].split(",")[1:])
+    np.testing.assert_allclose(pd.read_csv(tmp_path / "s.csv").iloc[:, 1:], expected.iloc[:, 1:], atol=0.0051)
+
+
+def test_a_saved_model_submits_the_same(run, expected, small_files, tmp_path):
+    arguments = ["--model", run / "model", "--pairs", small_files.test, "--out", tmp_path / "s.parquet"]
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    found = pd.read_parquet(tmp_path / "s.parquet")
+    np.testing.assert_allclose(found.iloc[:, 1:], expected.iloc[:, 1:], atol=1e-4)
+    assert found["id"].tolist() == expected["id"].tolist()
+
+
+def test_without_its_test_file_a_run_keeps_its_own_order_and_says_so(run, expected, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "submission.csv").write_bytes((run / "submission.csv").read_bytes())
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["inputs"]["test"]["path"] = "/gone.csv"
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    result = invoke("--run", tmp_path / "run", "--out", tmp_path / "s.csv")
+    assert result.exit_code == 0 and "the run's test file /gone.csv is gone" in result.stderr
+    assert pd.read_csv(tmp_path / "s.csv")["id"].tolist() == expected["id"].tolist()
+
+
+def test_an_id_map_of_other_rows_writes_nothing(run, small_files, tmp_path):
+    small_files.id_map.iloc[1:].to_csv(tmp_path / "less.csv", index=False)
+    small_files.id_map.assign(id=range(len(small_files.id_map))).to_csv(tmp_path / "other.csv", index=False)
+    for name, words in (("less.csv", "less.csv: has "), ("other.csv", "of its ids are not in ")):
+        result = invoke("--run", run, "--out", tmp_path / "s.csv", "--id-map", tmp_path / name)
+        assert result.exit_code == 2 and words in result.stderr and "Traceback" not in result.output
+    (tmp_path / "genes.txt").write_text("A1BG\n")
+    result = invoke("--run", run, "--out", tmp_path / "s.csv", "--genes", tmp_path / "genes.txt")
+    assert result.exit_code == 2 and "genes" in result.stderr
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_damaged_run_is_refused(run, small_files, tmp_path):
+    (tmp_path / "run").mkdir()
+    text = (run / "submission.csv").read_text().replace(",0.", ",x.", 1)
+    (tmp_path / "run" / "submission.csv").write_text(text)
+    result = invoke("--run", tmp_path / "run", "--out", tmp_path / "s.csv")
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_the_method_and_the_data_set_are_named(run, tmp_path):
+    anndata = pytest.importorskip("anndata")
+    options = ["--method-id", "mine", "--dataset-id", "theirs"]
+    assert invoke("--run", run, "--out", tmp_path / "p.h5ad", *options).exit_code == 0
+    assert dict(anndata.read_h5ad(tmp_path / "p.h5ad").uns) == {"method_id": "mine", "dataset_id": "theirs"}
+    assert invoke("--run", run, "--out", tmp_path / "p.h5ad").exit_code == 0
+    found = anndata.read_h5ad(tmp_path / "p.h5ad").uns
+    assert found["dataset_id"] == "neurips-2023-data" and found["method_id"] == "rapids_perturb"
+
+
+# --- without training: a run folder made by hand ------------------------------------------------------------
+
+GENES = ["A1BG", "A2M", "AAAS", "AACS"]
+Y = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run folder with its test file, and a gene list."""
+
+    run: Path
+    test: Path
+    genes: Path
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A run whose ids begin with zeros, in another order than its test file."""
+    files = Made(tmp_path / "run", tmp_path / "id_map.csv", tmp_path / "genes.txt")
+    ids = [f"00{k}" for k in range(5)]
+    pairs = pd.DataFrame({"id": ids, "cell_type": "B", "sm_name": list("vwxyz")})
+    pairs.to_csv(files.test, index=False)
+    files.genes.write_text("\n".join(GENES))
+    files.run.mkdir()
+    write_kaggle_csv(files.run / "submission.csv", ids[::-1], GENES, Y[::-1])
+    inputs = {name: {"path": str(files.test), "sha256": sha256_of(files.test)} for name in ("train", "test")}
+    (files.run / "manifest.json").write_text(json.dumps({"inputs": inputs}))
+    return files
+
+
+def refused(*arguments):
+    """Return what the command says on stderr when it ends with exit code 2."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def test_ids_are_kept_as_they_are_written(made, tmp_path):
+    assert invoke("--run", made.run, "--out", tmp_path / "s.csv").exit_code == 0
+    assert [line[:4] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == [
+        f"00{k}," for k in range(5)
+    ]
+    np.testing.assert_array_equal(read_responses(tmp_path / "s.csv").Y, Y)
+    result = invoke("--check", tmp_path / "s.csv", "--run", made.run)
+    assert result.stdout.startswith(f"OK: {tmp_path}/s.csv: 5 rows × 4 genes, in the order of {made.test}")
+
+
+def test_every_fault_is_a_line(made, tmp_path):
+    write_kaggle_csv(tmp_path / "s.csv", ["000", "002", "001", "003"], [*GENES[:3], "X"], Y[:4])
+    lines = refused("--check", tmp_path / "s.csv", "--id-map", made.test, "--genes", made.genes).splitlines()
+    assert [line.removeprefix(f"error: {tmp_path}/s.csv: ").split(":")[0] for line in lines] == [
+        "wrong number of rows",
+        "missing id",
+        "row order differs",
+        "missing gene",
+        "extra gene",
+    ]
+
+
+def test_a_file_that_is_read_or_belongs_to_the_run_is_not_written(made):
+    before = {path: path.read_bytes() for path in (*made.run.iterdir(), made.test, made.genes)}
+    for out in (made.test, made.run / "submission.csv"):
+        words = f"--out {out}: is an input or a run's result; choose another file"
+        assert words in refused("--run", made.run, "--out", out, "--float-format", "2")
+        assert words in refused("--run", made.run, "--out", out, "--id-map", made.test)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_id_map_with_other_pairs_is_refused(made, tmp_path):
+    ids = [f"00{k}" for k in range(5)]
+    pd.DataFrame({"id": ids, "cell_type": "B", "sm_name": list("zyxwv")}).to_csv(
+        tmp_path / "o.csv", index=False
+    )
+    assert refused("--run", made.run, "--id-map", tmp_path / "o.csv", "--out", tmp_path / "s.csv") == (
+        f"error: {tmp_path}/o.csv: id 000 is ('B', 'z'), but ('B', 'v') in {made.test}, which was predicted; use the "
+        "id map of that test file\n"
+    )
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_run_that_was_changed_is_refused(made, tmp_path):
+    text = (made.run / "submission.csv").read_text().splitlines()
+    (made.run / "submission.csv").write_text("\n".join([*text, text[1]]))
+    words = refused("--run", made.run, "--out", tmp_path / "s.csv")
+    assert "submission.csv: wrong number of rows: 6, " in words and "it is not as a run leaves it" in words
+    assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --out FILE to write a submission, or --check FILE to check one"),
+        (["--check", "s.csv"], "--check needs --id-map FILE, or --run DIR"),
+        (["--check", "s.csv", "--out", "o.csv"], "--check writes nothing; leave out --out"),
+        (["--out", "s.csv"], "give either --run DIR, or --model DIR and --pairs FILE"),
+        (
+            ["--run", "a", "--pairs", "p", "--out", "s.csv"],
+            "give either --run DIR, or --model DIR and --pairs FILE",
+        ),
+        (["--model", "a", "--out", "s.csv"], "give either --run DIR, or --model DIR and --pairs FILE"),
+        (["--run", "a", "--out", "s.txt"], "s.txt: unknown submission format"),
+        (
+            ["--run", "a", "--out", "s.csv"],
+            "--run a: has no submission.csv; give the folder of a finished run",
+        ),
+        (["--run", "a", "--out", "s.csv", "--float-format", "x"], "--float-format x: is no format"),
+        (
+            ["--run", "a", "--out", "s.parquet", "--float-format", "6"],
+            "--float-format is for .csv and .csv.gz",
+        ),
+        (["--run", "a", "--out", "s.csv", "--method-id", "m"], "--method-id is for .h5ad"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, words):
+    assert f"error: {words}" in refused(*arguments)

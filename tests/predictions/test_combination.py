@@ -1,0 +1,408 @@
+"""Several runs as one submission: the values against a loop, the scores against the metric, every refusal in words."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from typer.testing import CliRunner
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.commands import submit
+from rapids_pipeline.data.tables import PerturbationData, read_responses
+from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
+from rapids_pipeline.predictions import out_of_fold
+from rapids_pipeline.predictions.combination import aggregate
+from rapids_pipeline.predictions.kaggle import write_kaggle_csv
+from rapids_pipeline.predictions.out_of_fold import out_of_fold_scores
+
+GENES = ["A1BG", "A.1", "A", "AACS"]  # "A" is what precedes the dot of another gene
+IDS = ["3", "1", "2", "0", "5"]
+N_TRAIN = 7
+
+
+def invoke(*arguments):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(submit.command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(*arguments):
+    """Return what the command says on stderr when it ends with exit code 2."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.output, result.output
+    return result.stderr
+
+
+@dataclass
+class Runs:
+    """Run folders made by hand, and what they predict."""
+
+    folders: list[Path]
+    test: Path
+    train: Path
+    Y: np.ndarray  # (n_runs, 5, 4)
+    oof: np.ndarray  # (n_runs, 7, 4)
+    truth: np.ndarray
+
+    @property
+    def options(self):
+        return [part for folder in self.folders for part in ("--run", folder)]
+
+
+def training_rows():
+    names = [f"compound {k}" for k in range(N_TRAIN)]
+    return pd.DataFrame(
+        {"cell_type": "T", "sm_name": names, "SMILES": ["C" * (k + 1) for k in range(N_TRAIN)]}
+    )
+
+
+def write_oof(path, values):
+    pd.concat([training_rows(), pd.DataFrame(values, columns=GENES)], axis=1).to_parquet(path, index=False)
+
+
+def edit_manifest(run, change):
+    path = run / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Four runs, each with its rows and genes in an order of its own."""
+    rng = np.random.default_rng(0)
+    test, train = tmp_path / "id_map.csv", tmp_path / "de_train.parquet"
+    pd.DataFrame({"id": IDS, "cell_type": "B", "sm_name": list("vwxyz")}).to_csv(test, index=False)
+    truth = rng.normal(size=(N_TRAIN, 4)).astype(np.float32)
+    write_oof(train, truth)
+    Y = rng.normal(size=(4, 5, 4)).astype(np.float32)
+    oof = (truth + rng.normal(size=(4, N_TRAIN, 4))).astype(np.float32)
+    folders = []
+    for k in range(4):
+        folder = tmp_path / f"seed-{k}"
+        folder.mkdir()
+        rows, columns = np.roll(np.arange(5), k), np.roll(np.arange(4), k)
+        ids, genes = [IDS[row] for row in rows], [GENES[column] for column in columns]
+        write_kaggle_csv(folder / "submission.csv", ids, genes, Y[k][rows][:, columns])
+        write_oof(folder / "oof.parquet", oof[k])
+        inputs = {
+            name: {"path": str(path), "sha256": sha256_of(path)}
+            for name, path in (("train", train), ("test", test))
+        }
+        manifest = {
+            "inputs": inputs,
+            "options": {"layer": "clipped_sign_log10_pval", "metadata_columns": []},
+            "config": {"recipe": {"name": "quick"}, "molecules": "morgan", "seed": k},
+            "device": "cpu",
+        }
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        folders.append(folder)
+    return Runs(folders, test, train, Y, oof, truth)
+
+
+def middle_by_loop(tables, how):
+    """Return the median or mean, value by value."""
+    out = np.empty(tables[0].shape, np.float32)
+    for place in np.ndindex(*out.shape):
+        values = sorted(float(table[place]) for table in tables)
+        n = len(values)
+        if how == "mean":
+            out[place] = sum(values) / n
+        else:
+            out[place] = values[n // 2] if n % 2 else (values[n // 2 - 1] + values[n // 2]) / 2
+    return out
+
+
+def rmse_by_loop(truth, predicted):
+    rows = [
+        (sum((float(a) - float(b)) ** 2 for a, b in zip(y, p, strict=True)) / len(y)) ** 0.5
+        for y, p in zip(truth, predicted, strict=True)
+    ]
+    return sum(rows) / len(rows)
+
+
+finite = st.floats(-1e6, 1e6, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays.arrays(
+        np.float32, st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 4)), elements=finite
+    ),
+    st.sampled_from(["median", "mean"]),
+    st.randoms(use_true_random=False),
+)
+def test_every_value_is_that_of_a_loop_whatever_the_order_of_the_runs(tables, how, random):
+    found = aggregate(list(tables), how)
+    np.testing.assert_allclose(found, middle_by_loop(tables, how), rtol=1e-6, atol=1e-6)
+    order = random.sample(range(len(tables)), len(tables))
+    np.testing.assert_allclose(aggregate(list(tables[order]), how), found, rtol=1e-6, atol=1e-6)
+    assert (found >= tables.min(axis=0)).all() and (found <= tables.max(axis=0)).all()
+
+
+@pytest.mark.parametrize("block", [1, 7, 2**22])
+def test_blocks_change_nothing(monkeypatch, block):
+    tables = list(np.random.default_rng(1).normal(size=(3, 9, 4)).astype(np.float32))
+    monkeypatch.setattr("rapids_pipeline.predictions.table.BLOCK_VALUES", block)
+    np.testing.assert_array_equal(aggregate(tables, "median"), np.median(tables, axis=0))
+
+
+@pytest.mark.parametrize("how", [None, "median", "mean"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".h5ad"])
+def test_runs_are_combined_in_the_order_of_the_first(runs, tmp_path, how, suffix):
+    if suffix == ".h5ad":
+        pytest.importorskip("anndata")
+    out = tmp_path / f"made{suffix}"
+    result = invoke(*runs.options, "--out", out, *([] if how is None else ["--combine", how]))
+    assert result.exit_code == 0, result.output
+    back = read_responses(out, layer="prediction")
+    assert back.obs["id"].astype(str).tolist() == IDS and list(back.genes) == GENES
+    np.testing.assert_allclose(back.Y, middle_by_loop(runs.Y, how or "median"), rtol=1e-6)
+    checked = invoke("--check", out, "--run", runs.folders[0])
+    assert checked.exit_code == 0, checked.output
+
+
+@pytest.mark.parametrize("how", ["median", "mean"])
+def test_each_run_and_the_combination_are_scored(runs, tmp_path, how):
+    result = invoke(*runs.options, "--out", tmp_path / "s.csv", "--combine", how)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "MRRMSE of 7 training rows, out-of-fold:"
+    expected = [rmse_by_loop(runs.truth, table) for table in (*runs.oof, middle_by_loop(runs.oof, how))]
+    names = [*map(str, runs.folders), f"their {how}"]
+    assert [line.rsplit(maxsplit=1)[0].strip() for line in lines[1:6]] == names
+    assert [line.rsplit(maxsplit=1)[1] for line in lines[1:6]] == [f"{score:.4f}" for score in expected]
+    assert f"their {how} is out-of-fold, too" in lines[6]
+    assert lines[7] == f"5 rows × 4 genes written: {tmp_path}/s.csv"
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("block", [1, 60, 2**22])
+def test_scores_are_the_metrics_whatever_the_blocks(runs, monkeypatch, block):
+    monkeypatch.setattr(out_of_fold, "BLOCK_VALUES", block)
+    truth = PerturbationData(training_rows(), runs.truth, tuple(GENES))
+    files = [folder / "oof.parquet" for folder in runs.folders]
+    found = out_of_fold_scores(files, truth, runs.train, "median")
+    expected = [mean_rowwise_rmse(runs.truth, table) for table in runs.oof]
+    np.testing.assert_allclose(found.single, expected, rtol=1e-6)
+    combination = np.median(runs.oof, axis=0)
+    np.testing.assert_allclose(found.combination, mean_rowwise_rmse(runs.truth, combination), rtol=1e-6)
+    assert found.n_rows == N_TRAIN
+
+
+def test_one_run_is_submitted_as_it_is(runs, tmp_path):
+    result = invoke("--run", runs.folders[0], "--out", tmp_path / "s.csv", "--combine", "mean")
+    assert result.stdout == f"5 rows × 4 genes written: {tmp_path}/s.csv\n"
+    assert (tmp_path / "s.csv").read_bytes() == (runs.folders[0] / "submission.csv").read_bytes()
+
+
+def test_an_id_map_and_a_gene_list_order_the_combination(runs, tmp_path):
+    (tmp_path / "genes.txt").write_text("\n".join(GENES[::-1]))
+    pd.DataFrame({"id": IDS[::-1]}).to_csv(tmp_path / "turned.csv", index=False)
+    order = ["--id-map", tmp_path / "turned.csv", "--genes", tmp_path / "genes.txt"]
+    assert invoke(*runs.options, "--out", tmp_path / "s.csv", *order).exit_code == 0
+    back = read_responses(tmp_path / "s.csv")
+    np.testing.assert_allclose(back.Y, np.median(runs.Y, axis=0)[::-1, ::-1], rtol=1e-6)
+    assert back.obs["id"].astype(str).tolist() == IDS[::-1] and list(back.genes) == GENES[::-1]
+
+
+# --- runs that do not go together ---------------------------------------------------------------------------
+
+
+def rewrite(run, ids=None, genes=None):
+    """Write another submission.csv, its test file forgotten, as that of a run on other pairs or genes."""
+    values = np.zeros((len(ids or IDS), len(genes or GENES)), np.float32)
+    write_kaggle_csv(run / "submission.csv", ids or IDS, genes or GENES, values)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        (IDS[:3], "lacks 2 of the ids of {first} ('0', '5'); runs that are combined must have the same ids"),
+        ([*IDS, "9"], "has 1 ids that {first} lacks ('9'); runs that are combined must have the same ids"),
+        (
+            [*IDS[1:], "9"],
+            "lacks 1 of the ids of {first} ('3') and has 1 ids that {first} lacks ('9'); runs that are combined must "
+            "have the same ids",
+        ),
+    ],
+)
+def test_other_ids_are_refused(runs, tmp_path, ids, words):
+    other = tmp_path / "other.csv"
+    pairs = pd.DataFrame({"id": ids, "cell_type": "B", "sm_name": [f"x{k}" for k in range(len(ids))]})
+    pairs.to_csv(other, index=False)
+    rewrite(runs.folders[2], ids=ids)
+    recorded = {"path": str(other), "sha256": sha256_of(other)}
+    edit_manifest(runs.folders[2], lambda content: content["inputs"].update(test=recorded))
+    first, third = (runs.folders[k] / "submission.csv" for k in (0, 2))
+    said = refused(*runs.options, "--out", tmp_path / "s.csv")
+    assert said == f"error: {third}: {words.format(first=first)}\n"
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_other_genes_are_refused(runs, tmp_path):
+    rewrite(runs.folders[1], genes=[*GENES[:3], "X"])
+    first, second = (runs.folders[k] / "submission.csv" for k in (0, 1))
+    assert refused(*runs.options, "--out", tmp_path / "s.csv") == (
+        f"error: {second}: lacks 1 of the genes of {first} ('AACS') and has 1 genes that {first} lacks ('X'); runs "
+        "that are combined must have the same genes\n"
+    )
+    assert not (tmp_path / "s.csv").exists()
+
+
+def give_other_test_file(run, path, pairs):
+    pairs.to_csv(path, index=False)
+    recorded = {"path": str(path), "sha256": sha256_of(path)}
+    edit_manifest(run, lambda content: content["inputs"].update(test=recorded))
+
+
+def test_other_pairs_under_the_same_ids_are_refused(runs, tmp_path):
+    pairs = pd.DataFrame({"id": IDS, "cell_type": "B", "sm_name": list("vwxzy")})
+    give_other_test_file(runs.folders[3], tmp_path / "other.csv", pairs)
+    first, last = (runs.folders[k] / "submission.csv" for k in (0, 3))
+    assert refused(*runs.options, "--out", tmp_path / "s.csv") == (
+        f"error: {last}: id 0 is ('B', 'z'), but ('B', 'y') in {first}; runs that are combined must predict the same "
+        "pairs under the same ids\n"
+    )
+
+
+def test_runs_whose_pairs_nobody_knows_are_refused(runs, tmp_path):
+    edit_manifest(runs.folders[1], lambda content: content["inputs"]["test"].update(path="/gone.csv"))
+    assert (
+        invoke(*runs.options, "--out", tmp_path / "s.csv").exit_code == 0
+    )  # the hash says that they are the same
+    edit_manifest(runs.folders[1], lambda content: content["inputs"]["test"].update(sha256="0" * 64))
+    (tmp_path / "s.csv").unlink()
+    assert refused(*runs.options, "--out", tmp_path / "s.csv") == (
+        f"error: --run {runs.folders[1]}: its pairs cannot be compared with those of {runs.folders[0]} (the run's test "
+        "file /gone.csv is gone); put the test files back where the runs read them\n"
+    )
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_without_the_files_they_were_made_from_runs_are_combined_and_not_scored(runs, tmp_path):
+    """As where the runs were made in a container, and are combined outside it."""
+    runs.test.unlink()
+    runs.train.unlink()
+    result = invoke(*runs.options, "--out", tmp_path / "s.csv")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"5 rows × 4 genes written: {tmp_path}/s.csv\n"
+    assert f"not scored out-of-fold: the run's train file {runs.train} is gone" in result.stderr
+    assert f"the run's test file {runs.test} is gone: ids and their order are those of" in result.stderr
+    np.testing.assert_allclose(read_responses(tmp_path / "s.csv").Y, np.median(runs.Y, axis=0), rtol=1e-6)
+
+
+def test_a_run_that_differs_in_more_than_its_seed_is_named(runs, tmp_path):
+    def change(content):
+        content["config"]["molecules"] = "descriptors"
+        content["inputs"]["train"]["sha256"] = "0" * 64
+
+    edit_manifest(runs.folders[2], change)
+    result = invoke(*runs.options, "--out", tmp_path / "s.csv")
+    assert result.exit_code == 0 and result.stderr.splitlines() == [
+        f"{runs.folders[2]} differs from {runs.folders[0]} in more than the seed: training file, molecules",
+        f"not scored out-of-fold: {runs.folders[2]} was trained on another file than {runs.folders[0]}",
+    ]
+
+
+def test_a_copy_of_a_run_is_named(runs, tmp_path):
+    shutil.copytree(runs.folders[1], tmp_path / "copy")
+    result = invoke(*runs.options, "--run", tmp_path / "copy", "--out", tmp_path / "s.csv")
+    assert result.exit_code == 0 and result.stderr == (
+        f"{tmp_path}/copy has the training file, settings and seed of {runs.folders[1]}: the same run counts twice\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path, oof: path.write_bytes(b"PAR1" * 9), "cannot be read as Parquet ("),
+        (lambda path, oof: path.write_bytes(b""), "the file is empty (0 bytes)"),
+        (
+            lambda path, oof: write_oof(path, np.where(oof == oof[1, 2], np.nan, oof)),
+            "row 2, gene A is nan; it is ",
+        ),
+        (
+            lambda path, oof: pd.read_parquet(path).iloc[::-1].to_parquet(path, index=False),
+            "row 1 is ('T', 'compound",
+        ),
+        (lambda path, oof: pd.read_parquet(path).iloc[1:].to_parquet(path, index=False), "has 6 rows, "),
+        (
+            lambda path, oof: pd.read_parquet(path).drop(columns="A").to_parquet(path, index=False),
+            "lacks 1 column(s)",
+        ),
+    ],
+)
+def test_damaged_out_of_fold_predictions_are_refused(runs, tmp_path, damage, words):
+    path = runs.folders[1] / "oof.parquet"
+    damage(path, runs.oof[1])
+    assert f"error: {path}: {words}" in refused(*runs.options, "--out", tmp_path / "s.csv")
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_run_without_out_of_fold_predictions_is_not_scored(runs, tmp_path):
+    (runs.folders[3] / "oof.parquet").unlink()
+    result = invoke(*runs.options, "--out", tmp_path / "s.csv")
+    assert result.exit_code == 0
+    assert result.stderr == f"not scored out-of-fold: {runs.folders[3]} has no oof.parquet\n"
+
+
+def test_no_runs_result_is_overwritten(runs):
+    for folder in runs.folders:
+        out = folder / "submission.csv"
+        before = out.read_bytes()
+        assert "is an input or a run's result" in refused(*runs.options, "--out", out)
+        assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "a", "--run", "./a", "--out", "s.csv"], "--run a: is given twice; give every run once"),
+        (
+            ["--run", "a", "--combine", "max", "--out", "s.csv"],
+            "--combine max: is unknown; give median or mean",
+        ),
+        (
+            ["--model", "m", "--pairs", "p", "--combine", "mean", "--out", "s.csv"],
+            "--combine is for several --run; leave it out with --model",
+        ),
+        (
+            ["--run", "a", "--run", "b", "--model", "m", "--pairs", "p", "--out", "s.csv"],
+            "give either --run DIR, or --model DIR and --pairs FILE",
+        ),
+        (
+            ["--check", "s.csv", "--run", "a", "--run", "b"],
+            "--check takes one --run: those that are combined have",
+        ),
+        (
+            ["--check", "s.csv", "--run", "a", "--combine", "mean"],
+            "--check writes nothing; leave out --combine",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, words):
+    assert f"error: {words}" in refused(*arguments)
+
+
+def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    said = refused(*runs.options, "--run", tmp_path / "empty", "--out", tmp_path / "s.csv")
+    assert (
+        said == f"error: --run {tmp_path}/empty: has no submission.csv; give the folder of a finished run\n"
+    )
+
+
+def test_an_unknown_combination_is_refused_by_the_function_too():
+    from rapids_pipeline.predictions.combination import require_combination
+
+    with pytest.raises(InputError, match="--combine mode: is unknown"):
+        require_combination("mode")

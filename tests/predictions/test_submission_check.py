@@ -1,0 +1,349 @@
+"""Every fault of a submission file is found and told in words, whatever the format."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.predictions.check import faults_of
+from rapids_pipeline.predictions.expected import read_gene_list, read_id_map
+from rapids_pipeline.predictions.found import Found, read_found
+
+GENES = ["A1BG", "A2M", "AAAS", "AACS"]
+IDS = ["0", "1", "2", "3", "4"]
+Y = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+def right():
+    return pd.DataFrame(Y, columns=GENES).assign(id=IDS)[["id", *GENES]]
+
+
+def with_value(row, gene, value):
+    table = right().astype({gene: object})
+    table.loc[row, gene] = value
+    return table
+
+
+def write(table, path):
+    """Write a table in the format of `path`; an .h5ad has the ids in the index, where it has any."""
+    if path.suffix == ".parquet":
+        table.to_parquet(path, index=False)
+    elif path.suffix == ".h5ad":
+        anndata = pytest.importorskip("anndata")
+        obs = pd.DataFrame(index=pd.Index(list(table["id"]), dtype=object))
+        var = pd.DataFrame(index=pd.Index([name for name in table if name != "id"], dtype=object))
+        layer = table.drop(columns="id").to_numpy(np.float64)
+        uns = {"dataset_id": "d", "method_id": "m"}
+        anndata.AnnData(obs=obs, var=var, layers={"prediction": layer}, uns=uns).write_h5ad(path)
+    else:
+        table.to_csv(path, index=False)
+    return path
+
+
+FAULTS = {
+    "row order": (
+        right().iloc[[0, 2, 1, 3, 4]],
+        [
+            "row order differs: row 2 has id 2, where the order of the id map has id 1; 2 of 5 rows stand elsewhere"
+        ],
+    ),
+    "duplicate id": (
+        right().assign(id=["0", "1", "1", "3", "4"]),
+        [
+            "duplicate id: 1 id(s) occur more than once: 1 in rows 2, 3",
+            "missing id: 1 of the 5 of the id map: 2",
+        ],
+    ),
+    "missing id": (
+        right().drop(index=3),
+        ["wrong number of rows: 4, the id map has 5", "missing id: 1 of the 5 of the id map: 3"],
+    ),
+    "extra id": (
+        pd.concat([right(), right().iloc[:1].assign(id="9")]),
+        ["wrong number of rows: 6, the id map has 5", "extra id: 1 not in the id map: 9"],
+    ),
+    "other ids": (
+        right().assign(id=list("abcde")),
+        [
+            "missing id: 5 of the 5 of the id map: 0, 1, 2, … 2 more",
+            "extra id: 5 not in the id map: a, b, c, … 2 more",
+        ],
+    ),
+    "extra gene": (
+        right().assign(MORE=1.0),
+        ["wrong number of genes: 5, the gene list has 4", "extra gene: 1 not in the gene list: MORE"],
+    ),
+    "missing gene": (
+        right().drop(columns="A2M"),
+        ["wrong number of genes: 3, the gene list has 4", "missing gene: 1 of the 4 of the gene list: A2M"],
+    ),
+    "permuted genes": (
+        right()[["id", "A2M", "A1BG", "AAAS", "AACS"]],
+        [
+            "gene order differs: gene 1 is A2M, where the order of the gene list has A1BG; 2 of 4 genes stand elsewhere"
+        ],
+    ),
+    "NaN": (with_value(2, "AAAS", np.nan), ["NaN or no value, 1 value(s): row 3 (id 2), gene AAAS"]),
+    "infinite": (with_value(4, "A2M", -np.inf), ["infinite as float32, 1 value(s): row 5 (id 4), gene A2M"]),
+    "beyond float32": (
+        with_value(1, "A1BG", 1e39),
+        ["infinite as float32, 1 value(s): row 2 (id 1), gene A1BG"],
+    ),
+    "rows missing and swapped": (
+        right().iloc[[0, 2, 1, 4]],
+        [
+            "wrong number of rows: 4, the id map has 5",
+            "missing id: 1 of the 5 of the id map: 3",
+            "row order differs: row 2 has id 2, where the order of the id map has id 1; 2 of 4 rows stand elsewhere",
+        ],
+    ),
+    "many": (
+        right().drop(columns="A2M").assign(id=["0", "1", "1", "3", "9"], MORE=np.nan, AACS=np.nan),
+        [
+            "duplicate id: 1 id(s) occur more than once: 1 in rows 2, 3",
+            "missing id: 2 of the 5 of the id map: 2, 4",
+            "extra id: 1 not in the id map: 9",
+            "missing gene: 1 of the 4 of the gene list: A2M",
+            "extra gene: 1 not in the gene list: MORE",
+            "NaN or no value, 5 value(s): row 1 (id 0), gene AACS; row 2 (id 1), gene AACS; row 3 (id 1), gene AACS; "
+            "… 2 more",
+        ],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # anndata's, of names that are not unique
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".h5ad"])
+@pytest.mark.parametrize(("table", "faults"), FAULTS.values(), ids=FAULTS.keys())
+def test_every_fault_is_told(tmp_path, object_strings, table, faults, suffix):
+    if suffix != ".csv":
+        table = table.astype({name: float for name in table.columns if name != "id"})
+    path = write(table, tmp_path / f"made{suffix}")
+    assert faults_of(read_found(path), IDS, GENES) == faults
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".h5ad"])
+def test_a_right_file_is_read_exactly_and_has_no_faults(tmp_path, object_strings, suffix):
+    found = read_found(write(right(), tmp_path / f"made{suffix}"))
+    assert (found.ids, found.columns, found.rows) == (IDS, GENES, [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(found.Y.astype(np.float32), Y)
+    assert faults_of(found, IDS, GENES) == faults_of(found, IDS) == []
+
+
+ROWS = "".join(f"{name},1,2,3,4\n" for name in IDS)
+HEADER = "id,A1BG,A2M,AAAS,AACS\n"
+TEXTS = {
+    "no id column": (
+        "A1BG,A2M,AAAS,AACS\n" + "1,2,3,4\n" * 5,
+        ["missing column 'id' (its first columns are: A1BG, A2M, AAAS); name the column of row ids so"],
+    ),
+    "text": (
+        (HEADER + ROWS).replace("1,1,2", "1,abc,2").replace("3,1,2", "3,1 2,2"),
+        [
+            "text in a number column, 2 value(s): row 2 (id 1), gene A1BG: 'abc'; row 4 (id 3), gene A1BG: '1 2'"
+        ],
+    ),
+    "truth values": (
+        (HEADER + ROWS).replace(",1,2", ",true,2"),
+        [
+            "text in a number column, 5 value(s): row 1 (id 0), gene A1BG: 'true'; row 2 (id 1), gene A1BG: 'true'; "
+            "row 3 (id 2), gene A1BG: 'true'; … 2 more"
+        ],
+    ),
+    "a gene twice": (
+        "id,A1BG,A1BG,A2M,AAAS,AACS\n" + "".join(f"{name},1,1,2,3,4\n" for name in IDS),
+        [
+            "wrong number of genes: 5, the gene list has 4",
+            "duplicate gene: 1 gene(s) occur more than once: A1BG",
+        ],
+    ),
+    "id twice": (
+        "id,id,A1BG,A2M,AAAS,AACS\n" + "".join(f"{name},{name},1,2,3,4\n" for name in IDS),
+        ["extra column: id; a submission has id and genes only"],
+    ),
+    "metadata": (
+        "id,cell_type,A1BG,A2M,AAAS,AACS\n" + "".join(f"{name},B,1,2,3,4\n" for name in IDS),
+        ["extra column: cell_type; a submission has id and genes only"],
+    ),
+    "id last": (
+        "A1BG,A2M,AAAS,AACS,id\n" + "".join(f"1,2,3,4,{name}\n" for name in IDS),
+        ["column 'id' is column 5; it must be the first"],
+    ),
+    "ids with a point": (
+        HEADER + ROWS.replace("1,2,3,4", "1,2,3,4").replace(",1,", ".0,1,"),
+        ["5 id(s) are no integers: row 1 has 0.0; write 0"],
+    ),
+    "no id": (
+        HEADER + ROWS.replace("2,1,2,3,4", ",1,2,3,4"),
+        ["no id in 1 row(s): row 3", "missing id: 1 of the 5 of the id map: 2"],
+    ),
+    "short and long rows": (
+        HEADER + "0,1,2,3,4\n1,1,2,3\n2,1,2,3,4\n3,1,2,3,4,5\n4,,2,3,4\n",
+        [
+            "wrong number of values in 2 row(s): row 2 (id 1) has 4, the header 5",
+            "NaN or no value, 1 value(s): row 5 (id 4), gene A1BG",
+        ],
+    ),
+    "no rows": (
+        HEADER,
+        [
+            "wrong number of rows: 0, the id map has 5",
+            "missing id: 5 of the 5 of the id map: 0, 1, 2, … 2 more",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "faults"), TEXTS.values(), ids=TEXTS.keys())
+def test_every_fault_of_a_csv_is_told(tmp_path, text, faults):
+    (tmp_path / "s.csv").write_text(text)
+    assert faults_of(read_found(tmp_path / "s.csv"), IDS, GENES) == faults
+    (tmp_path / "s.csv.gz").write_bytes(gzip.compress(text.encode()))
+    assert faults_of(read_found(tmp_path / "s.csv.gz"), IDS, GENES) == faults
+
+
+def test_text_hides_no_other_fault(tmp_path):
+    text = "id,A1BG,A2M\nNA,x,1\n1,,inf\n"
+    (tmp_path / "s.csv").write_text(text)
+    assert faults_of(read_found(tmp_path / "s.csv"), ["NA", "1"], ["A1BG", "A2M"]) == [
+        "text in a number column, 1 value(s): row 1 (id NA), gene A1BG: 'x'",
+        "NaN or no value, 1 value(s): row 2 (id 1), gene A1BG",
+        "infinite as float32, 1 value(s): row 2 (id 1), gene A2M",
+    ]
+
+
+def test_without_a_gene_list_genes_need_only_be_genes(tmp_path):
+    table = right()[["id", "A2M", "A1BG"]].assign(cell_type="B")
+    assert faults_of(read_found(write(table, tmp_path / "s.csv")), IDS) == [
+        "extra column: cell_type; a submission has id and genes only"
+    ]
+
+
+def test_quotes_line_ends_signs_and_a_byte_order_mark_are_no_faults(tmp_path):
+    text = '\ufeffid,"A,1","B\nb"\r\n"x,""y""",+1,1e-3\r\n007,.5,-2.\r\n'
+    (tmp_path / "s.csv").write_bytes(text.encode())
+    found = read_found(tmp_path / "s.csv")
+    assert faults_of(found, ['x,"y"', "007"], ["A,1", "B\nb"]) == []
+    np.testing.assert_array_equal(found.Y, [[1, 1e-3], [0.5, -2]])
+
+
+def test_the_reader_agrees_with_pandas(tmp_path):
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(50, 30)) * 10.0 ** rng.integers(-30, 30, (50, 30))
+    values[rng.random(values.shape) < 0.1] = np.nan
+    table = pd.DataFrame(values, columns=[f"G{k}" for k in range(30)])
+    table.insert(0, "id", range(50))
+    table.to_csv(tmp_path / "s.csv", index=False)
+    expected = pd.read_csv(tmp_path / "s.csv", float_precision="round_trip").drop(columns="id")
+    np.testing.assert_array_equal(read_found(tmp_path / "s.csv").Y, expected.to_numpy())
+
+
+def naive(ids, genes):
+    """Say what is wrong in the plainest way: by sets and by position."""
+    words = set()
+    for what, have, wanted in (("id", ids, IDS), ("gene", genes, GENES)):
+        words |= {f"missing {what}"} if [name for name in wanted if name not in have] else set()
+        words |= {f"extra {what}"} if [name for name in have if name not in wanted] else set()
+        words |= {f"duplicate {what}"} if len(set(have)) < len(have) else set()
+        words |= (
+            {"wrong number of " + {"id": "rows", "gene": "genes"}[what]}
+            if len(have) != len(wanted)
+            else set()
+        )
+        first = [name for k, name in enumerate(have) if name in wanted and name not in have[:k]]
+        if first != [name for name in wanted if name in have]:
+            words.add({"id": "row", "gene": "gene"}[what] + " order differs")
+    return words
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(st.permutations(IDS), st.lists(st.sampled_from([*IDS, "8", "9"]), max_size=7)),
+    st.one_of(st.permutations(GENES), st.lists(st.sampled_from([*GENES, "X", "Y"]), max_size=6)),
+)
+def test_any_ids_and_genes_are_told_as_a_naive_comparison_tells_them(ids, genes):
+    found = Found(list(ids), list(genes), np.zeros((len(ids), len(genes))), list(range(1, len(ids) + 1)))
+    faults = faults_of(found, IDS, GENES)
+    assert {fault.partition(":")[0] for fault in faults} == naive(list(ids), list(genes))
+    assert (faults == []) == (list(ids) == IDS and list(genes) == GENES)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("s.csv", b"", "the file is empty"),
+        ("s.csv", b"id,A1BG\n\xe9,1\n", r"cannot be read as CSV \(.*\); is the file complete\?"),
+        (
+            "s.csv.gz",
+            gzip.compress(b"id,A1BG\n" * 99, mtime=0)[:30],
+            r"cannot be read as CSV \(.*\); is the file complete\?",
+        ),
+        ("s.parquet", b"PAR1" * 9, r"cannot be read as Parquet \(.*\); is the file complete\?"),
+        ("s.txt", b"id,A1BG\n", r"unknown submission format; name it .csv, .csv.gz, .parquet or .h5ad"),
+    ],
+)
+def test_what_is_no_table_is_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        read_found(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ") and "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"absent.csv: no such file"):
+        read_found(tmp_path / "absent.csv")
+
+
+# --- what is expected -------------------------------------------------------------------------------------
+
+
+def test_ids_and_genes_come_from_any_table(tmp_path):
+    table = right().assign(id=["007", "b", "2", "1", "0"], cell_type="B", sm_name="x", note="some words")
+    for name, sep in (("m.csv", ","), ("m.tsv", "\t"), ("m.parquet", None)):
+        path = tmp_path / name
+        table.to_parquet(path) if sep is None else table.to_csv(path, index=False, sep=sep)
+        rows = read_id_map(path)
+        assert rows.ids == ["007", "b", "2", "1", "0"] and rows.pairs["sm_name"].tolist() == ["x"] * 5
+        assert read_gene_list(path) == GENES
+    (tmp_path / "genes.txt").write_bytes(("\ufeff" + "\r\n\r\n".join(GENES)).encode())
+    assert read_gene_list(tmp_path / "genes.txt") == GENES
+    right()[["id"]].to_csv(tmp_path / "m.csv", index=False)
+    assert read_id_map(tmp_path / "m.csv").pairs is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.csv", b"a,b\n1,2\n", "missing column id; its metadata columns are: none"),
+        ("m.csv", b"id,b\n1,2\n1,3\n", "duplicate id: '1'; every id may occur once"),
+        ("m.csv", b"id,b\n1,2\n,3\n", "column id has no value in row 2; fill it or drop the row"),
+    ],
+)
+def test_a_wrong_id_map_is_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_id_map(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("g.txt", b"A1BG\nA2M\nA1BG\n", "duplicate gene: 'A1BG'; every gene may occur once"),
+        ("g.txt", b"\n", "names no genes"),
+        ("g.txt", b"\xff\xfe\x00", "is no text; a list of genes has one name a line"),
+        (
+            "g.csv",
+            b"gene\nA1BG\n",
+            "is a table of one column; a list of genes is a .txt file, one name a line",
+        ),
+        ("g.h5ad", b"x" * 50, r"cannot be read as .h5ad \(.*\); is the file complete\?"),
+    ],
+)
+def test_a_wrong_gene_list_is_one_line(tmp_path, name, content, words):
+    if name.endswith(".h5ad"):
+        pytest.importorskip("anndata")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        read_gene_list(tmp_path / name)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,218 @@
+"""Kernel machines on composite kernels: against a naive fit, never leaking, and the same after a save."""
+
+import numpy as np
+import pytest
+
+from features.feature_sets import Rows
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import StateReader
+from rapids_pipeline.data.tables import read_training
+from rapids_pipeline.evaluation.metrics import rowwise_rmse
+from rapids_pipeline.kernels.pair_rows import PairRows
+from rapids_pipeline.stack.members.composite import (
+    CompositeModel,
+    fit_and_predict,
+    fit_composite,
+    fit_machine,
+    row_noise,
+)
+from rapids_pipeline.stack.named_recipes import COMPOSITE as SHIPPED
+from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
+from tests.stack_example import COMPOSITE, MACHINE, example
+
+LIKE = np.empty(0)
+
+
+def problem(n_genes=25):
+    train, test, Y = example(n_genes)
+    both = PairRows.of(Rows.joined(train, test), ["made up"])
+    return both.take(np.arange(len(Y))), both.take(np.arange(len(Y), len(Y) + 6)), Y
+
+
+def changed(machine=MACHINE, **values):
+    return MachineConfig(**machine.model_dump() | values)
+
+
+def naive(config, rows, tests, Y):
+    """Transform, components, one bordered system a component, and back; in plain loops over components."""
+    if config.transform == "asinh":
+        unit = config.transform_scale * np.sqrt((Y.astype(float) ** 2).mean())
+        z = np.arcsinh(Y / unit)
+    else:
+        z, unit = Y.astype(float), 1.0
+    mean = z.mean(axis=0)
+    U, s, Vt = np.linalg.svd(z - mean, full_matrices=False)
+    U, s, Vt = (
+        x[..., : config.n_components] if x is not Vt else x[: config.n_components] for x in (U, s, Vt)
+    )
+    A = U * s
+    learnt = config.kernel.learn(rows, A)
+    K, k = learnt.gram(LIKE), learnt.between(tests, LIKE)
+    squares = (A**2).sum(axis=1)
+    noise = (squares / squares.mean() + 1e-3) ** config.noise_exponent
+    noise /= np.exp(np.log(noise).mean())
+    out, n = np.zeros((len(tests), Y.shape[1])), len(Y)
+    for j in range(len(s)):
+        bordered = np.zeros((n + 1, n + 1))
+        bordered[:n, :n] = K + config.penalty * (s[0] / s[j]) ** config.penalty_growth * np.diag(noise)
+        bordered[:n, n] = bordered[n, :n] = 1
+        found = np.linalg.solve(bordered, np.append(A[:, j], 0))
+        out += (k @ found[:n] + found[n])[:, None] * Vt[j]
+    return (np.sinh(out + mean) if config.transform == "asinh" else out + mean) * unit
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"transform": "none"},
+        {"penalty_growth": 0.3, "penalty": 5.0},
+        {"noise_exponent": 0.0},
+        {"n_components": 3},
+    ],
+)
+def test_a_machine_is_what_a_naive_fit_is(values):
+    rows, tests, Y = problem()
+    config = changed(**values)
+    found = fit_machine(config, rows, Y, "cpu").predict(tests)
+    np.testing.assert_allclose(found, naive(config, rows, tests, Y), atol=2e-3 * np.abs(Y).max())
+
+
+def test_genes_and_all_components_are_one_with_one_penalty():
+    rows, tests, Y = problem()
+    by_components = changed(n_components=25, penalty_growth=0.0, noise_exponent=0.0)
+    by_genes = changed(by_components, targets="genes")
+    one, other = (fit_machine(config, rows, Y, "cpu").predict(tests) for config in (by_components, by_genes))
+    np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_a_tube_of_nothing_and_a_wide_box_are_nearly_an_interpolation():
+    """Without penalty both losses interpolate, so they must agree; with one they are different problems."""
+    rows, tests, Y = problem(3)
+    values = {"penalty": 3e-3, "penalty_growth": 0.0, "noise_exponent": 0.0, "tol": 1e-4}
+    ridge = fit_machine(changed(**values), rows, Y, "cpu").predict(tests)
+    for engine in ("douglas-rachford", "smo", "sklearn"):
+        tube = fit_machine(changed(engine=engine, **values), rows, Y, "cpu").predict(tests)
+        np.testing.assert_allclose(tube, ridge, atol=0.05 * np.abs(Y).max())
+    looser = fit_machine(changed(engine="smo", epsilon=0.5, penalty=1.0), rows, Y, "cpu").predict(tests)
+    assert np.abs(looser - ridge).max() > 0.1
+
+
+def test_pairs_without_a_profile_are_predicted_by_the_other_machine():
+    train, test, Y = example()
+    model = fit_composite(COMPOSITE, PairRows.of(train, ["made up"]), Y, "cpu")
+    new = test.obs.copy()
+    new["sm_name"] = ["never seen", *new["sm_name"][1:]]
+    found = model.predict(Rows(new, test.molecules))
+    pairs = PairRows.of(Rows(new, test.molecules), ["made up"])
+    one = np.array([0])
+    np.testing.assert_array_equal(found[0], model.new_compounds.predict(pairs.take(one))[0])
+    np.testing.assert_array_equal(found[1:], model.known.predict(pairs)[1:])
+    assert np.abs(model.known.predict(pairs.take(one)) - found[0]).max() > 1e-3
+
+
+def test_only_one_cell_type_has_no_profiles_at_all():
+    train, test, Y = example()
+    rows = np.flatnonzero(train.obs["cell_type"] == "cell 0")
+    model = fit_composite(COMPOSITE, PairRows.of(train.take(rows), ["made up"]), Y[rows], "cpu")
+    pairs = PairRows.of(test, ["made up"])
+    assert not model.known.kernel.has_profile(
+        pairs.take(np.flatnonzero(test.obs["cell_type"] == "cell 0"))
+    ).any()
+    assert np.isfinite(model.predict(test)).all()
+
+
+def test_a_row_is_predicted_alone_as_among_others_and_in_any_order():
+    train, test, Y = example()
+    model = fit_composite(COMPOSITE, PairRows.of(train, ["made up"]), Y, "cpu")
+    together = model.predict(test)
+    for k in range(6):
+        np.testing.assert_allclose(model.predict(test.take(np.array([k])))[0], together[k], atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(Y))
+    shuffled = fit_composite(COMPOSITE, PairRows.of(train.take(order), ["made up"]), Y[order], "cpu")
+    np.testing.assert_allclose(shuffled.predict(test), together, atol=2e-3)
+
+
+def test_a_fit_for_predictions_is_the_model_that_is_kept():
+    rows, tests, Y = problem()
+    model = fit_composite(COMPOSITE, rows, Y, "cpu")
+    train, test, _ = example()
+    found, again = fit_and_predict(COMPOSITE, rows, Y, [tests, rows], "cpu")
+    np.testing.assert_allclose(found, model.predict(test), atol=1e-5)
+    np.testing.assert_allclose(again, model.predict(train), atol=1e-5)
+
+
+def test_a_model_is_the_same_after_a_save_and_damage_is_named():
+    train, test, Y = example()
+    model = fit_composite(COMPOSITE, PairRows.of(train, ["made up"]), Y, "cpu")
+    state = model.state()
+    again = CompositeModel.from_state(COMPOSITE, StateReader(state, "saved"))
+    assert np.array_equal(again.predict(test), model.predict(test))
+    state["known"]["components"] = {**state["known"]["components"], "mean": np.zeros(3, np.float32)}
+    with pytest.raises(InputError, match=r"saved\.known\.components: directions must be float32 \(any, 3\)"):
+        CompositeModel.from_state(COMPOSITE, StateReader(state, "saved"))
+    state = {
+        **model.state(),
+        "new_compounds": fit_composite(COMPOSITE, PairRows.of(train, ["made up"]), Y[:, :9], "cpu").state()[
+            "known"
+        ],
+    }
+    with pytest.raises(InputError, match="different numbers of targets"):
+        CompositeModel.from_state(
+            COMPOSITE.model_copy(update={"new_compounds": MACHINE}), StateReader(state, "saved")
+        )
+
+
+def test_noise_of_rows():
+    scores = np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]])
+    squares = np.array([25.0, 0, 1]) / (26 / 3) + 1e-3
+    expected = squares**0.5 / np.prod(squares**0.5) ** (1 / 3)
+    np.testing.assert_allclose(row_noise(scores, 0.5), expected)
+    assert np.array_equal(row_noise(scores, 0.0), np.ones(3)) and np.array_equal(
+        row_noise(0 * scores, 0.5), np.ones(3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": {"cell_tipe": 1.0}}, "no kernel factor 'cell_tipe'"),
+        ({"epsilon": 0.1}, "squared errors, which have no tube"),
+        ({"engine": "auto"}, "would leave open which loss is meant"),
+        ({"penalty": 0.0}, "greater than 0"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        changed(**values)
+
+
+def test_an_engine_that_there_is_not_is_named_wherever_a_machine_is_fitted():
+    rows, _, Y = problem()
+    with pytest.raises(InputError, match="no SVR engine 'magic'; choose one of auto, douglas-rachford"):
+        fit_machine(changed(engine="magic"), rows, Y, "cpu")
+
+
+def test_a_machine_for_new_compounds_has_no_profiles_in_it():
+    with pytest.raises(ValueError, match="new_compounds is for pairs without a response profile"):
+        KernelConfig(known=MACHINE, new_compounds=MACHINE)
+
+
+def test_real_data_are_predicted_better_than_by_the_additive_model(shared_data):
+    """Compounds held out within one cell type, and held out everywhere."""
+    from features.molecule_columns import encode_molecules
+    from rapids_pipeline.evaluation.learned_baselines import additive
+
+    data = read_training(shared_data / "lincs_lung" / "de_train.parquet")
+    rows = Rows(data.obs, encode_molecules(["morgan"], list(data.obs["SMILES"])).training)
+    pairs = PairRows.of(rows, ["morgan"])
+    names = np.unique(data.obs["sm_name"])[::4]
+    everywhere = np.isin(data.obs["sm_name"], names)
+    for held in (everywhere & (data.obs["cell_type"] == "HFL1").to_numpy(), everywhere):
+        inside, outside = np.flatnonzero(~held), np.flatnonzero(held)
+        predicted = fit_and_predict(
+            SHIPPED, pairs.take(inside), data.Y[inside], [pairs.take(outside)], "cpu"
+        )[0]
+        baseline = additive(data.take(inside), data.obs.iloc[outside])
+        errors = [rowwise_rmse(data.Y[outside], x).mean() for x in (predicted, baseline)]
+        assert errors[0] < 0.99 * errors[1]

@@ -1,0 +1,443 @@
+"""Feature screening: right numbers, no leaks, and one command that needs no argument."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from sklearn.svm import SVR
+from typer.testing import CliRunner
+
+from features.feature_sets import FEATURE_SETS, FeatureTable, Rows
+from features.molecule_columns import encode_molecules
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.commands import screen as screening
+from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
+from rapids_pipeline.evaluation.splits import canonical_order, random_folds
+from rapids_pipeline.studies.screen import flow
+from rapids_pipeline.studies.screen.candidates import default_sets
+from rapids_pipeline.studies.screen.flow import ScreenRequest, Watcher, screen
+from rapids_pipeline.studies.screen.losses import Problem, losses_of, predictions
+
+SETS = ("cell_type", "onehot", "molecules", "svr_shared", "loo", "svr_loo")
+FILES = ["screen.csv", "screen.html", "screen.json", "screen.png"]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def data(small_files) -> PerturbationData:
+    return read_training(small_files.train)
+
+
+@pytest.fixture(scope="module")
+def screened(data):
+    return screen(data, ScreenRequest(features=SETS), source="small")
+
+
+def named(name):
+    return FEATURE_SETS[name].with_molecules("morgan")
+
+
+def invoke(*arguments):
+    app = typer.Typer()
+    app.command()(screening.command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def ordered(data: PerturbationData, genes: list[str]) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """Return the rows of a screen in its order, their targets and folds."""
+    data = data.take(canonical_order(data.obs))
+    columns = encode_molecules(["morgan"], list(data.obs["SMILES"])).training
+    Y = data.Y[:, [data.genes.index(gene) for gene in genes]]
+    return Rows(data.obs, columns), Y, random_folds(len(Y), 5, 0)
+
+
+def by_hand(name, rows, Y, folds, fitted_on=None):
+    """Return out-of-fold predictions by a loop over scikit-learn's SVR."""
+    oof = np.empty_like(Y)
+    for k in range(5):
+        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+        table = FeatureTable(named(name))
+        X = table.fit_transform(rows.take(inside), Y[inside])
+        for gene in range(Y.shape[1]):
+            svr = SVR(C=1.0, epsilon=0.1, gamma="scale", tol=1e-5).fit(X, Y[inside, gene])
+            oof[outside, gene] = svr.predict(table.transform(rows.take(outside)))
+    return oof
+
+
+def scores(screen):
+    return {found.feature_set: found.score for found in screen.sets}
+
+
+# --- numbers ----------------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_a_plain_loop_over_scikit_learn(data, screened):
+    rows, y, folds = ordered(data, ["A1BG"])
+    for name in SETS:
+        expected = np.sqrt(np.mean((by_hand(name, rows, y, folds) - y) ** 2))
+        assert scores(screened)[name] == pytest.approx(expected, abs=1e-3), name
+    means = np.stack([y[folds != k].mean(axis=0) for k in range(5)])[folds]
+    assert scores(screened)["mean"] == pytest.approx(np.sqrt(np.mean((means - y) ** 2)), rel=1e-6)
+
+
+def test_several_genes_are_scored_by_mrrmse(data):
+    genes = ["A1BG", "A2M", "A2M-AS1"]
+    found = screen(data, ScreenRequest(",".join(genes), ("onehot", "molecules", "loo")))
+    assert found.metric == "MRRMSE" and found.genes == genes
+    rows, Y, folds = ordered(data, genes)
+    errors = {name: by_hand(name, rows, Y, folds) - Y for name in ("onehot", "molecules", "loo")}
+    for name, error in errors.items():
+        expected = np.sqrt((error**2).mean(axis=1)).mean()
+        assert scores(found)[name] == pytest.approx(expected, abs=1e-3), name
+    improved = [np.sqrt((errors[name] ** 2).mean(axis=0)) for name in ("molecules", "onehot")]
+    row = next(found for found in found.sets if found.feature_set == "molecules")
+    assert row.genes_improved == pytest.approx(np.mean(improved[0] < improved[1]))
+    assert found.agreement.gene == "A1BG"
+    assert found.gene_rmse.feature_sets == [row.feature_set for row in found.sets]
+
+
+def test_columns_of_each_genes_own_are_those_of_one_gene_at_a_time(data):
+    """Each gene has statistics of itself: screened together, each is predicted as if alone."""
+    rows, Y, folds = ordered(data, ["A1BG", "A2M"])
+    splits = flow._splits(ScreenRequest(), None, rows.obs, Y)
+    together, alone = Problem(rows, Y, splits), Problem(rows, Y[:, :1], splits)
+    found = [predictions(p, p.features(), named("svr_per_target"), 2) for p in (together, alone)]
+    assert found[0].shape == (int((folds == 2).sum()), 2)
+    # the inner folds of the cross-fitted statistics are drawn apart, so only nearly
+    assert np.corrcoef(found[0][:, 0], found[1][:, 0])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("model", ["ridge", "boosting"])
+def test_other_models_find_what_there_is_to_find(model):
+    found = screen(planted("sm_name"), ScreenRequest("A1BG", ("cell_type", "sm_name"), model=model))
+    assert scores(found)["sm_name"] < 0.6 * scores(found)["mean"]
+    assert scores(found)["cell_type"] > 0.9 * scores(found)["mean"]
+    assert found.model == model
+
+
+def test_the_best_set_comes_first_and_differences_are_from_the_reference(screened):
+    assert screened.reference == "cell_type"
+    found = [row.score for row in screened.sets]
+    assert found == sorted(found)
+    assert [row.rank for row in screened.sets] == list(range(1, len(SETS) + 2))
+    for row in screened.sets:
+        assert row.difference == pytest.approx(row.score - scores(screened)["cell_type"])
+        assert row.difference_low <= row.difference <= row.difference_high
+        assert row.score_low < row.score < row.score_high
+
+
+def test_the_order_of_the_rows_does_not_matter(data, screened):
+    shuffled = data.take(np.random.default_rng(0).permutation(len(data.Y)))
+    again = screen(shuffled, ScreenRequest(features=SETS))
+    assert scores(again) == pytest.approx(scores(screened), abs=1e-6)
+
+
+def test_repeats_are_averaged(data):
+    once, twice = (screen(data, ScreenRequest(features=("onehot",), repeats=r)) for r in (1, 2))
+    again = screen(data, ScreenRequest(features=("onehot",), repeats=2))
+    assert scores(twice) == scores(again) != scores(once)
+    assert (twice.repeats, once.repeats) == (2, 1)
+
+
+# --- searches ---------------------------------------------------------------------------------------------
+
+
+def planted(signal: str, seed: int = 0, n: int = 240) -> PerturbationData:
+    """Return data of which one block alone explains the responses: `sm_name`, `cell_type`, or none."""
+    rng = np.random.default_rng(seed)
+    compounds, cells = rng.integers(0, 24, n), rng.integers(0, 6, n)
+    effects = rng.normal(size=(24, 2))
+    levels = {"sm_name": effects[compounds], "cell_type": effects[cells], "none": np.zeros((n, 2))}
+    Y = levels[signal] * 2 + 0.5 * rng.normal(size=(n, 2))
+    obs = pd.DataFrame(
+        {
+            "cell_type": [f"cell {i}" for i in cells],
+            "sm_name": [f"drug {i}" for i in compounds],
+            "SMILES": ["C" * (i + 1) for i in compounds],
+        }
+    )
+    return PerturbationData(obs, Y.astype(np.float32), ("A1BG", "A2M"))
+
+
+@pytest.mark.parametrize(("signal", "other"), [("sm_name", "cell_type"), ("cell_type", "sm_name")])
+def test_the_block_that_matters_is_ranked_first(signal, other):
+    found = screen(planted(signal), ScreenRequest(features=(other, signal)))
+    assert found.sets[0].feature_set == signal
+    assert found.sets[0].difference_high < 0
+
+
+def test_forward_selection_finds_the_blocks_that_matter_and_its_score_is_nested():
+    found = screen(planted("sm_name"), ScreenRequest(features=("onehot",), search="forward"))
+    assert [step["block"] for step in found.selection][:1] == ["onehot:sm_name"]
+    assert found.selection[0]["share"] == 1
+    assert found.reference == "all blocks"
+    nested = scores(found)["forward selection"]
+    assert nested < 0.5 * scores(found)["mean"]
+    assert nested >= found.selection[-1]["score"] - 0.02
+
+
+def test_in_noise_the_nested_score_is_not_the_selected_maximum():
+    """Where nothing can be learnt, selecting by a score and reporting that score would show a gain."""
+    optimistic, nested = [], []
+    for seed in range(8):
+        data = planted("none", seed, n=60)
+        found = screen(data, ScreenRequest(features=("onehot", "loo"), search="forward", model="ridge"))
+        mean = scores(found)["mean"]
+        steps = [step["score"] for step in found.selection]
+        optimistic.append((steps[-1] if steps else mean) - mean)
+        nested.append(scores(found)["forward selection"] - mean)
+    assert np.mean(optimistic) <= 0 < np.mean(nested)
+
+
+def test_ablation_drops_each_block():
+    found = screen(planted("sm_name"), ScreenRequest(features=("onehot_loo",), search="ablation"))
+    assert found.reference == "onehot_loo"
+    names = {row.feature_set for row in found.sets}
+    assert names == {
+        "mean",
+        "onehot_loo",
+        *(f"onehot_loo − {block.name}" for block in FEATURE_SETS["onehot_loo"].blocks),
+    }
+
+
+# --- leaks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::rapids_pipeline.svr.estimator.NotConvergedWarning")  # the raised row
+@pytest.mark.parametrize("genes", [1, 2])
+@pytest.mark.parametrize("name", default_sets())
+def test_no_feature_set_sees_the_target_of_a_held_out_row(data, name, genes):
+    """Adding 1000 to one row's targets changes no prediction for that row, whatever the feature set."""
+    rows, Y, folds = ordered(data, ["A1BG", "A2M"][:genes])
+    splits = flow._splits(ScreenRequest(), None, rows.obs, Y)
+    for row in (0, len(Y) // 2):
+        raised = Y.copy()
+        raised[row] += 1000
+        found = []
+        for targets in (Y, raised):
+            problem = Problem(rows, targets, splits)
+            found.append(predictions(problem, problem.features(), named(name), int(folds[row])))
+        np.testing.assert_array_equal(*found)
+        other = (int(folds[row]) + 1) % 5
+        moved = Problem(rows, raised, splits), Problem(rows, Y, splits)
+        before, after = (predictions(p, p.features(), named(name), other) for p in moved)
+        assert np.abs(before - after).max() > 1e-3, "other folds' models do see it"
+
+
+@pytest.mark.parametrize("name", ["loo", "onehot_loo", "svr_loo", "svr_per_target"])
+def test_a_training_rows_own_target_is_not_in_its_features(data, name):
+    rows, y, _ = ordered(data, ["A1BG"])
+    raised = y.copy()
+    raised[3] += 1000
+    before, after = (FeatureTable(named(name)).fit_transform(rows, targets) for targets in (y, raised))
+    np.testing.assert_array_equal(before[3], after[3])
+    assert np.abs(before - after).max() > 1, "the other rows of its groups do see it"
+
+
+# --- interruption -----------------------------------------------------------------------------------------
+
+
+class Stops(Watcher):
+    """Interrupts after a number of finished candidates."""
+
+    def __init__(self, after):
+        self.after, self.seen = after, []
+
+    def finished(self, standings):
+        self.seen.append(standings.entries[-1].name)
+        if len(self.seen) == self.after:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_screen_goes_on_where_it_stopped(data, screened, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        screen(data, ScreenRequest(features=SETS), folder=tmp_path, watcher=Stops(3))
+    fitted = []
+
+    def counting(problem, predict, progress=None):
+        fitted.append(predict)
+        return losses_of(problem, predict, progress)
+
+    monkeypatch.setattr(flow, "losses_of", counting)
+    again = screen(data, ScreenRequest(features=SETS), folder=tmp_path)
+    assert len(fitted) == len(SETS) + 1 - 4, "the mean, the reference and two more were kept"
+    assert scores(again) == scores(screened)
+    fitted.clear()
+    for other in (ScreenRequest(features=SETS, seed=1), ScreenRequest("A2M", SETS)):
+        screen(data, other, folder=tmp_path)
+    assert len(fitted) == 2 * (len(SETS) + 1), "another screen's are not taken"
+
+
+def test_a_damaged_file_is_made_anew(data, tmp_path):
+    request = ScreenRequest(features=("onehot",))
+    first = screen(data, request, folder=tmp_path)
+    for path in (tmp_path / ".finished").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    assert scores(screen(data, request, folder=tmp_path)) == scores(first)
+
+
+def test_ctrl_c_keeps_what_is_finished(small_files, tmp_path, monkeypatch):
+    whole = screening.screen
+
+    def interrupted(data, request, **given):
+        finish = given["watcher"].finished
+
+        def finished(standings):
+            finish(standings)
+            if len(standings.entries) == 3:
+                raise KeyboardInterrupt
+
+        given["watcher"].finished = finished
+        return whole(data, request, **given)
+
+    given = ["--train", small_files.train, "--features", ",".join(SETS), "--out", tmp_path / "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(screening, "screen", interrupted)
+        result = invoke(*given)
+    assert result.exit_code == 130
+    assert f"the 3 finished sets: {tmp_path}/out/screen.html; the same command continues" in result.stderr
+    document = json.loads((tmp_path / "out" / "screen.json").read_text())
+    assert (document["complete"], len(document["sets"])) == (False, 3)
+    assert invoke(*given).exit_code == 0
+    document = json.loads((tmp_path / "out" / "screen.json").read_text())
+    assert (document["complete"], len(document["sets"])) == (True, len(SETS) + 1)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "A1BGG"], "--target A1BGG: no such gene among 8; nearest names: A1BG"),
+        (["--features", "onehot,shape"], "no feature set 'shape'; choose among cell_type, sm_name, onehot, "),
+        (["--features", "boosting"], "feature set 'boosting' stacks on first-level predictions"),
+        (["--features", "onehot,onehot"], "--features: onehot is there twice"),
+        (["--reference", "loo"], "--reference loo: is none of the screened sets: onehot, or mean"),
+        (["--search", "ablation", "--features", "onehot,loo"], "--search ablation: takes one feature set"),
+        (
+            ["--search", "ablation", "--features", "molecules"],
+            "--search ablation: feature set molecules has one",
+        ),
+        (
+            ["--search", "forward", "--features", "molecules"],
+            "--search forward: the feature sets have one block",
+        ),
+        (["--search", "forward", "--reference", "mean"], "--reference: --search forward has the whole set"),
+        (
+            ["--model", "ridge", "--target", "A1BG,A2M", "--features", "svr_per_target"],
+            "feature set svr_per_target gives every gene columns of its own: screen it with --model svr",
+        ),
+        (["--split", "scarce"], "--split scarce"),
+        (["--folds", "1"], "1 folds of "),
+        (["--repeats", "0"], "--repeats 0: must be at least 1"),
+        (["--seed", "-1"], "--seed -1: must not be negative"),
+        (["--molecules", "mordred"], "--molecules mordred: choose morgan, "),
+        (["--train", "none.csv"], "none.csv: no such file"),
+    ],
+)
+def test_bad_requests_end_with_one_line_and_leave_nothing(small_files, tmp_path, arguments, message):
+    given = ["--train", small_files.train, "--features", "onehot", "--out", tmp_path / "out", *arguments]
+    result = invoke(*given)
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("  ")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_must_be_a_folder(small_files, tmp_path):
+    (tmp_path / "out").write_text("x")
+    result = invoke("--train", small_files.train, "--out", tmp_path / "out")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: --out {tmp_path}/out: is a file, expected a folder\n",
+    )
+
+
+def test_a_constant_gene_is_refused_and_in_a_panel_named(small_files):
+    constant = training_from_frame(small_files.de_train.assign(A2M=0.25), "constant")
+    with pytest.raises(InputError, match=r"--target A2M: is 0.25 in every row; there is nothing to predict"):
+        screen(constant, ScreenRequest("A2M", ("onehot",)))
+    found = screen(constant, ScreenRequest("all", ("onehot", "loo")))
+    assert found.notes == ["left out, as they are the same in every row: 1 genes (A2M)"]
+    assert len(found.genes) == 7
+
+
+# --- what it leaves ---------------------------------------------------------------------------------------
+
+
+def check_png(path) -> None:
+    """Check that a file is a PNG that can be decoded and has something drawn on it."""
+    from matplotlib.image import imread
+
+    assert path.read_bytes()[:8] == PNG
+    picture = imread(path)
+    assert min(picture.shape[:2]) > 200
+    assert picture[..., :3].std() > 0.01
+
+
+@pytest.mark.slow
+def test_the_command_needs_no_argument(tmp_path):
+    """On the demo data: at least twelve sets on A1BG, the table, the report; the compound's structure helps."""
+    command = [sys.executable, "-m", "rapids_pipeline.screen"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "screen-A1BG"
+    assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == FILES
+    check_png(folder / "screen.png")
+    document = json.loads((folder / "screen.json").read_text())
+    assert (document["target"], document["folds"], document["rows"]) == ("A1BG", 5, 614)
+    table = pd.read_csv(folder / "screen.csv").set_index("feature_set")
+    assert len(table) > 12
+    assert np.isfinite(table["score"]).all()
+    for name in table.index:
+        assert name in done.stdout
+        assert name in done.stderr or name == "mean"
+    assert table.loc["molecules", "score"] < table.loc["mean", "score"]
+
+
+@pytest.mark.parametrize("target", ["random:5", "all"])
+def test_several_genes_through_the_command(small_files, tmp_path, target):
+    given = ["--train", small_files.train, "--features", "onehot,loo,molecules", "--target", target]
+    result = invoke(*given, "--split", "compound", "--folds", 3, "--repeats", 2, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "screen.json").read_text())
+    assert document["metric"] == "MRRMSE"
+    assert document["provenance"]["settings"]["target"] == target
+    assert "may I trust A1BG" in result.output or target != "all"
+
+
+def test_sets_that_all_leaves_out_are_named(small_files, tmp_path):
+    result = invoke("--train", small_files.train, "--features", "all", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "left out, as they need weights: chemberta" in result.output
+    assert "reference: onehot" in result.output
+
+
+# --- real data --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lung(shared_data):
+    return read_training(shared_data / "lincs_lung" / "de_train.parquet")
+
+
+def test_structure_helps_for_unseen_compounds_and_permuted_smiles_do_not(lung):
+    """Real L1000 data, 978 genes: split by compound, fingerprints lower the error; dealt out anew, they do not."""
+    request = ScreenRequest("all", ("cell_type", "cell_type_molecules"), split="compound")
+    row = next(row for row in screen(lung, request).sets if row.feature_set == "cell_type_molecules")
+    assert row.difference_high < 0
+    names = np.unique(lung.obs["sm_name"])
+    smiles = lung.obs.drop_duplicates("sm_name").set_index("sm_name")["SMILES"]
+    dealt = dict(zip(names, np.random.default_rng(0).permutation(smiles[names]), strict=True))
+    obs = lung.obs.assign(SMILES=[dealt[name] for name in lung.obs["sm_name"]])
+    permuted = screen(replace(lung, obs=obs), request)
+    row = next(row for row in permuted.sets if row.feature_set == "cell_type_molecules")
+    assert row.difference_low > -0.005
+    assert row.difference > -0.003

@@ -1,0 +1,209 @@
+"""Cross-validation through the command line: files, words, refusals, and going on after an interruption."""
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rapids_pipeline.data.demo import simulate
+from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
+from rapids_pipeline.evaluation.metrics import score_all
+from rapids_pipeline.evaluation.named_splits import SPLITS
+from rapids_pipeline.studies import cv
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+FILES = ["cv.csv", "cv.html", "cv.json", "cv.parquet", "cv.png"]
+
+
+def invoke(*arguments):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(cv.command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def arguments(files, out, *more):
+    return ["--train", files.train, "--out", out, "--molecules", "morgan", "--quick", "--folds", "3", *more]
+
+
+def error_line(result, code=2):
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory):
+    """The demo data cut down to 8 genes and 30 compounds, six of which its scarce cell types have in training."""
+    data = simulate(0, 8)
+    names = list(dict.fromkeys(data.de_train["sm_name"]))
+    scarce = list(dict.fromkeys(data.de_train["sm_name"][data.de_train["cell_type"] == "B cells"]))[:6]
+    names = {*scarce, *[name for name in names if name not in scarce][:24]}
+    folder = tmp_path_factory.mktemp("small")
+    de_train = data.de_train[data.de_train["sm_name"].isin(names)].reset_index(drop=True)
+    de_train.to_parquet(folder / "de_train.parquet")
+    data.id_map[data.id_map["sm_name"].isin(names)].to_csv(folder / "id_map.csv", index=False)
+    return SimpleNamespace(train=folder / "de_train.parquet", test=folder / "id_map.csv", de_train=de_train)
+
+
+@pytest.fixture(scope="module")
+def finished(small_files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cv") / "out"
+    result = invoke(*arguments(small_files, out, "--test", small_files.test))
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_it_leaves_its_files(finished):
+    out, result = finished
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
+    assert f"written: {out}/" in result.stdout
+
+
+def test_the_split_is_the_one_most_like_the_pairs(finished):
+    out, result = finished
+    found = json.loads((out / "cv.json").read_text())
+    assert found["split"] == "scarce" and found["reason"].startswith(
+        "auto: the pairs to predict are of cell types with"
+    )
+    assert "split: scarce: compounds within the cell types of the pairs" in result.stdout
+    assert found["audit"]["held_out"]["pair"] == 0 and found["audit"]["task"]["compound"] == 1
+
+
+def test_scores_are_those_of_the_predictions_that_it_leaves(finished, small_files):
+    out, _ = finished
+    found = json.loads((out / "cv.json").read_text())
+    table = pd.read_parquet(out / "cv.parquet")
+    genes = [name for name in small_files.de_train.columns if small_files.de_train[name].dtype == np.float32]
+    truth = small_files.de_train.merge(table[["cell_type", "sm_name"]], how="right")[genes].to_numpy(
+        np.float32
+    )
+    expected = score_all(truth, table[genes].to_numpy(np.float32))
+    [pipeline, *_] = found["methods"]
+    assert pipeline["name"] == "pipeline" and pipeline["scores"] == pytest.approx(expected, abs=1e-6)
+    assert found["n_rows"] == len(table) == sum(row["held_out"] for row in found["by_split"])
+    assert set(table["cell_type"]) <= {"B cells", "Myeloid cells"}
+
+
+def test_baselines_stand_beside_it_with_intervals_and_the_error_to_expect(finished):
+    out, result = finished
+    table = pd.read_csv(out / "cv.csv").set_index("method")
+    assert set(ALL_BASELINES) == set(table.index[table["baseline"]])
+    assert (table["mrrmse_low"] <= table["mean_rowwise_rmse"]).all()
+    assert (table["mrrmse_high"] >= table["mean_rowwise_rmse"]).all()
+    assert table["expected_on_pairs"].gt(0).all()
+    assert "expected on your pairs: MRRMSE" in result.stdout and "tanimoto_neighbours" in result.stdout
+
+
+class Tables(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.ids, self.rows, self.outside = [], 0, []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids += [found["id"]] if "id" in found else []
+        self.rows += tag == "tr"
+        self.outside += [
+            found[key] for key in ("src", "href") if key in found and not found[key].startswith("data:")
+        ]
+
+
+def test_the_page_needs_nothing_else(finished):
+    page = Tables()
+    page.feed((finished[0] / "cv.html").read_text())
+    assert page.ids == ["scores", "chart", "audit", "splits"] and page.outside == []
+    methods = len(pd.read_csv(finished[0] / "cv.csv"))
+    assert page.rows == methods + 1 + 10 + 1 + 3 + 1
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine")
+def test_a_browser_shows_the_page_without_a_network(finished, tmp_path):
+    shot = tmp_path / "page.png"
+    offline = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        *offline,
+        "--dump-dom",
+        f"--user-data-dir={tmp_path}",
+    ]
+    page = subprocess.run(
+        [*command, f"file://{finished[0]}/cv.html"], capture_output=True, text=True, timeout=120
+    )
+    assert "tanimoto_neighbours" in page.stdout and 'id="chart"' in page.stdout
+    assert not shot.exists()
+
+
+def test_the_same_command_goes_on_where_it_was_interrupted(small_files, tmp_path, monkeypatch, finished):
+    out, calls, fit = tmp_path / "out", [], cv.fit_split
+
+    def interrupted(train, data, split, *rest):
+        calls.append(split.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(train, data, split, *rest)
+
+    monkeypatch.setattr(cv, "fit_split", interrupted)
+    first = invoke(*arguments(small_files, out, "--test", small_files.test))
+    assert first.exit_code == 130 and "the same command continues" in first.stderr
+    assert [path.name for path in out.iterdir()] == [".finished"]
+    second = invoke(*arguments(small_files, out, "--test", small_files.test))
+    assert second.exit_code == 0, second.output
+    assert len(calls) == 4, "two were finished, one was begun again"
+    ours, theirs = ((folder / "cv.csv").read_text() for folder in (out, finished[0]))
+    assert ours == theirs
+
+
+def test_without_pairs_rows_are_held_out_at_random(small_files, tmp_path):
+    out = tmp_path / "out"
+    result = invoke(*arguments(small_files, out))
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "cv.json").read_text())
+    assert found["split"] == "random" and found["reason"] == "auto: no pairs to predict were given (--test)"
+    assert all(method["expected"] is None for method in found["methods"])
+    assert found["n_rows"] == len(small_files.de_train)
+    assert "expected on your pairs" not in result.stdout
+
+
+def test_an_easier_split_is_called_so(small_files, tmp_path):
+    result = invoke(
+        *arguments(small_files, tmp_path / "out", "--test", small_files.test, "--split", "random")
+    )
+    assert result.exit_code == 0, result.output
+    assert "EASIER than your pairs, so scores look too good" in result.stdout
+    assert "--split scarce is most like them" in result.stdout
+    assert "expected on your pairs" not in result.stdout, "of another kind of rows nothing follows for them"
+
+
+def test_repeats_deal_anew(small_files, tmp_path):
+    result = invoke(*arguments(small_files, tmp_path / "out", "--split", "compound", "--repeats", "2"))
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "cv.json").read_text())
+    assert [row["repeat"] for row in found["by_split"]] == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--split", "magic"], f"error: --split magic: choose among {', '.join(SPLITS)}"),
+        (["--split", "scarce"], "error: --split scarce: needs the pairs to predict (--test FILE)"),
+        (["--repeats", "0"], "error: --repeats 0: must be at least 1"),
+        (["--split", "compound", "--folds", "99"], "error: 99 folds of 30 compounds: take from 2 to 30"),
+        (["--recipe", "magic"], "error: no recipe 'magic'"),
+    ],
+)
+def test_refusals_leave_nothing(small_files, tmp_path, more, words):
+    base = [a for a in arguments(small_files, tmp_path / "out") if a != "--quick"]
+    assert error_line(invoke(*base, *more)).startswith(words)
+    assert not (tmp_path / "out").exists()

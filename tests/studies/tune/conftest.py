@@ -1,0 +1,70 @@
+"""A small tuning task: demo data whose pairs are of scarce cell types, one of them of an unseen compound."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.feature_sets import Rows
+from features.molecule_columns import encode_molecules
+from rapids_pipeline.data.demo import simulate
+from rapids_pipeline.data.tables import read_training
+from rapids_pipeline.evaluation.splits import canonical_order
+from rapids_pipeline.kernels.pair_rows import PairRows
+from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
+
+N_SCARCE = 12
+"""Compounds that the scarce cell types have in training."""
+
+
+@pytest.fixture(scope="session")
+def member():
+    known = MachineConfig(
+        weights={"cell_type": 1.0, "compound": 0.0, "tanimoto": 0.5, "correlation * profile_linear": 4.0},
+        n_components=6,
+        transform_scale=1.7,
+        penalty=1.23456789,
+    )
+    new = MachineConfig(
+        weights={"tanimoto": 1.0, "rbf(molecules)": 0.3, "cell_type": 0.2},
+        n_components=6,
+        transform="none",
+        noise_exponent=0.1,
+    )
+    return KernelConfig(known=known, new_compounds=new)
+
+
+@pytest.fixture(scope="session")
+def task_files(tmp_path_factory):
+    """Training file and pairs: 8 genes, 40 compounds; `new` are pairs whose compounds training does not have."""
+    data = simulate(0, 8)
+    names = list(dict.fromkeys(data.de_train["sm_name"]))
+    scarce = list(dict.fromkeys(data.de_train["sm_name"][data.de_train["cell_type"] == "B cells"]))[:N_SCARCE]
+    names = {*scarce, *[name for name in names if name not in scarce][: 40 - N_SCARCE]}
+    folder = tmp_path_factory.mktemp("tuning")
+    table = data.de_train[data.de_train["sm_name"].isin(names)].reset_index(drop=True)
+    columns = ["cell_type", "sm_name", "SMILES"]
+    pairs = data.id_map[data.id_map["sm_name"].isin(names)].reset_index(drop=True)
+    other = data.de_train[~data.de_train["sm_name"].isin(names)].drop_duplicates("sm_name")[columns].head(20)
+    files = SimpleNamespace(train=folder / "de_train.parquet", test=folder / "id_map.csv", folder=folder)
+    table.to_parquet(files.train)
+    pairs.to_csv(files.test, index=False)
+    files.new = other.assign(cell_type="B cells").reset_index(drop=True)
+    return files
+
+
+@pytest.fixture(scope="session")
+def task(task_files, member):
+    """The same in memory, rows in canonical order."""
+    data = read_training(task_files.train)
+    data = data.take(canonical_order(data.obs))
+    encoded = encode_molecules(["morgan"], list(data.obs["SMILES"])).training
+    train = Rows(data.obs, encoded)
+    rows = PairRows.of(train, ["morgan"])
+    smiles = dict(zip(data.obs["sm_name"], data.obs["SMILES"], strict=True))
+    pairs = pd.read_csv(task_files.test)
+    pairs["SMILES"] = pairs["sm_name"].map(smiles)
+    return SimpleNamespace(
+        data=data, train=train, rows=rows, pairs=pairs, new=task_files.new, member=member, Y=np.array(data.Y)
+    )
