@@ -20,12 +20,11 @@ from accuracy_jobs import Cost, Finished, Task, versions
 from accuracy_table import ablation_markdown, compared
 from machine import described, named
 
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules
+from features.molecules.encoders import encode_molecules
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.run_folder import write_json
 from rapids_pipeline.evaluation.named_splits import named_splits
 from rapids_pipeline.evaluation.splits import Split
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.members.composite import fit_and_predict
 from rapids_pipeline.stack.named_recipes import COMPOSITE
 from rapids_pipeline.stack.recipe import KernelConfig
@@ -127,15 +126,15 @@ def dealt(test: Task, name: str, repeats: int) -> list[Split]:
     return [split for splits in every for split in splits]
 
 
-def rows_of(test: Task) -> PairRows:
+def rows_of(test: Task) -> Pairs:
     """Return the training rows and the pairs below them, as kernels see them."""
     smiles = list(test.data.obs["SMILES"]), list(test.pairs["SMILES"])
     columns = encode_molecules(COMPOSITE.encoders, *smiles)
     both = Rows.joined(Rows(test.data.obs, columns.training), Rows(test.pairs, columns.others))
-    return PairRows.of(both, COMPOSITE.encoders)
+    return Pairs.of(both, COMPOSITE.encoders)
 
 
-def predicted(config: KernelConfig, both: PairRows, test: Task, splits: list[Split] | None) -> Finished:
+def predicted(config: KernelConfig, both: Pairs, test: Task, splits: list[Split] | None) -> Finished:
     """Return a variant's predictions of held-out rows, or of the test rows where there are no splits."""
     n = len(test.data.obs)
     everything = [Split("test", np.arange(n), np.arange(n, len(both)))] if splits is None else splits

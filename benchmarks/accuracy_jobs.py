@@ -28,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import rapids_pipeline
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules
+from features.molecules.encoders import encode_molecules
+from features.rows import Rows
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES

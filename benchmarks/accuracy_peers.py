@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 from machine import cores
 from numpy.typing import NDArray
+from sklearn.preprocessing import OneHotEncoder
 
-from features.categorical import OneHotEncoder
-from features.molecules import MorganEncoder
+from features.molecules.morgan import MorganEncoder
 from features.reduction import TruncatedSVD
-from features.target import LeaveOneOutEncoder
+from features.targets.encoders import LeaveOneOutEncoder
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.named_splits import group_folds, same_compound
 from rapids_pipeline.evaluation.splits import random_folds
@@ -80,9 +80,9 @@ def blocks(training: pd.DataFrame, pairs: pd.DataFrame, bits: str) -> tuple[list
     """
     inside, outside = [], []
     for level in shared_levels(training, pairs):
-        encoder = OneHotEncoder((level,)).fit(training)
-        inside.append(encoder.transform(training).astype(np.float64))
-        outside.append(encoder.transform(pairs).astype(np.float64))
+        encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(training[[level]])
+        inside.append(encoder.transform(training[[level]]))
+        outside.append(encoder.transform(pairs[[level]]))
     for rows, found in ((training, inside), (pairs, outside)):
         B = MorganEncoder().transform(list(rows["SMILES"])).astype(np.float64)
         length = np.linalg.norm(B, axis=1, keepdims=True) if bits == "unit" else 1.0

@@ -14,8 +14,7 @@ import numpy as np
 from accuracy_jobs import Matrix, Task
 from numpy.typing import NDArray
 
-from features.molecules import MorganEncoder
-from features.tanimoto import nearest
+from features.molecules.morgan import MorganEncoder, nearest
 from rapids_pipeline.evaluation.expectation import strengths
 from rapids_pipeline.evaluation.metrics import rowwise_scores
 

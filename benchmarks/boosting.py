@@ -32,9 +32,9 @@ import numpy as np
 import pandas as pd
 from machine import processor
 
-from features.molecules import MorganEncoder
+from features.molecules.morgan import MorganEncoder
 from features.reduction import TruncatedSVD
-from features.target import LeaveOneOutEncoder
+from features.targets.encoders import LeaveOneOutEncoder
 from rapids_pipeline.backend.run_folder import installed_versions
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import random_folds

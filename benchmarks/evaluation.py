@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from pipeline import processor, scored
 
-from features.molecules import MorganEncoder
+from features.molecules.morgan import MorganEncoder
 from rapids_pipeline.backend.run_folder import installed_versions
 from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
 from rapids_pipeline.evaluation.expectation import expected_error, strengths

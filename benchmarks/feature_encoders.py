@@ -35,11 +35,11 @@ from typing import Any
 import category_encoders
 import numpy as np
 import pandas as pd
+from features.group_tables import CrossFittedTables
 from machine import processor
 from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
 
-from features.group_tables import CrossFittedTables
-from features.target import LeaveOneOutEncoder, TargetEncoder
+from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
 from rapids_pipeline.backend.run_folder import installed_versions
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds

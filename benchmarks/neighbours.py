@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.molecules import ChemBERTaEncoder, MorganEncoder
-from features.tanimoto import tanimoto
+from features.molecules.encoders import ChemBERTaEncoder
+from features.molecules.morgan import MorganEncoder, tanimoto
 from rapids_pipeline.backend.run_folder import installed_versions
 from rapids_pipeline.data.demo import simulate
 

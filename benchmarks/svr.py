@@ -31,10 +31,10 @@ from typing import Any
 
 import numpy as np
 from machine import processor
+from sklearn.preprocessing import OneHotEncoder
 from sklearn.svm import SVR
 
-from features.categorical import OneHotEncoder
-from features.molecules import MorganEncoder
+from features.molecules.morgan import MorganEncoder
 from rapids_pipeline.backend.run_folder import installed_versions
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds
@@ -80,7 +80,7 @@ class Problem:
         """Simulate the data and make the features."""
         frame = simulate(n_genes=n_genes).de_train
         obs, Y = frame.iloc[:, :5], frame.iloc[:, 5:].to_numpy(np.float32)
-        one_hot = OneHotEncoder(("cell_type", "sm_name")).fit(obs).transform(obs)
+        one_hot = OneHotEncoder(sparse_output=False).fit_transform(obs[["cell_type", "sm_name"]])
         bits = {n: MorganEncoder(n_bits=n).transform(obs["SMILES"]) for n in (MORGAN_BITS, WIDE_BITS)}
         levels = np.stack([obs["sm_name"].factorize()[0], obs["cell_type"].factorize()[0]], axis=1)
         first = np.unique(levels[:, 0], return_index=True)[1]

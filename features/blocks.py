@@ -1,31 +1,71 @@
-"""Blocks of columns: how they are described, and how they are made.
+"""Blocks of columns: how they are described in a feature set, and the makers that make them.
 
-A block turns rows into columns. Its description (a *spec*: `OneHotBlock`, `MoleculeBlock`, ...) is a frozen,
-validated object that a feature set lists and a TOML file spells out; `maker()` gives what does the work. A maker
-is fitted on training rows only (`fit_transform`) and never lets a training row's own targets into its own columns;
-other rows get what all training rows say (`transform`).
+A *block* (`OneHotBlock`, `MoleculeBlock`, …) is a frozen, validated description that a feature set lists and a TOML
+file spells out. Its `maker()` gives what does the work: it is fitted on training rows only (`fit_transform`) and never
+lets a training row's own targets into its own columns; other rows get what all training rows say (`transform`). A
+fitted maker's `state()` is plain data; `restore` puts it into a new maker of the same block, which then transforms as
+the fitted one, to the last bit.
 """
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, Protocol
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from sklearn.preprocessing import OneHotEncoder
 
-from features import block_makers
-from features.block_makers import Maker, Noise
-from features.group_statistics import checked_statistics
-from features.molecule_columns import fitted_in_fold
-from features.target import TargetEncoder
+from features.molecules.descriptors import DescriptorEncoder
+from features.molecules.encoders import fitted_in_fold
+from features.reduction import TruncatedSVD
+from features.rows import Rows
+from features.targets.encoders import GroupEncoder, LeaveOneOutEncoder, TargetEncoder
+from features.targets.statistics import checked_statistics
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import State, StateReader
 
 FittedOn = Literal["nothing", "levels", "molecules", "targets", "predictions"]
 Column = Literal["cell_type", "sm_name"]
 
 
+@dataclass(frozen=True)
+class Noise:
+    """The multiplicative noise of leave-one-out encodings, and the seed of whatever a block draws."""
+
+    sigma: float = 0.0
+    seed: int = 0
+
+
+class Maker(Protocol):
+    """Makes the columns of one block."""
+
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+        """Fit on training rows and their (n, d) targets, and return the training rows' columns."""
+
+    def transform(self, rows: Rows) -> Float32:
+        """Return the columns of other rows (InputError: of another width than the training rows')."""
+
+    def state(self) -> State:
+        """Return what was learnt, as plain data."""
+
+    def restore(self, reader: StateReader) -> int:
+        """Take over what a maker of the same block had learnt; return how many columns it makes.
+
+        Raises
+        ------
+        InputError
+            The state is damaged or another block's.
+        """
+
+
 class BlockSpec(BaseModel):
-    """Base of the specs: frozen, and unknown keys are refused."""
+    """Base of the descriptions: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fits: ClassVar[FittedOn] = "targets"
 
     @property
     @abstractmethod
@@ -38,14 +78,9 @@ class BlockSpec(BaseModel):
         """How many columns it has, in words."""
 
     @property
-    @abstractmethod
     def fitted_on(self) -> FittedOn:
         """What of the training rows the block learns from."""
-
-    @property
-    def own_row_excluded(self) -> bool:
-        """Whether a training row's columns are the same to the last bit whatever its own targets are."""
-        return True
+        return self.fits
 
     @abstractmethod
     def maker(self, noise: Noise) -> Maker:
@@ -53,7 +88,9 @@ class BlockSpec(BaseModel):
 
 
 class OneHotBlock(BlockSpec):
-    """One column a level of `column`; levels that no training row has give zeros."""
+    """One column a level of `column`, in the order of code points; levels that no training row has give zeros."""
+
+    fits = "levels"
 
     kind: Literal["onehot"] = "onehot"
     column: Column
@@ -68,14 +105,9 @@ class OneHotBlock(BlockSpec):
         """One a level."""
         return f"levels of {self.column}"
 
-    @property
-    def fitted_on(self) -> FittedOn:
-        """The levels."""
-        return "levels"
-
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
-        return block_makers.OneHot(self.column)
+        return OneHot(self.column)
 
 
 class MoleculeBlock(BlockSpec):
@@ -107,11 +139,14 @@ class MoleculeBlock(BlockSpec):
 
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
-        return block_makers.reduced(block_makers.Molecules(self.encoder), self.n_components)
+        if self.encoder is None:
+            raise ValueError("a block of molecules names no encoder: see FeatureSet.with_molecules")
+        plain = Descriptors() if fitted_in_fold(self.encoder) else Given(self.encoder)
+        return _reduced(plain, self.n_components)
 
 
 class LeaveOneOutBlock(BlockSpec):
-    """The leave-one-out mean of every target by `column` (`features.target.LeaveOneOutEncoder`)."""
+    """The leave-one-out mean of every target by `column` (`features.targets.encoders.LeaveOneOutEncoder`)."""
 
     kind: Literal["leave_one_out"] = "leave_one_out"
     column: Column
@@ -126,21 +161,16 @@ class LeaveOneOutBlock(BlockSpec):
         """One a target."""
         return "targets"
 
-    @property
-    def fitted_on(self) -> FittedOn:
-        """The targets."""
-        return "targets"
-
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
-        return block_makers.LeaveOneOut(self.column, noise)
+        return Encoded(self.column, LeaveOneOutEncoder(noise.sigma, noise.seed))
 
 
 class StatisticsBlock(BlockSpec):
     """Statistics of every target by `column`, cross-fitted; with `n_components` their TruncatedSVD.
 
     The basis of that TruncatedSVD is learnt from all training rows, so a training row's own targets reach its
-    columns through the basis (`own_row_excluded` says so). Rows that are held out stay unseen.
+    columns through the basis. Rows that are held out stay unseen.
 
     `own_target` says that each target's model gets the statistics of that target alone, as the per-target SVRs
     of the published pipeline do. `leaky` gives a training row statistics that include its own targets, to reproduce
@@ -177,16 +207,6 @@ class StatisticsBlock(BlockSpec):
             return f"up to {self.n_components}"
         return str(len(self.statistics)) if self.own_target else f"{len(self.statistics)} × targets"
 
-    @property
-    def fitted_on(self) -> FittedOn:
-        """The targets."""
-        return "targets"
-
-    @property
-    def own_row_excluded(self) -> bool:
-        """Not where it leaks, or where a basis is learnt from the columns."""
-        return self.n_components is None and not self.leaky
-
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
         encoder = TargetEncoder(
@@ -196,13 +216,13 @@ class StatisticsBlock(BlockSpec):
             random_state=noise.seed,
             leaky=self.leaky,
         )
-        return block_makers.reduced(
-            block_makers.Statistics(self.column, encoder, self.own_target), self.n_components
-        )
+        return _reduced(Encoded(self.column, encoder, self.own_target), self.n_components)
 
 
 class PredictionBlock(BlockSpec):
     """A TruncatedSVD of the first level's predictions."""
+
+    fits = "predictions"
 
     kind: Literal["predictions"] = "predictions"
     n_components: int = Field(default=45, ge=1)
@@ -217,17 +237,202 @@ class PredictionBlock(BlockSpec):
         """The number of components."""
         return f"up to {self.n_components}"
 
-    @property
-    def fitted_on(self) -> FittedOn:
-        """The first level's predictions."""
-        return "predictions"
-
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
-        return block_makers.reduced(block_makers.Predictions(), self.n_components)
+        return _reduced(Given(), self.n_components)
 
 
 Block = Annotated[
     OneHotBlock | MoleculeBlock | LeaveOneOutBlock | StatisticsBlock | PredictionBlock,
     Field(discriminator="kind"),
 ]
+
+
+class OneHot:
+    """Zeros and ones of one column: scikit-learn's encoder, with the levels of the training rows."""
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+        """Learn the levels, and return the training rows' columns."""
+        levels = sorted(set(self._labels(rows)))
+        if not levels:
+            raise InputError("one-hot encoding: no row to learn levels from")
+        self._learn(levels)
+        return self.transform(rows)
+
+    def transform(self, rows: Rows) -> Float32:
+        """Return the columns of other rows (InputError: a label is missing or no string)."""
+        labels = np.array(self._labels(rows), dtype=object)[:, None]
+        if not len(labels):
+            return np.zeros((0, len(self._encoder.categories_[0])), dtype=np.float32)
+        return np.asarray(self._encoder.transform(labels))
+
+    def state(self) -> State:
+        """Return the levels."""
+        return {"columns": [self._column], "levels_0": self._encoder.categories_[0].tolist()}
+
+    def restore(self, reader: StateReader) -> int:
+        """Take over the levels; return their number."""
+        _require_column(reader, reader.levels("columns"), self._column)
+        levels = reader.levels("levels_0")
+        if not levels:
+            raise reader.fault("there is a column without levels")
+        self._learn(levels)
+        return len(levels)
+
+    def _learn(self, levels: list[str]) -> None:
+        encoder = OneHotEncoder(
+            categories=[levels], handle_unknown="ignore", sparse_output=False, dtype=np.float32
+        )
+        self._encoder = encoder.fit(np.array(levels, dtype=object)[:, None])
+
+    def _labels(self, rows: Rows) -> list[str]:
+        labels = rows.obs[self._column].tolist()
+        for row, label in enumerate(labels):
+            if not isinstance(label, str):
+                raise InputError(
+                    f"column {self._column}, row {row} (from 0): {label!r} is missing or no string"
+                )
+        return labels
+
+
+class Descriptors:
+    """Descriptors of molecules, standardised by the training molecules."""
+
+    def __init__(self) -> None:
+        self._encoder = DescriptorEncoder()
+
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+        """Fit on training molecules and return the training rows' columns."""
+        return self._encoder.fit(rows.obs["SMILES"]).transform(rows.obs["SMILES"])
+
+    def transform(self, rows: Rows) -> Float32:
+        """Return the columns of other rows."""
+        return self._encoder.transform(rows.obs["SMILES"])
+
+    def state(self) -> State:
+        """Return what the encoder learnt."""
+        return self._encoder.state()
+
+    def restore(self, reader: StateReader) -> int:
+        """Take over the encoder; return how many columns it makes."""
+        self._encoder = DescriptorEncoder.from_state(reader)
+        return len(self._encoder.names_)
+
+
+class Given:
+    """Columns that the rows bring: the molecule features of an encoder, or without one first-level predictions."""
+
+    def __init__(self, encoder: str | None = None) -> None:
+        self._encoder, self._width = encoder, 0
+
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+        """Note how many columns there are, and return them."""
+        columns = self._columns(rows)
+        self._width = columns.shape[1]
+        return columns
+
+    def transform(self, rows: Rows) -> Float32:
+        """Return the columns of other rows (InputError: not as many as in training)."""
+        columns = self._columns(rows)
+        if columns.shape[1] != self._width:
+            what = f"molecule features by {self._encoder}" if self._encoder else "first-level predictions"
+            raise InputError(
+                f"{what} have {columns.shape[1]} columns and had {self._width} when the model was trained"
+            )
+        return columns
+
+    def _columns(self, rows: Rows) -> Float32:
+        if self._encoder is not None:
+            return rows.molecules[self._encoder]
+        if rows.predictions is None:
+            raise ValueError("this feature set needs first-level predictions and the rows have none")
+        return rows.predictions
+
+    def state(self) -> State:
+        """Return how many columns there are; the encoder's name is the feature set's."""
+        return {"width": self._width}
+
+    def restore(self, reader: StateReader) -> int:
+        """Take over how many columns there are, and return it."""
+        self._width = reader.integer("width")
+        if self._width < 1:
+            raise reader.fault(f"width is {self._width}")
+        return self._width
+
+
+class Encoded:
+    """Encodings of one column by the targets: each target's statistics, or its leave-one-out mean."""
+
+    def __init__(self, column: str, encoder: GroupEncoder, own_target: bool = False) -> None:
+        self._column, self._encoder, self._own = column, encoder, own_target
+
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+        """Fit on training rows and return their columns."""
+        if self._own and targets.shape[1] > 1:
+            raise InputError(
+                f"the block of {self._column} statistics is each target's own (own_target): it cannot make one table "
+                f"for {targets.shape[1]} targets; screen one gene with it, or set own_target = false"
+            )
+        return self._encoder.fit_transform(rows.obs[self._column], targets)
+
+    def transform(self, rows: Rows) -> Float32:
+        """Return the columns of other rows."""
+        return self._encoder.transform(rows.obs[self._column])
+
+    def state(self) -> State:
+        """Return the statistics of every group."""
+        return self._encoder.state()
+
+    def restore(self, reader: StateReader) -> int:
+        """Take over the statistics; return how many columns they make."""
+        wanted = checked_statistics(self._encoder.statistics)
+        self._encoder = type(self._encoder).from_state(reader)
+        _require_column(reader, self._encoder.columns_, self._column)
+        found, n_targets = self._encoder.statistics_, self._encoder.n_targets_
+        if found != wanted:
+            raise reader.fault(f"statistics are {', '.join(found)}, not {', '.join(wanted)}")
+        if self._own and n_targets != 1:
+            raise reader.fault(f"statistics of each target's own are of {n_targets} targets")
+        return len(wanted) * n_targets
+
+
+class Reduced:
+    """A TruncatedSVD, fitted on the training rows' columns, of what another maker makes."""
+
+    def __init__(self, maker: Maker, n_components: int) -> None:
+        self._maker, self._reduction = maker, TruncatedSVD(n_components)
+
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+        """Fit on training rows and return their columns."""
+        columns = self._maker.fit_transform(rows, targets)
+        return np.asarray(self._reduction.fit(columns).transform(columns))
+
+    def transform(self, rows: Rows) -> Float32:
+        """Return the columns of other rows."""
+        return np.asarray(self._reduction.transform(self._maker.transform(rows)))
+
+    def state(self) -> State:
+        """Return what the other maker and the reduction learnt."""
+        return {"reduced": self._maker.state(), "svd": self._reduction.state()}
+
+    def restore(self, reader: StateReader) -> int:
+        """Take over both; return the number of components."""
+        width = self._maker.restore(reader.part("reduced"))
+        self._reduction = TruncatedSVD.from_state(reader.part("svd"))
+        n_kept, n_features = self._reduction.components_.shape
+        if n_features != width:
+            raise reader.fault(f"svd reduces {n_features} columns, and there are {width}")
+        return int(n_kept)
+
+
+def _reduced(maker: Maker, n_components: int | None) -> Maker:
+    return maker if n_components is None else Reduced(maker, n_components)
+
+
+def _require_column(reader: StateReader, found: Sequence[str], wanted: str) -> None:
+    """Raise InputError where a block of one column was restored from the state of another."""
+    if list(found) != [wanted]:
+        raise reader.fault(f"the encoded column is {', '.join(found)}, not {wanted}")

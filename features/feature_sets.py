@@ -28,21 +28,22 @@ import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from features.block_makers import Maker, Matrix, Noise, Rows
 from features.blocks import (
     Block,
     LeaveOneOutBlock,
+    Maker,
     MoleculeBlock,
+    Noise,
     OneHotBlock,
     PredictionBlock,
     StatisticsBlock,
 )
-from features.molecule_columns import fitted_in_fold
+from features.molecules.encoders import fitted_in_fold
+from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.settings import first_fault
 from rapids_pipeline.backend.state import State, StateReader
-
-__all__ = ["FEATURE_SETS", "FeatureSet", "FeatureTable", "Rows", "feature_set"]
 
 N_COMPONENTS = 45
 PUBLISHED_STATISTICS = ("mean", "min", "max", "median", "first", "quantile_0.4")
@@ -225,10 +226,10 @@ class FeatureTable:
 
     Parameters
     ----------
-    recipe : FeatureSet
+    feature_set : FeatureSet
         Whose blocks of molecules all name an encoder (`FeatureSet.with_molecules`).
     sigma : float
-        Noise of the leave-one-out encodings of training rows (see `features.target.LeaveOneOutEncoder`).
+        Noise of the leave-one-out encodings of training rows (see `features.targets.encoders.LeaveOneOutEncoder`).
     seed : int
         Seed of that noise and of the folds of cross-fitted statistics; every block draws its own.
 
@@ -238,30 +239,30 @@ class FeatureTable:
         Columns of each block, in order; set by `fit_transform`.
     """
 
-    def __init__(self, recipe: FeatureSet, sigma: float = 0.0, seed: int = 0) -> None:
-        self.recipe = recipe
+    def __init__(self, feature_set: FeatureSet, sigma: float = 0.0, seed: int = 0) -> None:
+        self.feature_set = feature_set
         self._makers: dict[str, Maker] = {
             block.name: block.maker(Noise(sigma, seed + position))
-            for position, block in enumerate(recipe.blocks)
+            for position, block in enumerate(feature_set.blocks)
         }
         self.columns_: dict[str, int] = {}
 
-    def fit_transform(self, rows: Rows, targets: Matrix) -> Matrix:
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
         """Fit every block on training rows and return their features, (n, p) float32."""
         parts = {name: maker.fit_transform(rows, targets) for name, maker in self._makers.items()}
         self.columns_ = {name: part.shape[1] for name, part in parts.items()}
         return np.hstack(list(parts.values()), dtype=np.float32)
 
-    def transform(self, rows: Rows) -> Matrix:
+    def transform(self, rows: Rows) -> Float32:
         """Return the features of other rows, (n, p) float32."""
         return np.hstack([maker.transform(rows) for maker in self._makers.values()], dtype=np.float32)
 
     def state(self) -> State:
-        """Return what the blocks learnt, as plain data; the recipe is saved apart (`FeatureSet.to_toml`)."""
+        """Return what the blocks learnt, as plain data; the feature set is saved apart (`FeatureSet.to_toml`)."""
         return {f"block_{position}": maker.state() for position, maker in enumerate(self._makers.values())}
 
     @classmethod
-    def from_state(cls, recipe: FeatureSet, reader: StateReader) -> "FeatureTable":
+    def from_state(cls, feature_set: FeatureSet, reader: StateReader) -> "FeatureTable":
         """Make the table that `state` described: it transforms as the original, to the last bit.
 
         Raises
@@ -269,20 +270,15 @@ class FeatureTable:
         InputError
             The state is damaged or another feature set's.
         """
-        table = cls(recipe)
-        if sorted(reader.names()) != sorted(f"block_{position}" for position in range(len(recipe.blocks))):
+        table = cls(feature_set)
+        if sorted(reader.names()) != sorted(
+            f"block_{position}" for position in range(len(feature_set.blocks))
+        ):
             raise reader.fault(
-                f"the parts are not those of feature set {recipe.name}, of {len(recipe.blocks)} blocks"
+                f"the parts are not those of feature set {feature_set.name}, of {len(feature_set.blocks)} blocks"
             )
         table.columns_ = {
             name: maker.restore(reader.part(f"block_{position}"))
             for position, (name, maker) in enumerate(table._makers.items())
         }
         return table
-
-    def described(self) -> list[dict[str, str | int]]:
-        """Return one entry a block: its name, columns and what it was fitted on; after `fit_transform`."""
-        return [
-            {"block": block.name, "columns": self.columns_[block.name], "fitted_on": block.fitted_on}
-            for block in self.recipe.blocks
-        ]

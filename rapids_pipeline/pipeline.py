@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules
+from features.molecules.encoders import encode_molecules
+from features.rows import Rows
 from rapids_pipeline.backend import run_folder as runs
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.frames import library_for

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from features.feature_sets import Rows, feature_set
+from features.feature_sets import feature_set
+from features.rows import Rows
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.recipe import (
     BoostingConfig,

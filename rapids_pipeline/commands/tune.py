@@ -16,8 +16,8 @@ import pandas as pd
 import typer
 from rich.console import Console
 
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules
+from features.molecules.encoders import encode_molecules
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.devices import Device, resolve_device
 from rapids_pipeline.backend.errors import InputError, exits_cleanly
 from rapids_pipeline.backend.frames import library_for
@@ -36,7 +36,6 @@ from rapids_pipeline.data.problem import DEFAULT_LAYER
 from rapids_pipeline.data.tables import PerturbationData, read_pairs, read_training, with_smiles
 from rapids_pipeline.evaluation.named_splits import SPLITS, same_compound
 from rapids_pipeline.evaluation.splits import canonical_order
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.reports.tune_live import SEARCH, LiveTrials
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.studies.tune.limits import Limits, Watcher
@@ -132,7 +131,7 @@ def _opened(
     member = config.recipe.kernels[0]
     encoders = member.with_molecules(config.molecules).encoders
     train = Rows(data.obs, encode_molecules(encoders, list(data.obs["SMILES"]), (), device.name).training)
-    rows = PairRows.of(train, encoders)
+    rows = Pairs.of(train, encoders)
     planned = plan(data.obs, data.Y, rows, pairs, request.split, request.seed)
     parts = []
     for duty in planned.duties:

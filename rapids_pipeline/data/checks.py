@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.molecules import canonical_smiles
+from features.molecules.smiles import canonical_smiles
 from rapids_pipeline.backend.errors import InputError
 
 PAIR = ["cell_type", "sm_name"]

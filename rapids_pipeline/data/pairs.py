@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.smiles import canonical_smiles, distinct_molecules
+from features.molecules.smiles import canonical_smiles, distinct_molecules
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import read_table
 from rapids_pipeline.data.checks import check_smiles, require_columns, rows_named, some_of

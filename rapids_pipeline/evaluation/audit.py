@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.molecules import MorganEncoder
-from features.smiles import murcko_scaffolds
-from features.tanimoto import tanimoto
+from features.molecules.morgan import MorganEncoder, tanimoto
+from features.molecules.smiles import murcko_scaffolds
 from rapids_pipeline.evaluation.named_splits import same_compound
 from rapids_pipeline.evaluation.splits import Split
 

@@ -22,8 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.molecules import MorganEncoder
-from features.tanimoto import tanimoto
+from features.molecules.morgan import MorganEncoder, tanimoto
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES, Baseline

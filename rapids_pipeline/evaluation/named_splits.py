@@ -22,8 +22,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 
+from features.molecules.smiles import distinct_molecules, murcko_scaffolds
 from features.reduction import TruncatedSVD
-from features.smiles import distinct_molecules, murcko_scaffolds
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.evaluation.splits import Split, made_scarce_splits, random_folds
 

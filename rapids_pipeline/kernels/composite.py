@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics.pairwise import euclidean_distances
 
-from features.descriptors import DescriptorEncoder
-from features.molecule_columns import fitted_in_fold
-from features.tanimoto import tanimoto
-from rapids_pipeline.backend.arrays import Array, namespace
+from features.molecules.descriptors import DescriptorEncoder
+from features.molecules.encoders import fitted_in_fold
+from features.molecules.morgan import tanimoto
+from features.rows import Levels, Pairs, places
+from rapids_pipeline.backend.arrays import Array, Codes, Float64, Mask, namespace
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.kernels.pair_rows import Floats, Levels, PairRows, places
 from rapids_pipeline.kernels.response_profiles import ResponseProfiles, correlation_of_cell_types
 from rapids_pipeline.kernels.terms import MOLECULES, Factor, terms_of
 
@@ -70,7 +70,7 @@ class CompositeKernel:
             renamed[new] = renamed.get(new, 0.0) + weight
         return CompositeKernel(renamed, self.profile_shrinkage)
 
-    def learn(self, rows: PairRows, scores: Floats) -> "LearntKernel":
+    def learn(self, rows: Pairs, scores: Float64) -> "LearntKernel":
         """Learn from training rows (n) and their scores (n, q).
 
         Raises
@@ -104,11 +104,11 @@ class LearntKernel:
     kernel: CompositeKernel
     profiles: ResponseProfiles
     cell_types: tuple[str, ...]
-    correlation: Floats
+    correlation: Float64
     unseen_correlation: float
 
     @property
-    def rows(self) -> PairRows:
+    def rows(self) -> Pairs:
         """The training rows."""
         return self.profiles.rows
 
@@ -116,7 +116,7 @@ class LearntKernel:
         """Return K between the training rows, (n, n) float64; see `between`."""
         return self.between(self.rows, like)
 
-    def between(self, pairs: PairRows, like: Array) -> Array:
+    def between(self, pairs: Pairs, like: Array) -> Array:
         """Return K between pairs and the training rows, (m, n) float64.
 
         Matrices between distinct cell types and molecules are made on the host; they are spread over the rows,
@@ -134,7 +134,7 @@ class LearntKernel:
             K = K + term.weight * product
         return K
 
-    def has_profile(self, pairs: PairRows) -> NDArray[np.bool_]:
+    def has_profile(self, pairs: Pairs) -> Mask:
         """Say which pairs have a response profile: their compound was measured in another cell type, (m,)."""
         return self.profiles.of(pairs)[1]
 
@@ -145,7 +145,7 @@ class LearntKernel:
             found = pairs.spread(training, _level_of(factor), self._level_matrix(factor, pairs, training))
         return found if factor.power == 1 else found**factor.power
 
-    def _level_matrix(self, factor: Factor, pairs: "_Side", training: "_Side") -> Floats:
+    def _level_matrix(self, factor: Factor, pairs: "_Side", training: "_Side") -> Float64:
         here, there = pairs.rows.levels, training.rows.levels
         if factor.name == "correlation":
             return self._correlation(here, there)
@@ -160,13 +160,13 @@ class LearntKernel:
             here.between(there, factor.name, lambda: euclidean_distances(A, B, squared=True)), B[used]
         )
 
-    def _correlation(self, here: Levels, there: Levels) -> Floats:
+    def _correlation(self, here: Levels, there: Levels) -> Float64:
         rows, columns = (places(levels.cell_types, self.cell_types) for levels in (here, there))
         S = self.correlation[np.ix_(np.maximum(rows, 0), np.maximum(columns, 0))]
         S[(rows < 0)[:, None] | (columns < 0)[None, :]] = self.unseen_correlation
         return np.asarray(np.where(_equal(here.cell_types, there.cell_types) > 0, 1.0, S))
 
-    def _standardised(self, used: NDArray[np.int32], here: Levels, there: Levels) -> tuple[Floats, Floats]:
+    def _standardised(self, used: Codes, here: Levels, there: Levels) -> tuple[Float64, Float64]:
         if not (here.smiles and there.smiles):
             raise InputError("the rows have no column SMILES, which rbf(descriptors) reads")
         encoder = DescriptorEncoder().fit([there.smiles[k] for k in used])
@@ -199,7 +199,7 @@ class LearntKernel:
     @classmethod
     def from_state(cls, kernel: CompositeKernel, reader: StateReader) -> "LearntKernel":
         """Make it of its state and the kernel it was learnt by; InputError where they do not fit together."""
-        rows = PairRows.from_state(reader.part("rows"))
+        rows = Pairs.from_state(reader.part("rows"))
         lacking = sorted(
             name for name in kernel.encoders if not fitted_in_fold(name) and name not in rows.levels.molecules
         )
@@ -226,7 +226,7 @@ class _Place:
 class _Side:
     """One side of a kernel: rows, with their profiles in the library that the kernel is computed in."""
 
-    def __init__(self, learnt: LearntKernel, rows: PairRows, place: _Place) -> None:
+    def __init__(self, learnt: LearntKernel, rows: Pairs, place: _Place) -> None:
         self.rows, self._place = rows, place
         if not learnt.kernel.of_profiles:
             return
@@ -236,7 +236,7 @@ class _Side:
         self.profiles, self.squares = place(profiles), place(squares)
         self.present = place(present.astype(np.float64))
 
-    def spread(self, other: "_Side", level: str, matrix: Floats) -> Array:
+    def spread(self, other: "_Side", level: str, matrix: Float64) -> Array:
         """Return a matrix between distinct ones as one between these rows and others."""
         placed = self._place(matrix)
         xp = namespace(placed)
@@ -250,7 +250,7 @@ def _level_of(factor: Factor) -> str:
     return "compound" if factor.name == "compound" else "cell_type"
 
 
-def _fixed(name: str, here: Levels, there: Levels) -> Floats:
+def _fixed(name: str, here: Levels, there: Levels) -> Float64:
     """Return the matrix of a factor that learns nothing, between distinct ones."""
     if name == "tanimoto":
         return tanimoto(here.molecules["morgan"], there.molecules["morgan"]).astype(np.float64)
@@ -259,12 +259,12 @@ def _fixed(name: str, here: Levels, there: Levels) -> Floats:
     return _equal(here.cell_types, there.cell_types)
 
 
-def _equal(A: Sequence[str], B: Sequence[str]) -> Floats:
+def _equal(A: Sequence[str], B: Sequence[str]) -> Float64:
     same = np.array(A, dtype=str)[:, None] == np.array(B, dtype=str)[None, :]
     return np.asarray(same, dtype=np.float64)
 
 
-def _rbf(squares: Floats, training: Floats) -> Floats:
+def _rbf(squares: Float64, training: Float64) -> Float64:
     """Return exp(−squares / scale), the scale the mean squared distance of two different `training` molecules."""
     n, spread = len(training), float(((training - training.mean(axis=0)) ** 2).sum())
     return np.asarray(np.exp(-squares / (2 * spread / (n - 1) if spread > 0 else 1.0)), dtype=np.float64)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.kernels.pair_rows import Floats, PairRows, places
+from features.rows import Pairs, places
+from rapids_pipeline.backend.arrays import Float64, Mask
 
 SHRINKAGE = 5.0
 """Rows of mean 0 that every cell type's mean is drawn by."""
@@ -31,7 +32,7 @@ class ResponseProfiles:
 
     Attributes
     ----------
-    rows : PairRows
+    rows : Pairs
         The training rows.
     residuals : ndarray of float64, (n, q)
         r_j.
@@ -39,16 +40,16 @@ class ResponseProfiles:
         κ.
     """
 
-    rows: PairRows
-    residuals: Floats
+    rows: Pairs
+    residuals: Float64
     shrinkage: float
 
     @classmethod
-    def learn(cls, rows: PairRows, scores: Floats, shrinkage: float) -> "ResponseProfiles":
+    def learn(cls, rows: Pairs, scores: Float64, shrinkage: float) -> "ResponseProfiles":
         """Make them of the scores (n, q) of training rows."""
         return cls(rows, residuals_of(rows, scores), shrinkage)
 
-    def of(self, pairs: PairRows) -> tuple[Floats, NDArray[np.bool_]]:
+    def of(self, pairs: Pairs) -> tuple[Float64, Mask]:
         """Return the profiles of pairs, (m, q), and which of them have one; a pair without one gets zeros."""
         n_cells, n_compounds = len(self.rows.levels.cell_types), len(self.rows.levels.compounds)
         compound = places(pairs.levels.compounds, self.rows.levels.compounds)[pairs.compound]
@@ -69,13 +70,13 @@ class ResponseProfiles:
         return total / np.maximum(count + self.shrinkage, 1e-12)[:, None], present
 
 
-def residuals_of(rows: PairRows, scores: Floats) -> Floats:
+def residuals_of(rows: Pairs, scores: Float64) -> Float64:
     """Return the scores less the drawn mean of their cell type, (n, q)."""
     sums, counts = _sums(rows.cell_type, scores, len(rows.levels.cell_types))
     return np.asarray(scores - (sums / (counts + SHRINKAGE)[:, None])[rows.cell_type], dtype=np.float64)
 
 
-def correlation_of_cell_types(rows: PairRows, scores: Floats) -> tuple[Floats, float]:
+def correlation_of_cell_types(rows: Pairs, scores: Float64) -> tuple[Float64, float]:
     """Return S between the cell types of the rows' levels, (n_cells, n_cells), and ρ̄, which unseen ones have.
 
     S is made positive semidefinite (negative eigenvalues set to 0) with ones on its diagonal. A cell type without rows
@@ -95,7 +96,7 @@ def correlation_of_cell_types(rows: PairRows, scores: Floats) -> tuple[Floats, f
     return np.asarray(S / diagonal[:, None] / diagonal[None, :], dtype=np.float64), mean
 
 
-def _shared_compounds(rows: PairRows, residuals: Floats) -> tuple[Floats, Floats, Floats]:
+def _shared_compounds(rows: Pairs, residuals: Float64) -> tuple[Float64, Float64, Float64]:
     """Return sums over the compounds that two cell types share: of products, of squares in the first, their number."""
     n_cells = len(rows.levels.cell_types)
     pair = rows.compound.astype(np.intp) * n_cells + rows.cell_type
@@ -113,7 +114,7 @@ def _shared_compounds(rows: PairRows, residuals: Floats) -> tuple[Floats, Floats
     return cross, squares.T @ present, present.T @ present
 
 
-def _sums(groups: NDArray[np.signedinteger], values: Floats, n_groups: int) -> tuple[Floats, Floats]:
+def _sums(groups: NDArray[np.signedinteger], values: Float64, n_groups: int) -> tuple[Float64, Float64]:
     """Return the sum of the rows of each group, (n_groups, q), and how many there are."""
     order = np.argsort(groups, kind="stable")
     sums = np.zeros((n_groups, values.shape[1]))

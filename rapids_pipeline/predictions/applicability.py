@@ -8,7 +8,7 @@
     compound_rows      training rows of the compound
 
 A similarity of 1 does not make a compound known: stereoisomers share their fingerprint. Source of the measure:
-`features.tanimoto`.
+`features.molecules.morgan`.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.fingerprints import MorganEncoder
-from features.tanimoto import nearest
+from features.molecules.morgan import MorganEncoder, nearest
 from rapids_pipeline.data.pairs import PairBatch, names_by_molecule, training_molecules
 
 COLUMNS = (

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.feature_sets import Rows
+from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.pairs import PairBatch
 from rapids_pipeline.stack.model import StackModel

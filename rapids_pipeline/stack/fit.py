@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from features.feature_sets import Rows
+from features.rows import Rows
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.stack.blend import Evidence, Products

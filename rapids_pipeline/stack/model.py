@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from features.feature_sets import Rows
+from features.rows import Rows
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.blend import Weights, weights_from_state
 from rapids_pipeline.stack.members.booster import Boosters, FittedBooster

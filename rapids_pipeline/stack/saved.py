@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules, needs_weights
-from features.smiles import canonical_smiles
+from features.molecules.encoders import encode_molecules, needs_weights
+from features.molecules.smiles import canonical_smiles
+from features.rows import Rows
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError

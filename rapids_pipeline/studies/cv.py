@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules
+from features.molecules.encoders import encode_molecules
+from features.rows import Rows
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages

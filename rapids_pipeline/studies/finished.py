@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from features.feature_sets import Rows
+from features.rows import Rows
 from rapids_pipeline import __version__
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.files import written_atomically

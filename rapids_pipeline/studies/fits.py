@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.feature_sets import Rows
+from features.rows import Rows
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.expectation import strengths

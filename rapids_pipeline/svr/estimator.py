@@ -7,14 +7,13 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules, fitted_in_fold
+from features.molecules.encoders import encode_molecules, fitted_in_fold
 from features.reduction import TruncatedSVD
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.svr.duals import NotConvergedWarning, solve_duals, solve_target_specific
 from rapids_pipeline.svr.engines import choose_engine
 from rapids_pipeline.svr.gram import Gamma, GramTable, Kernel, kernel_between
@@ -178,7 +177,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _fit_composite(
         self,
         kernel: CompositeKernel,
-        pairs: PairRows,
+        pairs: Pairs,
         given: TrainingInput,
         sample_weight: Any,
         progress: Progress | None,
@@ -250,7 +249,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         )
 
 
-def pairs_of(X: Any, kernel: CompositeKernel) -> PairRows:
+def pairs_of(X: Any, kernel: CompositeKernel) -> Pairs:
     """Return the pairs that `X`, `Rows` or a data frame, holds, with the molecule features that a kernel reads.
 
     Raises
@@ -259,10 +258,10 @@ def pairs_of(X: Any, kernel: CompositeKernel) -> PairRows:
         X is neither, or a column is missing.
     """
     if isinstance(X, Rows):
-        return PairRows.of(X, [name for name in kernel.encoders if not fitted_in_fold(name)])
+        return Pairs.of(X, [name for name in kernel.encoders if not fitted_in_fold(name)])
     if not hasattr(X, "columns"):
         raise InputError("a composite kernel needs a data frame of pairs: cell_type, sm_name and SMILES")
     if kernel.encoders and "SMILES" not in X.columns:
         raise InputError(f"the pairs have no column SMILES, which {kernel.encoders[0]} reads")
     molecules = encode_molecules(kernel.encoders, list(X["SMILES"]) if kernel.encoders else []).training
-    return PairRows.of(Rows(X.reset_index(drop=True), molecules), list(molecules))
+    return Pairs.of(Rows(X.reset_index(drop=True), molecules), list(molecules))

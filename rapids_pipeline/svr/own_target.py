@@ -8,7 +8,8 @@ S_t' the statistics of target t by either:
 A training row's statistics are those of the training rows outside its inner fold, so its own target is in none of
 them; any other row has the statistics of all training rows. It is the SVR (RBF; gamma="scale" is scikit-learn's) on
 the columns that `features.feature_sets.FeatureTable` makes for one target, for all targets at once and without those
-columns. Sources: the per-gene SVR ("v1") of the competition's fourth place; cross-fitting as in `features.target`.
+columns. Sources: the per-gene SVR ("v1") of the competition's fourth place; cross-fitting as in
+`features.targets.encoders`.
 
 A fitted model holds the training targets and the inner folds, and makes the statistics again, to the last bit, when
 it predicts: a quarter of the size of the statistics themselves.
@@ -22,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.feature_sets import FeatureSet, Rows
+from features.feature_sets import FeatureSet
+from features.rows import Rows
 from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress

@@ -17,8 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from features.blocks import MoleculeBlock, OneHotBlock, StatisticsBlock
-from features.feature_sets import FeatureSet, FeatureTable, Rows
-from features.group_labels import codes_among, random_folds, read_labels
+from features.feature_sets import FeatureSet, FeatureTable
+from features.rows import Rows, places
+from features.targets.statistics import random_folds, read_labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.svr.own_target_statistics import LevelStatistics
@@ -159,7 +160,7 @@ class Side:
         made = np.zeros((m, 0), np.float32) if self.table is None else self.table.transform(rows)
         label = np.zeros(m, np.intp)
         if self.labels:
-            label = codes_among(_labels(rows, self.recipe.column)[:, None], [pd.Index(self.labels)])[:, 0]
+            label = places(_labels(rows, self.recipe.column), self.labels)
             label = np.where(label < 0, len(self.labels), label)
         features_of_row, features = _distinct(made)
         keys = np.vstack([features_of_row, label])

@@ -1,10 +1,10 @@
-"""Statistics of every target by level: those of `features.target.TargetEncoder`, to the last bit, level by level.
+"""Statistics of every target by level: `features.targets.encoders.TargetEncoder`'s, to the last bit, level by level.
 
     training level (label g, fold k)    rows of g outside k, drawn to all rows outside k
     label g                             rows of g, drawn to all rows
     any other label                     all rows
 
-A level's statistics are taken over its own rows in one call of `features.group_statistics`, where the encoder makes
+A level's statistics are taken over its own rows in one call of `features.targets.statistics`, where the encoder makes
 a table of all labels for every fold; and the statistics of all rows outside a fold only where a level needs them.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.blocks import StatisticsBlock
-from features.group_statistics import group_statistics
+from features.targets.statistics import group_statistics
 
 Matrix = NDArray[np.float32]
 Indices = NDArray[np.intp]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.group_statistics import group_statistics as statistics_of_groups
+from features.targets.statistics import group_statistics as statistics_of_groups
 from rapids_pipeline.backend.arrays import Array, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.svr.gram import Gamma, squared_distances

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.molecules import MorganEncoder
+from features.molecules.morgan import MorganEncoder
 from features.reduction import TruncatedSVD
-from features.target import LeaveOneOutEncoder
+from features.targets.encoders import LeaveOneOutEncoder
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.target_space import TargetSpace

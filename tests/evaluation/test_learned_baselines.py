@@ -6,8 +6,7 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.preprocessing import OneHotEncoder
 
-from features.molecules import MorganEncoder
-from features.tanimoto import tanimoto
+from features.molecules.morgan import MorganEncoder, tanimoto
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
 from rapids_pipeline.evaluation.learned_baselines import (

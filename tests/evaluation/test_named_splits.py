@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.dummy import DummyRegressor
 from sklearn.model_selection import cross_validate
 
-from features.smiles import canonical_smiles, murcko_scaffolds
+from features.molecules.smiles import canonical_smiles, murcko_scaffolds
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.named_splits import (

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features import chemberta  # noqa: E402
-from features.molecules import ChemBERTaEncoder  # noqa: E402
+from features.molecules import language_model  # noqa: E402
+from features.molecules.encoders import ChemBERTaEncoder  # noqa: E402
 from rapids_pipeline.backend.errors import InputError, UnavailableError  # noqa: E402
 
 uncached = functools.partial(ChemBERTaEncoder, cache=None)
@@ -54,7 +54,7 @@ def squeezed(encoder, room):
 def test_an_adaptive_batch_has_as_many_molecules_as_the_budget_allows(roberta_folder, monkeypatch, budget):
     encoder = uncached(str(roberta_folder)).load()
     expected = encoder.set_params(batch_size=1).transform(MOLECULES)
-    monkeypatch.setitem(chemberta.TOKENS_PER_BATCH, "cpu", budget)
+    monkeypatch.setitem(language_model.TOKENS_PER_BATCH, "cpu", budget)
     watched = squeezed(encoder.set_params(batch_size="auto"), room=10**9)
     np.testing.assert_allclose(encoder.transform(MOLECULES), expected, atol=1e-5)
     batches = watched.fitted
@@ -120,8 +120,8 @@ def test_padding_that_is_not_masked_would_be_seen(roberta):
     blind = lambda input_ids, attention_mask: model.encoder(input_ids=input_ids)  # noqa: E731
     blind.config = model.encoder.config
     unmasked = dataclasses.replace(model, encoder=blind)
-    alone = chemberta.embed(unmasked, ["C"])
-    batched = chemberta.embed(unmasked, ["C", "C" * 20])[:1]
+    alone = language_model.embed(unmasked, ["C"])
+    batched = language_model.embed(unmasked, ["C", "C" * 20])[:1]
     assert np.abs(alone - batched).max() > 1e-4
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from features.embedding_cache import cache_folder
+from features.molecules.cache import cache_folder
 from rapids_pipeline.backend.errors import InputError
 
 

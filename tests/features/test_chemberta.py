@@ -13,11 +13,17 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features import chemberta  # noqa: E402
-from features.chemberta import load_language_model  # noqa: E402
-from features.model_files import model_folder  # noqa: E402
-from features.molecules import ChemBERTaEncoder, canonical_smiles, molecule_encoder  # noqa: E402
-from features.smiles_tokenizer import load_tokenizer, unknown_share  # noqa: E402
+from features.molecules import language_model  # noqa: E402
+from features.molecules.encoders import ChemBERTaEncoder, molecule_encoder  # noqa: E402
+from features.molecules.language_model import (  # noqa: E402
+    load_language_model,
+    model_folder,
+)
+from features.molecules.smiles import (  # noqa: E402
+    canonical_smiles,
+    load_tokenizer,
+    unknown_share,
+)
 from rapids_pipeline.backend.errors import InputError, UnavailableError  # noqa: E402
 
 uncached = functools.partial(ChemBERTaEncoder, cache=None)
@@ -129,8 +135,8 @@ def test_embeddings_tell_molecules_apart_and_pair_the_similar(rxn):
 
 def test_spellings_share_a_row_and_each_molecule_is_embedded_once(rxn, monkeypatch):
     seen = []
-    embed = chemberta.embed
-    monkeypatch.setattr(chemberta, "embed", lambda m, s, *a: seen.extend(s) or embed(m, s, *a))
+    embed = language_model.embed
+    monkeypatch.setattr(language_model, "embed", lambda m, s, *a: seen.extend(s) or embed(m, s, *a))
     rows = rxn.transform(["CC(=O)Oc1ccccc1C(=O)O", "CCO", "OC(=O)C1=CC=CC=C1OC(C)=O", "OCC"])
     assert len(seen) == 2
     np.testing.assert_array_equal(rows[0], rows[2])
@@ -256,7 +262,7 @@ def test_invalid_molecules_and_names_are_refused(rxn):
 @pytest.mark.parametrize("package", ["torch", "transformers"])
 def test_a_missing_package_says_what_to_install(package, monkeypatch, roberta_folder):
     monkeypatch.setitem(__import__("sys").modules, package, None)
-    with pytest.raises(UnavailableError, match=rf"{package}: pip install 'rapids-perturb\[chemberta\]'"):
+    with pytest.raises(UnavailableError, match=rf"{package}: pip install '\.\[chemberta\]'"):
         uncached(str(roberta_folder)).load()
 
 

@@ -9,7 +9,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features.molecules import ChemBERTaEncoder, MorganEncoder, canonical_smiles, molecule_encoder  # noqa: E402
+from features.molecules.encoders import ChemBERTaEncoder, molecule_encoder  # noqa: E402
+from features.molecules.morgan import MorganEncoder  # noqa: E402
+from features.molecules.smiles import canonical_smiles  # noqa: E402
 from rapids_pipeline.data.demo import simulate  # noqa: E402
 
 N_COMPOUNDS = 146

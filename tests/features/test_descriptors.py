@@ -9,8 +9,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
-from features import descriptors
-from features.descriptors import DescriptorEncoder, raw_descriptors
+from features.molecules import descriptors
+from features.molecules.descriptors import DescriptorEncoder, raw_descriptors
 from rapids_pipeline.backend.errors import InputError
 
 ASPIRIN, ASPIRIN_AGAIN = "CC(=O)Oc1ccccc1C(=O)O", "OC(=O)C1=CC=CC=C1OC(C)=O"

@@ -14,9 +14,10 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features import chemberta, embedding_cache
-from features.embedding_cache import EmbeddingCache, embed_through
-from features.molecules import ChemBERTaEncoder
+from features.molecules import cache as embedding_cache
+from features.molecules import language_model
+from features.molecules.cache import EmbeddingCache, embed_through
+from features.molecules.encoders import ChemBERTaEncoder
 
 MOLECULES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "Cn1cnc2c1c(=O)n(C)c(=O)n2C", "CCN", "ClCCBr"]
 AGAIN = ["OCC", *MOLECULES[1:]]
@@ -42,7 +43,7 @@ def test_the_same_bits_come_back_and_the_model_is_not_asked(encode, monkeypatch)
     fresh, from_cache = encode()
     assert from_cache == 0
     np.testing.assert_array_equal(fresh, encode(cache=None)[0])
-    monkeypatch.setattr(chemberta, "embed", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr(language_model, "embed", lambda *_: pytest.fail("embedded again"))
     kept, from_cache = encode([*AGAIN, "CCO"])
     assert from_cache == len(MOLECULES)
     np.testing.assert_array_equal(kept, fresh[[0, 1, 2, 3, 4, 0]])
@@ -50,9 +51,9 @@ def test_the_same_bits_come_back_and_the_model_is_not_asked(encode, monkeypatch)
 
 def test_only_the_molecules_that_are_new_are_embedded(encode, monkeypatch):
     encode(MOLECULES[:3])
-    seen, embed = [], chemberta.embed
+    seen, embed = [], language_model.embed
     monkeypatch.setattr(
-        chemberta, "embed", lambda model, smiles, *a: seen.extend(smiles) or embed(model, smiles, *a)
+        language_model, "embed", lambda model, smiles, *a: seen.extend(smiles) or embed(model, smiles, *a)
     )
     rows, from_cache = encode()
     assert (from_cache, seen) == (3, MOLECULES[3:])
@@ -104,7 +105,7 @@ def test_other_files_are_another_model(encode, roberta_folder, tmp_path, changed
 
 def test_other_versions_of_the_libraries_are_kept_apart(encode, monkeypatch):
     encode()
-    monkeypatch.setattr("features.molecules.version", lambda name: "0.0.1")
+    monkeypatch.setattr("features.molecules.encoders.version", lambda name: "0.0.1")
     assert encode()[1] == 0
 
 
@@ -184,7 +185,7 @@ WRITER = """
 import sys, warnings
 from pathlib import Path
 import numpy as np
-from features.embedding_cache import EmbeddingCache
+from features.molecules.cache import EmbeddingCache
 warnings.simplefilter("error")
 cache = EmbeddingCache(Path(sys.argv[1]), "key", 3)
 for number in range(15):

@@ -18,8 +18,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features.model_files import needed_files
-from features.molecules import ChemBERTaEncoder, molecule_encoder
+from features.molecules.encoders import ChemBERTaEncoder, molecule_encoder
+from features.molecules.language_model import needed_files
 from rapids_pipeline.backend.errors import UnavailableError
 
 uncached = functools.partial(ChemBERTaEncoder, cache=None)
@@ -90,7 +90,7 @@ def serve_as_hub(folder):
 @pytest.mark.slow
 def test_a_hub_model_is_fetched_once_and_then_read_without_the_hub(roberta_folder, tmp_path):
     program = (
-        "import sys; from features.molecules import molecule_encoder; "
+        "import sys; from features.molecules.encoders import molecule_encoder; "
         "print(molecule_encoder(sys.argv[1]).load().language_model_.width)"
     )
 

@@ -12,9 +12,9 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features import model_files
-from features.model_files import content_hash, model_folder
-from features.molecules import ChemBERTaEncoder
+from features.molecules import language_model
+from features.molecules.encoders import ChemBERTaEncoder
+from features.molecules.language_model import content_hash, model_folder
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 
 
@@ -52,7 +52,7 @@ def test_offline_means_that_the_hub_is_not_asked(offline, questions, monkeypatch
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    for variable in model_files.OFFLINE_VARIABLES:
+    for variable in language_model.OFFLINE_VARIABLES:
         monkeypatch.setenv(variable, "1" if variable == offline else "0")
     with pytest.raises(
         UnavailableError, match="organisation/model: its weights are not on this machine"

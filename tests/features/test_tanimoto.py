@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
-from features import tanimoto as module
-from features.molecules import MorganEncoder
-from features.tanimoto import nearest, tanimoto
+from features.molecules import morgan as module
+from features.molecules.morgan import MorganEncoder, nearest, tanimoto
 from rapids_pipeline.backend.errors import InputError
 
 SMILES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "c1ccccc1", "CCN", "O", "CC(C)Cc1ccc(cc1)C(C)C(=O)O"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from features.chemberta import embed, load_language_model
-from features.molecules import ChemBERTaEncoder
+from features.molecules.encoders import ChemBERTaEncoder
+from features.molecules.language_model import embed, load_language_model
 from tests.gpu.requirements import need, on_gpu
 from tests.smiles_models import TEXTS
 

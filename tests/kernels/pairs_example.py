@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from features.feature_sets import Rows
-from features.fingerprints import MorganEncoder
+from features.molecules.morgan import MorganEncoder
+from features.rows import Rows
 from rapids_pipeline.kernels.response_profiles import PRIOR, SHRINKAGE
 
 SMILES = ["CCO", "CCN", "c1ccccc1", "c1ccccc1O", "CC(=O)O", "CCCC", "OCCO", "CC(C)N"]

@@ -7,13 +7,12 @@ import torch
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
-from features.descriptors import DescriptorEncoder
-from features.feature_sets import Rows
+from features.molecules.descriptors import DescriptorEncoder
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.named_recipes import COMPOSITE
 from tests.kernels.pairs_example import naive_profile, pairs, rows_of
 
@@ -43,7 +42,7 @@ def with_made_up(rows):
 def learnt(weights=EVERYTHING, seed=0, kappa=1.0):
     rows, scores = pairs(seed=seed)
     kernel = CompositeKernel(weights, kappa)
-    return kernel.learn(PairRows.of(with_made_up(rows), ["morgan", "made up"]), scores), rows, scores
+    return kernel.learn(Pairs.of(with_made_up(rows), ["morgan", "made up"]), scores), rows, scores
 
 
 def naive_factors(asked, rows, model, kappa):
@@ -131,7 +130,7 @@ def test_a_gram_matrix_is_that_of_a_loop(kappa):
         atol=2e-6,
     )
     asked = with_made_up(rows_of([(0, 0), (9, 1), (2, 11), (9, 12), (3, 7), (0, 0)]))
-    found = model.between(PairRows.of(asked, ["morgan", "made up"]), LIKE)
+    found = model.between(Pairs.of(asked, ["morgan", "made up"]), LIKE)
     np.testing.assert_allclose(
         found, naive_gram(asked, with_made_up(rows), model, EVERYTHING, kappa), atol=2e-6
     )
@@ -149,7 +148,7 @@ def test_every_term_and_the_whole_are_positive_semidefinite(seed):
 def test_all_array_libraries_give_one_kernel(library):
     like = torch.empty(0, dtype=torch.float64) if library == "torch" else array_api_strict.empty(0)
     model, _, _ = learnt()
-    asked = PairRows.of(with_made_up(rows_of([(0, 0), (9, 1), (2, 11)])), ["morgan", "made up"])
+    asked = Pairs.of(with_made_up(rows_of([(0, 0), (9, 1), (2, 11)])), ["morgan", "made up"])
     found = model.between(asked, like)
     assert type(found).__module__.split(".")[0] == library
     np.testing.assert_allclose(to_host(found), model.between(asked, LIKE), atol=1e-12)
@@ -157,7 +156,7 @@ def test_all_array_libraries_give_one_kernel(library):
 
 def test_a_pairs_kernel_does_not_depend_on_the_pairs_beside_it():
     model, _, _ = learnt()
-    asked = PairRows.of(
+    asked = Pairs.of(
         with_made_up(rows_of([(c, m) for c in range(6) for m in range(12)])), ["morgan", "made up"]
     )
     together = model.between(asked, LIKE)
@@ -169,7 +168,7 @@ def test_a_pairs_kernel_does_not_depend_on_the_pairs_beside_it():
 
 def test_a_subset_of_rows_learns_what_the_same_rows_alone_learn():
     rows, scores = pairs()
-    both = PairRows.of(with_made_up(rows), ["morgan", "made up"])
+    both = Pairs.of(with_made_up(rows), ["morgan", "made up"])
     some = np.arange(0, len(scores), 2)
     kernel = CompositeKernel(EVERYTHING)
     shared = kernel.learn(both.take(some), scores[some])
@@ -182,7 +181,7 @@ def test_a_kernel_is_the_same_after_a_save():
     model, _, _ = learnt()
     state = model.state()
     again = LearntKernel.from_state(model.kernel, StateReader(state, "saved"))
-    asked = PairRows.of(with_made_up(rows_of([(0, 0), (9, 1), (2, 11)])), ["morgan", "made up"])
+    asked = Pairs.of(with_made_up(rows_of([(0, 0), (9, 1), (2, 11)])), ["morgan", "made up"])
     assert np.array_equal(again.between(asked, LIKE), model.between(asked, LIKE))
 
 
@@ -206,10 +205,10 @@ def test_a_damaged_state_is_named(damage, message):
 def test_rows_that_lack_what_a_kernel_compares_are_refused():
     rows, scores = pairs()
     with pytest.raises(InputError, match="no molecule features of morgan"):
-        PairRows.of(Rows(rows.obs), ["morgan"])
+        Pairs.of(Rows(rows.obs), ["morgan"])
     with pytest.raises(InputError, match="no column sm_name"):
-        PairRows.of(Rows(rows.obs[["cell_type"]]), [])
-    without = PairRows.of(Rows(rows.obs[["cell_type", "sm_name"]]), [])
+        Pairs.of(Rows(rows.obs[["cell_type"]]), [])
+    without = Pairs.of(Rows(rows.obs[["cell_type", "sm_name"]]), [])
     with pytest.raises(InputError, match="no column SMILES"):
         CompositeKernel({"rbf(descriptors)": 1.0}).learn(without, scores).gram(LIKE)
     with pytest.raises(InputError, match="profile_shrinkage must be finite"):

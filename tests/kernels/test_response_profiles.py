@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rapids_pipeline.kernels.pair_rows import PairRows
+from features.rows import Pairs
 from rapids_pipeline.kernels.response_profiles import (
     ResponseProfiles,
     correlation_of_cell_types,
@@ -30,11 +30,11 @@ def test_profiles_are_those_of_a_loop(n_cells, n_compounds, missing, seed, kappa
     )
     if not len(scores):
         return
-    training = PairRows.of(rows, [])
+    training = Pairs.of(rows, [])
     np.testing.assert_allclose(residuals_of(training, scores), naive_residuals(rows.obs, scores), atol=1e-12)
     profiles = ResponseProfiles.learn(training, scores, kappa)
     asked = [(c, m) for c in range(n_cells + 1) for m in range(n_compounds + 1)]
-    found, present = profiles.of(PairRows.of(rows_of(asked), []))
+    found, present = profiles.of(Pairs.of(rows_of(asked), []))
     for k, (c, m) in enumerate(asked):
         expected, has = naive_profile(f"cell {c}", f"drug {m}", rows.obs, profiles.residuals, kappa)
         np.testing.assert_allclose(found[k], expected, atol=1e-12)
@@ -43,7 +43,7 @@ def test_profiles_are_those_of_a_loop(n_cells, n_compounds, missing, seed, kappa
 
 def test_a_pairs_profile_uses_no_row_of_its_own_cell_type():
     rows, scores = pairs(replicates=3)
-    training = PairRows.of(rows, [])
+    training = Pairs.of(rows, [])
     before, _ = ResponseProfiles.learn(training, scores, 1.0).of(training)
     changed = scores.copy()
     changed[7] += 1000
@@ -58,7 +58,7 @@ def test_a_pairs_profile_uses_no_row_of_its_own_cell_type():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_correlation_of_cell_types_is_that_of_a_loop(seed):
     rows, scores = pairs(n_cells=4, n_compounds=8, missing=0.2, seed=seed)
-    training = PairRows.of(rows, [])
+    training = Pairs.of(rows, [])
     S, mean = correlation_of_cell_types(training, scores)
     expected, expected_mean = naive_correlation(rows.obs, naive_residuals(rows.obs, scores))
     assert mean == pytest.approx(expected_mean, abs=1e-12)
@@ -70,7 +70,7 @@ def test_the_correlation_is_positive_semidefinite_with_ones_on_its_diagonal():
     rng = np.random.default_rng(0)
     rows, scores = pairs(n_cells=12, n_compounds=8, missing=0.3, seed=1, n_scores=2)
     scores = scores + 5 * rng.normal(size=(12, 2))[[int(c.split()[1]) for c in rows.obs["cell_type"]]]
-    S, _ = correlation_of_cell_types(PairRows.of(rows, []), scores)
+    S, _ = correlation_of_cell_types(Pairs.of(rows, []), scores)
     np.testing.assert_allclose(np.diag(S), 1.0, atol=1e-12)
     np.testing.assert_allclose(S, S.T, atol=1e-12)
     assert np.linalg.eigvalsh(S).min() > -1e-9
@@ -78,5 +78,5 @@ def test_the_correlation_is_positive_semidefinite_with_ones_on_its_diagonal():
 
 def test_one_cell_type_alone_correlates_with_nothing():
     rows, scores = pairs(n_cells=1, missing=0)
-    S, mean = correlation_of_cell_types(PairRows.of(rows, []), scores)
+    S, mean = correlation_of_cell_types(Pairs.of(rows, []), scores)
     assert S == pytest.approx(np.ones((1, 1))) and mean == 0

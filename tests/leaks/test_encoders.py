@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from features.target import LeaveOneOutEncoder, TargetEncoder
+from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
 
 ALL = ("mean", "std", "min", "max", "median", "first", "count", "quantile_0.4")
 N_ROWS, N_TARGETS = 40, 3
@@ -21,24 +21,11 @@ def example(seed=0):
     return np.stack([first, second], axis=1), rng.normal(size=(N_ROWS, N_TARGETS)).astype(np.float32)
 
 
-def tables_path(groups, Y):
-    """The columns read from the tables of cross-fitting, as a factored kernel reads them."""
-    fitted = TargetEncoder(ALL, smoothing=1.0).cross_fit_tables(groups, Y, FOLDS)
-    place = np.searchsorted(fitted.folds, FOLDS)
-    rows = [
-        [table.values[fitted.codes[i, c]] for c, table in enumerate(fitted.tables[place[i]])]
-        for i in range(len(Y))
-    ]
-    return np.array(rows).reshape(len(Y), -1)
-
-
 PATHS = {
     "cross_fit": lambda g, Y: TargetEncoder(ALL).cross_fit(g, Y, FOLDS),
     "cross_fit, smoothed": lambda g, Y: TargetEncoder(ALL, smoothing=3.0).cross_fit(g, Y, FOLDS),
     "cross_fit, a fold a row": lambda g, Y: TargetEncoder(ALL).cross_fit(g, Y, np.arange(N_ROWS)),
     "fit_transform": lambda g, Y: TargetEncoder(ALL).fit_transform(g, Y),
-    "fit_transform, folds given": lambda g, Y: TargetEncoder(ALL).fit_transform(g, Y, FOLDS),
-    "cross_fit_tables": tables_path,
     "leave-one-out, a": lambda g, Y: LeaveOneOutEncoder().fit_transform(g[:, 0], Y),
     "leave-one-out, b": lambda g, Y: LeaveOneOutEncoder().fit_transform(g[:, 1], Y),
     "leave-one-out, noise": lambda g, Y: LeaveOneOutEncoder(0.21).fit_transform(g[:, 0], Y),
@@ -87,14 +74,10 @@ def test_rows_of_the_same_group_in_other_folds_do_change(row):
     assert not set(moved) & set(np.flatnonzero(FOLDS == FOLDS[row]))
 
 
-def test_nothing_of_a_fold_enters_the_tables_of_its_rows():
+def test_nothing_of_a_fold_enters_the_columns_of_its_rows():
     groups, Y = example()
     changed = Y.copy()
     changed[FOLDS == 2] = np.random.default_rng(9).normal(size=(np.sum(FOLDS == 2), N_TARGETS)) * 50
-    before, after = (TargetEncoder(ALL).cross_fit_tables(groups, targets, FOLDS) for targets in (Y, changed))
-    for k in range(4):
-        same = [
-            a.values.tobytes() == b.values.tobytes()
-            for a, b in zip(before.tables[k], after.tables[k], strict=True)
-        ]
-        assert same == [k == 2, k == 2]
+    before, after = (TargetEncoder(ALL).cross_fit(groups, targets, FOLDS) for targets in (Y, changed))
+    assert after[FOLDS == 2].tobytes() == before[FOLDS == 2].tobytes()
+    assert np.all((after != before)[FOLDS != 2].any(axis=1))

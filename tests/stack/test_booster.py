@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.feature_sets import FeatureTable, Rows
+from features.feature_sets import FeatureTable
+from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import StateReader

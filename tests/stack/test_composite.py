@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from features.feature_sets import Rows
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.members.composite import (
     CompositeModel,
     fit_and_predict,
@@ -25,7 +24,7 @@ LIKE = np.empty(0)
 
 def problem(n_genes=25):
     train, test, Y = example(n_genes)
-    both = PairRows.of(Rows.joined(train, test), ["made up"])
+    both = Pairs.of(Rows.joined(train, test), ["made up"])
     return both.take(np.arange(len(Y))), both.take(np.arange(len(Y), len(Y) + 6)), Y
 
 
@@ -100,11 +99,11 @@ def test_a_tube_of_nothing_and_a_wide_box_are_nearly_an_interpolation():
 
 def test_pairs_without_a_profile_are_predicted_by_the_other_machine():
     train, test, Y = example()
-    model = fit_composite(COMPOSITE, PairRows.of(train, ["made up"]), Y, "cpu")
+    model = fit_composite(COMPOSITE, Pairs.of(train, ["made up"]), Y, "cpu")
     new = test.obs.copy()
     new["sm_name"] = ["never seen", *new["sm_name"][1:]]
     found = model.predict(Rows(new, test.molecules))
-    pairs = PairRows.of(Rows(new, test.molecules), ["made up"])
+    pairs = Pairs.of(Rows(new, test.molecules), ["made up"])
     one = np.array([0])
     np.testing.assert_array_equal(found[0], model.new_compounds.predict(pairs.take(one))[0])
     np.testing.assert_array_equal(found[1:], model.known.predict(pairs)[1:])
@@ -114,8 +113,8 @@ def test_pairs_without_a_profile_are_predicted_by_the_other_machine():
 def test_only_one_cell_type_has_no_profiles_at_all():
     train, test, Y = example()
     rows = np.flatnonzero(train.obs["cell_type"] == "cell 0")
-    model = fit_composite(COMPOSITE, PairRows.of(train.take(rows), ["made up"]), Y[rows], "cpu")
-    pairs = PairRows.of(test, ["made up"])
+    model = fit_composite(COMPOSITE, Pairs.of(train.take(rows), ["made up"]), Y[rows], "cpu")
+    pairs = Pairs.of(test, ["made up"])
     assert not model.known.kernel.has_profile(
         pairs.take(np.flatnonzero(test.obs["cell_type"] == "cell 0"))
     ).any()
@@ -124,12 +123,12 @@ def test_only_one_cell_type_has_no_profiles_at_all():
 
 def test_a_row_is_predicted_alone_as_among_others_and_in_any_order():
     train, test, Y = example()
-    model = fit_composite(COMPOSITE, PairRows.of(train, ["made up"]), Y, "cpu")
+    model = fit_composite(COMPOSITE, Pairs.of(train, ["made up"]), Y, "cpu")
     together = model.predict(test)
     for k in range(6):
         np.testing.assert_allclose(model.predict(test.take(np.array([k])))[0], together[k], atol=1e-5)
     order = np.random.default_rng(0).permutation(len(Y))
-    shuffled = fit_composite(COMPOSITE, PairRows.of(train.take(order), ["made up"]), Y[order], "cpu")
+    shuffled = fit_composite(COMPOSITE, Pairs.of(train.take(order), ["made up"]), Y[order], "cpu")
     np.testing.assert_allclose(shuffled.predict(test), together, atol=2e-3)
 
 
@@ -144,7 +143,7 @@ def test_a_fit_for_predictions_is_the_model_that_is_kept():
 
 def test_a_model_is_the_same_after_a_save_and_damage_is_named():
     train, test, Y = example()
-    model = fit_composite(COMPOSITE, PairRows.of(train, ["made up"]), Y, "cpu")
+    model = fit_composite(COMPOSITE, Pairs.of(train, ["made up"]), Y, "cpu")
     state = model.state()
     again = CompositeModel.from_state(COMPOSITE, StateReader(state, "saved"))
     assert np.array_equal(again.predict(test), model.predict(test))
@@ -153,7 +152,7 @@ def test_a_model_is_the_same_after_a_save_and_damage_is_named():
         CompositeModel.from_state(COMPOSITE, StateReader(state, "saved"))
     state = {
         **model.state(),
-        "new_compounds": fit_composite(COMPOSITE, PairRows.of(train, ["made up"]), Y[:, :9], "cpu").state()[
+        "new_compounds": fit_composite(COMPOSITE, Pairs.of(train, ["made up"]), Y[:, :9], "cpu").state()[
             "known"
         ],
     }
@@ -200,12 +199,12 @@ def test_a_machine_for_new_compounds_has_no_profiles_in_it():
 
 def test_real_data_are_predicted_better_than_by_the_additive_model(shared_data):
     """Compounds held out within one cell type, and held out everywhere."""
-    from features.molecule_columns import encode_molecules
+    from features.molecules.encoders import encode_molecules
     from rapids_pipeline.evaluation.learned_baselines import additive
 
     data = read_training(shared_data / "lincs_lung" / "de_train.parquet")
     rows = Rows(data.obs, encode_molecules(["morgan"], list(data.obs["SMILES"])).training)
-    pairs = PairRows.of(rows, ["morgan"])
+    pairs = Pairs.of(rows, ["morgan"])
     names = np.unique(data.obs["sm_name"])[::4]
     everywhere = np.isin(data.obs["sm_name"], names)
     for held in (everywhere & (data.obs["cell_type"] == "HFL1").to_numpy(), everywhere):

@@ -7,11 +7,11 @@ import pytest
 from sklearn.svm import SVR as SklearnSVR
 
 from features.feature_sets import FeatureTable
+from features.rows import Pairs
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.members import svr as first_level
 from rapids_pipeline.stack.members.svr import SharedSVR, features_of_all, fit_member, model_from_state
 from rapids_pipeline.stack.nested import FirstLevel, n_fits, nested_predictions
@@ -119,7 +119,7 @@ def test_no_rows_own_target_moves_what_composite_kernels_predict_for_it(row):
 def test_the_check_finds_response_profiles_of_all_rows():
     """Solved on training rows alone, on a kernel learnt from all rows: held-out rows are in others' profiles."""
     train, _, Y = example()
-    folds, pairs = folded(Y), PairRows.of(train, ["made up"])
+    folds, pairs = folded(Y), Pairs.of(train, ["made up"])
 
     def leaky(y):
         K, oof = MACHINE.kernel.learn(pairs, y.astype(float)).gram(np.empty(0)), np.empty_like(y)

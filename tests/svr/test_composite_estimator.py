@@ -6,7 +6,7 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import KFold, cross_val_predict
 
-from features.feature_sets import Rows
+from features.rows import Rows
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.demo import simulate

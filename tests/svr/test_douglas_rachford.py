@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.svm import SVR
 
-from features.feature_sets import FeatureTable, Rows, feature_set
+from features.feature_sets import FeatureTable, feature_set
+from features.rows import Rows
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.svr import adaptive_steps, douglas_rachford, optimality
 from rapids_pipeline.svr.duals import NotConvergedWarning, solve_duals

@@ -5,10 +5,17 @@ import pandas as pd
 import pytest
 from sklearn.svm import SVR
 
-from features.block_makers import Noise
-from features.blocks import LeaveOneOutBlock, MoleculeBlock, OneHotBlock, PredictionBlock, StatisticsBlock
-from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable, Rows
-from features.molecule_columns import encode_molecules
+from features.blocks import (
+    LeaveOneOutBlock,
+    MoleculeBlock,
+    Noise,
+    OneHotBlock,
+    PredictionBlock,
+    StatisticsBlock,
+)
+from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
+from features.molecules.encoders import encode_molecules
+from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.svr import own_target, own_target_levels

@@ -14,7 +14,8 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from features.feature_sets import FeatureTable, Rows
+from features.feature_sets import FeatureTable
+from features.rows import Rows
 from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import State, StateReader

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.feature_sets import Rows
 from features.reduction import TruncatedSVD
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, namespace, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.composite import LearntKernel
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
 from rapids_pipeline.stack.target_transforms import TargetTransform
 from rapids_pipeline.svr.duals import solve_duals
@@ -118,7 +117,7 @@ class FittedMachine:
     intercept: Matrix
     by_genes: bool
 
-    def predict(self, pairs: PairRows) -> Matrix:
+    def predict(self, pairs: Pairs) -> Matrix:
         """Return the predictions of pairs, (m, t) float32; a pair's do not depend on the others."""
         predicted = np.empty((len(pairs), len(self.components.mean)), dtype=np.float32)
         for start in range(0, len(pairs), ROWS_AT_ONCE):
@@ -160,7 +159,7 @@ class CompositeModel:
 
     def predict(self, rows: Rows) -> Matrix:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others."""
-        pairs = PairRows.of(rows, self.encoders)
+        pairs = Pairs.of(rows, self.encoders)
         return _by_profile(pairs, self.known, lambda: self.new_compounds)
 
     def state(self) -> State:
@@ -177,14 +176,14 @@ class CompositeModel:
         return cls(config.encoders, known, new)
 
 
-def fit_composite(config: KernelConfig, rows: PairRows, Y: Matrix, device: DeviceName) -> CompositeModel:
+def fit_composite(config: KernelConfig, rows: Pairs, Y: Matrix, device: DeviceName) -> CompositeModel:
     """Fit both machines to training rows and their targets (n, t)."""
     machines = (fit_machine(machine, rows, Y, device) for machine in config.machines)
     return CompositeModel(config.encoders, *machines)
 
 
 def fit_and_predict(
-    config: KernelConfig, rows: PairRows, Y: Matrix, groups: Sequence[PairRows], device: DeviceName
+    config: KernelConfig, rows: Pairs, Y: Matrix, groups: Sequence[Pairs], device: DeviceName
 ) -> list[Matrix]:
     """Return what `fit_composite(…)` predicts for groups of pairs; the second machine is fitted where it is needed."""
     known = fit_machine(config.known, rows, Y, device)
@@ -204,7 +203,7 @@ Reduced = tuple[Components, Array, Floats, Floats]
 
 def fit_machine(
     config: MachineConfig,
-    rows: PairRows,
+    rows: Pairs,
     Y: Matrix,
     device: DeviceName,
     learn: Callable[[MachineConfig, Array], Reduced] = Components.learn,
@@ -214,7 +213,7 @@ def fit_machine(
     Parameters
     ----------
     config : MachineConfig
-    rows : PairRows
+    rows : Pairs
         n training rows.
     Y : ndarray of float32, (n, t)
     device : str
@@ -264,7 +263,7 @@ def row_noise(scores: Floats, exponent: float) -> Floats:
     return np.asarray(noise / np.exp(np.log(noise).mean()), dtype=np.float64)
 
 
-def _by_profile(pairs: PairRows, known: FittedMachine, new_compounds: Any) -> Matrix:
+def _by_profile(pairs: Pairs, known: FittedMachine, new_compounds: Any) -> Matrix:
     """Return the predictions of each pair by its machine; `new_compounds()` is called where a pair needs it."""
     profiled = known.kernel.has_profile(pairs)
     predicted = np.empty((len(pairs), len(known.components.mean)), dtype=np.float32)

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from features.feature_sets import FeatureSet, FeatureTable, Rows
+from features.feature_sets import FeatureSet, FeatureTable
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.members.composite import CompositeModel, fit_and_predict, fit_composite
 from rapids_pipeline.stack.nested import Indices, Matrix, NestedPredictions, n_fits, nested_predictions
 from rapids_pipeline.stack.recipe import KernelConfig, SvrConfig
@@ -221,7 +221,7 @@ def _shared_member(
 
 def _composite_member(train: Rows, test: Rows, Y: Matrix, config: KernelConfig, device: DeviceName) -> FitOf:
     """Fit on all rows; the fits share what kernels compare and no target enters (numbers, similarities)."""
-    both = PairRows.of(Rows.joined(train, test), config.encoders)
+    both = Pairs.of(Rows.joined(train, test), config.encoders)
 
     def fit_predict(training: Indices, groups: list[Indices]) -> list[Matrix]:
         return fit_and_predict(

@@ -6,7 +6,7 @@ from typing import Any
 
 from features.blocks import Block
 from features.feature_sets import FEATURE_SETS, FeatureSet, feature_set
-from features.molecule_columns import needs_weights
+from features.molecules.encoders import needs_weights
 from rapids_pipeline.backend.errors import InputError
 
 DEFAULT_REFERENCE = "onehot"

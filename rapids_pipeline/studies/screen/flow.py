@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from features.feature_sets import FeatureSet, Rows
-from features.molecule_columns import encode_molecules
-from features.molecules import molecule_encoder
+from features.feature_sets import FeatureSet
+from features.molecules.encoders import encode_molecules, molecule_encoder
+from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.run_folder import provenance

@@ -18,9 +18,9 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from features.block_makers import Noise
-from features.blocks import Block
-from features.feature_sets import FeatureSet, Rows
+from features.blocks import Block, Noise
+from features.feature_sets import FeatureSet
+from features.rows import Rows
 from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.svr.gram import squared_distances

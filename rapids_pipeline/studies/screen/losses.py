@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from features.feature_sets import FeatureSet, Rows
+from features.feature_sets import FeatureSet
+from features.rows import Rows
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.evaluation.intervals import row_losses
 from rapids_pipeline.evaluation.splits import Split

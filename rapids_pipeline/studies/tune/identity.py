@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from features.feature_sets import Rows
+from features.rows import Rows
 from rapids_pipeline.backend.run_folder import installed_versions
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.stack.recipe import KernelConfig

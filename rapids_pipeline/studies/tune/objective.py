@@ -17,12 +17,12 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from features.rows import Pairs
 from rapids_pipeline.backend.arrays import Array, namespace
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.evaluation.intervals import row_losses
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import Split
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.members.composite import Components, Reduced, fit_machine
 from rapids_pipeline.stack.recipe import MachineConfig
 from rapids_pipeline.studies.tune.task import Lot
@@ -74,7 +74,7 @@ class Objective:
     Attributes
     ----------
     lots : tuple of Lot
-    rows : PairRows
+    rows : Pairs
         All n rows.
     Y : ndarray of float32, (n, t)
     device : str
@@ -84,7 +84,7 @@ class Objective:
     """
 
     lots: tuple[Lot, ...]
-    rows: PairRows
+    rows: Pairs
     Y: Matrix
     device: DeviceName
     encoder: str

@@ -16,12 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.feature_sets import Rows
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.evaluation.audit import recommended_split
 from rapids_pipeline.evaluation.named_splits import SPLITS, named_splits
 from rapids_pipeline.evaluation.splits import Split
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.kernels.response_profiles import ResponseProfiles
 
 MachineName = Literal["known", "new_compounds"]
@@ -90,7 +89,7 @@ class _Wanted:
     reason: str
 
 
-def has_profile(training: PairRows, pairs: PairRows) -> NDArray[np.bool_]:
+def has_profile(training: Pairs, pairs: Pairs) -> NDArray[np.bool_]:
     """Say which pairs have a response profile by some training rows, (m,)."""
     return ResponseProfiles.learn(training, np.zeros((len(training), 1)), 0.0).of(pairs)[1]
 
@@ -98,7 +97,7 @@ def has_profile(training: PairRows, pairs: PairRows) -> NDArray[np.bool_]:
 def plan(
     obs: pd.DataFrame,
     Y: NDArray[np.float32],
-    rows: PairRows,
+    rows: Pairs,
     pairs: pd.DataFrame | None,
     split: str = AUTO,
     seed: int = 0,
@@ -111,7 +110,7 @@ def plan(
         `cell_type`, `sm_name` and `SMILES` of the training rows.
     Y : ndarray of float32, (n, t)
         For the split `cluster`.
-    rows : PairRows
+    rows : Pairs
         The same rows.
     pairs : DataFrame, optional
         Those of the pairs to predict.
@@ -148,9 +147,9 @@ def plan(
     return Plan(_with_shares(duties, by_rows=split != AUTO or pairs is None), tuple(sentences))
 
 
-def _like_the_pairs(obs: pd.DataFrame, rows: PairRows, pairs: pd.DataFrame) -> dict[MachineName, _Wanted]:
+def _like_the_pairs(obs: pd.DataFrame, rows: Pairs, pairs: pd.DataFrame) -> dict[MachineName, _Wanted]:
     """Return what each machine asks for that some pairs need."""
-    profiled = has_profile(rows, PairRows.of(Rows(pairs, {}), ()))
+    profiled = has_profile(rows, Pairs.of(Rows(pairs, {}), ()))
     found: dict[MachineName, _Wanted] = {}
     for machine, mine in zip(MACHINES, (profiled, ~profiled), strict=True):
         if not mine.any():
@@ -178,7 +177,7 @@ def _lots(machine: MachineName, names: Sequence[str], make: Callable[[str, Machi
 def _lot(
     obs: pd.DataFrame,
     Y: NDArray[np.float32],
-    rows: PairRows,
+    rows: Pairs,
     pairs: pd.DataFrame | None,
     seed: int,
     name: str,
@@ -199,7 +198,7 @@ def _lot(
     return Lot(name, tuple(splits for splits in some if splits))
 
 
-def _served(rows: PairRows, split: Split, machine: MachineName) -> Split:
+def _served(rows: Pairs, split: Split, machine: MachineName) -> Split:
     profiled = has_profile(rows.take(split.training), rows.take(split.held_out))
     mine = profiled if machine == "known" else ~profiled
     return Split(split.name, split.training, split.held_out[mine])

@@ -12,8 +12,9 @@ import typer
 from sklearn.svm import SVR
 from typer.testing import CliRunner
 
-from features.feature_sets import FEATURE_SETS, FeatureTable, Rows
-from features.molecule_columns import encode_molecules
+from features.feature_sets import FEATURE_SETS, FeatureTable
+from features.molecules.encoders import encode_molecules
+from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands import screen as screening
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules
+from features.molecules.encoders import encode_molecules
+from features.rows import Pairs, Rows
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.splits import canonical_order
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
 
 N_SCARCE = 12
@@ -61,7 +60,7 @@ def task(task_files, member):
     data = data.take(canonical_order(data.obs))
     encoded = encode_molecules(["morgan"], list(data.obs["SMILES"])).training
     train = Rows(data.obs, encoded)
-    rows = PairRows.of(train, ["morgan"])
+    rows = Pairs.of(train, ["morgan"])
     smiles = dict(zip(data.obs["sm_name"], data.obs["SMILES"], strict=True))
     pairs = pd.read_csv(task_files.test)
     pairs["SMILES"] = pairs["sm_name"].map(smiles)

@@ -1,59 +1,40 @@
-"""Molecules as rows of numbers: fingerprints, descriptors and embeddings of a SMILES language model.
+"""Encoders of molecules by name: fingerprints, descriptors and embeddings of a SMILES language model.
 
 The encoders turn SMILES strings into float32 rows, work on canonical SMILES (two spellings of one molecule
 give one row) and compute each distinct molecule once. `molecule_encoder` turns `--molecules NAME|FOLDER` into
-one of them.
+one of them. Most learn nothing from molecules, so `encode_molecules` makes their columns once, before there are folds.
+One that does (`descriptors`, standardised) is fitted by its block, on the training rows of each fold.
 """
 
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from features import chemberta
-from features.descriptors import DescriptorEncoder
-from features.embedding_cache import EmbeddingCache, cache_folder, cache_key, embed_through
-from features.fingerprints import MorganEncoder
-from features.model_files import HUB_ID
-from features.smiles import (
-    MoleculeEncoder,
-    canonical_smiles,
-    distinct_molecules,
-    invalid_smiles,
-    largest_fragment,
-    rdkit_chem,
-    salts,
-)
-from features.smiles_tokenizer import require_known, token_counts, unknown_share
+from features.molecules import language_model
+from features.molecules.cache import EmbeddingCache, cache_folder, cache_key, embed_through
+from features.molecules.descriptors import DescriptorEncoder
+from features.molecules.morgan import MorganEncoder
+from features.molecules.smiles import MoleculeEncoder, rdkit_chem, require_known, token_counts, unknown_share
+from rapids_pipeline.backend.arrays import Float32, Labels
 from rapids_pipeline.backend.errors import InputError
-
-__all__ = [
-    "ChemBERTaEncoder",
-    "DescriptorEncoder",
-    "MoleculeEncoder",
-    "MorganEncoder",
-    "canonical_smiles",
-    "distinct_molecules",
-    "invalid_smiles",
-    "largest_fragment",
-    "molecule_encoder",
-    "salts",
-]
 
 DEFAULT_CHEMBERTA = "DeepChem/ChemBERTa-10M-MTR"
 POOLINGS = ("mean", "cls")
 PRECISIONS = ("float32", "bfloat16")
 UNKNOWN_WARNING = 0.1
+FITTED_IN_FOLD = ("descriptors",)
+WITHOUT_WEIGHTS = ("morgan", "descriptors")
 
 
 class ChemBERTaEncoder(MoleculeEncoder):
-    """Embeddings of molecules by a pretrained transformer that reads SMILES (formula: `chemberta.embed`).
+    """Embeddings of molecules by a pretrained transformer that reads SMILES (formula: `language_model.embed`).
 
     Nothing is learnt from the molecules: `fit` loads the weights and checks that the tokenizer knows the
     molecules' SMILES. `load` does the former alone, so that a run can fail before it does any work. A row
@@ -70,7 +51,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
     normalize : bool
         Scale every row to unit Euclidean length.
     batch_size : int or "auto"
-        Distinct molecules per forward pass; "auto" as fits the device (`chemberta.embed`). Either is halved
+        Distinct molecules per forward pass; "auto" as fits the device (`language_model.embed`). Either is halved
         where memory is too small.
     device : str
         Torch device, "cpu" or "cuda".
@@ -81,14 +62,14 @@ class ChemBERTaEncoder(MoleculeEncoder):
     desalt : bool
         Encode a molecule of several fragments as its largest organic fragment alone.
     cache : path, "auto" or None
-        Folder that keeps embeddings between runs (`features.embedding_cache`); "auto": the user's cache
+        Folder that keeps embeddings between runs (`features.molecules.cache`); "auto": the user's cache
         folder, see `cache_folder`.
 
     Attributes
     ----------
-    language_model_ : chemberta.LanguageModel
+    language_model_ : language_model.LanguageModel
     n_molecules_, n_salts_ : int
-        See `features.smiles.MoleculeEncoder`.
+        See `features.molecules.smiles.MoleculeEncoder`.
     n_cached_ : int
         Distinct molecules whose embedding came from the cache in the last `transform`.
     n_truncated_ : int
@@ -104,12 +85,12 @@ class ChemBERTaEncoder(MoleculeEncoder):
         self,
         model: str = DEFAULT_CHEMBERTA,
         max_length: int = 150,
-        pooling: chemberta.Pooling = "mean",
+        pooling: language_model.Pooling = "mean",
         normalize: bool = True,
         batch_size: int | Literal["auto"] = "auto",
         device: str = "cpu",
         local_files_only: bool = False,
-        precision: chemberta.Precision = "float32",
+        precision: language_model.Precision = "float32",
         desalt: bool = False,
         cache: str | os.PathLike[str] | None = "auto",
     ) -> None:
@@ -125,10 +106,10 @@ class ChemBERTaEncoder(MoleculeEncoder):
         self.cache = cache
 
     def load(self) -> "ChemBERTaEncoder":
-        """Load weights and tokenizer (errors: `chemberta.load_language_model`; InputError: a parameter)."""
+        """Load weights and tokenizer (errors: `language_model.load_language_model`; InputError: a parameter)."""
         self._check_parameters()
         rdkit_chem()
-        self.language_model_ = chemberta.load_language_model(
+        self.language_model_ = language_model.load_language_model(
             str(self.model), self.max_length, self.device, self.local_files_only
         )
         return self
@@ -141,14 +122,14 @@ class ChemBERTaEncoder(MoleculeEncoder):
         self.unknown_share_ = require_known(loaded.tokenizer, distinct, loaded.folder)
         return self
 
-    def transform(self, smiles: Iterable[str]) -> NDArray[np.float32]:
+    def transform(self, smiles: Iterable[str]) -> Float32:
         """Return the embeddings, of shape (n, width), float32 (InputError: invalid SMILES)."""
         check_is_fitted(self, "language_model_")
         distinct, row = self._distinct(smiles)
         self._diagnose(distinct)
         return self.embed(distinct)[row]
 
-    def embed(self, canonical: list[str]) -> NDArray[np.float32]:
+    def embed(self, canonical: list[str]) -> Float32:
         """Return the embeddings of distinct canonical SMILES, of shape (m, width): all the costly work."""
         check_is_fitted(self, "language_model_")
         self._check_parameters()
@@ -159,7 +140,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
         rows, self.n_cached_ = embed_through(cache, canonical, self._computed)
         return rows
 
-    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+    def get_feature_names_out(self, input_features: object = None) -> Labels:
         """Return "chemberta_0", "chemberta_1", ... (NotFittedError before `load` or `fit`)."""
         check_is_fitted(self, "language_model_")
         return np.array([f"chemberta_{i}" for i in range(self.language_model_.width)], dtype=object)
@@ -180,9 +161,9 @@ class ChemBERTaEncoder(MoleculeEncoder):
         if self.max_length < 3:
             raise InputError(f"max_length={self.max_length} must be >= 3")
 
-    def _computed(self, canonical: Sequence[str]) -> NDArray[np.float32]:
+    def _computed(self, canonical: Sequence[str]) -> Float32:
         """Return embeddings fresh from the model."""
-        return chemberta.embed(
+        return language_model.embed(
             self.language_model_, canonical, self.pooling, self.normalize, self.batch_size, self.precision
         )
 
@@ -246,9 +227,57 @@ def molecule_encoder(name: str, device: str = "cpu") -> MorganEncoder | Descript
         return DescriptorEncoder()
     if name == "chemberta":
         return ChemBERTaEncoder(device=device)
-    if name and (Path(name).expanduser().is_dir() or HUB_ID.fullmatch(name)):
+    if name and (Path(name).expanduser().is_dir() or language_model.HUB_ID.fullmatch(name)):
         return ChemBERTaEncoder(model=name, device=device)
     raise InputError(
         f"--molecules {name}: choose morgan, descriptors, chemberta, an existing folder with a SMILES "
         f"language model, or a hub id such as {DEFAULT_CHEMBERTA}"
     )
+
+
+@dataclass(frozen=True)
+class MoleculeColumns:
+    """Columns by encoder, float32: `training` rows, `others`; and what a reader of results should know."""
+
+    training: dict[str, Float32] = field(default_factory=dict)
+    others: dict[str, Float32] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def fitted_in_fold(encoder: str) -> bool:
+    """Say whether an encoder learns from the molecules it is fitted to."""
+    return encoder in FITTED_IN_FOLD
+
+
+def needs_weights(encoder: str) -> bool:
+    """Say whether an encoder is a language model, whose weights must be on this machine or fetched."""
+    return encoder not in WITHOUT_WEIGHTS
+
+
+def encode_molecules(
+    encoders: Sequence[str], training: Sequence[str], others: Sequence[str] = (), device: str = "cpu"
+) -> MoleculeColumns:
+    """Encode the SMILES of training rows and of other rows.
+
+    Parameters
+    ----------
+    encoders : sequence of str
+        As `molecule_encoder`; those fitted in-fold are checked and left out of the result.
+    training, others : sequence of str
+        SMILES of each row.
+    device : str
+        Torch device of language models.
+
+    Raises
+    ------
+    InputError, UnavailableError
+        As `molecule_encoder` and the encoders.
+    """
+    found = MoleculeColumns()
+    for name in dict.fromkeys(encoders):
+        encoder = molecule_encoder(name, device).fit(training)
+        if not fitted_in_fold(name):
+            values = encoder.transform([*training, *others])
+            found.training[name], found.others[name] = values[: len(training)], values[len(training) :]
+        found.notes.extend(note for note in encoder.notes() if note not in found.notes)
+    return found

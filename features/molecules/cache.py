@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.smiles_tokenizer import one_line, require_package
+from features.molecules.smiles import one_line, require_package
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written_atomically
 
@@ -29,8 +30,6 @@ CACHE_VARIABLE = "RAPIDS_PERTURB_CACHE"
 LOCK_TIMEOUT_S = 30.0
 MOLECULES_PER_WRITE = 4096
 """Molecules embedded between two writes: what an interrupt loses at most."""
-
-Floats = NDArray[np.float32]
 
 
 def cache_folder(cache: str | os.PathLike[str] | None) -> Path | None:
@@ -92,7 +91,7 @@ class EmbeddingCache:
         self.path = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
         self._usable = True
 
-    def read(self) -> dict[str, Floats]:
+    def read(self) -> dict[str, Float32]:
         """Return what is kept: canonical SMILES to embedding; nothing, and a warning, from a damaged file."""
         try:
             return self._kept()
@@ -102,7 +101,7 @@ class EmbeddingCache:
             warnings.warn(f"{self.path} is damaged, embeddings are computed anew ({error})", stacklevel=2)
         return {}
 
-    def add(self, smiles: Sequence[str], rows: Floats) -> None:
+    def add(self, smiles: Sequence[str], rows: Float32) -> None:
         """Keep embeddings besides those that are kept already; where that cannot be, warn once."""
         if not self._usable:
             return
@@ -118,7 +117,7 @@ class EmbeddingCache:
         except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
             self._go_without(error)
 
-    def _kept(self) -> dict[str, Floats]:
+    def _kept(self) -> dict[str, Float32]:
         """Return what the file holds (OSError: it cannot be read; DamagedError: it is not as written)."""
         try:
             content = self.path.read_bytes()
@@ -129,7 +128,7 @@ class EmbeddingCache:
         except Exception as error:  # damaged bytes make numpy and zipfile raise many kinds
             raise DamagedError(one_line(error)) from error
 
-    def _write(self, contents: Mapping[str, Floats]) -> None:
+    def _write(self, contents: Mapping[str, Float32]) -> None:
         with written_atomically(self.path) as temporary, temporary.open("wb") as stream:
             np.savez(
                 stream,
@@ -138,7 +137,7 @@ class EmbeddingCache:
                 rows=np.array(list(contents.values()), dtype=np.float32),
             )
 
-    def _parsed(self, content: bytes) -> dict[str, Floats]:
+    def _parsed(self, content: bytes) -> dict[str, Float32]:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             key, smiles = (bytes(archive[name]).decode() for name in ("key", "smiles"))
             rows = archive["rows"]
@@ -161,8 +160,8 @@ class EmbeddingCache:
 
 
 def embed_through(
-    cache: EmbeddingCache, smiles: Sequence[str], embed: Callable[[Sequence[str]], Floats]
-) -> tuple[Floats, int]:
+    cache: EmbeddingCache, smiles: Sequence[str], embed: Callable[[Sequence[str]], Float32]
+) -> tuple[Float32, int]:
     """Return the embeddings of n distinct molecules, (n, width), and how many of them the cache held.
 
     The others go through `embed`, `MOLECULES_PER_WRITE` at a time, and are added.

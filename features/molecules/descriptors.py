@@ -5,14 +5,12 @@ from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from features.smiles import MoleculeEncoder, distinct_molecules, rdkit_chem
+from features.molecules.smiles import MoleculeEncoder, distinct_molecules, rdkit_chem
+from rapids_pipeline.backend.arrays import Float32, Float64, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
-
-Floats = NDArray[np.float64]
 
 LOGARITHMIC = ("Ipc",)
 """Descriptors that grow exponentially with the molecule (to 1e94 for 300 atoms): their ln(1 + x) is taken."""
@@ -21,7 +19,7 @@ LARGEST = 1e30
 """A value beyond this counts as not computed."""
 
 
-def raw_descriptors(smiles: Iterable[str]) -> tuple[list[str], Floats]:
+def raw_descriptors(smiles: Iterable[str]) -> tuple[list[str], Float64]:
     """Compute RDKit's two-dimensional descriptors (`rdkit.Chem.Descriptors.descList`, 217 in RDKit 2026.09).
 
     Each distinct molecule is computed once a process (about 10 ms), so that encoders can be fitted again and
@@ -74,7 +72,7 @@ class DescriptorEncoder(MoleculeEncoder):
         Values, over distinct molecules, replaced by the median in the last `fit` or `transform`; those of
         constant columns do not count.
     n_molecules_, n_salts_ : int
-        See `features.smiles.MoleculeEncoder`.
+        See `features.molecules.smiles.MoleculeEncoder`.
     """
 
     def __init__(self, clip: float = 10.0, desalt: bool = False) -> None:
@@ -101,7 +99,7 @@ class DescriptorEncoder(MoleculeEncoder):
         self.scale_[~self.constant_] = np.maximum(filled.std(axis=0), np.finfo(np.float64).tiny)
         return self
 
-    def transform(self, smiles: Iterable[str]) -> NDArray[np.float32]:
+    def transform(self, smiles: Iterable[str]) -> Float32:
         """Return the standardised descriptors, of shape (n, p), float32.
 
         Raises
@@ -117,7 +115,7 @@ class DescriptorEncoder(MoleculeEncoder):
         z[:, self.constant_] = 0
         return np.asarray(np.clip(z, -self.clip, self.clip)[row], dtype=np.float32)
 
-    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+    def get_feature_names_out(self, input_features: object = None) -> Labels:
         """Return RDKit's names: "MaxAbsEStateIndex", ..., "MolWt", ... (NotFittedError before `fit`)."""
         check_is_fitted(self)
         return np.array(self.names_, dtype=object)
@@ -157,14 +155,14 @@ class DescriptorEncoder(MoleculeEncoder):
         made.constant_ = constant.astype(np.bool_)
         return made
 
-    def _filled(self, values: Floats) -> Floats:
+    def _filled(self, values: Float64) -> Float64:
         """Replace NaN by the median; counts."""
         lacking = np.isnan(values)
         self.n_imputed_ = int(lacking[:, ~self.constant_].sum())
         return np.where(lacking, self.median_, values)
 
 
-def _usable(raw: Floats, names: list[str]) -> Floats:
+def _usable(raw: Float64, names: list[str]) -> Float64:
     """Take logarithms where they are due; what is then not finite or beyond `LARGEST` becomes NaN."""
     values = raw.copy()
     logarithmic = [number for number, name in enumerate(names) if name in LOGARITHMIC]
@@ -196,7 +194,7 @@ def _descriptor_list() -> list[tuple[str, Callable[[Any], float]]]:
 
 
 @lru_cache(maxsize=16384)
-def _values_of(canonical: str) -> Floats:
+def _values_of(canonical: str) -> Float64:
     """Return the descriptors of one molecule, read-only; at most 30 MB are remembered."""
     chem, blocked = rdkit_chem()
     with blocked(), np.errstate(all="ignore"):

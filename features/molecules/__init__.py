@@ -1,0 +1,1 @@
+"""Molecules as rows of numbers: fingerprints, descriptors, embeddings."""

@@ -1,0 +1,274 @@
+"""Encodings of groups by the targets of their members, for all targets at once.
+
+Words: *target encoding* gives a row statistics of the training targets in its group; *cross-fitting* takes them,
+for a training row, from the rows outside its fold only. A *leave-one-out encoding* of a row is the mean target
+of the other rows of its group. A row's own target never enters its own encoding, to the last bit: nothing is
+subtracted from a total that it is part of. The one exception must be asked for by name (`leaky=True`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from features.rows import places
+from features.targets.statistics import (
+    GroupedTargets,
+    GroupTable,
+    checked_folds,
+    checked_statistics,
+    group_tables,
+    random_folds,
+    read_labels,
+    sums_of_others,
+)
+from rapids_pipeline.backend.arrays import Float32, Indices, Mask
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import State, StateReader
+
+ROWS_AT_ONCE = 256
+"""Rows copied out of a table at once: bounds the memory beside the result."""
+
+
+class GroupEncoder(BaseEstimator):
+    """Base of the encoders: statistics of every target by group, one table a column of groups.
+
+    Attributes
+    ----------
+    tables_ : tuple of GroupTable
+        What new rows are encoded by, one table a column of groups.
+    columns_, statistics_ : tuple of str
+        Names of the columns of groups and of the statistics.
+    n_targets_ : int
+    """
+
+    statistics: Sequence[str] = ("mean",)
+    smoothing: float = 0.0
+
+    tables_: tuple[GroupTable, ...]
+    columns_: tuple[str, ...]
+    statistics_: tuple[str, ...]
+    n_targets_: int
+
+    def fit(self, groups: ArrayLike, Y: ArrayLike) -> Self:
+        """Learn the statistics of all training rows.
+
+        Parameters
+        ----------
+        groups : array-like or series (n,), array-like or data frame (n, n_columns)
+            Labels of the groups.
+        Y : array-like or data frame, (n, n_targets) or (n,)
+
+        Raises
+        ------
+        InputError
+            A label is missing or a target not finite (the row is named), the numbers of rows differ, a statistic
+            is unknown, or smoothing is negative.
+        """
+        self._fit(GroupedTargets.read(groups, Y))
+        return self
+
+    @abstractmethod
+    def fit_transform(self, groups: ArrayLike, Y: ArrayLike) -> Float32:
+        """Fit, and return the encodings of the training rows, each without its own targets."""
+
+    def transform(self, groups: ArrayLike) -> Float32:
+        """Return the encodings of new rows, (n, n_columns · n_statistics · n_targets) float32."""
+        check_is_fitted(self)
+        _, labels = read_labels(groups, self.columns_)
+        codes = np.stack([places(labels[:, c], t.levels) for c, t in enumerate(self.tables_)], axis=1)
+        codes = np.where(codes >= 0, codes, [len(table.levels) for table in self.tables_])
+        parts = np.array_split(np.arange(len(codes)), len(codes) // ROWS_AT_ONCE + 1)
+        return self._encoded(codes, ((rows, self.tables_) for rows in parts))
+
+    def state(self) -> State:
+        """Return what `transform` needs, as plain data; InputError where labels are no strings."""
+        check_is_fitted(self)
+        tables = {f"table_{number}": table.state() for number, table in enumerate(self.tables_)}
+        return {"encoder": type(self).__name__, "statistics": list(self.statistics_), **tables}
+
+    @classmethod
+    def from_state(cls, reader: StateReader) -> Self:
+        """Make what `state` described: it transforms as the original."""
+        named = reader.strings("statistics")
+        if reader.text("encoder") != cls.__name__:
+            raise reader.fault(f"it is of a {reader.text('encoder')}, not of a {cls.__name__}")
+        try:
+            statistics = checked_statistics(named)
+        except InputError as error:
+            raise reader.fault(str(error)) from None
+        names = [name for name in reader.names() if name.startswith("table_")]
+        tables = [
+            GroupTable.from_state(reader.part(f"table_{number}"), len(statistics))
+            for number in range(len(names))
+        ]
+        columns, sizes = [table.column for table in tables], {table.values.shape[2] for table in tables}
+        if len(sizes) != 1 or len(set(columns)) < len(columns):
+            raise reader.fault("there are no tables of different columns for the same targets")
+        made = cls()
+        made.statistics = statistics
+        made.tables_, made.columns_, made.statistics_ = tuple(tables), tuple(columns), statistics
+        made.n_targets_ = sizes.pop()
+        return made
+
+    def _fit(self, data: GroupedTargets) -> None:
+        self.tables_ = self._tables(data, np.ones(len(data.Y), dtype=bool))
+        self.statistics_ = checked_statistics(self.statistics)
+        self.columns_, self.n_targets_ = data.columns, data.Y.shape[1]
+
+    def _tables(self, data: GroupedTargets, used: Mask) -> tuple[GroupTable, ...]:
+        return group_tables(data, used, self.statistics, self.smoothing)
+
+    def _encoded(self, codes: Indices, parts: Iterable[tuple[Indices, tuple[GroupTable, ...]]]) -> Float32:
+        """Return the columns of rows with the given codes, from parts of (rows, tables)."""
+        shape = (len(codes), len(self.columns_), len(self.statistics_), self.n_targets_)
+        encoded = np.empty(shape, dtype=np.float32)
+        for rows, tables in parts:
+            for column, table in enumerate(tables):
+                encoded[rows, column] = table.values[codes[rows, column]]
+        return encoded.reshape(len(codes), np.prod(shape[1:], dtype=int))
+
+
+class TargetEncoder(GroupEncoder):
+    """Statistics of every target over the training rows of a row's group.
+
+    For a row of group g with n_g training rows, statistic s and smoothing m:
+
+        e = (n_g s(rows of g) + m s(all rows)) / (n_g + m)          and e = s(all rows) where n_g = 0
+
+    but the count, which is n_g itself, 0 where the group is unseen. For a training row, all these are over the
+    rows outside its fold. Columns are ordered by column of groups, then statistic, then target.
+
+    Parameters
+    ----------
+    statistics : sequence of str
+        From mean, std, min, max, median, first, count and quantile_q, q from 0 to 1 (such as quantile_0.4);
+        `features.targets.statistics` has their formulas.
+    smoothing : float
+        m ≥ 0, in rows: how far each statistic is drawn to that of all rows; for the mean as scikit-learn's
+        `TargetEncoder(smooth=m)` on a continuous target.
+    n_folds : int
+        Folds of `fit_transform`; at most as many as rows.
+    random_state : int
+        Seed of those folds.
+    leaky : bool
+        Whether `fit_transform` gives training rows the statistics of all rows, their own targets included. THIS
+        LEAKS: a model trained on such columns is fooled, and so is its score. It exists to reproduce published
+        numbers that were made so.
+
+    Examples
+    --------
+    >>> groups, Y = ["a", "a", "b", "b"], [[1.0], [2.0], [3.0], [4.0]]
+    >>> encoder = TargetEncoder().fit(groups, Y)
+    >>> encoder.transform(["b", "new"]).tolist()
+    [[3.5], [2.5]]
+    >>> encoder.cross_fit(groups, Y, [0, 1, 0, 1]).tolist()
+    [[2.0], [1.0], [4.0], [3.0]]
+    """
+
+    def __init__(
+        self,
+        statistics: Sequence[str] = ("mean",),
+        *,
+        smoothing: float = 0.0,
+        n_folds: int = 5,
+        random_state: int = 0,
+        leaky: bool = False,
+    ) -> None:
+        self.statistics = statistics
+        self.smoothing = smoothing
+        self.n_folds = n_folds
+        self.random_state = random_state
+        self.leaky = leaky
+
+    def cross_fit(self, groups: ArrayLike, Y: ArrayLike, folds: ArrayLike) -> Float32:
+        """Fit on all rows, and return each training row's statistics of the rows outside its fold.
+
+        Parameters
+        ----------
+        groups, Y
+            As for `fit`.
+        folds : array-like of int, (n,)
+            Fold of each row; at least two different ones.
+
+        Returns
+        -------
+        ndarray of float32, (n, n_columns · n_statistics · n_targets)
+            A group with no row outside the fold gets the global statistics of the rows outside it.
+
+        Raises
+        ------
+        InputError
+            As for `fit`, and for folds that are no whole number a row or all the same.
+        """
+        data = GroupedTargets.read(groups, Y)
+        return self._cross_fit(data, checked_folds(folds, len(data.Y)))
+
+    def fit_transform(self, groups: ArrayLike, Y: ArrayLike) -> Float32:
+        """Return `cross_fit` with `n_folds` random folds; with leaky=True what `transform` gives."""
+        if self.leaky:
+            return self.fit(groups, Y).transform(groups)
+        data = GroupedTargets.read(groups, Y)
+        return self._cross_fit(data, random_folds(len(data.Y), self.n_folds, self.random_state))
+
+    def _cross_fit(self, data: GroupedTargets, folds: Indices) -> Float32:
+        """Fit on all rows; return the columns of every row from the rows outside its fold."""
+        self._fit(data)
+        parts = (
+            (np.flatnonzero(folds == fold), self._tables(data, folds != fold)) for fold in np.unique(folds)
+        )
+        return self._encoded(data.codes, parts)
+
+
+class LeaveOneOutEncoder(GroupEncoder):
+    """Leave-one-out mean of every target in a row's group.
+
+    For a training row i of group g with n_g members, and target t:
+
+        e_it = (Σ_{j∈g, j≠i} y_jt) / (n_g − 1)            n_g > 1
+        e_it = mean of y_jt over all j ≠ i                 n_g = 1
+
+    For a new row: the mean over all members of its group, or of all training rows where the group is unseen.
+    With `sigma` > 0 training encodings are multiplied by N(1, sigma²) noise, one draw an entry, seeded.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the multiplicative training noise; 0 for none (the published pipeline: 0.21).
+    random_state : int
+        Seed of the noise.
+
+    Notes
+    -----
+    As `category_encoders.LeaveOneOutEncoder`, one column at a time, but for groups of one: there the original
+    uses the mean of all rows, the row itself included, and also gives a new row of such a group that mean;
+    here the row itself is left out, and a new row gets the group's only value.
+    """
+
+    def __init__(self, sigma: float = 0.0, random_state: int = 0) -> None:
+        self.sigma = sigma
+        self.random_state = random_state
+
+    def fit_transform(self, groups: ArrayLike, Y: ArrayLike) -> Float32:
+        """Fit, and return the leave-one-out encodings of the training rows, (n, n_targets) float32."""
+        data = GroupedTargets.read(groups, Y)
+        self._fit(data)
+        targets, codes = data.Y.astype(np.float64), data.codes[:, 0]
+        counts = np.bincount(codes)
+        encoded = sums_of_others(targets, codes) / np.maximum(counts[codes] - 1, 1)[:, None]
+        alone = counts[codes] == 1
+        if alone.any():
+            everyone = np.zeros(len(targets), dtype=np.intp)
+            encoded[alone] = (sums_of_others(targets, everyone) / max(len(targets) - 1, 1))[alone]
+        if self.sigma:
+            encoded *= np.random.default_rng(self.random_state).normal(1.0, self.sigma, encoded.shape)
+        return encoded.astype(np.float32)
+
+    def _fit(self, data: GroupedTargets) -> None:
+        if len(data.columns) != 1:
+            raise InputError(f"leave-one-out encoding takes one column of groups, not {len(data.columns)}")
+        super()._fit(data)
