@@ -35,7 +35,6 @@ from typing import Any
 import category_encoders
 import numpy as np
 import pandas as pd
-from features.group_tables import CrossFittedTables
 from machine import processor
 from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
 
@@ -53,7 +52,6 @@ FIVE = ("min", "quantile_0.4", "median", "max", "mean")
 ROUNDS, QUICK_ROUNDS = 5, 2
 OURS, THEIRS = "ours, six statistics, columns", "category_encoders loop, mean"
 GOALS = {
-    "six statistics, tables, CPU s": 10,
     "six statistics, columns, CPU s": 10,
     "our six statistics vs. the mean only of category_encoders": 50,
     "leave-one-out vs. category_encoders": 50,
@@ -86,7 +84,7 @@ class Rival:
     Attributes
     ----------
     solve : callable
-        Targets → columns of the training rows, (n, 2, n_statistics, n_targets); ours of tables gives tables.
+        Targets → columns of the training rows, (n, 2, n_statistics, n_targets).
     statistics : tuple of str
     count : int
         Targets a round.
@@ -109,9 +107,6 @@ def rivals(problem: Problem, quick: bool) -> dict[str, Rival]:
             .reshape(len(obs), 2, len(statistics), -1)
         )
 
-    def tables(targets: np.ndarray) -> Any:
-        return TargetEncoder(SIX).cross_fit_tables(obs, part(problem, targets), folds)
-
     def leave_one_out(targets: np.ndarray) -> np.ndarray:
         Y = part(problem, targets)
         return np.stack([LeaveOneOutEncoder().fit_transform(obs[column], Y) for column in obs], axis=1)[
@@ -127,7 +122,6 @@ def rivals(problem: Problem, quick: bool) -> dict[str, Rival]:
 
     mean = ("mean",)
     return {
-        "ours, six statistics, tables": Rival(tables, SIX, N_GENES),
         OURS: Rival(ours(SIX), SIX, N_GENES),
         "ours, mean, columns": Rival(ours(mean), mean, N_GENES),
         "pandas, groupby of many genes": Rival(lambda targets: with_pandas(problem, targets), SIX, many),
@@ -274,8 +268,7 @@ def child(name: str, folder: Path) -> None:
     before = peak_gb()
     result = rivals(problem, quick=True)[name].solve(np.arange(N_GENES))
     peak = peak_gb()
-    size = result.nbytes if isinstance(result, np.ndarray) else table_bytes(result)
-    print(json.dumps({"peak_gb": peak, "before_gb": before, "result_gb": size / 2**30}))
+    print(json.dumps({"peak_gb": peak, "before_gb": before, "result_gb": result.nbytes / 2**30}))
 
 
 def peak_gb() -> float:
@@ -285,11 +278,6 @@ def peak_gb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 2**20
-
-
-def table_bytes(fitted: CrossFittedTables) -> int:
-    """Return the size of cross-fitted tables."""
-    return sum(table.values.nbytes for tables in fitted.tables for table in tables)  # noqa: PD011
 
 
 def memory(problem: Problem, names: list[str]) -> dict[str, dict[str, float]]:
@@ -309,7 +297,6 @@ def goals(times: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return each goal with what was measured."""
     cpu = {name: row["all_genes_cpu_s"] for name, row in times.items()}
     measured = {
-        "six statistics, tables, CPU s": cpu["ours, six statistics, tables"],
         "six statistics, columns, CPU s": cpu[OURS],
         "our six statistics vs. the mean only of category_encoders": cpu[THEIRS] / cpu[OURS],
         "leave-one-out vs. category_encoders": cpu["category_encoders loop, leave-one-out"]
