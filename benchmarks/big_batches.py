@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from pipeline import REPOSITORY, processor
 
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.demo import simulate
 
 RESULTS = Path(__file__).parent / "results" / "big_batches.json"

@@ -35,7 +35,7 @@ from machine import processor
 from features.molecules.morgan import MorganEncoder
 from features.reduction import TruncatedSVD
 from features.targets.encoders import LeaveOneOutEncoder
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.target_space import TargetSpace

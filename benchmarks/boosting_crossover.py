@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from machine import processor
 
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.boosting import exact, histogram
 from rapids_pipeline.boosting.sketch import Sketch
 from rapids_pipeline.boosting.training import Settings, Watch

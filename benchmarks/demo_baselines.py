@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.data.tables import training_from_frame
 from rapids_pipeline.evaluation.baselines import BASELINES

@@ -25,7 +25,7 @@ import pandas as pd
 from pipeline import processor, scored
 
 from features.molecules.morgan import MorganEncoder
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
 from rapids_pipeline.evaluation.expectation import expected_error, strengths
 from rapids_pipeline.evaluation.intervals import replicate_weights

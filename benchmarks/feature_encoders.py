@@ -39,7 +39,7 @@ from machine import processor
 from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
 
 from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds
 

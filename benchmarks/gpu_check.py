@@ -25,8 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rapids_pipeline.backend.gpu import cuda_of, driver_problems, found_packages
-from rapids_pipeline.backend.nvidia_driver import read_driver
+from rapids_pipeline.backend.gpu import cuda_of, driver_problems, found_packages, read_driver
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"

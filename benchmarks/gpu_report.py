@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from rapids_pipeline.backend.errors import UnavailableError
-from rapids_pipeline.backend.gpu import cuda_of, driver_problems, found_packages
-from rapids_pipeline.backend.nvidia_driver import read_driver
+from rapids_pipeline.backend.gpu import cuda_of, driver_problems, found_packages, read_driver
 
 
 def ended_by_what_is_missing(main: Callable[[], None]) -> Callable[[], None]:

@@ -24,8 +24,13 @@ from typing import Any
 import numpy as np
 
 from rapids_pipeline.backend.errors import PerturbError, UnavailableError
-from rapids_pipeline.backend.gpu import cuda_of, driver_problems, found_packages
-from rapids_pipeline.backend.nvidia_driver import DriverMissingError, read_driver
+from rapids_pipeline.backend.gpu import (
+    DriverMissingError,
+    cuda_of,
+    driver_problems,
+    found_packages,
+    read_driver,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"

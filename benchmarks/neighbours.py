@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from features.molecules.encoders import ChemBERTaEncoder
 from features.molecules.morgan import MorganEncoder, tanimoto
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.demo import simulate
 
 RESULTS = Path(__file__).parent / "results" / "neighbours.json"

@@ -20,7 +20,7 @@ from typing import Any
 
 from machine import processor
 
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "pipeline.json"

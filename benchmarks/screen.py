@@ -31,7 +31,7 @@ from sklearn.svm import SVR
 from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data import demo
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 from rapids_pipeline.evaluation.splits import canonical_order, random_folds

@@ -35,7 +35,7 @@ from sklearn.preprocessing import OneHotEncoder
 from sklearn.svm import SVR
 
 from features.molecules.morgan import MorganEncoder
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.svr import MultiTargetSVR

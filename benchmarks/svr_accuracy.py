@@ -18,7 +18,7 @@ from sklearn.svm import SVR
 from features.feature_sets import FeatureTable, feature_set
 from features.molecules.morgan import MorganEncoder
 from features.rows import Rows
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.svr.engines import ENGINES
 from rapids_pipeline.svr.gram import GramTable

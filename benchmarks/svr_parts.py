@@ -26,7 +26,7 @@ import numpy as np
 from svr import Problem, processor
 from threadpoolctl import threadpool_limits
 
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.svr import douglas_rachford, smo, smo_shared, smo_shared_kernels
 from rapids_pipeline.svr.gram import kernel_between, scale_gamma
 

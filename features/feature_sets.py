@@ -41,8 +41,7 @@ from features.blocks import (
 from features.molecules.encoders import fitted_in_fold
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
-from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.settings import first_fault
+from rapids_pipeline.backend.errors import InputError, first_fault
 from rapids_pipeline.backend.state import State, StateReader
 
 N_COMPONENTS = 45

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.backend.device_memory import share_pool
 from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.memory import share_pool
 
 Array = Any
 """An array of any library that `array_api_compat` knows. The standard has no static type yet."""

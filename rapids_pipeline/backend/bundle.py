@@ -25,9 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
-from rapids_pipeline.backend.run_folder import installed_versions
-from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.backend.state_files import arrays_of, joined, save_arrays, split
+from rapids_pipeline.backend.state import State, StateReader, arrays_of, joined, save_arrays, split
+from rapids_pipeline.backend.versions import installed_versions
 
 __all__ = ["FORMAT", "Bundle", "read_bundle", "write_bundle"]
 
@@ -76,7 +75,7 @@ class Bundle:
     state : StateReader
         Its source is the folder's path; it has a part for each part written.
     versions : dict of str to str
-        Packages of the run that wrote it (`runs.installed_versions`).
+        Packages of the run that wrote it (`installed_versions`).
     created : str
         When it was written, UTC.
     """

@@ -1,14 +1,17 @@
-"""The two ways a request can be refused, each with its exit code.
+"""Errors: the two ways in which a request can be refused, each with its exit code.
 
 Both carry one message meant for a person: what is wrong, where (file, column or row) and the remedy.
-The command line prints that message on stderr without a traceback; `ProblemsError` has several, a line each.
+The command line prints that message on stderr without a traceback. `ProblemsError` has several, one on each line.
 """
 
 import functools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +28,7 @@ class PerturbError(Exception):
 
     @property
     def lines(self) -> list[str]:
-        """Return what a person is told, a line a problem."""
+        """Return what a person is told, one line for each problem."""
         return [" ".join(str(self).splitlines())]
 
 
@@ -42,7 +45,7 @@ class UnavailableError(PerturbError, RuntimeError):
 
 
 class ProblemsError(UnavailableError):
-    """Several things that are missing at once: a line each, the remedy in it."""
+    """Several things that are missing at once: one line for each, with its remedy."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -50,7 +53,7 @@ class ProblemsError(UnavailableError):
 
     @property
     def lines(self) -> list[str]:
-        """Return one line a problem."""
+        """Return one line for each problem."""
         return [" ".join(problem.splitlines()) for problem in self.problems]
 
 
@@ -74,6 +77,14 @@ def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
             raise SystemExit(EXIT_INTERRUPTED) from None
 
     return guarded
+
+
+def first_fault(error: "ValidationError") -> str:
+    """Return the first thing that is wrong with settings that pydantic refused, as "svrs[1].C: …"."""
+    found = error.errors()[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).lstrip(".")
+    message = found["msg"].removeprefix("Value error, ")
+    return f"{place or 'the file'}: {message[0].lower()}{message[1:]}"
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:

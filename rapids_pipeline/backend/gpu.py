@@ -1,4 +1,4 @@
-"""What a run on a GPU needs, and what of it is missing here: one line a problem, each with its remedy.
+"""GPUs: what this machine has, what a run on one needs, and what of it is missing here, each with its remedy.
 
 Checked in this order: the driver, the newest CUDA it can run, the GPUs' compute capability, the packages' versions,
 and, once all that is right, whether CuPy and cuDF can be imported and a first kernel compiles and runs.
@@ -7,20 +7,47 @@ and, once all that is right, whether CuPy and cuDF can be imported and a first k
     CUDA 13        580 or newer    13.0                 7.5 (Turing)
     CUDA 12        535 or newer    12.2                 7.0 (Volta)
 
+The driver is asked through NVML, which is part of it: in a container it is there when that was started with a GPU.
+
 Source: RAPIDS platform support, release 26.10 (https://docs.nvidia.com/datascience/platform-support/). The versions of
 the packages are those of the extras gpu-cu13 and gpu-cu12 in pyproject.toml; a test compares the two.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import metadata
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
-from rapids_pipeline.backend.nvidia_driver import Driver, DriverMissingError, read_driver
+from rapids_pipeline.backend.versions import installed_version
 
-INSTALL = "pip install 'rapids-perturb[gpu-cu{cuda}]' (docs/install.md)"
+INSTALL = "pip install '.[gpu-cu{cuda}]' (docs/guide/install.md)"
+
+Version = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One device: its name, compute capability (major, minor) and memory in bytes."""
+
+    name: str
+    compute_capability: Version
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The driver: the newest CUDA it can run (major, minor), its own version, and the devices a program sees."""
+
+    cuda: Version
+    version: str
+    gpus: tuple[Gpu, ...]
+
+
+class DriverMissingError(Exception):
+    """There is no driver that can be used; the message says what was tried and what it answered."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +55,8 @@ class Platform:
     """What packages built for one major version of CUDA need of the machine."""
 
     driver: str
-    cuda: tuple[int, int]
-    compute_capability: tuple[int, int]
+    cuda: Version
+    compute_capability: Version
 
 
 PLATFORMS = {12: Platform("535", (12, 2), (7, 0)), 13: Platform("580", (13, 0), (7, 5))}
@@ -90,9 +117,37 @@ class Problem:
         return f"{self.what}; {self.remedy}"
 
 
+def read_driver() -> Driver:
+    """Return the driver of this machine and the GPUs that CUDA_VISIBLE_DEVICES lets a program see.
+
+    Raises
+    ------
+    DriverMissingError
+        Its library NVML is not there, or does not answer.
+    """
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+            gpus = tuple(_gpu(pynvml, handle) for handle in _visible(pynvml))
+            return Driver((cuda // 1000, cuda % 1000 // 10), str(pynvml.nvmlSystemGetDriverVersion()), gpus)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError_LibraryNotFound:
+        raise DriverMissingError("the NVIDIA driver is missing (its library NVML is not found)") from None
+    except pynvml.NVMLError as error:
+        raise DriverMissingError(f"the NVIDIA driver does not start (NVML: {error})") from None
+
+
 def found_packages() -> list[Found]:
     """Return what is installed here of every package of the GPU path."""
-    return [Found(package, tuple(_installed(package.distributions))) for package in PACKAGES]
+    found = []
+    for package in PACKAGES:
+        here = ((name, installed_version(name)) for name in package.distributions)
+        found.append(Found(package, tuple((name, version) for name, version in here if version is not None)))
+    return found
 
 
 def gpu_problems(
@@ -201,15 +256,31 @@ def start_problems() -> list[Problem]:
     return [] if total == 6 else [Problem(f"CuPy says that 0+1+2+3 is {total}", "check the GPU")]
 
 
-def _installed(distributions: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the name and version of each distribution that is installed."""
-    found = []
-    for distribution in distributions:
-        try:
-            found.append((distribution, metadata.version(distribution)))
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def _visible(nvml: Any) -> list[Any]:
+    """Return NVML's handles of the devices that CUDA shows; those after a name that is none are not seen."""
+    every = [nvml.nvmlDeviceGetHandleByIndex(place) for place in range(nvml.nvmlDeviceGetCount())]
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return every
+    seen = []
+    for word in map(str.strip, wanted.split(",")):
+        if word.isdigit():
+            named = every[int(word) : int(word) + 1]
+        elif word.startswith("MIG-"):  # a part of a device counts as the device
+            part = nvml.nvmlDeviceGetHandleByUUID(word)
+            named = [nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)]
+        else:
+            named = [one for one in every if word and nvml.nvmlDeviceGetUUID(one).startswith(word)]
+        if len(named) != 1:
+            break
+        seen += named
+    return seen
+
+
+def _gpu(nvml: Any, handle: Any) -> Gpu:
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Gpu(str(nvml.nvmlDeviceGetName(handle)), (int(major), int(minor)), memory)
 
 
 def _reinstall(found: Found, cuda: int) -> str:
@@ -218,7 +289,7 @@ def _reinstall(found: Found, cuda: int) -> str:
     return INSTALL.format(cuda=cuda)
 
 
-def _dotted(version: tuple[int, int]) -> str:
+def _dotted(version: Version) -> str:
     return ".".join(str(number) for number in version)
 
 

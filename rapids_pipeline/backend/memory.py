@@ -1,15 +1,25 @@
-"""How much memory an array of some library could still take, on the host or on its device."""
+"""Memory: how much an array could still take, on the host or on its device, and one pool of it for a GPU's libraries.
 
+Importing cuDF or cuML makes CuPy and numba take their memory from RMM, whose usual resource asks the driver for every
+array (cudaMalloc) and gives it back at once (cudaFree, which waits for the device). Solvers that make many short-lived
+arrays would spend their time there. RMM's asynchronous resource is the driver's own pool: it keeps what it has, and all
+libraries share it.
+
+Source: RMM, Python user guide, "Using different memory resources"; CUDA Runtime API, stream ordered memory allocator.
+"""
+
+import functools
 import os
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-
-from rapids_pipeline.backend.arrays import Array
+from typing import Any
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
-def available_bytes(like: Array) -> int:
+def available_bytes(like: Any) -> int:
     """Return the bytes that are free where `like` lives: its CUDA device, or else this machine."""
     from array_api_compat import is_cupy_array, is_torch_array
 
@@ -49,3 +59,23 @@ def _control_group_room() -> int | None:
         return None if limit == "max" else int(limit) - int((CGROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return None
+
+
+@functools.cache
+def share_pool() -> bool:
+    """Make RMM hand out memory of the driver's pool, unless another resource was chosen before; say whether it does.
+
+    Without RMM nothing is done: CuPy then has a pool of its own. Nor where the driver has no such pool, as on some
+    virtual GPUs: results are the same, and slower.
+    """
+    if find_spec("rmm") is None:
+        return False
+    mr = import_module("rmm.mr")
+    if type(mr.get_current_device_resource()) is not mr.CudaMemoryResource:
+        return False
+    try:
+        pool = mr.CudaAsyncMemoryResource()
+    except (RuntimeError, MemoryError):
+        return False
+    mr.set_current_device_resource(pool)
+    return True

@@ -1,4 +1,4 @@
-"""Run folders: what a run leaves behind, written whole or not at all.
+"""Run folders: what a run leaves behind, written whole or not at all, and what its manifest says when it is read.
 
     submission.csv   the predictions of the test pairs
     oof.parquet      out-of-fold predictions of the training rows: metadata columns, then genes
@@ -11,26 +11,19 @@ Everything is computed first and written last; the manifest is written after the
 
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rapids_pipeline import __version__
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.backend.versions import provenance
 
 SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.json", "manifest.json"
 MODEL = "model"
 RESULTS = (SUBMISSION, OOF, SCORES, MODEL, MANIFEST)
 MANIFEST_FORMAT = 1
-PACKAGES = (
-    "numpy scipy pandas pyarrow narwhals scikit-learn numba xgboost xgboost-cpu py-boost safetensors rdkit torch "
-    "transformers anndata optuna himalaya cupy-cuda12x cupy-cuda13x cudf-cu12 cudf-cu13 cuml-cu12 cuml-cu13"
-).split()
 
 
 class RunFolder:
@@ -95,41 +88,11 @@ class RunFolder:
                     folder.rmdir()
 
     def _manifest(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "format": MANIFEST_FORMAT,
-            **self.identity,
-            **manifest,
-            **provenance(),
-        }
+        return {"format": MANIFEST_FORMAT, **self.identity, **manifest, **provenance()}
 
     def _identity_found(self) -> dict[str, Any] | None:
-        try:
-            found = json.loads((self.path / MANIFEST).read_text())
-            return {key: found.get(key) for key in self.identity}
-        except (OSError, ValueError, AttributeError):
-            return None
-
-
-def provenance() -> dict[str, Any]:
-    """Return when, by which packages and on what machine results are made, for whatever records them."""
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": installed_versions(),
-        "machine": {"system": platform.platform(), "processor_count": os.cpu_count()},
-    }
-
-
-def _move(made: Path, place: Path, aside: Path) -> None:
-    """Move a file or folder into place; what was there is replaced, and a folder stays if that fails."""
-    if not (made.is_dir() and place.is_dir()):
-        made.replace(place)
-        return
-    place.replace(aside)  # a folder does not replace one that holds files
-    try:
-        made.replace(place)
-    except BaseException:
-        aside.replace(place)
-        raise
+        found = read_manifest(self.path / MANIFEST)
+        return {key: found.get(key) for key in self.identity} if found else None
 
 
 def require_writable(path: Path) -> None:
@@ -150,17 +113,60 @@ def describe_input(path: Path) -> dict[str, Any]:
     return {"path": str(path.absolute()), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def installed_versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of the packages that can change its numbers."""
-    versions = {"python": platform.python_version(), "rapids-perturb": __version__}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with sorted-as-given keys, two spaces of indent and a final newline."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_manifest(manifest: Path) -> dict[str, Any]:
+    """Return what a run's manifest says, empty where there is none or it cannot be read."""
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def manifest_part(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the object that a manifest, or a part of one, has under a name, empty where it has none."""
+    found = content.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def recorded_hash(manifest: Path, name: str) -> str | None:
+    """Return the SHA-256 that a run's manifest has for its input `name`, None where it has none."""
+    found = manifest_part(manifest_part(read_manifest(manifest), "inputs"), name).get("sha256")
+    return None if found is None else str(found)
+
+
+def recorded_input(manifest: Path, name: str) -> tuple[Path | None, str]:
+    """Return the file that a run's manifest names as its input `name`, or None and why it is not to be had.
+
+    A relative path is looked for from the working folder, then from the manifest's. The file must still have the
+    SHA-256 that the manifest has for it.
+    """
+    if not manifest.exists():
+        return None, f"there is no {manifest} to name the run's {name} file"
+    recorded = manifest_part(manifest_part(read_manifest(manifest), "inputs"), name)
+    if not isinstance(recorded.get("path"), str) or "sha256" not in recorded:
+        return None, f"the run's manifest names no {name} file"
+    path = Path(recorded["path"])
+    found = next((place for place in (path, manifest.parent / path) if place.is_file()), None)
+    if found is None:
+        return None, f"the run's {name} file {path} is gone"
+    if sha256_of(found) != recorded["sha256"]:
+        return None, f"the run's {name} file {found} has changed since"
+    return found, ""
+
+
+def _move(made: Path, place: Path, aside: Path) -> None:
+    """Move a file or folder into place; what was there is replaced, and a folder stays if that fails."""
+    if not (made.is_dir() and place.is_dir()):
+        made.replace(place)
+        return
+    place.replace(aside)  # a folder does not replace one that holds files
+    try:
+        made.replace(place)
+    except BaseException:
+        aside.replace(place)
+        raise

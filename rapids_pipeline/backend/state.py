@@ -1,25 +1,52 @@
-"""What a fitted object has learnt, as plain data, and its checked way back.
+"""What a fitted object has learnt, as plain data: its checked way back, and its files.
 
 A *state* is a mapping of names to arrays, strings, numbers, lists of strings or numbers, None, or further states. An
 object that can be saved returns one (`state()`) and is made of one again (`from_state`), without pickle: the class
-is chosen by the program, never by the file. `StateReader` hands a state's values out only after checking their kind
-and shape, so a damaged or hostile file ends in one line that names the file and the value.
+is chosen by the program, never by the file. `StateReader` hands out a state's values only after it has checked their
+kind and shape, so a damaged or hostile file ends in one line that names the file and the value.
+
+As files a state is a tree of JSON, and its arrays stand in one safetensors file. In the tree an array is
+{"$array": its place}, such as {"$array": "table.svd.components"}. No name of a state has a "$" or a dot, so nothing
+else is taken for an array and no two arrays have one place.
 """
 
 import math
+import re
+import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.arrays import Codes
+from rapids_pipeline.backend.errors import InputError, UnavailableError
 
 State = Mapping[str, Any]
 """Names to arrays, str, int, float, bool, None, lists of str or of numbers, or further states."""
 
 Shape = tuple[int | None, ...]
 """Sizes of the axes; None for any."""
+
+Arrays = dict[str, NDArray[Any]]
+"""The arrays of a state by their places."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+LEVELS = 20
+"""How deep states may be nested."""
+LARGEST_HEADER = 4 * 2**20
+"""Bytes of a safetensors header: tens of thousands of arrays."""
+LARGEST_EMPTY = 2**24
+"""Size of an axis of an array without elements, whose shape no number of bytes speaks for."""
 
 
 class StateReader:
@@ -62,7 +89,7 @@ class StateReader:
             raise self.fault(f"{name} holds values that are not finite")
         return found
 
-    def codes(self, name: str, shape: Shape, below: int) -> NDArray[np.int32]:
+    def codes(self, name: str, shape: Shape, below: int) -> Codes:
         """Return an int32 array of numbers from 0 up to, not including, `below`."""
         found = self.array(name, np.int32, shape)
         if found.size and not (found.min() >= 0 and found.max() < below):
@@ -145,6 +172,129 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def strings_of(values: Any) -> list[str]:
-    """Return labels (a pandas index, a tuple, an object array) as a list of str."""
-    return [str(value) for value in values]
+def split(state: State, place: str) -> tuple[dict[str, Any], Arrays]:
+    """Return a state with its arrays replaced by references, and the arrays by place within the state.
+
+    Raises
+    ------
+    ValueError
+        A name or value that a state cannot have, or too many levels; `place` and what is in it are named.
+    """
+    arrays: Arrays = {}
+    return _split(state, place, "", arrays, LEVELS), arrays
+
+
+def _split(state: State, place: str, prefix: str, arrays: Arrays, levels: int) -> dict[str, Any]:
+    if not levels:
+        raise ValueError(f"{place} is nested too deeply to be saved")
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        here = f"{place}.{name}"
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"{here} is no name that can be saved: letters, digits, _ and -")
+        if isinstance(value, Mapping):
+            found[name] = _split(value, here, f"{prefix}{name}.", arrays, levels - 1)
+        elif isinstance(value, np.ndarray):
+            if value.dtype not in DTYPES.values():
+                raise ValueError(f"{here} is an array of {value.dtype}, which is not saved")
+            arrays[f"{prefix}{name}"] = value
+            found[name] = {"$array": f"{prefix}{name}"}
+        else:
+            found[name] = _plain(value, here)
+    return found
+
+
+def _plain(value: Any, place: str) -> Any:
+    """Return a value, or a list of values, that JSON holds without loss; ValueError for others."""
+    entries = value if isinstance(value, list | tuple) else [value]
+    for entry in entries:
+        if not (entry is None or isinstance(entry, str | int | float)) or (
+            isinstance(entry, float) and not math.isfinite(entry)
+        ):
+            raise ValueError(f"{place} is no plain data that can be saved: {entry!r}")
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def joined(content: Any, place: str, arrays: Arrays) -> dict[str, Any]:
+    """Return the state that `split` took apart; the arrays used are taken out of `arrays`.
+
+    Raises
+    ------
+    ValueError
+        The content has another form than `split` gives it, or its references are not to all arrays, once each.
+    """
+    state = _joined(content, place, "", arrays, LEVELS)
+    if arrays:
+        raise ValueError(f"{place} does not mention the array {min(arrays)[:80]!r}")
+    return state
+
+
+def _joined(content: Any, place: str, prefix: str, arrays: Arrays, levels: int) -> dict[str, Any]:
+    if not isinstance(content, dict) or not levels:
+        raise ValueError(f"{place[:80]} has no parts or too many levels of them")
+    found = {}
+    for name, value in content.items():
+        here = f"{place}.{name}"
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{here[:80]!r} is no name of a state")
+        if not isinstance(value, dict):
+            found[name] = value
+        elif "$array" not in value:
+            found[name] = _joined(value, here, f"{prefix}{name}.", arrays, levels - 1)
+        elif value != {"$array": f"{prefix}{name}"} or f"{prefix}{name}" not in arrays:
+            raise ValueError(f"the array {here[:80]} is not there")
+        else:
+            found[name] = arrays.pop(f"{prefix}{name}")
+    return found
+
+
+def save_arrays(arrays: Arrays, path: Path) -> None:
+    """Write a safetensors file; equal arrays of equal names give equal bytes."""
+    in_rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    path.touch()
+    mode = (
+        path.stat().st_mode
+    )  # as every other file here; the library makes files that only their owner can read
+    _safetensors().numpy.save_file(in_rows, path)
+    path.chmod(mode)
+
+
+def arrays_of(content: bytes) -> Arrays:
+    """Return the arrays of a safetensors file's bytes; they can be written to.
+
+    The library checks that the header lies within the bytes, and that the arrays in it cover the rest without gap or
+    overlap, each with as many bytes as its shape asks for; so nothing is allocated beyond the size of the file.
+
+    Raises
+    ------
+    ValueError
+        These are no such bytes, or an array's type or shape is none of a saved state.
+    """
+    safetensors = _safetensors()
+    if len(content) < 8 or struct.unpack("<Q", content[:8])[0] > LARGEST_HEADER:
+        raise ValueError("no header, or one that is too large")
+    try:
+        found = safetensors.deserialize(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(" ".join(str(error).split())[:120]) from None
+    return {name: _array(name, **entry) for name, entry in found}
+
+
+def _array(name: str, dtype: str, shape: list[int], data: bytes | bytearray) -> NDArray[Any]:
+    if dtype not in DTYPES:
+        raise ValueError(f"{name[:80]!r} is of type {dtype}")
+    if not data and max(shape, default=0) > LARGEST_EMPTY:
+        raise ValueError(f"{name[:80]!r} is empty and huge")
+    if dtype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
+        raise ValueError(f"{name[:80]!r} is neither true nor false")
+    writable = data if isinstance(data, bytearray) else bytearray(data)
+    flat: NDArray[Any] = np.frombuffer(writable, dtype=DTYPES[dtype])
+    return flat.reshape(shape)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UnavailableError("saved models need safetensors: pip install safetensors") from error
+    return safetensors

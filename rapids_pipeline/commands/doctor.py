@@ -23,13 +23,15 @@ from rapids_pipeline import __version__
 from rapids_pipeline.backend.devices import processor_count, resolve_device
 from rapids_pipeline.backend.errors import PerturbError, exits_cleanly
 from rapids_pipeline.backend.gpu import (
+    Driver,
+    DriverMissingError,
     Found,
     Problem,
     found_packages,
     gpu_problems,
     package_problems,
+    read_driver,
 )
-from rapids_pipeline.backend.nvidia_driver import Driver, DriverMissingError, read_driver
 
 CPU_PACKAGES = (
     "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "numba", "rdkit", "torch",

@@ -22,7 +22,8 @@ from rapids_pipeline.backend.devices import Device, resolve_device
 from rapids_pipeline.backend.errors import InputError, exits_cleanly
 from rapids_pipeline.backend.frames import library_for
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.backend.run_folder import describe_input, provenance, require_writable
+from rapids_pipeline.backend.run_folder import describe_input, require_writable
+from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.commands.options import (
     DeviceOption,
     LayerOption,

@@ -5,7 +5,6 @@ name. So neither order matters, and a prediction for other rows or other genes i
 in part. (The benchmark's own scripts match rows by position.)
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.backend.frames import FrameLibrary
+from rapids_pipeline.backend.run_folder import MANIFEST, recorded_input
 from rapids_pipeline.data.checks import PAIR
 from rapids_pipeline.data.problem import DEFAULT_LAYER
 from rapids_pipeline.data.tables import PREDICTION_LAYER, PerturbationData, read_responses
@@ -280,29 +279,13 @@ def _training(
     """Return the training data with the truth's genes, their file, and what there is to say about them."""
     if train is not None:
         return _read_for_baselines(train, genes, layer, options), str(train), []
-    recorded, obstacle = _recorded_training_file(prediction.parent / "manifest.json")
+    recorded, obstacle = recorded_input(prediction.parent / MANIFEST, "train")
     if recorded is not None:
         try:
             return _read_for_baselines(recorded, genes, layer, options), str(recorded), []
         except InputError as error:  # nobody asked for this file, so it must not stop the scoring
             obstacle = str(error)
     return None, None, [f"only the baseline zeros is scored: {obstacle}; give --train FILE for the others"]
-
-
-def _recorded_training_file(manifest: Path) -> tuple[Path | None, str]:
-    if not manifest.exists():
-        return None, "no training file is known (no manifest.json beside the prediction)"
-    try:
-        recorded = json.loads(manifest.read_text(encoding="utf-8"))["inputs"]["train"]
-        path, expected = Path(recorded["path"]), str(recorded["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, f"{manifest} names no training file"
-    found = next((p for p in (path, manifest.parent / path) if p.is_file()), None)
-    if found is None:
-        return None, f"{manifest} names the training file {path}, which is not there"
-    if sha256_of(found) != expected:
-        return None, f"the training file {found} has changed since the run (its SHA-256 is another)"
-    return found, ""
 
 
 def _read_for_baselines(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import table_suffix
+from rapids_pipeline.backend.run_folder import recorded_input
 from rapids_pipeline.predictions.kaggle import format_spec, write_kaggle_csv
 from rapids_pipeline.predictions.open_problems import (
     DATASET_ID,
@@ -14,7 +15,6 @@ from rapids_pipeline.predictions.open_problems import (
     write_prediction_h5ad,
 )
 from rapids_pipeline.predictions.parquet import write_parquet
-from rapids_pipeline.predictions.recorded import recorded_input
 from rapids_pipeline.predictions.selection import Predicted
 from rapids_pipeline.predictions.table import CSV_SUFFIXES, require_submission
 

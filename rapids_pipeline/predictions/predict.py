@@ -20,7 +20,8 @@ from rapids_pipeline.backend.files import sha256_of, written_atomically
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.memory import gigabytes, host_bytes
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.backend.run_folder import describe_input, installed_versions
+from rapids_pipeline.backend.run_folder import describe_input
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.pairs import PairBatch, read_batch
 from rapids_pipeline.predictions.applicability import applicability
 from rapids_pipeline.predictions.blocks import BlockPredictor, rows_a_block

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.run_folder import MANIFEST, OOF, SUBMISSION
+from rapids_pipeline.backend.run_folder import MANIFEST, OOF, SUBMISSION, recorded_hash, recorded_input
 from rapids_pipeline.data.tables import read_pairs, read_training, with_smiles
 from rapids_pipeline.predictions.check import faults_of
 from rapids_pipeline.predictions.combination import combined
@@ -13,8 +13,6 @@ from rapids_pipeline.predictions.expected import IdMap, id_map_of, read_id_map
 from rapids_pipeline.predictions.found import read_found
 from rapids_pipeline.predictions.out_of_fold import OutOfFoldScores, out_of_fold_scores
 from rapids_pipeline.predictions.recorded import (
-    recorded_hash,
-    recorded_input,
     recorded_settings,
     remarks_on,
 )

@@ -116,10 +116,10 @@ def evaluation_sentences(found: Evaluation) -> list[str]:
     if others:
         best = best_baseline(found.scores, others, metric)
         share = found.scaled[ours][metric]
-        where = f"{share:.1%} of the way from {best}, the best baseline, to a perfect prediction"
-        sentences.append(
-            f"by MRRMSE {ours} is {where if share >= 0 else f'WORSE than {best}, the best baseline'}"
-        )
+        called = f"{best}, the best baseline" if len(others) > 1 else best
+        comma = "," * (len(others) > 1)
+        where = f"{share:.1%} of the way from {called}{comma} to a perfect prediction"
+        sentences.append(f"by MRRMSE {ours} is {where if share >= 0 else f'WORSE than {called}'}")
     if found.noise_ceiling is not None:
         sentences.append(
             f"noise ceiling: replicates of the truth differ so much that no model can expect less than "

@@ -25,8 +25,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from features.feature_sets import FEATURE_SETS
-from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.settings import first_fault
+from rapids_pipeline.backend.errors import InputError, first_fault
 from rapids_pipeline.stack.recipe import (
     BoostingConfig,
     KernelConfig,

@@ -23,8 +23,7 @@ from features.molecules.smiles import canonical_smiles
 from features.rows import Rows
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
-from rapids_pipeline.backend.settings import first_fault
+from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError, first_fault
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.stack.model import StackModel
 from rapids_pipeline.stack.nested import Matrix

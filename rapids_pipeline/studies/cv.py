@@ -22,7 +22,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.backend.run_folder import provenance
+from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_split
 from rapids_pipeline.evaluation.expectation import strengths

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rapids_pipeline.backend import bundle as bundles
-from rapids_pipeline.backend import state_files
+from rapids_pipeline.backend import state
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.errors import InputError
 from tests.backend.test_bundle import STATE, header, manifest_of, refused, replaced, rewritten
@@ -77,10 +77,8 @@ values = st.one_of(
     st.lists(st.text() | st.floats(allow_nan=False, allow_infinity=False) | st.integers()),
 )
 states = st.dictionaries(
-    st.from_regex(state_files.NAME, fullmatch=True),
-    st.recursive(
-        values, lambda inner: st.dictionaries(st.from_regex(state_files.NAME, fullmatch=True), inner)
-    ),
+    st.from_regex(state.NAME, fullmatch=True),
+    st.recursive(values, lambda inner: st.dictionaries(st.from_regex(state.NAME, fullmatch=True), inner)),
 )
 
 
@@ -122,7 +120,7 @@ def test_parts_have_plain_names(tmp_path, name):
 
 def test_nothing_is_written_that_would_not_be_read(tmp_path, monkeypatch):
     deep: dict = {}
-    for _ in range(state_files.LEVELS + 1):
+    for _ in range(state.LEVELS + 1):
         deep = {"a": deep}
     with pytest.raises(ValueError, match="nested too deeply"):
         write_bundle(tmp_path / "deep", {"part": deep}, {})
@@ -370,7 +368,7 @@ def test_arrays_that_no_program_wrote_are_refused(folder, content, says):
 def test_many_arrays_of_nothing_stay_small(folder):
     empty = BLANK | {"shape": [0], "data_offsets": [0, 0]}
     content = header(**{f"x{number}": empty for number in range(50_000)})
-    assert len(content) < state_files.LARGEST_HEADER
+    assert len(content) < state.LARGEST_HEADER
     replaced(folder, "svr_0.safetensors", content)
     tracemalloc.start()
     refused(folder, "does not fit the arrays")

@@ -1,81 +1,57 @@
-"""What a GPU run lacks: a stand-in driver library, stand-in package versions, and the sentences a person reads."""
+"""What a GPU run lacks: a stand-in NVML, stand-in package versions, and the sentences a person reads."""
 
-import ctypes
 import re
 import sys
 import tomllib
 import types
 from pathlib import Path
 
+import pynvml
 import pytest
 from packaging.requirements import Requirement
 
 from rapids_pipeline.backend import gpu as gpu_requirements
 from rapids_pipeline.backend.gpu import (
     PACKAGES,
+    Driver,
+    DriverMissingError,
     Found,
+    Gpu,
     driver_problems,
     gpu_problems,
     package_problems,
+    read_driver,
     start_problems,
 )
-from rapids_pipeline.backend.nvidia_driver import Driver, DriverMissingError, Gpu, read_driver
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 85 * 10**9)
 GOOD = Driver((13, 0), "580.65.06", (H100,))
 
 
-class DriverLibrary:
-    """Stands in for libcuda.so.1 and libnvidia-ml.so.1: writes through the pointers as they do."""
+def stand_in(monkeypatch, cuda=13000, gpus=(H100,), **fails):
+    """Let NVML answer as on a machine with these GPUs, whose UUIDs are GPU-0…, GPU-1…; some of its calls may fail."""
 
-    def __init__(self, cuda=13000, status=0, gpus=(H100,), nvml=True):
-        self.cuda, self.status, self.gpus, self.nvml = cuda, status, gpus, nvml
+    def fail(status):
+        raise pynvml.NVMLError(status)
 
-    def load(self, name):
-        if name.startswith("libnvidia-ml") and not self.nvml:
-            raise OSError(name)
-        return self
-
-    @staticmethod
-    def put(pointer, value):
-        pointer._obj.value = value
-        return 0
-
-    def cuInit(self, flags):
-        return self.status
-
-    def cuDriverGetVersion(self, version):
-        return self.put(version, self.cuda)
-
-    def cuDeviceGetCount(self, count):
-        return self.put(count, len(self.gpus))
-
-    def cuDeviceGet(self, device, place):
-        return self.put(device, place)
-
-    def cuDeviceGetName(self, text, size, device):
-        text.value = self.gpus[device.value].name.encode()[: size - 1]
-        return 0
-
-    def cuDeviceTotalMem_v2(self, memory, device):
-        return self.put(memory, self.gpus[device.value].memory_bytes)
-
-    def cuDeviceGetAttribute(self, value, attribute, device):
-        return self.put(value, self.gpus[device.value].compute_capability[{75: 0, 76: 1}[attribute]])
-
-    def cuGetErrorString(self, status, text):
-        return self.put(text, {999: b"unknown error"}.get(status))
-
-    def nvmlInit_v2(self):
-        return 0
-
-    def nvmlShutdown(self):
-        return 0
-
-    def nvmlSystemGetDriverVersion(self, text, size):
-        text.value = b"580.65.06"
-        return 0
+    calls = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlSystemGetCudaDriverVersion_v2": lambda: cuda,
+        "nvmlSystemGetDriverVersion": lambda: "580.65.06",
+        "nvmlDeviceGetCount": lambda: len(gpus),
+        "nvmlDeviceGetHandleByIndex": lambda place: place,
+        "nvmlDeviceGetUUID": lambda place: f"GPU-{place}c0ffee",
+        "nvmlDeviceGetHandleByUUID": lambda name: {"MIG-of-1": "part"}[name],
+        "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda part: 1,
+        "nvmlDeviceGetName": lambda place: gpus[place].name,
+        "nvmlDeviceGetCudaComputeCapability": lambda place: gpus[place].compute_capability,
+        "nvmlDeviceGetMemoryInfo": lambda place: types.SimpleNamespace(total=gpus[place].memory_bytes),
+    } | {name: lambda status=status: fail(status) for name, status in fails.items()}
+    for name, call in calls.items():
+        monkeypatch.setattr(pynvml, name, call)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 def installed(**versions):
@@ -87,33 +63,47 @@ def installed(**versions):
 CU13 = {"cupy_cuda13x": "14.2.0", "cudf_cu13": "26.10.02", "cuml_cu13": "26.10.00", "py_boost": "0.5.2"}
 
 
-def test_a_driver_is_read_through_its_library():
-    second = Gpu("Tesla T4", (7, 5), 16 * 10**9)
-    library = DriverLibrary(cuda=12080, gpus=(H100, second))
-    assert read_driver(library.load) == Driver((12, 8), "580.65.06", (H100, second))
-    assert read_driver(DriverLibrary(nvml=False).load).version == ""
+T4 = Gpu("Tesla T4", (7, 5), 16 * 10**9)
 
 
-def test_without_devices_there_still_is_a_driver():
-    assert read_driver(DriverLibrary(status=100).load) == Driver((13, 0), "580.65.06", ())
+def test_the_driver_is_read(monkeypatch):
+    stand_in(monkeypatch, 12080, (H100, T4))
+    assert read_driver() == Driver((12, 8), "580.65.06", (H100, T4))
+    stand_in(monkeypatch, gpus=())
+    assert read_driver() == Driver((13, 0), "580.65.06", ())
 
 
-def test_a_missing_driver_and_one_that_does_not_start_are_told_apart():
-    def absent(name):
-        raise OSError(name)
+@pytest.mark.parametrize(
+    ("names", "seen"),
+    [
+        ("1", (T4,)),
+        ("1, 0", (T4, H100)),
+        ("", ()),
+        ("-1", ()),
+        ("0,7,1", (H100,)),
+        ("GPU-1c,GPU-0", (T4, H100)),
+        ("GPU-", ()),
+        ("MIG-of-1", (T4,)),
+    ],
+)
+def test_a_program_sees_the_devices_that_cuda_shows_it(monkeypatch, names, seen):
+    stand_in(monkeypatch, gpus=(H100, T4))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    assert read_driver().gpus == seen
 
+
+def test_a_missing_driver_and_one_that_does_not_start_are_told_apart(monkeypatch):
+    stand_in(monkeypatch, nvmlInit=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     with pytest.raises(
-        DriverMissingError, match=r"^the NVIDIA driver is missing \(libcuda.so.1 cannot be loaded\)$"
+        DriverMissingError, match=r"^the NVIDIA driver is missing \(its library NVML is not found\)$"
     ):
-        read_driver(absent)
-    with pytest.raises(DriverMissingError, match=r"does not start \(CUDA error 999: unknown error\)"):
-        read_driver(DriverLibrary(status=999).load)
-    with pytest.raises(DriverMissingError, match="CUDA error 803: no explanation"):
-        read_driver(DriverLibrary(status=803).load)
-
-
-def test_the_real_loader_is_the_default():
-    assert read_driver.__defaults__ == (ctypes.CDLL,)
+        read_driver()
+    stand_in(monkeypatch, nvmlInit=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    with pytest.raises(DriverMissingError, match=r"does not start \(NVML: Driver Not Loaded\)"):
+        read_driver()
+    stand_in(monkeypatch, nvmlSystemGetDriverVersion=pynvml.NVML_ERROR_GPU_IS_LOST)
+    with pytest.raises(DriverMissingError, match="does not start"):
+        read_driver()
 
 
 def test_nothing_is_wrong_with_a_good_machine(monkeypatch):
@@ -138,10 +128,10 @@ def test_every_problem_of_a_machine_is_named_at_once():
     assert [str(problem) for problem in problems] == [
         "the NVIDIA driver is missing; install driver 535 or newer (in a container: docker run --gpus all)",
         "cupy-cuda12x 13.6.0 is not supported (supported: cupy>=14.1.1); "
-        "pip install 'rapids-perturb[gpu-cu12]' (docs/install.md)",
-        "cudf is not installed; pip install 'rapids-perturb[gpu-cu12]' (docs/install.md)",
+        "pip install '.[gpu-cu12]' (docs/guide/install.md)",
+        "cudf is not installed; pip install '.[gpu-cu12]' (docs/guide/install.md)",
         "cuml-cu12 25.08.00 is not supported (supported: cuml==26.10.*); "
-        "pip install 'rapids-perturb[gpu-cu12]' (docs/install.md)",
+        "pip install '.[gpu-cu12]' (docs/guide/install.md)",
     ]
 
 

@@ -1,9 +1,20 @@
-"""Run folders that hold folders: replaced whole, or left as they were."""
+"""Run folders: replaced whole or left as they were, and what their manifest says when it is read."""
+
+import json
+import re
 
 import pytest
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.run_folder import MANIFEST, MODEL, SUBMISSION, RunFolder
+from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.backend.run_folder import (
+    MANIFEST,
+    MODEL,
+    SUBMISSION,
+    RunFolder,
+    recorded_hash,
+    recorded_input,
+)
 
 
 def writers(text, failing=False):
@@ -50,3 +61,53 @@ def test_a_file_in_a_folders_place_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         RunFolder(out, {"seed": 0}, overwrite=True).publish(writers("new"), {})
     assert (out / MODEL).read_text() == "a file"
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Write a manifest that names a training file of the run, with changes; return its path."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.csv").write_text("a,b\n")
+
+    def write(**changed):
+        found = {
+            "path": str(tmp_path / "run" / "train.csv"),
+            "sha256": sha256_of(tmp_path / "run" / "train.csv"),
+        }
+        (tmp_path / "run" / MANIFEST).write_text(json.dumps({"inputs": {"train": found | changed}}))
+        return tmp_path / "run" / MANIFEST
+
+    return write
+
+
+def test_a_recorded_input_is_found_from_the_working_folder_and_from_the_manifests(
+    recorded, tmp_path, monkeypatch
+):
+    place = tmp_path / "run" / "train.csv"
+    assert recorded_input(recorded(), "train") == (place, "")
+    assert recorded_input(recorded(path="train.csv"), "train") == (place, "")
+    monkeypatch.chdir(tmp_path)
+    found, why = recorded_input(recorded(path="run/train.csv"), "train")
+    assert (found.resolve(), why) == (place, "")
+    assert recorded_hash(recorded(), "train") == sha256_of(place)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"sha256": "0" * 64}, "the run's train file .*train.csv has changed since"),
+        ({"path": "/nowhere/t.csv"}, "the run's train file /nowhere/t.csv is gone"),
+        ({"path": None}, "the run's manifest names no train file"),
+    ],
+)
+def test_an_input_that_is_not_to_be_had_says_why(recorded, changed, why):
+    found, said = recorded_input(recorded(**changed), "train")
+    assert found is None and re.fullmatch(why, said)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"inputs": []}', '{"inputs": {"train": 3}}', "\x00"])
+def test_a_manifest_that_is_none_names_nothing(tmp_path, content):
+    assert recorded_input(tmp_path / MANIFEST, "train")[1].startswith("there is no ")
+    (tmp_path / MANIFEST).write_text(content)
+    assert recorded_input(tmp_path / MANIFEST, "train") == (None, "the run's manifest names no train file")
+    assert recorded_hash(tmp_path / MANIFEST, "train") is None

@@ -6,8 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rapids_pipeline.backend import devices
-from rapids_pipeline.backend.gpu import PACKAGES, Found, Problem
-from rapids_pipeline.backend.nvidia_driver import Driver, DriverMissingError, Gpu
+from rapids_pipeline.backend.gpu import PACKAGES, Driver, DriverMissingError, Found, Gpu, Problem
 from rapids_pipeline.boosting.registry import ENGINES as BOOSTING
 from rapids_pipeline.commands import doctor
 from rapids_pipeline.commands.app import app

@@ -20,7 +20,7 @@ from features.molecules.encoders import encode_molecules, molecule_encoder
 from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.backend.run_folder import provenance
+from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.intervals import LEVEL
 from rapids_pipeline.evaluation.named_splits import SPLITS, bootstrap_units, named_splits

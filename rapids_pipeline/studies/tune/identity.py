@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from features.rows import Rows
-from rapids_pipeline.backend.run_folder import installed_versions
+from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.stack.recipe import KernelConfig
 from rapids_pipeline.studies.tune.task import Duty

@@ -1,0 +1,22 @@
+"""What a person reads about a prediction's scores."""
+
+import pytest
+
+from rapids_pipeline.evaluation.evaluate import Evaluation
+from rapids_pipeline.reports.run import evaluation_sentences
+
+
+@pytest.mark.parametrize(
+    ("share", "baselines", "says"),
+    [
+        (0.25, ("zeros", "ridge"), "25.0% of the way from ridge, the best baseline, to a perfect prediction"),
+        (-0.5, ("zeros", "ridge"), "WORSE than ridge, the best baseline"),
+        (0.25, ("zeros",), "25.0% of the way from zeros to a perfect prediction"),
+        (-0.5, ("zeros",), "WORSE than zeros"),
+    ],
+)
+def test_only_one_of_several_baselines_is_the_best(share, baselines, says):
+    metric = "mean_rowwise_rmse"
+    scores = {"mine": {metric: 1.0}} | {name: {metric: 2.0 - k / 2} for k, name in enumerate(baselines)}
+    found = Evaluation(3, 2, "id", scores, {"mine": {metric: share}}, {})
+    assert evaluation_sentences(found) == [f"by MRRMSE mine is {says}"]
