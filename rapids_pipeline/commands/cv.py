@@ -36,7 +36,7 @@ from rapids_pipeline.reports.cv import (
 )
 from rapids_pipeline.reports.run import LiveStages
 from rapids_pipeline.studies.cv import AUTO, CvRequest, cross_validate
-from rapids_pipeline.studies.finished import FOLDER
+from rapids_pipeline.studies.store import FOLDER
 
 
 @exits_cleanly

@@ -11,6 +11,7 @@ import base64
 import csv
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
@@ -22,7 +23,7 @@ from rich.table import Table
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.evaluation.metrics import METRICS
 from rapids_pipeline.reports.run import bar_chart
-from rapids_pipeline.studies.cv_results import CrossValidation, Method
+from rapids_pipeline.studies.cv import CrossValidation, Method
 
 FILES = ("cv.html", "cv.csv", "cv.json", "cv.png", "cv.parquet")
 SHORT = {
@@ -107,7 +108,7 @@ def write_cross_validation(
     with written_atomically(folder / "cv.csv") as path:
         _write_csv(found, path)
     with written_atomically(folder / "cv.json") as path:
-        path.write_text(json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     picture = _picture(found)
     with written_atomically(folder / "cv.png") as path:
         path.write_bytes(picture)

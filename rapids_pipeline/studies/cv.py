@@ -2,45 +2,47 @@
 
     rapids-perturb cv --train de_train.parquet --test id_map.csv
 
-The recipe, blend and all, is fitted anew for every split, to that split's training rows only, and scored on the rows
-held out, beside its members and the baselines. Every score comes with an interval and with an audit of what held-out
-rows share with training rows; with `--test`, also with the error to expect on those pairs
+The recipe, blend and all, is fitted anew for every split, to that split's training rows only, and is scored on the
+rows held out, beside its members and the baselines. Every score comes with an interval and with an audit of what the
+held-out rows share with the training rows. With `--test` it also comes with the error to expect on those pairs
 (`rapids_pipeline.evaluation.expectation`).
+
+Everything that is fitted (encodings, target space, members, blend, bounds) sees the split's training rows only, with
+outer folds of their own. Pseudo-labels are given to the held-out rows as a run gives them to the pairs to predict:
+their cell types and molecules are used, their responses are not.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
-from rapids_pipeline.backend.devices import Device
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from rapids_pipeline.backend.devices import Device, DeviceName
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_split
-from rapids_pipeline.evaluation.expectation import strengths
+from rapids_pipeline.evaluation.expectation import Expectation, expected_error, strengths
+from rapids_pipeline.evaluation.intervals import paired_intervals, replicate_weights, row_losses
 from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
+from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
 from rapids_pipeline.evaluation.named_splits import SPLITS, bootstrap_units, named_splits
-from rapids_pipeline.evaluation.splits import Split, canonical_order
+from rapids_pipeline.evaluation.splits import Split, canonical_order, random_folds
+from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import RunConfig
-from rapids_pipeline.studies.cv_results import (
-    CrossValidation,
-    RowScores,
-    mean_predictions,
-    methods_of,
-    split_rows,
-)
-from rapids_pipeline.studies.finished import FinishedSplits
-from rapids_pipeline.studies.fits import HeldOut, fit_split
+from rapids_pipeline.studies.store import Kept, Store
 
 AUTO = "auto"
+PIPELINE = "pipeline"
+"""What the blend of all members is called among the methods."""
+Baseline = Callable[[PerturbationData, pd.DataFrame], Float32]
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,115 @@ class CvRequest:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Method:
+    """Scores of one method over all rows that were held out.
+
+    Attributes
+    ----------
+    name : str
+    baseline : bool
+        Whether it is a baseline, otherwise the pipeline or one of its members.
+    scores : dict of metric to float
+        Means over rows; a row held out in several repeats counts once, by its mean.
+    low, high : float
+        95 % bootstrap interval of the MRRMSE.
+    difference, difference_low, difference_high : float
+        MRRMSE minus the pipeline's, with its interval.
+    expected : Expectation or None
+        The MRRMSE to expect on the pairs to predict; None where the split is not like them.
+    """
+
+    name: str
+    baseline: bool
+    scores: dict[str, float]
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    expected: Expectation | None
+
+    @property
+    def error(self) -> float:
+        """The MRRMSE."""
+        return self.scores["mean_rowwise_rmse"]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A finished cross-validation.
+
+    Attributes
+    ----------
+    methods : list of Method
+        The pipeline first, its members, then the baselines.
+    by_split : list of dict
+        Name, rows trained on and held out, the pipeline's MRRMSE and that of the best baseline, of every split.
+    split, split_in_words, reason : str
+        The split by name, in words, and why it was taken.
+    settings : dict
+        Folds, repeats, seed, recipe and the like.
+    n_rows, n_genes : int
+        Rows that were held out at least once, and genes.
+    audit : dict
+        Of `rapids_pipeline.evaluation.audit`, as JSON.
+    audit_rows : list of (what, held-out rows, pairs to predict)
+    notes : list of str
+        What a reader of the scores must know; warnings first.
+    provenance : dict
+    """
+
+    methods: list[Method]
+    by_split: list[dict[str, Any]]
+    split: str
+    split_in_words: str
+    reason: str
+    settings: dict[str, Any]
+    n_rows: int
+    n_genes: int
+    audit: dict[str, Any] = field(default_factory=dict)
+    audit_rows: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pipeline(self) -> Method:
+        """The whole recipe."""
+        return self.methods[0]
+
+    @property
+    def best_baseline(self) -> Method:
+        """The baseline of the lowest MRRMSE."""
+        return min((one for one in self.methods if one.baseline), key=lambda one: one.error)
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """A cross-validation with the predictions of its held-out rows: their metadata, and (k, t) float32."""
 
     found: CrossValidation
     obs: pd.DataFrame
-    predicted: NDArray[np.float32]
+    predicted: Float32
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What a split's m held-out rows got; t genes.
+
+    Attributes
+    ----------
+    predicted : ndarray of float32, (m, t)
+        By the whole recipe.
+    scores : dict of method to ndarray of float64, (n_metrics, m)
+        Of every row, by the metrics of `METRICS` in their order; the pipeline first, then members, then baselines.
+    strength : ndarray of float64, (m,)
+        How strong a response the training rows let expect (`rapids_pipeline.evaluation.expectation`).
+    """
+
+    predicted: Float32
+    scores: dict[str, Float64]
+    strength: Float64
 
 
 def cross_validate(
@@ -108,69 +212,106 @@ def cross_validate(
     data = data.take(canonical_order(data.obs))
     name, reason = _split_name(request.split, data.obs, pairs)
     repeats = _repeats(name, request, data, pairs)
-    every = [split for splits in repeats for split in splits]
     with stages.stage("audit"):
-        audited = audit(data.obs, every, pairs, data.Y)
+        audited = audit(data.obs, [split for splits in repeats for split in splits], pairs, data.Y)
     with stages.stage("features"):
         smiles = list(data.obs["SMILES"])
         molecules = encode_molecules([config.molecules, *config.recipe.encoders], smiles, (), device.name)
         train = Rows(data.obs, molecules.training)
-    kept = None
-    if folder is not None:
-        kept = FinishedSplits(folder, train, data, config, device.name, list(ALL_BASELINES))
+    study = train, data.Y, data.genes, config, device.name, list(ALL_BASELINES), list(METRICS)
     with stages.stage("splits") as progress:
-        progress.start(len(every))
-        found = [
-            [_held_out(train, data, split, config, device, kept, progress) for split in splits]
-            for splits in repeats
-        ]
+        progress.start(sum(map(len, repeats)))
+        store = Store(folder, "cv", *study)
+        found: list[list[HeldOut]] = [[] for _ in repeats]
+        for parts, splits in zip(found, repeats, strict=True):
+            for split in splits:
+                parts.append(_held_out(train, data, split, config, device.name, store))
+                progress.advance()
     with stages.stage("scores"):
         task = None
         if pairs is not None and name == recommended_split(data.obs, pairs)[0]:
             task = strengths(data.obs, data.Y, pairs)
-        rows = RowScores.of(len(data.obs), repeats, found)
-        units = bootstrap_units(name, data.obs)
+        rows, units = RowScores.of(len(data.obs), repeats, found), bootstrap_units(name, data.obs)
         methods = methods_of(rows, list(ALL_BASELINES), units, task, request.seed)
         held, predicted = mean_predictions(len(data.obs), repeats, found)
-    settings = asdict(request) | {
-        "recipe": config.recipe.name,
-        "molecules": config.molecules,
-        "source": source,
-    }
+    named = {"recipe": config.recipe.name, "molecules": config.molecules, "source": source}
     result = CrossValidation(
         methods=methods,
         by_split=split_rows(repeats, found, list(ALL_BASELINES)),
         split=name,
         split_in_words=SPLITS[name],
         reason=reason,
-        settings=settings,
+        settings=asdict(request) | named,
         n_rows=len(held),
         n_genes=len(data.genes),
         audit=audited.to_json(),
         audit_rows=audit_rows(audited),
         notes=[*audited.warnings, *molecules.notes, *_leaks(config)],
-        provenance=_provenance(config, device, stages),
+        provenance={
+            **provenance(),
+            "device": f"{device.name} ({device.reason})",
+            "seconds": dict(stages.seconds),
+            "config": config.model_dump(mode="json"),
+        },
     )
     return Outcome(result, data.obs.iloc[held].reset_index(drop=True), predicted)
 
 
-def _held_out(
+def fit_split(
     train: Rows,
     data: PerturbationData,
     split: Split,
     config: RunConfig,
-    device: Device,
-    kept: FinishedSplits | None,
-    progress: Progress,
+    device: DeviceName,
+    baselines: Mapping[str, Baseline],
 ) -> HeldOut:
-    """Return what a split's held-out rows get: of an earlier run where it is kept, otherwise by a new fit."""
-    held_out = kept.get(split) if kept else None
-    if held_out is None:
-        held_out = fit_split(train, data, split, config, device.name, ALL_BASELINES)
-        if kept:
-            kept.put(split, held_out)
-    progress.advance()
+    """Fit a recipe to the training rows of a split; predict and score the rows held out.
+
+    Parameters
+    ----------
+    train : Rows
+        All n rows, molecules encoded.
+    data : PerturbationData
+        The same rows with their responses.
+    split : Split
+    config : RunConfig
+        Resolved: every block of molecules names its encoder.
+    device : str
+    baselines : mapping of name to Baseline
+    """
+    inside, outside = data.take(split.training), data.obs.iloc[split.held_out].reset_index(drop=True)
+    folds = random_folds(len(split.training), config.recipe.n_folds, config.seed)
+    rows = train.take(split.training), train.take(split.held_out)
+    stack = fit_stack(*rows, inside.Y, folds, config.recipe, config.seed, device)
+    predicted = {PIPELINE: stack.test, **stack.test_members}
+    predicted |= {name: baseline(inside, outside) for name, baseline in baselines.items()}
+    scores = {name: _scores(data.Y[split.held_out], values) for name, values in predicted.items()}
+    return HeldOut(stack.test, scores, strengths(inside.obs, inside.Y, outside))
+
+
+def _held_out(
+    train: Rows, data: PerturbationData, split: Split, config: RunConfig, device: DeviceName, store: Store
+) -> HeldOut:
+    """Return what a split's held-out rows get: from the store where they are kept, otherwise by a new fit."""
+    rows = split.training, split.held_out
+    kept = store.get(*rows)
+    if kept is not None:
+        by_method = dict(zip(kept.facts, kept.arrays["scores"], strict=True))
+        return HeldOut(kept.arrays["predicted"], by_method, kept.arrays["strength"])
+    held_out = fit_split(train, data, split, config, device, ALL_BASELINES)
+    scores = np.stack(list(held_out.scores.values()))
+    arrays: dict[str, Any] = {
+        "predicted": held_out.predicted,
+        "scores": scores,
+        "strength": held_out.strength,
+    }
+    store.put(Kept(arrays, list(held_out.scores)), *rows)
     return held_out
+
+
+def _scores(truth: Float32, predicted: Float32) -> Float64:
+    found = rowwise_scores(truth, predicted)
+    return np.stack([found[name] for name in METRICS])
 
 
 def _split_name(asked: str, obs: pd.DataFrame, pairs: pd.DataFrame | None) -> tuple[str, str]:
@@ -186,20 +327,13 @@ def _split_name(asked: str, obs: pd.DataFrame, pairs: pd.DataFrame | None) -> tu
 def _repeats(
     name: str, request: CvRequest, data: PerturbationData, pairs: pd.DataFrame | None
 ) -> list[list[Split]]:
-    if request.repeats < 1:
-        raise InputError(f"--repeats {request.repeats}: must be at least 1")
-    return named_splits(
-        name,
-        data.obs,
-        n_folds=request.n_folds,
-        repeats=request.repeats,
-        seed=request.seed,
-        pairs=pairs,
-        Y=data.Y,
-    )
+    n_folds, repeats, seed = request.n_folds, request.repeats, request.seed
+    if repeats < 1:
+        raise InputError(f"--repeats {repeats}: must be at least 1")
+    return named_splits(name, data.obs, n_folds=n_folds, repeats=repeats, seed=seed, pairs=pairs, Y=data.Y)
 
 
-def _leaks(config: RunConfig) -> Sequence[str]:
+def _leaks(config: RunConfig) -> list[str]:
     return [
         f"LEAKY: feature set {features.name} shows training rows their own targets; models learn to trust them"
         for features in config.recipe.feature_sets
@@ -207,10 +341,116 @@ def _leaks(config: RunConfig) -> Sequence[str]:
     ]
 
 
-def _provenance(config: RunConfig, device: Device, stages: Stages) -> dict[str, Any]:
-    return {
-        **provenance(),
-        "device": f"{device.name} ({device.reason})",
-        "seconds": dict(stages.seconds),
-        "config": config.model_dump(mode="json"),
-    }
+@dataclass(frozen=True, eq=False)
+class RowScores:
+    """Scores of all n rows in all repeats, NaN where a repeat did not hold the row out.
+
+    Attributes
+    ----------
+    scores : dict of method to ndarray of float64, (n_metrics, repeats, n)
+    strength : ndarray of float64, (repeats, n)
+    folds : ndarray of int, (repeats, n)
+        The split that held a row out; −1 for none.
+    """
+
+    scores: dict[str, Float64]
+    strength: Float64
+    folds: Indices
+
+    @classmethod
+    def of(
+        cls, n: int, repeats: Sequence[Sequence[Split]], found: Sequence[Sequence[HeldOut]]
+    ) -> "RowScores":
+        """Put together what the splits of every repeat found, for n rows."""
+        shape = (len(repeats), n)
+        scores = {name: np.full((len(METRICS), *shape), np.nan) for name in found[0][0].scores}
+        strength, folds = np.full(shape, np.nan), np.full(shape, -1, dtype=np.intp)
+        for repeat, (splits, parts) in enumerate(zip(repeats, found, strict=True)):
+            for number, (split, part) in enumerate(zip(splits, parts, strict=True)):
+                for name, values in part.scores.items():
+                    scores[name][:, repeat, split.held_out] = values
+                strength[repeat, split.held_out], folds[repeat, split.held_out] = part.strength, number
+        return cls(scores, strength, folds)
+
+
+def methods_of(
+    rows: RowScores, baselines: Sequence[str], units: Indices, task: Float64 | None, seed: int
+) -> list[Method]:
+    """Return every method's scores and intervals.
+
+    Parameters
+    ----------
+    rows : RowScores
+    baselines : sequence of str
+        Names of the methods that are baselines.
+    units : ndarray of int, (n,)
+        Rows of the same number are resampled together.
+    task : ndarray of float64, (m,), optional
+        Strengths of the pairs to predict.
+    seed : int
+        Of the bootstrap.
+    """
+    means = {name: np.stack([_over_repeats(one) for one in scores]) for name, scores in rows.scores.items()}
+    names = list(means)
+    losses = np.stack([means[name][0] for name in names])
+    weights = replicate_weights(rows.folds, units, seed=seed)
+    found = paired_intervals(losses, names.index(PIPELINE), weights, one_gene=False)
+    known = np.isfinite(losses[0])
+    strength = _over_repeats(rows.strength)[known]
+    methods = []
+    for k, name in enumerate(names):
+        expected = None
+        if task is not None:
+            expected = expected_error(losses[k, known], strength, task, weights[:, known])
+        methods.append(
+            Method(
+                name=name,
+                baseline=name in baselines,
+                scores={m: float(v[known].mean()) for m, v in zip(METRICS, means[name], strict=True)},
+                low=float(found.score_low[k]),
+                high=float(found.score_high[k]),
+                difference=float(found.difference[k]),
+                difference_low=float(found.difference_low[k]),
+                difference_high=float(found.difference_high[k]),
+                expected=expected,
+            )
+        )
+    return methods
+
+
+def split_rows(
+    repeats: Sequence[Sequence[Split]], found: Sequence[Sequence[HeldOut]], baselines: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return what there is to say of every split."""
+    rows = []
+    for repeat, (splits, parts) in enumerate(zip(repeats, found, strict=True), start=1):
+        for split, part in zip(splits, parts, strict=True):
+            mean = {name: float(scores[0].mean()) for name, scores in part.scores.items()}
+            best = min(baselines, key=lambda name: mean[name])
+            counts = {"trained_on": len(split.training), "held_out": len(split.held_out)}
+            best_scores = {
+                "pipeline": mean[PIPELINE],
+                "best_baseline": best,
+                "best_baseline_score": mean[best],
+            }
+            rows.append({"repeat": repeat, "split": split.name} | counts | best_scores)
+    return rows
+
+
+def mean_predictions(
+    n: int, repeats: Sequence[Sequence[Split]], found: Sequence[Sequence[HeldOut]]
+) -> tuple[Indices, Float32]:
+    """Return the rows that were held out, in order, and their predictions, the mean over repeats: (k,), (k, t)."""
+    total = np.zeros((n, found[0][0].predicted.shape[1]), dtype=np.float32)
+    times = np.zeros(n, dtype=np.intp)
+    for splits, parts in zip(repeats, found, strict=True):
+        for split, part in zip(splits, parts, strict=True):
+            total[split.held_out] += part.predicted
+            times[split.held_out] += 1
+    rows = np.flatnonzero(times)
+    return rows, np.divide(total[rows], times[rows, None], dtype=np.float32)
+
+
+def _over_repeats(values: Float64) -> Float64:
+    """Return the mean over repeats, (n,), NaN for rows that were never held out."""
+    return row_losses(values, one_gene=True)

@@ -1,0 +1,110 @@
+"""Finished fits on disk, so that an interrupted study goes on where it stopped.
+
+    DIR/.finished/KEY.safetensors,  KEY = SHA-256 of all that a fit depends on
+
+The key covers the data, the rows, the settings, the device and the versions of the packages, so what another study
+left in the folder is never taken for this one's. An entry holds arrays and a small JSON document, with a hash of both:
+an entry that is damaged, or that was made for another key, counts as missing and is made anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from features.rows import Rows
+from rapids_pipeline.backend.files import written_atomically
+from rapids_pipeline.backend.versions import installed_versions
+
+FOLDER = ".finished"
+
+
+class Kept(NamedTuple):
+    """A finished fit: its arrays by name, and what else there is to know, as JSON has it."""
+
+    arrays: dict[str, NDArray[Any]]
+    facts: Any
+
+
+class Store:
+    """The finished fits of a study.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Result folder of the study. The store is made in it when the first fit is kept; None keeps nothing.
+    *study
+        What all fits of the study depend on, as `content_hash` takes it. Versions of packages are added.
+    """
+
+    def __init__(self, folder: Path | None, *study: object) -> None:
+        self._folder = None if folder is None else folder / FOLDER
+        self.study = content_hash(installed_versions(), *study)
+
+    def get(self, *fit: object) -> Kept | None:
+        """Return a finished fit, None where there is none; `fit` is what the fit depends on besides the study."""
+        if self._folder is None:
+            return None
+        key = content_hash(self.study, *fit)
+        try:
+            with safe_open(self._path(key), framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+                metadata = file.metadata()
+            kept = Kept(arrays, json.loads(metadata["facts"]))
+            return kept if metadata["content"] == content_hash(key, *kept) else None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+
+    def put(self, kept: Kept, *fit: object) -> None:
+        """Keep a finished fit, whole or not at all."""
+        if self._folder is None:
+            return
+        key = content_hash(self.study, *fit)
+        arrays = {name: np.ascontiguousarray(array) for name, array in kept.arrays.items()}
+        facts = json.dumps(kept.facts)
+        metadata = {"facts": facts, "content": content_hash(key, arrays, json.loads(facts))}
+        with written_atomically(self._path(key)) as path:
+            save_file(arrays, path, metadata)
+
+    def _path(self, key: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{key[:32]}.safetensors"
+
+
+def content_hash(*parts: object) -> str:
+    """Return the SHA-256 of values: arrays, rows, settings, mappings, sequences, and all that JSON has."""
+    found = hashlib.sha256()
+    for piece in _pieces(parts):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def _pieces(part: object) -> Iterator[Any]:
+    """Yield the bytes of a value; before each value its kind and its size, so that no two values share their bytes."""
+    if isinstance(part, np.ndarray) and part.dtype != object:
+        yield f"array {part.dtype.str} {part.shape}\n".encode()
+        yield np.ascontiguousarray(part).data
+    elif isinstance(part, Rows):
+        columns = {str(name): list(map(str, part.obs[name])) for name in part.obs.columns}
+        yield from _pieces([columns, part.molecules, part.predictions])
+    elif isinstance(part, BaseModel):
+        yield from _pieces(part.model_dump(mode="json"))
+    elif isinstance(part, Mapping):
+        yield f"mapping {len(part)}\n".encode()
+        for name in sorted(part):
+            yield from _pieces(name)
+            yield from _pieces(part[name])
+    elif isinstance(part, list | tuple) and not all(isinstance(one, str) for one in part):
+        yield f"sequence {len(part)}\n".encode()
+        for one in part:
+            yield from _pieces(one)
+    else:
+        text = json.dumps(part)
+        yield f"json {len(text)} {text}\n".encode()
