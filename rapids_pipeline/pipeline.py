@@ -13,13 +13,12 @@ from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend import run_folder as runs
 from rapids_pipeline.backend.devices import Device
-from rapids_pipeline.backend.frames import library_for
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.data.problem import RunInputs
-from rapids_pipeline.data.tables import PerturbationData, read_pairs, read_training, with_smiles
+from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
+from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.evaluation.splits import canonical_order, random_folds
+from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.predictions.kaggle import write_kaggle_csv
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
 from rapids_pipeline.stack.members.booster import boosting_engine
@@ -50,7 +49,7 @@ class RunResult:
 
 
 def run(
-    inputs: RunInputs,
+    files: ProblemFiles,
     out: Path,
     config: RunConfig,
     device: Device,
@@ -65,21 +64,22 @@ def run(
     Raises
     ------
     InputError, UnavailableError
-        As `read_training`, `read_pairs`, `molecule_encoder` and `RunFolder`; nothing is written then.
+        As `open_problem`, `molecule_encoder` and `RunFolder`; nothing is written then.
     """
     stages, config = stages or Stages(), config.resolved()
     recipe = config.recipe
     with stages.stage("ingest"):
-        problem = read_problem(inputs, config, device)
-        folder = runs.RunFolder(out, identity_of(inputs, config, device), overwrite=overwrite)
+        problem = open_problem(files, device.name)
+        folds = random_folds(len(problem.data.obs), recipe.n_folds, config.seed)
+        folder = runs.RunFolder(out, identity_of(problem, files, config, device), overwrite=overwrite)
         chosen = engines_of(problem, recipe, device)
     with stages.stage("features"):
-        smiles = list(problem.data.obs["SMILES"]), list(problem.pairs["SMILES"])
+        smiles = list(problem.data.obs["SMILES"]), list(problem.to_predict["SMILES"])
         molecules = encode_molecules([config.molecules, *recipe.encoders], *smiles, device.name)
-        train, test = Rows(problem.data.obs, molecules.training), Rows(problem.pairs, molecules.others)
-    stack = fit_stack(train, test, problem.data.Y, problem.folds, recipe, config.seed, device.name, stages)
+        train, test = Rows(problem.data.obs, molecules.training), Rows(problem.to_predict, molecules.others)
+    stack = fit_stack(train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages)
     with stages.stage("scores"):
-        scores = out_of_fold_scores(problem.data, problem.folds, {PIPELINE: stack.oof, **stack.members})
+        scores = out_of_fold_scores(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
     document = scores_document(scores, stack, config)
     notes = [
         *(f"{engine}: {why}" for engine, why in chosen.items() if engine != "device"),
@@ -94,49 +94,9 @@ def run(
     return RunResult(document, problem.shape, notes)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What a run works on: training rows in canonical order with their folds, and the pairs to predict, likewise.
-
-    `original_obs` has the training rows' metadata in file order; `original_order` and `original_pairs` are the
-    positions that lead from canonical order to the files'.
-    """
-
-    data: PerturbationData
-    folds: NDArray[np.intp]
-    pairs: pd.DataFrame
-    original_obs: pd.DataFrame
-    original_order: NDArray[np.intp]
-    original_pairs: NDArray[np.intp]
-
-    @property
-    def shape(self) -> dict[str, int]:
-        """Training rows, test rows and genes."""
-        return {
-            "training_rows": len(self.folds),
-            "test_rows": len(self.pairs),
-            "genes": len(self.data.genes),
-        }
-
-
-def read_problem(inputs: RunInputs, config: RunConfig, device: Device) -> Problem:
-    """Read and check the files of a run and deal the training rows into folds."""
-    library = library_for(device.name)
-    read = read_training(
-        inputs.train, layer=inputs.layer, library=library, extra_metadata=inputs.metadata_columns
-    )
-    pairs = with_smiles(read_pairs(inputs.test, library=library), read.obs, inputs.test)
-    order, pairs_order = canonical_order(read.obs), canonical_order(pairs)
-    folds = random_folds(len(order), config.recipe.n_folds, config.seed)
-    sorted_pairs = pairs.iloc[pairs_order].reset_index(drop=True)
-    return Problem(
-        read.take(order), folds, sorted_pairs, read.obs, np.argsort(order), np.argsort(pairs_order)
-    )
-
-
 def engines_of(problem: Problem, recipe: Recipe, device: Device) -> dict[str, str]:
     """Return which device and engines the run uses, and why; raises where one cannot be had."""
-    booster = boosting_engine(recipe.boosting, device.name, len(problem.folds))
+    booster = boosting_engine(recipe.boosting, device.name, len(problem.data.obs))
     chosen = {"device": f"{device.name} ({device.reason})"}
     for member in recipe.first_level:
         engine = member_engine(problem.data.Y, member, device.name)
@@ -149,17 +109,17 @@ def saved_model(
 ) -> SavedModel:
     """Return what `predict` needs of a run."""
     columns = [*PAIR_COLUMNS]
-    both = pd.concat([problem.data.obs[columns], problem.pairs[columns]], ignore_index=True)
+    both = pd.concat([problem.data.obs[columns], problem.to_predict[columns]], ignore_index=True)
     known = {name: np.vstack([train.molecules[name], test.molecules[name]]) for name in train.molecules}
     embeddings = embeddings_of(config.recipe.encoders, both, known)
     return SavedModel(stack.model, config, problem.data.genes, problem.data.obs[columns], embeddings)
 
 
-def identity_of(inputs: RunInputs, config: RunConfig, device: Device) -> dict[str, Any]:
+def identity_of(problem: Problem, files: ProblemFiles, config: RunConfig, device: Device) -> dict[str, Any]:
     """Return what determines the results of a run, for its manifest."""
     return {
-        "inputs": {"train": runs.describe_input(inputs.train), "test": runs.describe_input(inputs.test)},
-        "options": {"layer": inputs.layer, "metadata_columns": list(inputs.metadata_columns)},
+        "inputs": problem.inputs,
+        "options": {"layer": files.layer, "metadata_columns": list(files.metadata_columns)},
         "config": config.model_dump(mode="json"),
         "device": device.name,
     }
@@ -169,11 +129,12 @@ def writers_of(
     problem: Problem, stack: FittedStack, scores: dict[str, Any], model: SavedModel
 ) -> dict[str, Callable[[Path], None]]:
     """Return what writes each result of a run, by file name."""
-    ids, genes = list(problem.pairs["id"].iloc[problem.original_pairs]), problem.data.genes
-    oof, test = stack.oof[problem.original_order], stack.test[problem.original_pairs]
+    ids, genes = list(problem.to_predict["id"].iloc[problem.pairs_file_order]), problem.data.genes
+    obs, oof = problem.data.obs.iloc[problem.file_order], stack.oof[problem.file_order]
+    test = stack.test[problem.pairs_file_order]
     return {
         runs.SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, test),
-        runs.OOF: lambda path: write_oof(path, problem.original_obs, genes, oof),
+        runs.OOF: lambda path: write_oof(path, obs, genes, oof),
         runs.SCORES: lambda path: runs.write_json(path, scores),
         runs.MODEL: lambda path: save_model(path, model),
     }
@@ -221,10 +182,10 @@ def notes_on(problem: Problem, config: RunConfig) -> list[str]:
     """Return what a reader should know of the pairs and the feature sets: unseen levels, leaks asked for."""
     notes = []
     for column in ("cell_type", "sm_name"):
-        unseen = int((~problem.pairs[column].isin(problem.data.obs[column])).sum())
+        unseen = int((~problem.to_predict[column].isin(problem.data.obs[column])).sum())
         if unseen:
             notes.append(
-                f"{unseen} of {len(problem.pairs)} test rows have a {column} that no training row has"
+                f"{unseen} of {len(problem.to_predict)} test rows have a {column} that no training row has"
             )
     for features in config.recipe.feature_sets:
         if features.leaky:

@@ -29,7 +29,7 @@ from rapids_pipeline.commands.options import (
     SvrFeaturesOption,
     names_in,
 )
-from rapids_pipeline.data.problem import DEFAULT_LAYER, RunInputs
+from rapids_pipeline.data.columns import DEFAULT_LAYER
 
 MODULES = ("predict", "cv", "tune", "screen", "submit", "start", "doctor")
 """Subcommands that are modules of the same name, with a function `command`; imported when they are asked for."""
@@ -98,11 +98,12 @@ def run(
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
     from rapids_pipeline.commands import terminal
     from rapids_pipeline.commands.run_options import RecipeChanges, run_config
+    from rapids_pipeline.data.problem import ProblemFiles
 
     extra = names_in(metadata_columns)
     changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = run_config(_recipe_named(recipe, quick), changes, molecules, seed)
-    terminal.run(RunInputs(train, test, layer, extra), out, config, device, overwrite)
+    terminal.run(ProblemFiles(train, test, layer, extra), out, config, device, overwrite)
 
 
 @app.command()

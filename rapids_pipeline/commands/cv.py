@@ -8,8 +8,7 @@ from rich.console import Console
 
 from rapids_pipeline.backend.devices import resolve_device
 from rapids_pipeline.backend.errors import exits_cleanly
-from rapids_pipeline.backend.frames import library_for
-from rapids_pipeline.backend.run_folder import describe_input, require_writable
+from rapids_pipeline.backend.run_folder import require_writable
 from rapids_pipeline.commands.options import (
     BoostingEngineOption,
     BoostingFeaturesOption,
@@ -24,8 +23,8 @@ from rapids_pipeline.commands.options import (
     names_in,
 )
 from rapids_pipeline.commands.run_options import RecipeChanges, run_config
-from rapids_pipeline.data.problem import DEFAULT_LAYER
-from rapids_pipeline.data.tables import read_pairs, read_training, with_smiles
+from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.problem import ProblemFiles, open_problem
 from rapids_pipeline.evaluation.named_splits import SPLITS
 from rapids_pipeline.reports.cv import (
     FILES,
@@ -67,7 +66,6 @@ def command(
     metadata_columns: MetadataOption = "",
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
-    extra = names_in(metadata_columns)
     changes = RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
     config = run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
@@ -75,21 +73,25 @@ def command(
     require_writable(out)
     console = Console()
     with stages.stage("ingest"):
-        library = library_for(chosen.name)
-        data = read_training(train, layer=layer, library=library, extra_metadata=extra)
-        pairs = None if test is None else with_smiles(read_pairs(test, library=library), data.obs, test)
+        problem = open_problem(ProblemFiles(train, test, layer, names_in(metadata_columns)), chosen.name)
     try:
         outcome = cross_validate(
-            data, pairs, request, config, chosen, source=str(train), folder=out, stages=stages
+            problem.data,
+            problem.pairs,
+            request,
+            config,
+            chosen,
+            source=problem.source,
+            folder=out,
+            stages=stages,
         )
     except KeyboardInterrupt:
         stages.console.print(
             f"finished splits are kept in {out}/{FOLDER}; the same command continues", soft_wrap=True
         )
         raise
-    inputs = {"train": describe_input(train)} | ({} if test is None else {"test": describe_input(test)})
-    outcome.found.provenance["inputs"] = inputs
-    write_cross_validation(outcome.found, out, outcome.obs, data.genes, outcome.predicted)
+    outcome.found.provenance["inputs"] = problem.inputs
+    write_cross_validation(outcome.found, out, outcome.obs, problem.data.genes, outcome.predicted)
     console.print(audit_table(outcome.found))
     console.print(method_table(outcome.found))
     for sentence in sentences(outcome.found):

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,9 +20,8 @@ from rich.text import Text
 from rapids_pipeline.backend.errors import exits_cleanly
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.run_folder import require_writable
-from rapids_pipeline.data import demo
-from rapids_pipeline.data.problem import DEFAULT_LAYER
-from rapids_pipeline.data.tables import PerturbationData, read_pairs, read_training, training_from_frame
+from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.problem import ProblemFiles, open_problem
 from rapids_pipeline.evaluation.named_splits import SPLITS
 from rapids_pipeline.reports.run import LiveStages
 from rapids_pipeline.reports.screen import screen_table, sentences, write_screen
@@ -144,14 +142,20 @@ def command(
     folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
     require_writable(folder)
     with stages.stage("ingest"):
-        data, pairs, source = _read(train, test, layer)
+        problem = open_problem(ProblemFiles(train, test, layer))
     names = () if features == "all" else tuple(name.strip() for name in features.split(","))
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, molecules)
     table = LiveTable(stages.console)
     try:
         with table.shown():
             found = screen(
-                data, request, pairs=pairs, source=source, folder=folder, stages=stages, watcher=table
+                problem.data,
+                request,
+                pairs=problem.pairs,
+                source=problem.source,
+                folder=folder,
+                stages=stages,
+                watcher=table,
             )
     except KeyboardInterrupt:
         if table.standings is not None:
@@ -172,14 +176,3 @@ def command(
     for sentence in sentences(found):
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"written: {folder}/{FILES}", highlight=False, soft_wrap=True)
-
-
-def _read(
-    train: Path | None, test: Path | None, layer: str
-) -> tuple[PerturbationData, pd.DataFrame | None, str]:
-    """Return the training data, the pairs to predict where there are any, and where the data are from."""
-    if train is None:
-        made = demo.simulate()
-        pairs = made.id_map if test is None else read_pairs(test)
-        return training_from_frame(made.de_train, "demo"), pairs, "demo data (simulated)"
-    return read_training(train, layer=layer), None if test is None else read_pairs(test), str(train)

@@ -18,7 +18,7 @@ import typer
 
 from rapids_pipeline.backend.errors import InputError, exits_cleanly
 from rapids_pipeline.commands.options import DeviceOption, OverwriteOption, QuickOption
-from rapids_pipeline.data.problem import DEFAULT_LAYER, RunInputs
+from rapids_pipeline.data.columns import DEFAULT_LAYER
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 TRAINING, PAIRS, TRUTH = "de_train", "id_map", "de_test"
@@ -60,6 +60,7 @@ def command(
     """Run on a folder's training file and pairs; where it holds nothing, on the built-in data."""
     from rapids_pipeline.commands import terminal
     from rapids_pipeline.commands.run_options import RecipeChanges, run_config
+    from rapids_pipeline.data.problem import ProblemFiles
 
     found = files_in(data)
     name = "quick" if quick else recipe or "best"
@@ -70,7 +71,7 @@ def command(
         return
     if demo_genes is not None:
         raise InputError(f"--demo-genes is for the demo, and {data} holds {found.train.name}; leave it out")
-    terminal.run(RunInputs(found.train, found.pairs), out, config, device, overwrite)
+    terminal.run(ProblemFiles(found.train, found.pairs), out, config, device, overwrite)
     if found.truth is not None:
         terminal.evaluate(out / "submission.csv", found.truth, found.train, DEFAULT_LAYER, as_json=False)
 

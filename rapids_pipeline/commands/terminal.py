@@ -11,7 +11,7 @@ from rapids_pipeline.backend.devices import resolve_device
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.run_folder import MANIFEST, require_writable
 from rapids_pipeline.data.demo import write_demo
-from rapids_pipeline.data.problem import RunInputs
+from rapids_pipeline.data.problem import ProblemFiles
 from rapids_pipeline.evaluation.evaluate import evaluate_files
 from rapids_pipeline.reports.run import (
     LiveStages,
@@ -23,12 +23,12 @@ from rapids_pipeline.reports.run import (
 from rapids_pipeline.stack.recipe import RunConfig
 
 
-def run(inputs: RunInputs, out: Path, config: RunConfig, device: str, overwrite: bool) -> None:
+def run(files: ProblemFiles, out: Path, config: RunConfig, device: str, overwrite: bool) -> None:
     """Run the pipeline on files and print what came of it; errors as `pipeline.run`'s and `resolve_device`'s."""
     chosen = resolve_device(device)
     stages = LiveStages()
     stages.console.print(f"device: {chosen.name} ({chosen.reason})", highlight=False, soft_wrap=True)
-    result = pipeline.run(inputs, out, config, chosen, overwrite=overwrite, stages=stages)
+    result = pipeline.run(files, out, config, chosen, overwrite=overwrite, stages=stages)
     print_result(Console(), result.document, result.notes)
     typer.echo(
         f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: {out}/submission.csv; "
@@ -63,7 +63,7 @@ def demo(
     if data_only:
         typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
         return
-    run(RunInputs(files.train, files.test), out, config, device, overwrite)
+    run(ProblemFiles(files.train, files.test), out, config, device, overwrite)
     evaluate(out / "submission.csv", files.truth, files.train, "X", as_json=False)
 
 

@@ -20,9 +20,8 @@ from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.devices import Device, resolve_device
 from rapids_pipeline.backend.errors import InputError, exits_cleanly
-from rapids_pipeline.backend.frames import library_for
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.backend.run_folder import describe_input, require_writable
+from rapids_pipeline.backend.run_folder import require_writable
 from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.commands.options import (
     DeviceOption,
@@ -33,10 +32,10 @@ from rapids_pipeline.commands.options import (
     names_in,
 )
 from rapids_pipeline.commands.run_options import RecipeChanges, run_config
-from rapids_pipeline.data.problem import DEFAULT_LAYER
-from rapids_pipeline.data.tables import PerturbationData, read_pairs, read_training, with_smiles
+from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.problem import ProblemFiles, canonical_order, open_problem
+from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.named_splits import SPLITS, same_compound
-from rapids_pipeline.evaluation.splits import canonical_order
 from rapids_pipeline.reports.tune_live import SEARCH, LiveTrials
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.studies.tune.limits import Limits, Watcher
@@ -175,19 +174,24 @@ def command(
     from rapids_pipeline.reports import tune as report
     from rapids_pipeline.studies.tune.study import FILE
 
-    extra = names_in(metadata_columns)
     config = run_config(recipe, RecipeChanges(), molecules, seed)
     request = TuneRequest(split, seed, minutes, trials)
     shown = LiveTrials(Limits(minutes, trials))
     chosen, console = resolve_device(device), Console()
     require_writable(out)
     with shown.stage("ingest"):
-        library = library_for(chosen.name)
-        data = read_training(train, layer=layer, library=library, extra_metadata=extra)
-        pairs = None if test is None else with_smiles(read_pairs(test, library=library), data.obs, test)
+        problem = open_problem(ProblemFiles(train, test, layer, names_in(metadata_columns)), chosen.name)
     try:
         found, tuned = tune(
-            data, pairs, request, config, chosen, out, source=str(train), stages=shown, watcher=shown
+            problem.data,
+            problem.pairs,
+            request,
+            config,
+            chosen,
+            out,
+            source=problem.source,
+            stages=shown,
+            watcher=shown,
         )
     except KeyboardInterrupt:
         shown.console.print(
@@ -195,8 +199,7 @@ def command(
             soft_wrap=True,
         )
         raise
-    inputs = {"train": describe_input(train)} | ({} if test is None else {"test": describe_input(test)})
-    found.provenance["inputs"] = inputs
+    found.provenance["inputs"] = problem.inputs
     report.write_tuning(found, tuned, out)
     console.print(report.score_table(found))
     if any(report.most_moved(machine) for machine in found.machines):

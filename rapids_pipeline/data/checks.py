@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from features.molecules.smiles import canonical_smiles
 from rapids_pipeline.backend.errors import InputError
-
-PAIR = ["cell_type", "sm_name"]
+from rapids_pipeline.data.columns import PAIR
 
 
 def require_columns(path: Path, obs: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -22,9 +22,16 @@ from numpy.typing import NDArray
 
 from features.molecules.smiles import canonical_smiles, distinct_molecules
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.frames import read_table
-from rapids_pipeline.data.checks import check_smiles, require_columns, rows_named, some_of
-from rapids_pipeline.data.tables import with_smiles
+from rapids_pipeline.backend.frames import FrameLibrary, read_table
+from rapids_pipeline.data.checks import (
+    as_text,
+    check_smiles,
+    require_columns,
+    rows_named,
+    same_molecule,
+    some_of,
+)
+from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS
 
 COLUMNS = ("id", "cell_type", "sm_name", "SMILES")
 
@@ -83,6 +90,71 @@ def read_batch(path: Path, training: pd.DataFrame) -> PairBatch:
     known = training_molecules(training)
     pairs["sm_name"] = _named(path, pairs, names_by_molecule(known))
     return _numbered(path, pairs, training, known, notes)
+
+
+def read_pairs(path: Path, *, library: FrameLibrary = "pandas") -> pd.DataFrame:
+    """Read the pairs to predict, in file order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        At least `id` (unique, as in the file), `cell_type` and `sm_name`; `SMILES` where the file has it.
+
+    Raises
+    ------
+    InputError
+        Missing, empty or unreadable file; missing column or value; an id twice; two SMILES for one compound;
+        invalid SMILES.
+    """
+    pairs = read_table(path, library, text=[*TEST_COLUMNS, "SMILES"]).to_arrow().to_pandas()
+    require_columns(path, pairs, TEST_COLUMNS)
+    repeated = pairs.index[pairs["id"].duplicated(keep=False)]
+    if len(repeated):
+        same = repeated[pairs.loc[repeated, "id"] == pairs["id"][repeated[0]]]
+        raise InputError(
+            f"{path}: id {pairs['id'][repeated[0]]} occurs in {rows_named(same)}; ids must be unique"
+        )
+    pairs = as_text(path, pairs, PAIR)
+    if "SMILES" in pairs.columns:
+        smiles = pairs["SMILES"].astype(object)
+        pairs["SMILES"] = smiles.mask(smiles.map(lambda value: str(value).strip() == ""), None)
+        check_smiles(path, pairs[pairs["SMILES"].notna()])
+    return pairs
+
+
+def with_smiles(pairs: pd.DataFrame, training: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Return `pairs` with a SMILES in every row: its own where it has one, otherwise training's by `sm_name`.
+
+    Parameters
+    ----------
+    pairs, training : pandas.DataFrame
+        As from `read_pairs` and `read_training(...).obs`.
+    path : Path
+        The test file, for messages.
+
+    Raises
+    ------
+    InputError
+        A compound that has no SMILES in either file, or different molecules in the two.
+    """
+    known = training.drop_duplicates("sm_name").set_index("sm_name")["SMILES"]
+    from_training = pairs["sm_name"].map(known)
+    own = pairs["SMILES"] if "SMILES" in pairs.columns else pd.Series(pd.NA, index=pairs.index)
+    smiles = own.where(own.notna(), from_training)
+    without = pairs.index[smiles.isna()]
+    if len(without):
+        names = list(dict.fromkeys(pairs["sm_name"][without]))
+        raise InputError(
+            f"{path}: no SMILES for {some_of(names)} (first in row {without[0] + 1}), which the training file "
+            "does not have either; add them in a SMILES column"
+        )
+    for row in pairs.index[own.notna() & from_training.notna()]:
+        if not same_molecule(own[row], from_training[row]):
+            raise InputError(
+                f"{path}: row {row + 1} gives {pairs['sm_name'][row]!r} the SMILES {own[row]!r}, the training "
+                f"file {from_training[row]!r}; make them one molecule or rename one"
+            )
+    return pairs.assign(SMILES=smiles.astype("str"))
 
 
 def training_molecules(training: pd.DataFrame) -> dict[str, str]:

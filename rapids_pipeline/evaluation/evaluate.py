@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import FrameLibrary
 from rapids_pipeline.backend.run_folder import MANIFEST, recorded_input
-from rapids_pipeline.data.checks import PAIR
-from rapids_pipeline.data.problem import DEFAULT_LAYER
-from rapids_pipeline.data.tables import PREDICTION_LAYER, PerturbationData, read_responses
+from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, PREDICTION_LAYER
+from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES, BASELINE_COLUMNS
 from rapids_pipeline.evaluation.metrics import score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations

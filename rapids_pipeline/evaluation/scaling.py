@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rapids_pipeline.data.checks import PAIR
+from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
 

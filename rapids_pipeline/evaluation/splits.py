@@ -26,11 +26,6 @@ def random_folds(n_rows: int, n_folds: int, seed: int) -> NDArray[np.intp]:
     return folds
 
 
-def canonical_order(obs: pd.DataFrame) -> NDArray[np.intp]:
-    """Return the row order by (cell_type, sm_name) that makes a run independent of the file's order."""
-    return np.lexsort((obs["sm_name"].to_numpy(str), obs["cell_type"].to_numpy(str)))
-
-
 @dataclass(frozen=True)
 class Split:
     """Rows to train on and rows to predict, by position; `name` says what was held out."""

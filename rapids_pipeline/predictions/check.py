@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.data.tables import METADATA_COLUMNS
+from rapids_pipeline.data.columns import METADATA_COLUMNS
 from rapids_pipeline.predictions.found import Found
 from rapids_pipeline.predictions.parquet import is_integer
 from rapids_pipeline.predictions.table import as_float32

@@ -15,8 +15,9 @@ from rapids_pipeline.backend.frames import (
     require_file,
     table_suffix,
 )
-from rapids_pipeline.data.checks import PAIR, as_text, require_columns, some_of
-from rapids_pipeline.data.tables import TEST_COLUMNS, split_table
+from rapids_pipeline.data.checks import as_text, require_columns, some_of
+from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS
+from rapids_pipeline.data.tables import split_table
 from rapids_pipeline.predictions.open_problems import genes_of_h5ad
 
 

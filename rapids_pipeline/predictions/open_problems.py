@@ -17,8 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.data.checks import PAIR
-from rapids_pipeline.data.tables import PREDICTION_LAYER
+from rapids_pipeline.data.columns import PAIR, PREDICTION_LAYER
 from rapids_pipeline.predictions.table import Predictions, as_float32, require_complete, written_submission
 
 DATASET_ID = "neurips-2023-data"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import require_file
-from rapids_pipeline.data.checks import PAIR
+from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.predictions.combination import aggregate
 from rapids_pipeline.predictions.table import BLOCK_VALUES

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rapids_pipeline.data.tables import PREDICTION_LAYER, PerturbationData, read_responses
+from rapids_pipeline.data.columns import PREDICTION_LAYER
+from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.evaluate import match_genes
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.run_folder import MANIFEST, OOF, SUBMISSION, recorded_hash, recorded_input
-from rapids_pipeline.data.tables import read_pairs, read_training, with_smiles
+from rapids_pipeline.data.pairs import read_pairs, with_smiles
+from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.predictions.check import faults_of
 from rapids_pipeline.predictions.combination import combined
 from rapids_pipeline.predictions.expected import IdMap, id_map_of, read_id_map

@@ -27,6 +27,7 @@ from rapids_pipeline.backend.devices import Device, DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.backend.versions import provenance
+from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_split
 from rapids_pipeline.evaluation.expectation import Expectation, expected_error, strengths
@@ -34,7 +35,7 @@ from rapids_pipeline.evaluation.intervals import paired_intervals, replicate_wei
 from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
 from rapids_pipeline.evaluation.named_splits import SPLITS, bootstrap_units, named_splits
-from rapids_pipeline.evaluation.splits import Split, canonical_order, random_folds
+from rapids_pipeline.evaluation.splits import Split, random_folds
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import RunConfig
 from rapids_pipeline.studies.store import Kept, Store

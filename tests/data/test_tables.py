@@ -15,48 +15,11 @@ from scipy import sparse
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.data.tables import (
     PerturbationData,
-    read_pairs,
     read_responses,
     read_training,
     training_from_frame,
-    with_smiles,
 )
-
-LAYER = "clipped_sign_log10_pval"
-GENES = ["A1BG", "A1BG-AS1", "A2M", "ZZZ3"]
-SMILES = {"ethanol": "CCO", "benzene": "c1ccccc1", "aspirin": "CC(=O)Oc1ccccc1C(=O)O"}
-
-
-def responses(n_rows: int = 6) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(n_rows, len(GENES))).round(6)
-
-
-def table() -> pd.DataFrame:
-    """Three compounds in two cell types; rows 1 and 2 are ethanol, 3 and 4 benzene, 5 and 6 aspirin."""
-    names = [name for name in SMILES for _ in range(2)]
-    metadata = {
-        "cell_type": ["B cells", "NK cells"] * 3,
-        "sm_name": names,
-        "sm_lincs_id": [f"LSM-{number}" for number in range(6)],
-        "SMILES": [SMILES[name] for name in names],
-        "control": [False] * 4 + [True] * 2,
-    }
-    return pd.DataFrame(metadata | dict(zip(GENES, responses().T, strict=True)))
-
-
-def with_value(column: str, row: int, value: object) -> pd.DataFrame:
-    changed = table().astype({column: object})
-    changed.loc[row - 1, column] = value
-    return changed
-
-
-def write(frame: pd.DataFrame, path):
-    """Write a frame in the format that the path's suffix names."""
-    if path.suffix == ".parquet":
-        frame.to_parquet(path)
-    else:
-        frame.to_csv(path, index=False, sep="\t" if ".tsv" in path.name else ",")
-    return path
+from tests.data.tables_example import GENES, LAYER, responses, table, with_value, write
 
 
 def same(one: PerturbationData, other: PerturbationData) -> None:
@@ -405,105 +368,3 @@ def test_predictions_need_no_metadata(tmp_path):
     data = read_responses(path)
     assert data.genes == ("A1BG", "A2M")
     assert data.obs["id"].tolist() == list("fedcba")
-
-
-# --- test pairs -------------------------------------------------------------------------------------------
-
-
-def pairs(**columns) -> pd.DataFrame:
-    given = {"id": [7, 3], "cell_type": ["B cells", "T cells"], "sm_name": ["aspirin", "ethanol"]} | columns
-    return pd.DataFrame(given)
-
-
-def read_pairs_of(frame: pd.DataFrame, path, library="pandas") -> pd.DataFrame:
-    training = training_from_frame(table(), "memory")
-    return with_smiles(read_pairs(write(frame, path), library=library), training.obs, path)
-
-
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-@pytest.mark.parametrize(
-    "smiles",
-    [{}, {"SMILES": [None, None]}, {"SMILES": [None, "OCC"]}, {"SMILES": ["", " "]}],
-    ids=["no column", "none", "some", "blank"],
-)
-def test_pairs_take_smiles_from_training_where_they_have_none(tmp_path, smiles, suffix, library):
-    read = read_pairs_of(pairs(**smiles), tmp_path / f"id_map{suffix}", library)
-    expected = [SMILES["aspirin"], "OCC" if smiles.get("SMILES") == [None, "OCC"] else "CCO"]
-    assert read["SMILES"].tolist() == expected
-    assert [str(name) for name in read["id"]] == ["7", "3"]
-    assert read["cell_type"].tolist() == ["B cells", "T cells"]
-
-
-def test_pairs_with_their_own_smiles_may_be_new_compounds(tmp_path):
-    read = read_pairs_of(pairs(sm_name=["new", "ethanol"], SMILES=["CCN", "CCO"]), tmp_path / "id_map.csv")
-    assert read["SMILES"].tolist() == ["CCN", "CCO"]
-
-
-def test_ids_are_kept_as_the_file_has_them(tmp_path):
-    path = tmp_path / "id_map.csv"
-    path.write_text("id,cell_type,sm_name\n007,B,ethanol\n07,B,ethanol\n1e3,B,ethanol\n")
-    for library in ("pandas", "polars"):
-        assert read_pairs(path, library=library)["id"].tolist() == ["007", "07", "1e3"]
-
-
-BAD_PAIRS = {
-    "missing column": (
-        lambda: pairs().drop(columns="sm_name"),
-        "missing column sm_name; its metadata columns are: id, cell_type",
-    ),
-    "id twice": (
-        lambda: pd.concat([pairs(), pairs()[1:]]),
-        "id 3 occurs in rows 2, 3; ids must be unique",
-    ),
-    "no id": (lambda: pairs(id=["a", None]), "column id has no value in row 2; fill it or drop the row"),
-    "no cell type": (lambda: pairs(cell_type=[None, "B"]), "column cell_type has no value in row 1"),
-    "invalid SMILES": (
-        lambda: pairs(sm_name=["new", "ethanol"], SMILES=["C(", None]),
-        "row 1 (new): 'C(' is not a valid SMILES",
-    ),
-    "no SMILES anywhere": (
-        lambda: pairs(sm_name=["aspirin", "new"]),
-        "no SMILES for 'new' (first in row 2), which the training file does not have either; add them",
-    ),
-    "no SMILES in its column": (
-        lambda: pairs(sm_name=["aspirin", "new"], SMILES=["CC(=O)Oc1ccccc1C(=O)O", None]),
-        "no SMILES for 'new' (first in row 2)",
-    ),
-    "another molecule than in training": (
-        lambda: pairs(SMILES=[None, "CCN"]),
-        "row 2 gives 'ethanol' the SMILES 'CCN', the training file 'CCO'; make them one molecule",
-    ),
-    "two molecules of one name": (
-        lambda: pairs(sm_name=["new", "new"], SMILES=["CCN", "CCS"]),
-        "compound 'new' has two SMILES: 'CCN' in row 1 and 'CCS' in row 2",
-    ),
-    "no rows": (lambda: pairs()[:0], "the table has a header but no rows"),
-}
-
-
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-@pytest.mark.parametrize(("make", "message"), BAD_PAIRS.values(), ids=BAD_PAIRS.keys())
-def test_bad_pairs_are_refused_by_name_and_cause(tmp_path, make, message, library):
-    path = tmp_path / "id_map.csv"
-    with pytest.raises(InputError) as caught:
-        read_pairs_of(make(), path, library)
-    assert str(caught.value).startswith(f"{path}: {message}")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_bad_pairs_file_is_refused(tmp_path):
-    path = tmp_path / "id_map.csv"
-    path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"id_map.csv: the file is empty \(0 bytes\)"):
-        read_pairs(path)
-    with pytest.raises(InputError, match=r"none.csv: no such file"):
-        read_pairs(tmp_path / "none.csv")
-
-
-def test_tens_of_missing_names_are_cut_short(tmp_path):
-    many = pd.DataFrame({"id": range(9), "cell_type": "B", "sm_name": [f"new{i}" for i in range(9)]})
-    with pytest.raises(
-        InputError, match=r"no SMILES for 'new0', 'new1', 'new2' and 6 more \(first in row 1\)"
-    ):
-        read_pairs_of(many, tmp_path / "id_map.csv")

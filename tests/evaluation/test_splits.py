@@ -1,4 +1,4 @@
-"""Folds and the order of rows that makes them independent of the file."""
+"""Folds: even, seeded, and like the pairs to predict."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.evaluation.splits import canonical_order, made_scarce_splits, random_folds
+from rapids_pipeline.evaluation.splits import made_scarce_splits, random_folds
 
 
 @given(st.integers(2, 12), st.integers(0, 200), st.integers(0, 2**32 - 1))
@@ -28,18 +28,6 @@ def test_another_seed_makes_other_folds():
 def test_too_few_rows_or_folds(n_rows, n_folds):
     with pytest.raises(InputError, match=f"{n_folds} folds of {n_rows} training rows: need at least"):
         random_folds(n_rows, n_folds, 0)
-
-
-def test_canonical_order_is_by_cell_type_then_compound():
-    obs = pd.DataFrame({"sm_name": list("baba"), "cell_type": ["Y", "Y", "X", "X"]}, index=[7, 7, 3, 1])
-    assert canonical_order(obs).tolist() == [3, 2, 1, 0]
-
-
-@given(st.permutations([(c, m) for c in ("B cells", "T cells") for m in ("a", "aa", "B", "é")]))
-def test_canonical_order_does_not_depend_on_the_file(pairs):
-    obs = pd.DataFrame(pairs, columns=["cell_type", "sm_name"])
-    ordered = obs.iloc[canonical_order(obs)]
-    assert list(ordered.itertuples(index=False, name=None)) == sorted(pairs)
 
 
 def lines(counts, shared="compound"):

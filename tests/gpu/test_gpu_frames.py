@@ -8,7 +8,8 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.demo import simulate
-from rapids_pipeline.data.tables import read_pairs, read_responses, read_training, training_from_frame
+from rapids_pipeline.data.pairs import read_pairs
+from rapids_pipeline.data.tables import read_responses, read_training, training_from_frame
 from tests.gpu.requirements import need, on_gpu
 
 FORMATS = ("csv", "csv.gz", "tsv", "parquet")

@@ -6,8 +6,9 @@ import pytest
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.backend.state import StateReader
+from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.evaluation.splits import canonical_order, random_folds
+from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.blend import Evidence, Products
 from rapids_pipeline.stack.fit import fit_stack, labels_of
 from rapids_pipeline.stack.members.booster import BoostingProblem, boosted_member

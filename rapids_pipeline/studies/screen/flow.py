@@ -21,10 +21,11 @@ from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.versions import provenance
+from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.intervals import LEVEL
 from rapids_pipeline.evaluation.named_splits import SPLITS, bootstrap_units, named_splits
-from rapids_pipeline.evaluation.splits import Split, canonical_order
+from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.studies.screen.candidates import (
     DEFAULT_REFERENCE,
     blocks_of,

@@ -17,8 +17,9 @@ from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands import screen as screening
+from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
-from rapids_pipeline.evaluation.splits import canonical_order, random_folds
+from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.studies.screen import flow
 from rapids_pipeline.studies.screen.candidates import default_sets
 from rapids_pipeline.studies.screen.flow import ScreenRequest, Watcher, screen

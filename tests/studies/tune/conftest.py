@@ -9,8 +9,8 @@ import pytest
 from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
 from rapids_pipeline.data.demo import simulate
+from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import read_training
-from rapids_pipeline.evaluation.splits import canonical_order
 from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
 
 N_SCARCE = 12
