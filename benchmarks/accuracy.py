@@ -43,8 +43,8 @@ from rapids_pipeline.data.demo import write_demo
 from rapids_pipeline.data.pairs import read_pairs, with_smiles
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData, read_training
-from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
-from rapids_pipeline.evaluation.named_splits import named_splits
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES
+from rapids_pipeline.evaluation.splits import named_splits
 from rapids_pipeline.stack.recipe import Recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -23,8 +23,7 @@ from machine import described, named
 from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.run_folder import write_json
-from rapids_pipeline.evaluation.named_splits import named_splits
-from rapids_pipeline.evaluation.splits import Split
+from rapids_pipeline.evaluation.splits import Split, named_splits
 from rapids_pipeline.stack.members.composite import fit_and_predict
 from rapids_pipeline.stack.named_recipes import COMPOSITE
 from rapids_pipeline.stack.recipe import KernelConfig

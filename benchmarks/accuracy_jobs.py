@@ -32,7 +32,7 @@ from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.data.tables import PerturbationData, read_responses
-from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.splits import Split, random_folds
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import Recipe, RunConfig

@@ -27,8 +27,7 @@ from features.molecules.morgan import MorganEncoder
 from features.reduction import TruncatedSVD
 from features.targets.encoders import LeaveOneOutEncoder
 from rapids_pipeline.data.tables import PerturbationData
-from rapids_pipeline.evaluation.named_splits import group_folds, same_compound
-from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.evaluation.splits import group_folds, random_folds, same_compound
 
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]

@@ -21,9 +21,9 @@ import pandas as pd
 from accuracy_jobs import Finished
 from numpy.typing import NDArray
 
-from rapids_pipeline.evaluation.intervals import paired_intervals, replicate_weights
+from rapids_pipeline.evaluation.bootstrap import paired_intervals, replicate_weights
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_rmse, rowwise_scores
-from rapids_pipeline.evaluation.named_splits import bootstrap_units
+from rapids_pipeline.evaluation.splits import bootstrap_units
 
 MRRMSE = "mean_rowwise_rmse"
 PERCENTILES = {"good": 10, "median": 50, "bad": 90}

@@ -27,11 +27,11 @@ from pipeline import processor, scored
 from features.molecules.morgan import MorganEncoder
 from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
+from rapids_pipeline.evaluation.bootstrap import replicate_weights
 from rapids_pipeline.evaluation.expectation import expected_error, strengths
-from rapids_pipeline.evaluation.intervals import replicate_weights
 from rapids_pipeline.evaluation.metrics import rowwise_rmse, score_all
-from rapids_pipeline.evaluation.named_splits import named_splits
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
+from rapids_pipeline.evaluation.splits import named_splits
 from rapids_pipeline.svr import MultiTargetSVR
 from rapids_pipeline.svr.target_features import TargetFeatures, group_statistics
 

@@ -25,7 +25,7 @@ from rapids_pipeline.commands.options import (
 from rapids_pipeline.commands.run_options import RecipeChanges, run_config
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 from rapids_pipeline.data.problem import ProblemFiles, open_problem
-from rapids_pipeline.evaluation.named_splits import SPLITS
+from rapids_pipeline.evaluation.splits import SPLITS
 from rapids_pipeline.reports.cv import (
     FILES,
     audit_table,

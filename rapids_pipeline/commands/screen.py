@@ -22,7 +22,7 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.run_folder import require_writable
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 from rapids_pipeline.data.problem import ProblemFiles, open_problem
-from rapids_pipeline.evaluation.named_splits import SPLITS
+from rapids_pipeline.evaluation.splits import SPLITS
 from rapids_pipeline.reports.run import LiveStages
 from rapids_pipeline.reports.screen import screen_table, sentences, write_screen
 from rapids_pipeline.studies.screen.candidates import default_sets, screenable_sets

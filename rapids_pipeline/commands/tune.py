@@ -35,7 +35,7 @@ from rapids_pipeline.commands.run_options import RecipeChanges, run_config
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 from rapids_pipeline.data.problem import ProblemFiles, canonical_order, open_problem
 from rapids_pipeline.data.tables import PerturbationData
-from rapids_pipeline.evaluation.named_splits import SPLITS, same_compound
+from rapids_pipeline.evaluation.splits import SPLITS, same_compound
 from rapids_pipeline.reports.tune_live import SEARCH, LiveTrials
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.studies.tune.limits import Limits, Watcher

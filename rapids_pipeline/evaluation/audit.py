@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from features.molecules.morgan import MorganEncoder, tanimoto
 from features.molecules.smiles import murcko_scaffolds
-from rapids_pipeline.evaluation.named_splits import same_compound
-from rapids_pipeline.evaluation.splits import Split
-
-Indices = NDArray[np.intp]
+from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.evaluation.splits import Split, same_compound
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 POINTS = 0.10
@@ -103,7 +101,7 @@ class _Known:
     scaffold: Indices
     response: Indices | None
     molecule: Indices
-    similarity: NDArray[np.float32]
+    similarity: Float32
 
     def facts(self, training: Indices, rows: Indices) -> dict[str, NDArray[Any]]:
         """Return, for each of `rows`, what `training` knows of it."""
@@ -127,7 +125,7 @@ def audit(
     obs: pd.DataFrame,
     splits: Sequence[Split],
     pairs: pd.DataFrame | None = None,
-    Y: NDArray[np.float32] | None = None,
+    Y: Float32 | None = None,
 ) -> Audit:
     """Return the audit of a split.
 
@@ -257,7 +255,7 @@ def _median_rows(cell_types: NDArray[Any]) -> float:
     return float(np.median(np.unique(cell_types, return_counts=True)[1]))
 
 
-def _known(rows: pd.DataFrame, Y: NDArray[np.float32] | None) -> _Known:
+def _known(rows: pd.DataFrame, Y: Float32 | None) -> _Known:
     smiles = rows["SMILES"].to_numpy(str)
     distinct, molecule = np.unique(smiles, return_inverse=True)
     bits = MorganEncoder().transform(list(distinct))

@@ -1,4 +1,6 @@
-"""The four baselines of the Open Problems benchmark, under its names.
+"""Baselines: what any model must beat before its structure is worth anything.
+
+The four of the Open Problems benchmark, under its names:
 
     zeros                  0
     mean_outcome           per gene, the mean over all training rows
@@ -6,26 +8,42 @@
     mean_across_compounds  per compound and gene, the mean over that compound's training rows
 
 The names mislead: `mean_across_celltypes` is the mean *of a cell type*, over all its compounds, and
-`mean_across_compounds` the mean *of a compound*, over all its cell types. They are kept as published, so
-that a score here can be set beside the published one (mean_rowwise_rmse 0.8925 and 0.9428 on the
-competition data).
+`mean_across_compounds` the mean *of a compound*, over all its cell types. They are kept as published, so that a score
+here can be set beside the published one (mean_rowwise_rmse 0.8925 and 0.9428 on the competition data). The scripts
+fail on a cell type or compound without training rows; here such a pair gets `mean_outcome`.
 
-The scripts fail on a cell type or compound without training rows; here such a pair gets `mean_outcome`.
+Four that learn a little:
 
-Source: openproblems-bio/task_perturbation_prediction, commit 2fa44462, `src/control_methods/*/script.py`.
+    shrunken_compound_mean   the compound's mean over cell types, drawn towards the mean of all rows
+    additive                 an effect of the cell type and one of the compound
+    ridge                    linear in cell type and Morgan fingerprint
+    tanimoto_neighbours      weighted mean of the most similar training compounds
+
+Each is a function (training data, pairs) → predictions: float32, (n_pairs, n_genes). What they choose, they choose by
+leave-one-out on training rows, all genes together. A pair's prediction depends on nothing but training rows and the
+pair. Leave-one-out of a linear smoother Ŷ = H Y has a closed form, e_i = (y_i − ŷ_i)/(1 − H_ii), and its sum of squares
+over all genes needs G = Y Yᵀ only: Σ_i [(I − H) G (I − H)ᵀ]_ii / (1 − H_ii)². So a choice costs products of n × n
+matrices, whatever the number of genes.
+
+Sources: openproblems-bio/task_perturbation_prediction, commit 2fa44462, `src/control_methods/*/script.py`; Cook and
+Weisberg, Residuals and Influence in Regression (1982), section 2.2; Rifkin and Lippert, Notes on Regularized Least
+Squares (2007).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from features.molecules.morgan import MorganEncoder, tanimoto
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
 
-Float32 = NDArray[np.float32]
 Baseline = Callable[[PerturbationData, pd.DataFrame], Float32]
+
+PENALTIES = tuple(float(x) for x in 10.0 ** np.arange(-2.0, 4.5, 0.5))
+NEIGHBOURS = 5
 
 
 def zeros(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
@@ -69,19 +87,153 @@ def mean_across_compounds(training: PerturbationData, pairs: pd.DataFrame) -> Fl
     return _level_means(training, pairs, "sm_name")
 
 
-BASELINES: dict[str, Baseline] = {
-    "zeros": zeros,
-    "mean_outcome": mean_outcome,
-    "mean_across_celltypes": mean_across_celltypes,
-    "mean_across_compounds": mean_across_compounds,
-}
-"""The baselines by their published names, in the order in which they are shown."""
+def shrunken_compound_mean(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
+    """Return m + n_c/(n_c + k) (m_c − m), with m the mean of all rows and m_c that of the compound's n_c rows.
+
+    k is chosen among `PENALTIES` by leave-one-out: row i is predicted by the mean of the other rows of its compound,
+    shrunken by (n_c − 1)/(n_c − 1 + k), and by the mean of all other rows.
+
+    Parameters
+    ----------
+    training : PerturbationData
+    pairs : DataFrame, (n_pairs,)
+        With a column `sm_name`.
+
+    Returns
+    -------
+    ndarray of float32, (n_pairs, n_genes)
+        A compound without training rows gets m.
+    """
+    _require(training, pairs, "sm_name")
+    names, compound, count = np.unique(
+        training.obs["sm_name"].to_numpy(str), return_inverse=True, return_counts=True
+    )
+    Y = training.Y.astype(np.float64)
+    mean = Y.mean(axis=0)
+    sums = np.zeros((len(names), Y.shape[1]))
+    np.add.at(sums, compound, Y)
+    k = _shrinkage(Y, sums[compound], count[compound])
+    shrunken = (count / (count + k))[:, None] * (sums / count[:, None] - mean)
+    place = pd.Index(names).get_indexer(pd.Index(pairs["sm_name"].to_numpy(str)))
+    out = np.repeat(mean[None], len(pairs), axis=0)
+    out[place >= 0] += shrunken[place[place >= 0]]
+    return out.astype(np.float32)
+
+
+def additive(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
+    """Return m + a_cell + b_compound, with a penalty on each kind of effect.
+
+    Minimises Σ_i |y_i − m − a − b|² + λ_a Σ|a|² + λ_b Σ|b|² (m is free); both penalties are chosen by leave-one-out,
+    among every other of `PENALTIES`. Parameters and result as `shrunken_compound_mean`; `cell_type` is read, too, and
+    an unseen cell type or compound has the effect 0.
+    """
+    for column in ("cell_type", "sm_name"):
+        _require(training, pairs, column)
+    levels = [np.unique(training.obs[column].to_numpy(str)) for column in ("cell_type", "sm_name")]
+    Z, asked = _indicators(training.obs, levels), _indicators(pairs, levels)
+    products, normal = _products(training.Y), Z.T @ Z
+    kinds = np.repeat([0, 1, 2], [1, *map(len, levels)])  # the intercept has no penalty
+    weights, errors = [], []
+    for a in PENALTIES[::2]:
+        for b in PENALTIES[::2]:
+            weights.append(np.linalg.solve(normal + np.diag(np.array([0.0, a, b])[kinds]), Z.T))
+            errors.append(leave_one_out_error(Z @ weights[-1], products))
+    effects = weights[int(np.argmin(errors))] @ training.Y.astype(np.float64)
+    return (asked @ effects).astype(np.float32)
+
+
+def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
+    """Return ridge regression on the cell type (one-hot) and the Morgan fingerprint, with an intercept.
+
+    The penalty is chosen among `PENALTIES` by leave-one-out, all genes together, as scikit-learn's `RidgeCV` does.
+    Parameters and result as `shrunken_compound_mean`; `cell_type` and `SMILES` are read.
+
+    Raises
+    ------
+    UnavailableError
+        RDKit is not installed.
+    """
+    for column in ("cell_type", "SMILES"):
+        _require(training, pairs, column)
+    levels = np.unique(training.obs["cell_type"].to_numpy(str))
+
+    def columns(rows: pd.DataFrame) -> Float64:
+        cells = rows["cell_type"].to_numpy(str)[:, None] == levels[None, :]
+        return np.hstack([cells, MorganEncoder().transform(list(rows["SMILES"]))]).astype(np.float64)
+
+    X, asked = columns(training.obs), columns(pairs)
+    gram, products, n = X @ X.T, _products(training.Y), len(X)
+    values, vectors = np.linalg.eigh(_centred(gram))
+    values = np.maximum(values, 0)
+    errors = [
+        leave_one_out_error((vectors * (values / (values + penalty))) @ vectors.T + 1 / n, products)
+        for penalty in PENALTIES
+    ]
+    penalty = PENALTIES[int(np.argmin(errors))]
+    mean = training.Y.mean(axis=0, dtype=np.float64)
+    weights = vectors @ (
+        (vectors.T @ (training.Y - mean)) / (values + penalty)[:, None]
+    )  # columns sum to zero
+    return np.asarray(mean + (asked @ X.T - gram.mean(axis=0)) @ weights, dtype=np.float32)
+
+
+def tanimoto_neighbours(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
+    """Return the mean of the `NEIGHBOURS` most similar training compounds, weighted by Tanimoto similarity.
+
+    A compound stands for its response in the pair's cell type where that was measured, otherwise for its mean over
+    cell types. The pair's own compound, known from other cell types, has similarity 1. Of equally similar ones the
+    first by name is taken. Parameters and result as `shrunken_compound_mean`; without any similarity the mean of all
+    rows.
+
+    Raises
+    ------
+    UnavailableError
+        RDKit is not installed.
+    """
+    for column in ("cell_type", "sm_name", "SMILES"):
+        _require(training, pairs, column)
+    obs = training.obs
+    names, first, compound = np.unique(obs["sm_name"].to_numpy(str), return_index=True, return_inverse=True)
+    bits = MorganEncoder().transform(list(obs["SMILES"].iloc[first]))
+    similarity = tanimoto(MorganEncoder().transform(list(pairs["SMILES"])), bits)
+    known = pd.Index(names).get_indexer(pd.Index(pairs["sm_name"].to_numpy(str)))
+    rows = np.flatnonzero(known >= 0)
+    similarity[rows, known[rows]] = 1
+    Y = training.Y.astype(np.float64)
+    mean = Y.mean(axis=0)
+    by_compound = np.zeros((len(names), Y.shape[1]))
+    np.add.at(by_compound, compound, Y)
+    by_compound /= np.bincount(compound)[:, None]
+    row_of = {
+        (c, m): row for row, (c, m) in enumerate(zip(obs["cell_type"].astype(str), compound, strict=True))
+    }
+    out = np.empty((len(pairs), Y.shape[1]), dtype=np.float32)
+    for pair, cell in enumerate(pairs["cell_type"].astype(str)):
+        near = np.argsort(-similarity[pair], kind="stable")[:NEIGHBOURS]
+        weight = similarity[pair, near].astype(np.float64)
+        responses = [
+            Y[row_of[cell, one]] if (cell, one) in row_of else by_compound[one] for one in near.tolist()
+        ]
+        out[pair] = weight @ np.stack(responses) / weight.sum() if weight.sum() > 0 else mean
+    return out
+
+
+def leave_one_out_error(H: Float64, products: Float64) -> float:
+    """Return Σ_i |y_i − ŷ_i without row i|² over all genes, of the smoother Ŷ = H Y.
+
+    Parameters
+    ----------
+    H : ndarray of float64, (n, n)
+    products : ndarray of float64, (n, n)
+        Y Yᵀ.
+    """
+    residual = np.eye(len(H)) - H
+    squares = np.einsum("ij,ij->i", residual @ products, residual)
+    return float((squares / np.maximum(np.diag(residual), 1e-12) ** 2).sum())
 
 
 def _level_means(training: PerturbationData, pairs: pd.DataFrame, column: str) -> Float32:
-    for what, obs in (("the training file", training.obs), ("the pairs", pairs)):
-        if column not in obs.columns:
-            raise InputError(f"{what}: missing column {column}, which the baseline averages over")
+    _require(training, pairs, column)
     rows_of = training.obs.groupby(training.obs[column].astype(str)).indices
     out = mean_outcome(training, pairs)
     for level, asked in pairs.groupby(pairs[column].astype(str)).indices.items():
@@ -93,3 +245,73 @@ def _level_means(training: PerturbationData, pairs: pd.DataFrame, column: str) -
 def _mean(Y: Float32) -> Float32:
     mean: Float32 = Y.mean(axis=0, dtype=np.float64).astype(np.float32)
     return mean
+
+
+def _products(Y: Float32) -> Float64:
+    wide = Y.astype(np.float64)
+    return wide @ wide.T
+
+
+def _centred(K: Float64) -> Float64:
+    by_column = K.mean(axis=0)
+    return np.asarray(K - by_column[None, :] - by_column[:, None] + by_column.mean())
+
+
+def _shrinkage(Y: Float64, sums: Float64, count: Indices) -> float:
+    """Return the k of the least leave-one-out error; `sums` and `count` are those of each row's compound."""
+    n = len(Y)
+    if n < 2:
+        return PENALTIES[-1]
+    others = (Y.sum(axis=0) - Y) / (n - 1)
+    left = count - 1
+    of_compound = (sums - Y) / np.maximum(left, 1)[:, None] - others
+    residual = Y - others
+    cross = np.einsum("ij,ij->i", residual, of_compound)
+    square = np.einsum("ij,ij->i", of_compound, of_compound)
+    shares = [left / (left + k) for k in PENALTIES]
+    errors = [float((share**2 * square - 2 * share * cross).sum()) for share in shares]
+    return PENALTIES[int(np.argmin(errors))]
+
+
+def _indicators(rows: pd.DataFrame, levels: Sequence[Labels]) -> Float64:
+    """Return a column of ones, then one column a cell type, then one a compound; no 1 there for an unseen level."""
+    found = [
+        rows[column].to_numpy(str)[:, None] == known[None, :]
+        for column, known in zip(("cell_type", "sm_name"), levels, strict=True)
+    ]
+    return np.hstack([np.ones((len(rows), 1)), *found]).astype(np.float64)
+
+
+def _require(training: PerturbationData, pairs: pd.DataFrame, column: str) -> None:
+    for what, rows in (("the training file", training.obs), ("the pairs", pairs)):
+        if column not in rows.columns:
+            raise InputError(f"{what}: missing column {column}, which the baseline reads")
+
+
+BASELINES: dict[str, Baseline] = {
+    "zeros": zeros,
+    "mean_outcome": mean_outcome,
+    "mean_across_celltypes": mean_across_celltypes,
+    "mean_across_compounds": mean_across_compounds,
+}
+"""The baselines of Open Problems by their published names, in the order in which they are shown."""
+
+ALL_BASELINES: dict[str, Baseline] = BASELINES | {
+    "shrunken_compound_mean": shrunken_compound_mean,
+    "additive": additive,
+    "ridge": ridge,
+    "tanimoto_neighbours": tanimoto_neighbours,
+}
+"""All baselines by name, in the order in which they are shown."""
+
+BASELINE_COLUMNS: dict[str, tuple[str, ...]] = {
+    "zeros": (),
+    "mean_outcome": (),
+    "mean_across_celltypes": ("cell_type",),
+    "mean_across_compounds": ("sm_name",),
+    "shrunken_compound_mean": ("sm_name",),
+    "additive": ("cell_type", "sm_name"),
+    "ridge": ("cell_type", "SMILES"),
+    "tanimoto_neighbours": ("cell_type", "sm_name", "SMILES"),
+}
+"""The columns of training rows and pairs that each baseline reads."""

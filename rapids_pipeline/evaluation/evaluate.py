@@ -3,28 +3,33 @@
 Rows are matched by `id` where both files have it, otherwise by (`cell_type`, `sm_name`); genes are matched by
 name. So neither order matters, and a prediction for other rows or other genes is refused rather than scored
 in part. (The benchmark's own scripts match rows by position.)
+
+A score says little without what it could have been. Scaled, it is the share of the way from a baseline to a perfect
+prediction,
+
+    (baseline − score) / (baseline − perfect),    perfect = 0 for errors, 1 for correlations:
+
+0 is as good as the baseline, 1 perfect, below 0 worse than the baseline. The Open Problems benchmark scales its scores
+between control methods in the same way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import FrameLibrary
 from rapids_pipeline.backend.run_folder import MANIFEST, recorded_input
 from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, PREDICTION_LAYER
 from rapids_pipeline.data.tables import PerturbationData, read_responses
-from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES, BASELINE_COLUMNS
-from rapids_pipeline.evaluation.metrics import score_all
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS
+from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
-from rapids_pipeline.evaluation.scaling import noise_ceiling, scaled_scores
-
-Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def evaluate_files(
 
 def _baseline_predictions(
     training: PerturbationData | None, pairs: pd.DataFrame | None, measured: PerturbationData
-) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+) -> tuple[dict[str, Float32], list[str]]:
     """Return the predictions of the baselines that can be computed, and why others cannot."""
     if training is None:
         return {"zeros": ALL_BASELINES["zeros"](measured, measured.obs)}, []
@@ -165,9 +170,81 @@ def _with_known_smiles(pairs: pd.DataFrame, training: PerturbationData) -> pd.Da
     return pairs if smiles.isna().any() else pairs.assign(SMILES=smiles)
 
 
+def best_baseline(scores: Mapping[str, Mapping[str, float]], baselines: Iterable[str], metric: str) -> str:
+    """Return the baseline with the best value of a metric, the first of equals.
+
+    Raises
+    ------
+    ValueError
+        None of `baselines` is among the scored methods.
+    """
+    choose = max if HIGHER_IS_BETTER[metric] else min
+    return choose((name for name in baselines if name in scores), key=lambda name: scores[name][metric])
+
+
+def scaled_scores(
+    scores: Mapping[str, Mapping[str, float]], baselines: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """Return every method's scores, scaled between the best of some baselines (0) and perfection (1).
+
+    Parameters
+    ----------
+    scores : mapping of method to mapping of metric to float
+    baselines : iterable of str
+        Methods to take the best of, for each metric anew; those that were not scored are passed over.
+
+    Returns
+    -------
+    dict of method to dict of metric to float
+        NaN where the baseline is already perfect.
+    """
+    names = list(baselines)
+    out: dict[str, dict[str, float]] = {method: {} for method in scores}
+    for metric in next(iter(scores.values())):
+        base = scores[best_baseline(scores, names, metric)][metric]
+        perfect = 1.0 if HIGHER_IS_BETTER[metric] else 0.0
+        for method, row in scores.items():
+            way = base - perfect
+            out[method][metric] = (base - row[metric]) / way if way else float("nan")
+    return out
+
+
+def noise_ceiling(obs: pd.DataFrame, Y: Float32) -> float | None:
+    """Return the MRRMSE that the true mean response of every pair would have: what replicates leave to be predicted.
+
+    A pair measured r ≥ 2 times is predicted for each replicate by the mean of its other r − 1. With replicates of
+    variance s² around a common mean that error has the variance s² (1 + 1/(r − 1)) = s² r/(r − 1), so
+
+        ceiling = 1/R Σ_i √((r_i − 1)/r_i) · √(1/n Σ_j (y_ij − mean of the others_j)²)
+
+    over the R rows of such pairs. A model's MRRMSE on these rows cannot be expected to be lower.
+
+    Parameters
+    ----------
+    obs : DataFrame, (n_rows,)
+        `cell_type` and `sm_name`. Training files must not repeat a pair; files of replicates are read by
+        `rapids_pipeline.data.tables.read_responses`.
+    Y : ndarray of float32, (n_rows, n_genes)
+
+    Returns
+    -------
+    float or None
+        In the unit of the responses; None where no pair has replicates.
+    """
+    found = []
+    for rows in obs.groupby([obs[name].astype(str) for name in PAIR], sort=True).indices.values():
+        r = len(rows)
+        if r < 2:
+            continue
+        values = Y[rows].astype(np.float64)
+        others = (values.sum(axis=0) - values) / (r - 1)
+        found.append(np.sqrt(((values - others) ** 2).mean(axis=1) * (r - 1) / r))
+    return float(np.concatenate(found).mean()) if found else None
+
+
 def match_rows(
     path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame, names: Sequence[str]
-) -> Rows:
+) -> Indices:
     """Return, for every row of `truth_obs`, the row of `obs` with the same values of the columns `names`.
 
     Raises
@@ -185,7 +262,7 @@ def match_rows(
     return rows.astype(np.intp)
 
 
-def match_genes(path: Path, found: Sequence[str], of: str, wanted: Sequence[str]) -> Rows:
+def match_genes(path: Path, found: Sequence[str], of: str, wanted: Sequence[str]) -> Indices:
     """Return the position in `found`, the genes of `path`, of every gene in `wanted`, those of `of`.
 
     Raises

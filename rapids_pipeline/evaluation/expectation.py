@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import spsolve
 
-Floats = NDArray[np.float64]
+from rapids_pipeline.backend.arrays import Float32, Float64, Labels
 
 LEAST_ROWS = 10
 """Held-out rows below which no slope is fitted: it would be noise."""
@@ -63,7 +62,7 @@ class Expectation:
         return asdict(self)
 
 
-def strengths(obs: pd.DataFrame, Y: NDArray[np.float32], pairs: pd.DataFrame) -> Floats:
+def strengths(obs: pd.DataFrame, Y: Float32, pairs: pd.DataFrame) -> Float64:
     """Return s of every pair, from training rows.
 
     Parameters
@@ -89,7 +88,7 @@ def strengths(obs: pd.DataFrame, Y: NDArray[np.float32], pairs: pd.DataFrame) ->
     return np.asarray(np.exp(mean + _design(pairs, levels) @ effects), dtype=np.float64)
 
 
-def expected_error(errors: Floats, strength: Floats, task: Floats, weights: Floats) -> Expectation:
+def expected_error(errors: Float64, strength: Float64, task: Float64, weights: Float64) -> Expectation:
     """Return the error to expect on pairs of the strengths `task`.
 
     Parameters
@@ -118,7 +117,9 @@ def expected_error(errors: Floats, strength: Floats, task: Floats, weights: Floa
     )
 
 
-def _estimates(errors: Floats, strength: Floats, task: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def _estimates(
+    errors: Float64, strength: Float64, task: Float64, weights: Float64
+) -> tuple[Float64, Float64]:
     """Return the estimate and the slope of every replicate, (n_replicates,) each; slope 0 where it is undefined."""
     total = weights.sum(axis=1)
     mean_error, mean_strength = weights @ errors / total, weights @ strength / total
@@ -130,7 +131,7 @@ def _estimates(errors: Floats, strength: Floats, task: Floats, weights: Floats) 
     return mean_error + slope * (task.mean() - mean_strength), slope
 
 
-def _design(pairs: pd.DataFrame, levels: list[NDArray[Any]]) -> Any:
+def _design(pairs: pd.DataFrame, levels: list[Labels]) -> Any:
     """Return the indicator columns of the levels, all cell types, then all compounds; none for an unseen level."""
     rows, columns, first = [], [], 0
     for column, known in zip(("cell_type", "sm_name"), levels, strict=True):

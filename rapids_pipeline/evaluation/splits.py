@@ -1,15 +1,155 @@
-"""Which rows are held out together."""
+"""Splits by name: each answers another question about new data.
 
+random      rows like the training rows: the same compounds, the same cell types
+compound    compounds that were never measured
+scaffold    chemical series that were never measured
+cell_type   a cell type that was never measured
+joint       both at once: a new compound in a new cell type
+scarce      other compounds in the cell types of the pairs to predict, known from elsewhere (the competition's task)
+made_scarce the same for the other cell types: all but a few rows of each in turn
+published   B and Myeloid cells in three folds, as the fourth-placed team of the competition did
+cluster     random rows, dealt so that every fold has all kinds of responses, as the second-placed team did
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import KMeans
 
+from features.molecules.smiles import distinct_molecules, murcko_scaffolds
+from features.reduction import TruncatedSVD
+from rapids_pipeline.backend.arrays import Float32, Indices, Labels, Mask
 from rapids_pipeline.backend.errors import InputError
 
+PUBLISHED_CELL_TYPES = ("B cells", "Myeloid cells")
+PUBLISHED_FOLDS = 3
+N_CLUSTERS, LEAST_IN_CLUSTER, N_COMPONENTS = 10, 20, 45
 
-def random_folds(n_rows: int, n_folds: int, seed: int) -> NDArray[np.intp]:
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on and rows to predict, by position; `name` says what was held out."""
+
+    name: str
+    training: Indices
+    held_out: Indices
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a split is made from; `seed` is that of the repeat."""
+
+    obs: pd.DataFrame
+    n_folds: int
+    seed: int
+    pairs: pd.DataFrame | None
+    Y: Float32 | None
+
+    def labels(self, column: str) -> Labels:
+        """Return a column of `obs` as text."""
+        return self.obs[column].to_numpy(str)
+
+
+def named_splits(
+    name: str,
+    obs: pd.DataFrame,
+    *,
+    n_folds: int = 5,
+    repeats: int = 1,
+    seed: int = 0,
+    pairs: pd.DataFrame | None = None,
+    Y: Float32 | None = None,
+) -> list[list[Split]]:
+    """Return the splits of every repeat.
+
+    Parameters
+    ----------
+    name : str
+        One of `SPLITS`.
+    obs : DataFrame, (n,)
+        `cell_type`, `sm_name` and `SMILES` of the rows.
+    n_folds : int
+        Ignored by cell_type, made_scarce and published, whose number of splits follows from the rows.
+    repeats : int
+        How often to deal anew, with seeds `seed`, `seed` + 1, …; cell_type is the same every time.
+    seed : int
+    pairs : DataFrame, optional
+        `cell_type` and `sm_name` of the pairs to predict; scarce and made_scarce need them.
+    Y : ndarray of float32, (n, t), optional
+        Responses; cluster needs them.
+
+    Raises
+    ------
+    InputError
+        Unknown name, too few groups for the folds, or something missing that the split needs.
+    UnavailableError
+        scaffold without RDKit.
+    """
+    if name not in _MAKERS:
+        raise InputError(f"--split {name}: choose among {', '.join(_MAKERS)}")
+    return [_MAKERS[name](Task(obs, n_folds, seed + repeat, pairs, Y)) for repeat in range(repeats)]
+
+
+def bootstrap_unit(name: str) -> str:
+    """Return what a bootstrap of a split's scores must resample as a whole: "row", or a column of `obs`.
+
+    Rows of one compound are no independent evidence about new compounds.
+    """
+    return "sm_name" if name in ("compound", "scaffold", "joint", "scarce", "made_scarce") else "row"
+
+
+def bootstrap_units(name: str, obs: pd.DataFrame) -> Indices:
+    """Return one number a row of `obs`, (n,): those of the same number are resampled together."""
+    unit = bootstrap_unit(name)
+    if unit == "row":
+        return np.arange(len(obs))
+    return np.asarray(np.unique(obs[unit].to_numpy(str), return_inverse=True)[1], dtype=np.intp)
+
+
+class NamedSplit:
+    """A split by name as a scikit-learn splitter: pass it as `cv`, with X the DataFrame of `named_splits`.
+
+    Parameters
+    ----------
+    name, n_folds, repeats, seed, pairs
+        As `named_splits`; its Y is the y of `split`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        n_folds: int = 5,
+        repeats: int = 1,
+        seed: int = 0,
+        pairs: pd.DataFrame | None = None,
+    ) -> None:
+        self.name, self.n_folds, self.repeats, self.seed, self.pairs = name, n_folds, repeats, seed, pairs
+
+    def split(
+        self, X: pd.DataFrame, y: Any = None, groups: object = None
+    ) -> Iterator[tuple[Indices, Indices]]:
+        """Yield the positions of training rows and held-out rows, repeat after repeat."""
+        for split in self._splits(X, y):
+            yield split.training, split.held_out
+
+    def get_n_splits(self, X: pd.DataFrame, y: Any = None, groups: object = None) -> int:
+        """Return how many splits `split` yields."""
+        return len(self._splits(X, y))
+
+    def _splits(self, X: pd.DataFrame, y: Any) -> list[Split]:
+        Y = None if y is None else np.asarray(y, dtype=np.float32).reshape(len(X), -1)
+        repeats = named_splits(
+            self.name, X, n_folds=self.n_folds, repeats=self.repeats, seed=self.seed, pairs=self.pairs, Y=Y
+        )
+        return [split for splits in repeats for split in splits]
+
+
+def random_folds(n_rows: int, n_folds: int, seed: int) -> Indices:
     """Return the fold, 0 … n_folds-1, of every row: a seeded shuffle dealt out evenly.
 
     Raises
@@ -26,40 +166,113 @@ def random_folds(n_rows: int, n_folds: int, seed: int) -> NDArray[np.intp]:
     return folds
 
 
-@dataclass(frozen=True)
-class Split:
-    """Rows to train on and rows to predict, by position; `name` says what was held out."""
+def same_compound(names: Labels, smiles: Labels) -> Indices:
+    """Return one number a compound: rows of the same name or the same molecule (canonical SMILES) have the same."""
+    by_name = np.unique(names, return_inverse=True)[1]
+    by_molecule = distinct_molecules(smiles.tolist())[1]
+    n_names = int(by_name.max()) + 1
+    size = n_names + int(by_molecule.max()) + 1
+    edges = coo_array((np.ones(len(names)), (by_name, n_names + by_molecule)), shape=(size, size))
+    return np.asarray(connected_components(edges, directed=False)[1][by_name], dtype=np.intp)
 
-    name: str
-    training: NDArray[np.intp]
-    held_out: NDArray[np.intp]
 
+def group_folds(groups: Indices, n_folds: int, seed: int, what: str) -> Indices:
+    """Return the fold of every row, with whole groups in a fold and folds about even in rows.
 
-def made_scarce_splits(obs: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> list[Split]:
-    """Make other cell types scarce: one split for each cell type that the pairs to predict do not have.
-
-    The cell types of `pairs` are the scarce ones; let k be the mean number of their training rows. Each other
-    cell type with more than 2k rows is made scarce in turn: k of its rows stay in training, drawn at random among
-    those whose compound the scarce cell types have (then among the others), and the rest is held out, but for
-    rows whose compound no other training row has: those would be another, harder task, and stay.
-
-    Parameters
-    ----------
-    obs : DataFrame, (n,)
-        `cell_type` and `sm_name` of the training rows.
-    pairs : DataFrame
-        Those of the pairs to predict.
-    seed : int
+    Groups are shuffled and dealt, each to the fold with the fewest rows so far; folds differ by no more rows than the
+    largest group has.
 
     Raises
     ------
     InputError
-        No cell type can be made scarce: the pairs are of all cell types, or of none that training has.
+        Fewer than two folds, or fewer groups than folds.
     """
-    cell_types, compounds = obs["cell_type"].to_numpy(str), obs["sm_name"].to_numpy(str)
-    scarce = np.isin(cell_types, np.unique(pairs["cell_type"].to_numpy(str)))
+    sizes = np.bincount(groups)
+    present = np.flatnonzero(sizes)
+    if not 2 <= n_folds <= len(present):
+        raise InputError(f"{n_folds} folds of {len(present)} {what}: take from 2 to {len(present)} folds")
+    fold_of_group = np.zeros(len(sizes), dtype=np.intp)
+    filled = np.zeros(n_folds, dtype=np.intp)
+    for group in np.random.default_rng(seed).permutation(present):
+        fold_of_group[group] = np.argmin(filled)
+        filled[fold_of_group[group]] += sizes[group]
+    return fold_of_group[groups]
+
+
+def _random(task: Task) -> list[Split]:
+    return _of_folds(random_folds(len(task.obs), task.n_folds, task.seed), "rows")
+
+
+def _compound(task: Task) -> list[Split]:
+    return _of_folds(_compound_folds(task), "compounds")
+
+
+def _compound_folds(task: Task) -> Indices:
+    compounds = same_compound(task.labels("sm_name"), task.labels("SMILES"))
+    return group_folds(compounds, task.n_folds, task.seed, "compounds")
+
+
+def _scaffold(task: Task) -> list[Split]:
+    """Hold out Bemis–Murcko scaffolds; a molecule without rings is its own scaffold, a compound stays whole."""
+    series = same_compound(task.labels("sm_name"), np.array(murcko_scaffolds(task.labels("SMILES").tolist())))
+    return _of_folds(group_folds(series, task.n_folds, task.seed, "scaffolds"), "scaffolds")
+
+
+def _cell_type(task: Task) -> list[Split]:
+    cell_types = task.labels("cell_type")
+    levels = np.unique(cell_types)
+    if len(levels) < 2:
+        raise InputError(f"--split cell_type: all rows are of one cell type ({levels[0]})")
+    return [_holding_out(cell_types == level, str(level)) for level in levels]
+
+
+def _joint(task: Task) -> list[Split]:
+    cell_types, folds = task.labels("cell_type"), _compound_folds(task)
+    splits = []
+    for level in np.unique(cell_types):
+        for k in range(task.n_folds):
+            held_out = np.flatnonzero((cell_types == level) & (folds == k))
+            training = np.flatnonzero((cell_types != level) & (folds != k))
+            if len(held_out) and len(training):
+                splits.append(Split(f"{level}, compounds {k}", training, held_out))
+    if not splits:
+        raise InputError("--split joint: needs at least two cell types")
+    return splits
+
+
+def _scarce(task: Task) -> list[Split]:
+    """Hold out compounds within the cell types of the pairs to predict, where another cell type has the compound.
+
+    All other rows are trained on: those of other cell types, of the same compounds too.
+    """
+    cell_types = task.labels("cell_type")
+    scarce = np.isin(cell_types, np.unique(_pairs_of(task, "scarce")["cell_type"].to_numpy(str)))
+    compounds = same_compound(task.labels("sm_name"), task.labels("SMILES"))
+    held_out = scarce & np.isin(compounds, compounds[~scarce])
+    if not held_out.any():
+        raise InputError(
+            "--split scarce: no split imitates these pairs: none of their cell types has a training row whose compound "
+            "another cell type has, too; take --split cell_type, compound or random"
+        )
+    folds = np.full(len(cell_types), -1, dtype=np.intp)
+    folds[held_out] = group_folds(
+        compounds[held_out], task.n_folds, task.seed, "compounds of the pairs' cell types"
+    )
+    return _of_folds(folds, "compounds of the pairs' cell types")
+
+
+def _made_scarce(task: Task) -> list[Split]:
+    """Make other cell types scarce: one split for each cell type that the pairs to predict do not have.
+
+    The cell types of the pairs are the scarce ones; let k be the mean number of their training rows. Each other cell
+    type with more than 2k rows is made scarce in turn: k of its rows stay in training, drawn at random among those
+    whose compound the scarce cell types have (then among the others), and the rest is held out, but for rows whose
+    compound no other training row has: those would be another, harder task, and stay.
+    """
+    cell_types, compounds = task.labels("cell_type"), task.labels("sm_name")
+    scarce = np.isin(cell_types, np.unique(_pairs_of(task, "made_scarce")["cell_type"].to_numpy(str)))
     kept = round(scarce.sum() / max(len(np.unique(cell_types[scarce])), 1))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(task.seed)
     splits = []
     for name in np.unique(cell_types[~scarce]):
         rows = rng.permutation(np.flatnonzero(cell_types == name))
@@ -67,10 +280,91 @@ def made_scarce_splits(obs: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> lis
         elsewhere = np.isin(compounds[rows], compounds[cell_types != name])
         held_out = np.sort(np.setdiff1d(rows[elsewhere], first))
         if kept and len(rows) > 2 * kept and len(held_out):
-            splits.append(Split(str(name), np.setdiff1d(np.arange(len(obs)), held_out), held_out))
+            splits.append(Split(str(name), np.setdiff1d(np.arange(len(cell_types)), held_out), held_out))
     if not splits:
         raise InputError(
             "no split imitates these pairs: that takes cell types with few training rows among the pairs, and others "
             f"with more than twice as many ({kept}) that are not"
         )
     return splits
+
+
+def _pairs_of(task: Task, name: str) -> pd.DataFrame:
+    if task.pairs is None:
+        raise InputError(
+            f"--split {name}: needs the pairs to predict (--test FILE), whose cell types are the scarce ones"
+        )
+    return task.pairs
+
+
+def _published(task: Task) -> list[Split]:
+    cell_types = task.labels("cell_type")
+    held_out = np.isin(cell_types, PUBLISHED_CELL_TYPES)
+    if not held_out.any():
+        known = ", ".join(np.unique(cell_types))
+        raise InputError(
+            f"--split published: needs {' and '.join(PUBLISHED_CELL_TYPES)}; the rows are of {known}: take another"
+        )
+    compounds = same_compound(task.labels("sm_name"), task.labels("SMILES"))
+    folds = np.full(len(cell_types), -1, dtype=np.intp)
+    folds[held_out] = group_folds(compounds[held_out], PUBLISHED_FOLDS, task.seed, "compounds")
+    return _of_folds(folds, "B and Myeloid cells")
+
+
+def _cluster(task: Task) -> list[Split]:
+    """Deal the rows of every cluster of responses evenly; those of small clusters stay in training.
+
+    Responses decide which rows go together, not what a model of them sees.
+    """
+    if task.Y is None:
+        raise InputError("--split cluster: needs the responses")
+    Y = task.Y.astype(np.float64)
+    if Y.shape[1] > N_COMPONENTS:
+        Y = np.asarray(TruncatedSVD(N_COMPONENTS).fit(Y).transform(Y), dtype=np.float64)
+    n_clusters = min(N_CLUSTERS, max(1, len(Y) // LEAST_IN_CLUSTER))
+    clusters = KMeans(n_clusters, n_init=10, random_state=task.seed).fit_predict(Y)
+    folds, rng = np.full(len(Y), -1, dtype=np.intp), np.random.default_rng(task.seed)
+    first = 0
+    for cluster in range(n_clusters):
+        rows = rng.permutation(np.flatnonzero(clusters == cluster))
+        if len(rows) >= LEAST_IN_CLUSTER:
+            folds[rows] = (first + np.arange(len(rows))) % task.n_folds
+            first += len(rows)
+    if len(np.unique(folds[folds >= 0])) < max(task.n_folds, 2):
+        raise InputError(f"--split cluster: too few rows ({len(Y)}) for {task.n_folds} folds")
+    return _of_folds(folds, "rows of every cluster")
+
+
+def _of_folds(folds: Indices, what: str) -> list[Split]:
+    """Return one split a fold; rows of fold −1 are always trained on."""
+    return [_holding_out(folds == k, f"{what}, fold {k}") for k in range(int(folds.max()) + 1)]
+
+
+def _holding_out(held_out: Mask, name: str) -> Split:
+    return Split(name, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+
+
+_MAKERS: dict[str, Callable[[Task], list[Split]]] = {
+    "random": _random,
+    "compound": _compound,
+    "scaffold": _scaffold,
+    "cell_type": _cell_type,
+    "joint": _joint,
+    "scarce": _scarce,
+    "made_scarce": _made_scarce,
+    "published": _published,
+    "cluster": _cluster,
+}
+
+SPLITS: dict[str, str] = {
+    "random": "random rows, which share compounds and cell types with the training rows",
+    "compound": "compounds that no training row has",
+    "scaffold": "scaffolds that no training row has",
+    "cell_type": "a cell type that no training row has",
+    "joint": "compounds and a cell type that no training row has",
+    "scarce": "compounds within the cell types of the pairs to predict, known from other cell types",
+    "made_scarce": "most rows of another cell type, their compounds known from elsewhere",
+    "published": "B and Myeloid cells by compound, as the competition's fourth place did",
+    "cluster": "random rows, each kind of response in every fold",
+}
+"""What each split holds out, in words."""

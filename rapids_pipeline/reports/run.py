@@ -12,10 +12,9 @@ from rich.table import Table
 
 from features.feature_sets import FeatureSet
 from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.evaluation.evaluate import Evaluation
+from rapids_pipeline.evaluation.evaluate import Evaluation, best_baseline
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
 from rapids_pipeline.evaluation.perturbation_metrics import HIGHER_IS_BETTER as PERTURBATION_METRICS
-from rapids_pipeline.evaluation.scaling import best_baseline
 from rapids_pipeline.stack.recipe import Recipe
 
 

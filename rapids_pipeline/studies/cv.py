@@ -30,12 +30,11 @@ from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_split
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES
+from rapids_pipeline.evaluation.bootstrap import paired_intervals, replicate_weights, row_losses
 from rapids_pipeline.evaluation.expectation import Expectation, expected_error, strengths
-from rapids_pipeline.evaluation.intervals import paired_intervals, replicate_weights, row_losses
-from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
-from rapids_pipeline.evaluation.named_splits import SPLITS, bootstrap_units, named_splits
-from rapids_pipeline.evaluation.splits import Split, random_folds
+from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, named_splits, random_folds
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import RunConfig
 from rapids_pipeline.studies.store import Kept, Store

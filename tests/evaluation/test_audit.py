@@ -20,8 +20,7 @@ from rapids_pipeline.evaluation.audit import (
     audit_rows,
     recommended_split,
 )
-from rapids_pipeline.evaluation.named_splits import named_splits
-from rapids_pipeline.evaluation.splits import Split
+from rapids_pipeline.evaluation.splits import Split, named_splits
 
 SMILES = ["CCO", "OCC", "c1ccccc1C", "c1ccccc1CC", "CC(=O)Oc1ccccc1C(=O)O", "C1CCNCC1", "CCCC", "O=C1CCCCC1"]
 GENERATOR = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)

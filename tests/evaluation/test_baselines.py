@@ -1,17 +1,29 @@
-"""The baselines against pandas, as the benchmark's scripts compute them, and against known scores."""
+"""Baselines against pandas, loops and scikit-learn, against known scores, and what each promises."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.preprocessing import OneHotEncoder
 
+from features.molecules.morgan import MorganEncoder, tanimoto
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.data.tables import PerturbationData, read_responses
-from rapids_pipeline.evaluation.baselines import BASELINES
+from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
+from rapids_pipeline.evaluation.baselines import (
+    ALL_BASELINES,
+    BASELINE_COLUMNS,
+    BASELINES,
+    NEIGHBOURS,
+    PENALTIES,
+    leave_one_out_error,
+)
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 
 GROUPED_BY = {"mean_across_celltypes": "cell_type", "mean_across_compounds": "sm_name"}
+SMILES = "CCO c1ccccc1C c1ccccc1CC CC(=O)Oc1ccccc1C(=O)O C1CCNCC1 CCCC O=C1CCCCC1 CCN CS".split()
+LEARNED = [name for name in ALL_BASELINES if name not in BASELINES]
 
 
 def training_data(seed=0, n_rows=30, n_genes=4):
@@ -70,35 +82,188 @@ def test_an_unseen_level_gets_the_overall_mean(name, column):
     np.testing.assert_array_equal(predicted[[0, 2]], known[[0, 2]])
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_every_pair_is_predicted_alone_as_in_a_batch(name):
-    training = training_data()
-    pairs = training.obs.iloc[:5].reset_index(drop=True)
-    alone = [BASELINES[name](training, pairs.iloc[[k]]) for k in range(5)]
-    np.testing.assert_array_equal(BASELINES[name](training, pairs), np.vstack(alone))
+def problem(seed=0, n=40, t=6, compound_size=1.0):
+    """n pairs of 4 cell types and 9 compounds, with effects of both."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation([(c, m) for c in range(4) for m in range(9)])[:n]
+    cells, compounds = rng.normal(size=(4, t)), compound_size * rng.normal(size=(9, t))
+    Y = np.array([cells[c] + compounds[m] for c, m in chosen]) + 0.5 * rng.normal(size=(len(chosen), t))
+    return PerturbationData(rows(chosen), Y.astype(np.float32), tuple(f"G{k}" for k in range(t)))
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_categories_and_the_index_of_the_pairs_do_not_matter(name):
-    training = training_data()
-    pairs = training.obs.iloc[:6].reset_index(drop=True)
-    odd = pairs.astype("category").set_axis([9, 9, 3, 1, 0, -1])
-    as_category = PerturbationData(training.obs.astype("category"), training.Y, training.genes)
-    np.testing.assert_array_equal(BASELINES[name](as_category, odd), BASELINES[name](training, pairs))
+def rows(chosen):
+    return pd.DataFrame(
+        {
+            "cell_type": [f"cell {c}" for c, _ in chosen],
+            "sm_name": [f"drug {m}" for _, m in chosen],
+            "SMILES": [SMILES[m] if m < len(SMILES) else "CCCCCCF" for _, m in chosen],
+        }
+    )
 
 
-@pytest.mark.parametrize(("name", "column"), GROUPED_BY.items())
+ASKED = rows([(0, 0), (1, 8), (2, 5), (3, 3), (7, 2), (0, 11), (9, 11)])
+
+
+def naive_leave_one_out(fit_predict, n):
+    """Σ |y_i − prediction by all other rows|², by n fits."""
+    return sum(float(np.sum(np.square(fit_predict(np.delete(np.arange(n), i), i)))) for i in range(n))
+
+
+def test_the_compounds_mean_is_shrunken_as_leave_one_out_says():
+    data = problem()
+    Y, names = data.Y.astype(float), data.obs["sm_name"].to_numpy(str)
+
+    def predicted(k, training, name):
+        mean = Y[training].mean(axis=0)
+        mine = training[names[training] == name]
+        return mean if len(mine) == 0 else mean + len(mine) / (len(mine) + k) * (Y[mine].mean(axis=0) - mean)
+
+    n = len(Y)
+    errors = [
+        naive_leave_one_out(lambda others, i, k=k: Y[i] - predicted(k, others, names[i]), n)
+        for k in PENALTIES
+    ]
+    k = PENALTIES[int(np.argmin(errors))]
+    assert k not in (PENALTIES[0], PENALTIES[-1]), "the example must make a choice"
+    found = ALL_BASELINES["shrunken_compound_mean"](data, ASKED)
+    expected = [predicted(k, np.arange(n), name) for name in ASKED["sm_name"]]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_effects_are_those_of_penalised_least_squares():
+    data = problem()
+    Y, n = data.Y.astype(float), len(data.Y)
+    encoders = [
+        OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(data.obs[[c]])
+        for c in ("cell_type", "sm_name")
+    ]
+
+    def design(frame, a, b):
+        parts = [e.transform(frame[[c]]) for e, c in zip(encoders, ("cell_type", "sm_name"), strict=True)]
+        return np.hstack([parts[0] / np.sqrt(a), parts[1] / np.sqrt(b)])
+
+    grid = [(a, b) for a in PENALTIES[::2] for b in PENALTIES[::2]]
+    errors = []
+    for a, b in grid:
+        X = design(data.obs, a, b)
+        errors.append(
+            naive_leave_one_out(
+                lambda others, i, X=X: (
+                    Y[i]
+                    - Ridge(alpha=1.0, solver="cholesky").fit(X[others], Y[others]).predict(X[i : i + 1])[0]
+                ),
+                n,
+            )
+        )
+    a, b = grid[int(np.argmin(errors))]
+    model = Ridge(alpha=1.0, solver="cholesky").fit(design(data.obs, a, b), Y)
+    np.testing.assert_allclose(
+        ALL_BASELINES["additive"](data, ASKED), model.predict(design(ASKED, a, b)), atol=1e-5
+    )
+
+
+def test_ridge_is_scikit_learns():
+    data = problem(1)
+    encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False).fit(data.obs[["cell_type"]])
+
+    def columns(frame):
+        return np.hstack(
+            [encoder.transform(frame[["cell_type"]]), MorganEncoder().transform(list(frame["SMILES"]))]
+        )
+
+    model = RidgeCV(alphas=PENALTIES, alpha_per_target=False).fit(columns(data.obs), data.Y.astype(float))
+    assert PENALTIES[0] < model.alpha_ < PENALTIES[-1], "the example must make a choice"
+    np.testing.assert_allclose(ALL_BASELINES["ridge"](data, ASKED), model.predict(columns(ASKED)), atol=1e-5)
+
+
+def test_neighbours_by_a_loop():
+    data = problem(2, n=30)
+    compounds = sorted(set(data.obs["sm_name"]))
+    smiles = data.obs.drop_duplicates("sm_name").set_index("sm_name")["SMILES"]
+    found = ALL_BASELINES["tanimoto_neighbours"](data, ASKED)
+    for pair, (cell, name, text) in enumerate(ASKED.itertuples(index=False)):
+        likeness = {}
+        for other in compounds:
+            bits = MorganEncoder().transform([text, smiles[other]])
+            likeness[other] = 1.0 if other == name else float(tanimoto(bits[:1], bits[1:])[0, 0])
+        near = sorted(compounds, key=lambda other: (-likeness[other], other))[:NEIGHBOURS]
+        total, weight = np.zeros(6), 0.0
+        for other in near:
+            mine = (data.obs["sm_name"] == other).to_numpy()
+            here = mine & (data.obs["cell_type"] == cell).to_numpy()
+            response = data.Y[here if here.any() else mine].mean(axis=0, dtype=float)
+            total, weight = total + likeness[other] * response, weight + likeness[other]
+        np.testing.assert_allclose(found[pair], total / weight, atol=1e-5)
+
+
+def test_leave_one_out_has_a_closed_form():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(12, 4)), rng.normal(size=(12, 3))
+    M = np.hstack([np.ones((12, 1)), X])
+    penalty = np.diag([0.0, 2, 2, 2, 2])
+    H = M @ np.linalg.solve(M.T @ M + penalty, M.T)
+
+    def residual(others, i):
+        weights = np.linalg.solve(M[others].T @ M[others] + penalty, M[others].T @ Y[others])
+        return Y[i] - M[i] @ weights
+
+    assert leave_one_out_error(H, Y @ Y.T) == pytest.approx(naive_leave_one_out(residual, 12))
+
+
+@pytest.mark.parametrize("name", ALL_BASELINES)
+def test_a_pair_alone_gets_what_it_gets_among_others(name):
+    data, baseline = problem(), ALL_BASELINES[name]
+    together = baseline(data, ASKED)
+    assert together.dtype == np.float32 and together.shape == (len(ASKED), 6) and np.isfinite(together).all()
+    for i in range(len(ASKED)):
+        atol = 0 if name in BASELINES else 1e-6
+        np.testing.assert_allclose(baseline(data, ASKED.iloc[[i]])[0], together[i], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("name", ALL_BASELINES)
+def test_the_order_of_training_rows_categories_and_the_index_of_pairs_do_not_matter(name):
+    data, expected = problem(), ALL_BASELINES[name](problem(), ASKED)
+    order = np.random.default_rng(3).permutation(len(data.Y))
+    np.testing.assert_allclose(ALL_BASELINES[name](data.take(order), ASKED), expected, atol=1e-5)
+    odd = ASKED.astype("category").set_axis([9, 9, 3, 1, 0, -1, 2])
+    as_category = PerturbationData(data.obs.astype("category"), data.Y, data.genes)
+    np.testing.assert_array_equal(ALL_BASELINES[name](as_category, odd), expected)
+
+
+@pytest.mark.parametrize("name", ALL_BASELINES)
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_gene_and_one_row_are_enough(name, n):
+    assert np.isfinite(ALL_BASELINES[name](problem(n=n, t=1), ASKED)).all()
+
+
+@pytest.mark.parametrize("name", ["shrunken_compound_mean", "additive"])
+def test_nothing_known_gets_the_mean(name):
+    data = problem(compound_size=3.0)
+    mean = data.Y.mean(axis=0)
+    found = ALL_BASELINES[name](data, ASKED.iloc[[-1]])[0]
+    np.testing.assert_allclose(found, mean, atol=0.15 if name == "additive" else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [(name, column) for name, columns in BASELINE_COLUMNS.items() for column in columns]
+)
 def test_a_missing_column_is_named(name, column):
-    training = training_data()
-    with pytest.raises(InputError, match=f"the pairs: missing column {column}"):
-        BASELINES[name](training, training.obs.drop(columns=column))
-    without = PerturbationData(training.obs.drop(columns=column), training.Y, training.genes)
+    data = problem()
+    with pytest.raises(InputError, match=f"the pairs: missing column {column}, which the baseline reads"):
+        ALL_BASELINES[name](data, ASKED.drop(columns=column))
+    without = PerturbationData(data.obs.drop(columns=column), data.Y, data.genes)
     with pytest.raises(InputError, match=f"the training file: missing column {column}"):
-        BASELINES[name](without, training.obs)
+        ALL_BASELINES[name](without, ASKED)
 
 
-def test_scores_on_real_data(shared_data):
-    training = read_responses(shared_data / "lincs_lung" / "de_train.parquet")
-    test = read_responses(shared_data / "lincs_lung" / "de_test.parquet")
-    scores = [mean_rowwise_rmse(test.Y, baseline(training, test.obs)) for baseline in BASELINES.values()]
-    assert scores == pytest.approx([1.549, 1.525, 1.554, 1.641], abs=5e-4)
+def test_on_real_data_the_learned_ones_beat_the_simple_ones(shared_data):
+    lung = shared_data / "lincs_lung"
+    training, truth = read_training(lung / "de_train.parquet"), read_responses(lung / "de_test.parquet")
+    scores = {
+        name: mean_rowwise_rmse(truth.Y, baseline(training, truth.obs))
+        for name, baseline in ALL_BASELINES.items()
+    }
+    assert [scores[name] for name in BASELINES] == pytest.approx([1.549, 1.525, 1.554, 1.641], abs=5e-4)
+    assert scores["ridge"] == pytest.approx(1.4883, abs=2e-3)
+    assert scores["additive"] == pytest.approx(1.4925, abs=2e-3)
+    assert max(scores[name] for name in LEARNED) < min(scores[name] for name in BASELINES)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rapids_pipeline.evaluation.bootstrap import replicate_weights
 from rapids_pipeline.evaluation.expectation import LEAST_ROWS, expected_error, strengths
-from rapids_pipeline.evaluation.intervals import replicate_weights
 
 
 def naive_strengths(obs, Y, pairs):

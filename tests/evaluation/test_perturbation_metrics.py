@@ -12,9 +12,9 @@ from scipy import stats
 from scipy.spatial import distance as scipy_distance
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.evaluation import discrimination, metrics
-from rapids_pipeline.evaluation.discrimination import DISTANCES
+from rapids_pipeline.evaluation import metrics, perturbation_metrics
 from rapids_pipeline.evaluation.perturbation_metrics import (
+    DISTANCES,
     HIGHER_IS_BETTER,
     de_weighted_mse,
     direction_agreement,
@@ -125,7 +125,7 @@ def test_the_blocks_do_not_matter(block_values, predictions, monkeypatch):
     mean, groups = truth.mean(axis=0), list("aabbbccad")
     expected = score_perturbations(truth, prediction, mean, groups)
     monkeypatch.setattr(metrics, "BLOCK_VALUES", block_values)
-    monkeypatch.setattr(discrimination, "PREDICTIONS", predictions)
+    monkeypatch.setattr(perturbation_metrics, "PREDICTIONS", predictions)
     assert score_perturbations(truth, prediction, mean, groups) == pytest.approx(expected, abs=1e-12)
 
 

@@ -1,13 +1,241 @@
-"""Folds: even, seeded, and like the pairs to predict."""
+"""Folds, and splits by name: what each promises to hold out, on random and on real data."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.dummy import DummyRegressor
+from sklearn.model_selection import cross_validate
 
+from features.molecules.smiles import canonical_smiles, murcko_scaffolds
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.evaluation.splits import made_scarce_splits, random_folds
+from rapids_pipeline.data.tables import read_training
+from rapids_pipeline.evaluation.splits import (
+    SPLITS,
+    NamedSplit,
+    bootstrap_unit,
+    group_folds,
+    named_splits,
+    random_folds,
+    same_compound,
+)
+
+SMILES = "C CC CCC c1ccccc1 CCO CC(=O)O CN c1ccccc1C c1ccncc1 C1CC1 OCC C1CCCCC1".split()
+CELLS = ["B cells", "Myeloid cells", "NK cells", "T cells"]
+WHOLE = ("random", "compound", "scaffold", "cell_type")
+
+
+def table(seed=0, n=120):
+    rng = np.random.default_rng(seed)
+    which = rng.integers(0, len(SMILES), n)
+    return pd.DataFrame(
+        {
+            "cell_type": rng.choice(CELLS, n, p=[0.1, 0.1, 0.4, 0.4]),
+            "sm_name": [f"drug {i}" for i in which],
+            "SMILES": [SMILES[i] for i in which],
+        }
+    )
+
+
+def responses(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 3)).astype(np.float32)
+
+
+def made(name, obs, **options):
+    pairs = obs[obs["cell_type"].isin(CELLS[:2])]
+    return named_splits(name, obs, pairs=pairs, Y=responses(len(obs)), **options)
+
+
+def parts(obs, split):
+    return obs.iloc[split.training], obs.iloc[split.held_out]
+
+
+def shares(obs, split, column):
+    training, held_out = parts(obs, split)
+    return set(training[column]) & set(held_out[column])
+
+
+@pytest.mark.parametrize("name", list(SPLITS))
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(90, 200), n_folds=st.integers(2, 5))
+def test_what_each_split_promises(name, seed, n, n_folds):
+    obs = table(seed, n)
+    obs["molecule"] = [canonical_smiles(text) for text in obs["SMILES"]]
+    obs["scaffold"] = murcko_scaffolds(obs["SMILES"])
+    for splits in made(name, obs, n_folds=n_folds, repeats=2, seed=seed):
+        held_out = np.concatenate([split.held_out for split in splits])
+        assert len(np.unique(held_out)) == len(held_out), "no row twice"
+        if name in WHOLE:
+            assert len(held_out) == n, "every row once"
+        for split in splits:
+            assert len(split.training) and len(split.held_out)
+            assert not set(split.training) & set(split.held_out)
+            assert (np.diff(split.training) > 0).all() and (np.diff(split.held_out) > 0).all()
+            if name != "joint":
+                assert len(split.training) + len(split.held_out) == n
+            if name in ("compound", "scaffold", "joint"):
+                assert not shares(obs, split, "sm_name") and not shares(obs, split, "molecule")
+            if name == "scaffold":
+                assert not shares(obs, split, "scaffold")
+            if name in ("cell_type", "joint"):
+                assert not shares(obs, split, "cell_type")
+            if name in ("scarce", "made_scarce"):
+                training, outside = parts(obs, split)
+                assert set(outside["sm_name"]) <= set(training["sm_name"])
+                other = name == "made_scarce"
+                assert set(outside["cell_type"]) <= set(CELLS[2:] if other else CELLS[:2])
+            if name == "scarce":
+                scarce = training[training["cell_type"].isin(CELLS[:2])]
+                others = training[~training["cell_type"].isin(CELLS[:2])]
+                assert set(outside["molecule"]) <= set(others["molecule"])
+                assert not set(scarce["molecule"]) & set(outside["molecule"]), "compounds are held out whole"
+            if name == "published":
+                training, outside = parts(obs, split)
+                assert set(outside["cell_type"]) <= set(CELLS[:2])
+                both = training[training["cell_type"].isin(CELLS[:2])]
+                assert not set(both["molecule"]) & set(outside["molecule"])
+
+
+@pytest.mark.parametrize("name", list(SPLITS))
+def test_seeds_decide(name):
+    def held_out(seed):
+        return [tuple(split.held_out) for split in made(name, table(), n_folds=3, seed=seed)[0]]
+
+    assert held_out(1) == held_out(1)
+    if name != "cell_type":
+        assert held_out(1) != held_out(2)
+    repeats = made(name, table(), n_folds=3, repeats=2, seed=1)
+    assert [tuple(split.held_out) for split in repeats[1]] == held_out(2)
+
+
+def test_random_is_that_of_a_run():
+    folds = random_folds(120, 4, 7)
+    for k, split in enumerate(made("random", table(), n_folds=4, seed=7)[0]):
+        np.testing.assert_array_equal(split.held_out, np.flatnonzero(folds == k))
+
+
+def test_names_of_one_molecule_and_molecules_of_one_name_are_one_compound():
+    names = np.array(["ethanol", "alcohol", "x", "x", "benzene"])
+    smiles = np.array(["CCO", "OCC", "C", "CC", "c1ccccc1"])
+    found = same_compound(names, smiles)
+    assert found[0] == found[1] and found[2] == found[3]
+    assert len(set(found)) == 3
+
+
+def test_folds_of_groups_are_even():
+    groups = np.repeat(np.arange(30), np.random.default_rng(0).integers(1, 9, 30))
+    for seed in range(20):
+        sizes = np.bincount(group_folds(groups, 5, seed, "groups"))
+        assert sizes.max() - sizes.min() <= np.bincount(groups).max()
+
+
+def test_every_cluster_is_in_every_fold_and_small_ones_stay_in_training():
+    rng = np.random.default_rng(0)
+    kinds = np.repeat([0, 1, 2], [100, 60, 5])
+    Y = (100 * np.eye(3)[kinds] + rng.normal(size=(165, 3))).astype(np.float32)
+    splits = named_splits("cluster", table(n=165), n_folds=5, Y=Y)[0]
+    for split in splits:
+        counts = np.bincount(kinds[split.held_out], minlength=3)
+        assert counts[2] == 0
+        assert abs(counts[0] - 20) <= 8 and abs(counts[1] - 12) <= 8
+
+
+def test_molecules_without_rings_are_scaffolds_of_their_own():
+    assert murcko_scaffolds(["CCO", "OCC", "Cc1ccccc1", "c1ccccc1CC"]) == [
+        "CCO",
+        "CCO",
+        "c1ccccc1",
+        "c1ccccc1",
+    ]
+
+
+def test_the_unit_of_the_bootstrap_is_what_was_held_out():
+    assert {name: bootstrap_unit(name) for name in SPLITS} == {
+        "random": "row",
+        "compound": "sm_name",
+        "scaffold": "sm_name",
+        "cell_type": "row",
+        "joint": "sm_name",
+        "scarce": "sm_name",
+        "made_scarce": "sm_name",
+        "published": "row",
+        "cluster": "row",
+    }
+
+
+@pytest.mark.parametrize("name", ["random", "compound", "cell_type", "cluster"])
+def test_scikit_learn_takes_it(name):
+    obs, Y = table(), responses(120)
+    cv = NamedSplit(name, n_folds=4, repeats=2)
+    found = cross_validate(DummyRegressor(), obs, Y, cv=cv)
+    assert len(found["test_score"]) == cv.get_n_splits(obs, Y) == 8
+    assert np.isfinite(found["test_score"]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("leave-one-out", {}, "--split leave-one-out: choose among random, compound, "),
+        ("compound", {"n_folds": 12}, "12 folds of 11 compounds: take from 2 to 11 folds"),
+        ("compound", {"n_folds": 1}, "1 folds of 11 compounds: take from 2"),
+        ("scaffold", {"n_folds": 50}, "50 folds of "),
+        ("scarce", {}, "--split scarce: needs the pairs to predict (--test FILE)"),
+        ("made_scarce", {}, "--split made_scarce: needs the pairs to predict (--test FILE)"),
+        ("cluster", {}, "--split cluster: needs the responses"),
+        ("random", {"n_folds": 1}, "1 folds of 120 training rows"),
+    ],
+)
+def test_refusals(name, options, words):
+    with pytest.raises(InputError) as caught:
+        named_splits(name, table(), **options)
+    assert str(caught.value).startswith(words)
+
+
+def test_every_scarce_row_with_a_compound_known_elsewhere_is_held_out_once():
+    obs = table(n=200)
+    scarce = obs["cell_type"].isin(CELLS[:2]).to_numpy()
+    known = obs["sm_name"].isin(obs["sm_name"][~scarce]).to_numpy()
+    held_out = np.concatenate([split.held_out for split in made("scarce", obs, n_folds=4)[0]])
+    assert sorted(held_out) == np.flatnonzero(scarce & known).tolist()
+
+
+@pytest.mark.parametrize("cell_types", [CELLS, ["a new one"]])
+def test_pairs_that_the_scarce_split_cannot_imitate(cell_types):
+    pairs = pd.DataFrame({"cell_type": cell_types, "sm_name": "drug 1"})
+    with pytest.raises(
+        InputError, match=r"--split scarce: no split imitates these pairs: .* take --split cell_type"
+    ):
+        named_splits("scarce", table(), n_folds=3, pairs=pairs)
+
+
+@pytest.mark.parametrize("name", ["cell_type", "joint"])
+def test_one_cell_type_cannot_be_held_out(name):
+    with pytest.raises(InputError, match=f"--split {name}: "):
+        named_splits(name, table().assign(cell_type="B"), n_folds=3)
+
+
+def test_other_cell_types_have_no_published_split():
+    with pytest.raises(
+        InputError, match=r"needs B cells and Myeloid cells; the rows are of NK cells: take another"
+    ):
+        named_splits("published", table().assign(cell_type="NK cells"))
+
+
+@pytest.mark.parametrize("name", [name for name in SPLITS if name != "published"])
+def test_real_data(shared_data, name):
+    lung = read_training(shared_data / "lincs_lung" / "de_train.parquet")
+    pairs = pd.read_csv(shared_data / "lincs_lung" / "id_map.csv")
+    splits = named_splits(name, lung.obs, pairs=pairs, Y=lung.Y)[0]
+    held_out = np.concatenate([split.held_out for split in splits])
+    assert len(np.unique(held_out)) == len(held_out)
+    if name in WHOLE:
+        assert len(held_out) == len(lung.Y)
+    for split in splits:
+        if name in ("compound", "scaffold", "joint"):
+            assert not shares(lung.obs, split, "sm_name")
+        if name in ("cell_type", "joint"):
+            assert not shares(lung.obs, split, "cell_type")
 
 
 @given(st.integers(2, 12), st.integers(0, 200), st.integers(0, 2**32 - 1))
@@ -39,7 +267,7 @@ def lines(counts, shared="compound"):
 def test_made_scarce_splits_keep_as_few_rows_as_the_scarce_cell_types_have():
     obs = lines({"B": 4, "M": 6, "T": 30, "NK": 25})
     pairs = pd.DataFrame({"cell_type": ["B", "M", "M"]})
-    splits = made_scarce_splits(obs, pairs, seed=0)
+    splits = named_splits("made_scarce", obs, pairs=pairs)[0]
     assert [split.name for split in splits] == ["NK", "T"]
     for split in splits:
         assert not set(split.training) & set(split.held_out)
@@ -61,7 +289,9 @@ def test_made_scarce_splits_are_seeded():
     obs.loc[obs.cell_type == "B", "sm_name"] = ["elsewhere 1", "elsewhere 2"]  # so that any row may be kept
 
     def drawn(seed):
-        return [tuple(split.held_out) for split in made_scarce_splits(obs, pairs, seed)]
+        return [
+            tuple(split.held_out) for split in named_splits("made_scarce", obs, pairs=pairs, seed=seed)[0]
+        ]
 
     assert drawn(0) == drawn(0)
     assert len({draw for seed in range(5) for draw in drawn(seed)}) > 5
@@ -70,4 +300,5 @@ def test_made_scarce_splits_are_seeded():
 @pytest.mark.parametrize("cell_types", [["B", "T"], ["new"], []])
 def test_pairs_that_no_split_imitates(cell_types):
     with pytest.raises(InputError, match="no split imitates these pairs"):
-        made_scarce_splits(lines({"B": 8, "T": 30}), pd.DataFrame({"cell_type": cell_types}, dtype=object), 0)
+        asked = pd.DataFrame({"cell_type": cell_types}, dtype=object)
+        named_splits("made_scarce", lines({"B": 8, "T": 30}), pairs=asked)

@@ -200,7 +200,7 @@ def test_a_machine_for_new_compounds_has_no_profiles_in_it():
 def test_real_data_are_predicted_better_than_by_the_additive_model(shared_data):
     """Compounds held out within one cell type, and held out everywhere."""
     from features.molecules.encoders import encode_molecules
-    from rapids_pipeline.evaluation.learned_baselines import additive
+    from rapids_pipeline.evaluation.baselines import additive
 
     data = read_training(shared_data / "lincs_lung" / "de_train.parquet")
     rows = Rows(data.obs, encode_molecules(["morgan"], list(data.obs["SMILES"])).training)

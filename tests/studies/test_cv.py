@@ -15,11 +15,9 @@ from typer.testing import CliRunner
 from rapids_pipeline.commands.cv import command
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.data.tables import PerturbationData
-from rapids_pipeline.evaluation.baselines import BASELINES
-from rapids_pipeline.evaluation.learned_baselines import ALL_BASELINES
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINES
 from rapids_pipeline.evaluation.metrics import METRICS, score_all
-from rapids_pipeline.evaluation.named_splits import SPLITS, named_splits
-from rapids_pipeline.evaluation.splits import Split
+from rapids_pipeline.evaluation.splits import SPLITS, Split, named_splits
 from rapids_pipeline.stack.recipe import RunConfig
 from rapids_pipeline.studies import cv
 from rapids_pipeline.studies.cv import HeldOut, RowScores, fit_split, mean_predictions, methods_of, split_rows

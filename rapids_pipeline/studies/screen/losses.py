@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from features.feature_sets import FeatureSet
 from features.rows import Rows
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.evaluation.intervals import row_losses
+from rapids_pipeline.evaluation.bootstrap import row_losses
 from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.studies.screen.fold_features import FoldFeatures
 from rapids_pipeline.studies.screen.models import MODELS, ModelName, sigma_of

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.evaluation.intervals import (
+from rapids_pipeline.evaluation.bootstrap import (
     LEVEL,
     Intervals,
     paired_intervals,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from features.rows import Pairs
 from rapids_pipeline.backend.arrays import Array, namespace
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.evaluation.intervals import row_losses
+from rapids_pipeline.evaluation.bootstrap import row_losses
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.stack.members.composite import Components, Reduced, fit_machine

@@ -1,7 +1,7 @@
 """What a tuning found: the best trial of every machine beside the recipe's, with intervals, and all trials.
 
 An interval is of the change of the error from the recipe's machine to the best trial's, by the same held-out rows,
-compounds resampled together in all lots at once (`rapids_pipeline.evaluation.intervals`). It knows the luck of the
+compounds resampled together in all lots at once (`rapids_pipeline.evaluation.bootstrap`). It knows the luck of the
 rows, not that the best of many trials was taken.
 """
 
@@ -14,8 +14,8 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from rapids_pipeline.evaluation.intervals import LEVEL, replicate_weights
-from rapids_pipeline.evaluation.named_splits import SPLITS
+from rapids_pipeline.evaluation.bootstrap import LEVEL, replicate_weights
+from rapids_pipeline.evaluation.splits import SPLITS
 from rapids_pipeline.stack.recipe import KernelConfig, Recipe
 from rapids_pipeline.studies.tune.objective import HOPELESS, mean_loss
 from rapids_pipeline.studies.tune.study import MachineStudy

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.evaluation.audit import recommended_split
-from rapids_pipeline.evaluation.named_splits import SPLITS, named_splits
-from rapids_pipeline.evaluation.splits import Split
+from rapids_pipeline.evaluation.splits import SPLITS, Split, named_splits
 from rapids_pipeline.kernels.response_profiles import ResponseProfiles
 
 MachineName = Literal["known", "new_compounds"]

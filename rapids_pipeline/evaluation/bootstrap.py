@@ -16,9 +16,8 @@ interval).
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from rapids_pipeline.backend.arrays import Float64, Indices
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -28,15 +27,15 @@ REPLICATES = 2000
 class Intervals:
     """Scores of k candidates and their differences from a reference, each with its interval; arrays of (k,)."""
 
-    score: Floats
-    score_low: Floats
-    score_high: Floats
-    difference: Floats
-    difference_low: Floats
-    difference_high: Floats
+    score: Float64
+    score_low: Float64
+    score_high: Float64
+    difference: Float64
+    difference_low: Float64
+    difference_high: Float64
 
 
-def row_losses(row_mse: Floats, one_gene: bool) -> Floats:
+def row_losses(row_mse: Float64, one_gene: bool) -> Float64:
     """Return q, (n,), of row-wise mean squared errors over genes, (repeats, n); NaN for rows never held out."""
     losses = row_mse if one_gene else np.sqrt(row_mse)
     held_out = np.isfinite(losses)
@@ -46,8 +45,8 @@ def row_losses(row_mse: Floats, one_gene: bool) -> Floats:
 
 
 def replicate_weights(
-    folds: NDArray[np.intp], units: NDArray[np.intp], n_replicates: int = REPLICATES, seed: int = 0
-) -> Floats:
+    folds: Indices, units: Indices, n_replicates: int = REPLICATES, seed: int = 0
+) -> Float64:
     """Return how often each row is drawn in each replicate, (n_replicates, n).
 
     Parameters
@@ -70,9 +69,7 @@ def replicate_weights(
     return weights
 
 
-def _units_by_fold(
-    folds: NDArray[np.intp], units: NDArray[np.intp]
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp], int]]:
+def _units_by_fold(folds: Indices, units: Indices) -> list[tuple[Indices, Indices, int]]:
     """Return rows, the unit of each (0, 1, …), and the number of units of every fold."""
     parts = []
     for fold in np.unique(folds[folds >= 0]):
@@ -83,7 +80,7 @@ def _units_by_fold(
 
 
 def paired_intervals(
-    losses: Floats, reference: int, weights: Floats, one_gene: bool, level: float = LEVEL
+    losses: Float64, reference: int, weights: Float64, one_gene: bool, level: float = LEVEL
 ) -> Intervals:
     """Return scores, differences from the reference and percentile intervals.
 
@@ -109,7 +106,7 @@ def paired_intervals(
     return Intervals(observed, low, high, observed - observed[reference], difference_low, difference_high)
 
 
-def _scores(losses: Floats, weights: Floats, one_gene: bool) -> Floats:
+def _scores(losses: Float64, weights: Float64, one_gene: bool) -> Float64:
     """Return the score of every candidate in every replicate, (k, n_replicates)."""
     means = (losses @ weights.T) / weights.sum(axis=1)
     return np.asarray(np.sqrt(means) if one_gene else means)

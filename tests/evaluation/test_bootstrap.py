@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rapids_pipeline.evaluation.intervals import paired_intervals, replicate_weights, row_losses
+from rapids_pipeline.evaluation.bootstrap import paired_intervals, replicate_weights, row_losses
 
 
 def test_losses_are_means_over_repeats_of_squares_or_of_roots():
