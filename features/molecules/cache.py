@@ -1,6 +1,6 @@
 """Embeddings kept on disk, so that a molecule goes through a language model once.
 
-One file per key. The key (`cache_key`) is a hash of everything that determines an embedding besides the
+One file per key. The key is the canonical JSON text of everything that determines an embedding besides the
 molecule: the model's files, the options and the libraries' versions. A file holds the canonical SMILES, their
 float32 rows and what its key was made from (a .npz archive without pickle, whose parts carry checksums).
 
@@ -11,12 +11,10 @@ is reported and made anew; where nothing can be written, work goes on without th
 
 import hashlib
 import io
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +56,6 @@ def cache_folder(cache: str | os.PathLike[str] | None) -> Path | None:
         return None
 
 
-def cache_key(determinants: Mapping[str, Any]) -> str:
-    """Return the canonical JSON text of what determines embeddings."""
-    return json.dumps(determinants, sort_keys=True)
-
-
 class DamagedError(Exception):
     """A cache file is not as it was written."""
 
@@ -75,7 +68,7 @@ class EmbeddingCache:
     folder : Path
         Made when the first embeddings are added.
     key : str
-        From `cache_key`.
+        What determines the embeddings besides the molecule.
     width : int
         Values per embedding.
 

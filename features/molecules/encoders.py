@@ -6,6 +6,7 @@ one of them. Most learn nothing from molecules, so `encode_molecules` makes thei
 One that does (`descriptors`, standardised) is fitted by its block, on the training rows of each fold.
 """
 
+import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from features.molecules import language_model
-from features.molecules.cache import EmbeddingCache, cache_folder, cache_key, embed_through
+from features.molecules.cache import EmbeddingCache, cache_folder, embed_through
 from features.molecules.descriptors import DescriptorEncoder
 from features.molecules.morgan import MorganEncoder
 from features.molecules.smiles import MoleculeEncoder, rdkit_chem, require_known, token_counts, unknown_share
@@ -27,7 +28,6 @@ from rapids_pipeline.backend.errors import InputError
 
 DEFAULT_CHEMBERTA = "DeepChem/ChemBERTa-10M-MTR"
 POOLINGS = ("mean", "cls")
-PRECISIONS = ("float32", "bfloat16")
 UNKNOWN_WARNING = 0.1
 FITTED_IN_FOLD = ("descriptors",)
 WITHOUT_WEIGHTS = ("morgan", "descriptors")
@@ -55,10 +55,6 @@ class ChemBERTaEncoder(MoleculeEncoder):
         where memory is too small.
     device : str
         Torch device, "cpu" or "cuda".
-    local_files_only : bool
-        Never ask the hub; its local cache still counts. HF_HUB_OFFLINE=1 in the environment says the same.
-    precision : {"float32", "bfloat16"}
-        Arithmetic of the encoder; the embeddings are float32.
     desalt : bool
         Encode a molecule of several fragments as its largest organic fragment alone.
     cache : path, "auto" or None
@@ -89,8 +85,6 @@ class ChemBERTaEncoder(MoleculeEncoder):
         normalize: bool = True,
         batch_size: int | Literal["auto"] = "auto",
         device: str = "cpu",
-        local_files_only: bool = False,
-        precision: language_model.Precision = "float32",
         desalt: bool = False,
         cache: str | os.PathLike[str] | None = "auto",
     ) -> None:
@@ -100,8 +94,6 @@ class ChemBERTaEncoder(MoleculeEncoder):
         self.normalize = normalize
         self.batch_size = batch_size
         self.device = device
-        self.local_files_only = local_files_only
-        self.precision = precision
         self.desalt = desalt
         self.cache = cache
 
@@ -110,7 +102,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
         self._check_parameters()
         rdkit_chem()
         self.language_model_ = language_model.load_language_model(
-            str(self.model), self.max_length, self.device, self.local_files_only
+            str(self.model), self.max_length, self.device
         )
         return self
 
@@ -126,19 +118,13 @@ class ChemBERTaEncoder(MoleculeEncoder):
         """Return the embeddings, of shape (n, width), float32 (InputError: invalid SMILES)."""
         check_is_fitted(self, "language_model_")
         distinct, row = self._distinct(smiles)
-        self._diagnose(distinct)
-        return self.embed(distinct)[row]
-
-    def embed(self, canonical: list[str]) -> Float32:
-        """Return the embeddings of distinct canonical SMILES, of shape (m, width): all the costly work."""
-        check_is_fitted(self, "language_model_")
         self._check_parameters()
-        cache = self._open_cache()
+        self._diagnose(distinct)
+        cache, self.n_cached_ = self._open_cache(), 0
         if cache is None:
-            self.n_cached_ = 0
-            return self._computed(canonical)
-        rows, self.n_cached_ = embed_through(cache, canonical, self._computed)
-        return rows
+            return self._computed(distinct)[row]
+        rows, self.n_cached_ = embed_through(cache, distinct, self._computed)
+        return rows[row]
 
     def get_feature_names_out(self, input_features: object = None) -> Labels:
         """Return "chemberta_0", "chemberta_1", ... (NotFittedError before `load` or `fit`)."""
@@ -152,9 +138,8 @@ class ChemBERTaEncoder(MoleculeEncoder):
         return [*super().notes(), *([sentence] if truncated else [])]
 
     def _check_parameters(self) -> None:
-        for name, choices in (("pooling", POOLINGS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in choices:
-                raise InputError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        if self.pooling not in POOLINGS:
+            raise InputError(f"pooling={self.pooling!r}: choose one of {', '.join(POOLINGS)}")
         size: object = self.batch_size
         if size != "auto" and not (isinstance(size, int | np.integer) and size >= 1):
             raise InputError(f"batch_size={size!r} must be >= 1 or 'auto'")
@@ -164,7 +149,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
     def _computed(self, canonical: Sequence[str]) -> Float32:
         """Return embeddings fresh from the model."""
         return language_model.embed(
-            self.language_model_, canonical, self.pooling, self.normalize, self.batch_size, self.precision
+            self.language_model_, canonical, self.pooling, self.normalize, self.batch_size
         )
 
     def _open_cache(self) -> EmbeddingCache | None:
@@ -173,16 +158,17 @@ class ChemBERTaEncoder(MoleculeEncoder):
         if folder is None:
             return None
         loaded = self.language_model_
-        key = cache_key(
+        key = json.dumps(
             {
                 "model": loaded.content_hash,
                 "max_tokens": loaded.max_tokens,
                 "pooling": self.pooling,
                 "normalize": bool(self.normalize),
-                "precision": self.precision,
+                "precision": "float32",
                 "device": loaded.device.split(":")[0],
                 "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
-            }
+            },
+            sort_keys=True,
         )
         return EmbeddingCache(folder, key, loaded.width)
 

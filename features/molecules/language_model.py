@@ -29,7 +29,6 @@ from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.files import sha256_of
 
 Pooling = Literal["mean", "cls"]
-Precision = Literal["float32", "bfloat16"]
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 """Tokens of a batch, padding included, where its size adapts.
@@ -64,9 +63,7 @@ class LanguageModel:
     content_hash: str
 
 
-def load_language_model(
-    name: str, max_length: int = 150, device: str = "cpu", local_files_only: bool = False
-) -> LanguageModel:
+def load_language_model(name: str, max_length: int = 150, device: str = "cpu") -> LanguageModel:
     """Load a SMILES language model from a local folder or from the Hugging Face hub.
 
     Parameters
@@ -77,8 +74,6 @@ def load_language_model(
         Most tokens per molecule; an encoder with room for fewer lowers it (`LanguageModel.max_tokens`).
     device : str
         A torch device, "cpu" or "cuda".
-    local_files_only : bool
-        Look for a hub id only in the local cache.
 
     Raises
     ------
@@ -92,7 +87,7 @@ def load_language_model(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UnavailableError(f"device {device}: this PyTorch sees no CUDA device; use --device cpu")
     with quiet_libraries():
-        folder = model_folder(name, local_files_only)
+        folder = model_folder(name)
         digest = content_hash(folder)
         tokenizer = load_tokenizer(folder)
         encoder = _load_encoder(folder).to(device)
@@ -113,7 +108,6 @@ def embed(
     pooling: Pooling = "mean",
     normalize: bool = True,
     batch_size: int | Literal["auto"] = "auto",
-    precision: Precision = "float32",
 ) -> Float32:
     """Embed molecules, each as one vector e.
 
@@ -130,8 +124,6 @@ def embed(
     batch_size : int or "auto"
         Molecules per forward pass; "auto": as many as have `TOKENS_PER_BATCH` tokens. Where the device's
         memory is too small, the batch is halved and tried again, and later ones stay that small.
-    precision : {"float32", "bfloat16"}
-        "bfloat16" runs the encoder under torch's autocast (relative error about 1e-2); pooling is in float32.
 
     Returns
     -------
@@ -157,7 +149,7 @@ def embed(
     while start < len(order):
         index = _next_batch(order[start : start + most], lengths, budget)
         try:
-            rows[index] = _forward(model, [smiles[i] for i in index], pooling, normalize, precision)
+            rows[index] = _forward(model, [smiles[i] for i in index], pooling, normalize)
             start += len(index)
             continue
         except torch.OutOfMemoryError:
@@ -190,9 +182,7 @@ def _halved(model: LanguageModel, index: Sequence[int], lengths: Sequence[int]) 
     return len(index) * lengths[index[-1]] // 2
 
 
-def _forward(
-    model: LanguageModel, smiles: list[str], pooling: Pooling, normalize: bool, precision: Precision
-) -> Float32:
+def _forward(model: LanguageModel, smiles: list[str], pooling: Pooling, normalize: bool) -> Float32:
     """Embed one batch."""
     torch = require_package("torch")
     tokens = model.tokenizer(
@@ -201,11 +191,8 @@ def _forward(
     ids, mask = tokens["input_ids"].to(model.device), tokens["attention_mask"].to(model.device)
     if int(ids.max()) >= model.encoder.config.vocab_size:
         raise InputError(f"{model.folder}: tokenizer and weights do not belong together (unknown token id)")
-    half = torch.autocast(_device_type(model), dtype=torch.bfloat16, enabled=precision == "bfloat16")
     with torch.no_grad():
-        with half:
-            hidden = model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        hidden = hidden.float()
+        hidden = model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         pooled = _mean(hidden, mask) if pooling == "mean" else hidden[:, 0]
         if normalize:
             pooled = torch.nn.functional.normalize(pooled, dim=1)
@@ -248,11 +235,11 @@ def _room(encoder: Any) -> int:
     return positions if offset is None else positions - offset - 1
 
 
-def model_folder(name: str, local_files_only: bool = False) -> Path:
+def model_folder(name: str) -> Path:
     """Return the folder of a model, with configuration, weights and tokenizer.
 
-    The hub is asked for a hub id only, and not where `local_files_only` is set or the environment says
-    HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE: then its local cache alone counts.
+    The hub is asked for a hub id only, and not where the environment says HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE:
+    then its local cache alone counts.
 
     Raises
     ------
@@ -265,7 +252,7 @@ def model_folder(name: str, local_files_only: bool = False) -> Path:
     if not folder.is_dir():
         if not HUB_ID.fullmatch(name):
             raise InputError(f"--molecules {name}: no such folder, and no hub id (organisation/model)")
-        folder = _fetch(name, local_files_only)
+        folder = _fetch(name)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: not a model folder, config.json is missing")
     for kind, files in (("weights are", SAFE_WEIGHTS + PICKLE_WEIGHTS), ("tokenizer is", VOCABULARIES)):
@@ -299,14 +286,14 @@ def content_hash(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _fetch(name: str, local_files_only: bool) -> Path:
+def _fetch(name: str) -> Path:
     """Return the local snapshot of a hub id: from the hub within `HUB_TIMEOUT_S`, else from its cache.
 
     The first question to the hub carries a time limit and is asked once; huggingface_hub's own file downloads
     repeat theirs for 23 s where there is no network.
     """
     hub = require_package("huggingface_hub")
-    offline = local_files_only or _is_offline(hub)
+    offline = _is_offline(hub)
     reason: Exception | None = None
     if not offline:
         try:

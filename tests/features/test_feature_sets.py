@@ -9,7 +9,7 @@ from features.blocks import LeaveOneOutBlock, MoleculeBlock, OneHotBlock, Statis
 from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
 from features.feature_sets import feature_set as any_feature_set
 from features.rows import Rows
-from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
+from features.targets.encoders import TargetEncoder
 from rapids_pipeline.backend.errors import InputError
 
 N, N_MOLECULES, N_TARGETS = 60, 20, 7
@@ -85,49 +85,6 @@ def test_columns_are_the_blocks_side_by_side(name):
 
 
 @EVERY_SET
-@pytest.mark.parametrize("row", [0, 31, N - 1])
-def test_a_rows_own_target_never_enters_its_features(name, row):
-    rows, Y = example()
-    recipe = feature_set(name)
-    Y = targets_for(recipe, Y)
-    changed = Y.copy()
-    changed[row] += 1000
-    before = FeatureTable(recipe).fit_transform(rows, Y)
-    after = FeatureTable(recipe).fit_transform(rows, changed)
-    excluded = name != "boosting_aggregates"  # a basis learnt from statistics: said in its block's docstring
-    assert (after[row].tobytes() == before[row].tobytes()) == excluded
-    if row != N - 1:  # the last row's compound is its own only, its cell type is not
-        assert np.any(after != before) == recipe.uses_targets
-
-
-def test_leaky_statistics_are_named_so_and_fail_the_check():
-    rows, Y = example()
-    changed = Y.copy()
-    changed[3] += 1000
-    block = StatisticsBlock(column="sm_name", leaky=True)
-    recipe = FeatureSet(name="published", blocks=(block,))
-    assert recipe.leaky and block.name == "leaky:statistics:sm_name:mean"
-    assert not any(shipped.leaky for shipped in FEATURE_SETS.values())
-    before, after = (FeatureTable(recipe).fit_transform(rows, y) for y in (Y, changed))
-    assert np.all(after[3] != before[3])
-
-
-def test_the_check_finds_statistics_that_include_the_row(monkeypatch):
-    rows, Y = example()
-    changed = Y.copy()
-    changed[3] += 1000
-    recipe = feature_set("op2_first_light")
-    original = TargetEncoder.__init__
-
-    def leaky(self, *arguments, **options):
-        original(self, *arguments, **{**options, "leaky": True})
-
-    monkeypatch.setattr(TargetEncoder, "__init__", leaky)
-    before, after = (FeatureTable(recipe).fit_transform(rows, y) for y in (Y, changed))
-    assert np.any(after[3] != before[3])
-
-
-@EVERY_SET
 def test_held_out_rows_features_depend_on_training_rows_only(name):
     rows, Y = example()
     recipe = feature_set(name)
@@ -138,16 +95,6 @@ def test_held_out_rows_features_depend_on_training_rows_only(name):
     batch = table.transform(rows.take(outside))
     alone = np.vstack([table.transform(rows.take(np.array([i]))) for i in outside])
     np.testing.assert_allclose(alone, batch, rtol=1e-4, atol=1e-4)
-
-
-def test_the_check_finds_group_means_that_include_the_row():
-    rows, Y = example()
-    changed = Y.copy()
-    changed[0] += 1000
-    leaky = [
-        LeaveOneOutEncoder().fit(rows.obs["sm_name"], y).transform(rows.obs["sm_name"]) for y in (Y, changed)
-    ]
-    assert np.all(leaky[0][0] != leaky[1][0])
 
 
 def test_noise_of_encodings_is_seeded_and_differs_between_blocks():
@@ -189,17 +136,6 @@ def test_order_of_rows_follows():
         expected = table.fit_transform(rows, Y)[order]
         found = FeatureTable(feature_set(name)).fit_transform(rows.take(order), Y[order])
         np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_take_keeps_rows_together():
-    rows, _ = example()
-    part = rows.take(np.array([5, 2]))
-    assert part.obs["sm_name"].tolist() == rows.obs["sm_name"].iloc[[5, 2]].tolist()
-    assert part.molecules.keys() == rows.molecules.keys()
-    for name, values in rows.molecules.items():
-        np.testing.assert_array_equal(part.molecules[name], values[[5, 2]])
-    np.testing.assert_array_equal(part.predictions, rows.predictions[[5, 2]])
-    assert Rows(rows.obs).take(np.array([1])).predictions is None
 
 
 def test_only_stacking_sets_need_predictions():

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.blocks import Given, Noise, OneHotBlock
+from features.blocks import Noise, OneHotBlock
 from features.feature_sets import FeatureSet, FeatureTable
 from features.molecules import descriptors
 from features.molecules.descriptors import DescriptorEncoder
@@ -171,24 +171,6 @@ def test_columns_that_are_reduced_must_be_as_many_as_were():
             FeatureTable.from_state(recipe, reader(changed(state, place, 3)))
         with pytest.raises(InputError, match=r"width is 0;"):
             FeatureTable.from_state(recipe, reader(changed(state, place, 0)))
-
-
-@pytest.mark.parametrize(
-    ("maker", "says"),
-    [
-        (lambda: Given("made up"), "molecule features by made up have 5 columns and had 20 when"),
-        (Given, "first-level predictions have 5 columns and had 7 when"),
-    ],
-)
-def test_columns_of_another_width_are_refused(maker, says):
-    rows, targets = example()
-    fitted, restored = maker(), maker()
-    fitted.fit_transform(rows, targets)
-    restored.restore(reader(fitted.state()))
-    narrow = Rows(rows.obs, {"made up": rows.molecules["made up"][:, :5]}, rows.predictions[:, :5])
-    for made in (fitted, restored):
-        with pytest.raises(InputError, match=says):
-            made.transform(narrow)
 
 
 def test_statistics_of_each_targets_own_are_of_one_target():

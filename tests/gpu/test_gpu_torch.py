@@ -36,12 +36,6 @@ def test_embeddings_are_those_of_the_cpu(device, roberta_folder, pooling, batch_
     np.testing.assert_allclose(there, here, atol=2e-5)
 
 
-def test_half_precision_is_close(device, roberta_folder):
-    there = embed(loaded(roberta_folder, device), SMILES, precision="bfloat16")
-    here = embed(loaded(roberta_folder, "cpu"), SMILES)
-    assert 0 < np.abs(there - here).max() < 0.05
-
-
 def test_a_cached_embedding_is_taken_on_either_device(device, roberta_folder, tmp_path):
     there, here = (
         ChemBERTaEncoder(model=str(roberta_folder), device=where, cache=tmp_path).fit_transform(SMILES)

@@ -81,3 +81,25 @@ def test_nothing_of_a_fold_enters_the_columns_of_its_rows():
     before, after = (TargetEncoder(ALL).cross_fit(groups, targets, FOLDS) for targets in (Y, changed))
     assert after[FOLDS == 2].tobytes() == before[FOLDS == 2].tobytes()
     assert np.all((after != before)[FOLDS != 2].any(axis=1))
+
+
+@pytest.mark.parametrize("row", [0, 7, ALONE])
+def test_of_a_leave_one_out_encoding_the_rest_of_the_group_and_lone_rows_do_change(row):
+    moved, groups = check_no_leak(PATHS["leave-one-out, a"], row)
+    labels = groups[:, 0].tolist()
+    lone = [
+        i for i, label in enumerate(labels) if labels.count(label) == 1
+    ]  # they have the mean of everyone else
+    assert ALONE in lone
+    assert set(moved) == {*np.flatnonzero(groups[:, 0] == labels[row]), *lone} - {row}
+
+
+def test_subtracting_the_own_target_from_a_total_would_fail_that_check():
+    groups, Y = example()
+    rounded = []
+    for added in (0, 1000):
+        changed = Y.copy()
+        changed[0] += added
+        total = changed[groups[:, 0] == groups[0, 0]].sum(axis=0, dtype=np.float32)
+        rounded.append((total - changed[0]).tobytes())
+    assert rounded[0] != rounded[1]

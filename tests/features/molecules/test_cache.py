@@ -1,4 +1,4 @@
-"""The cache of embeddings: same bits, right key, many writers, damage, folders that cannot be written."""
+"""The cache of embeddings: where it is, same bits, right key, many writers, damage, folders that refuse."""
 
 import json
 import shutil
@@ -16,8 +16,9 @@ pytest.importorskip("rdkit")
 
 from features.molecules import cache as embedding_cache
 from features.molecules import language_model
-from features.molecules.cache import EmbeddingCache, embed_through
+from features.molecules.cache import EmbeddingCache, cache_folder, embed_through
 from features.molecules.encoders import ChemBERTaEncoder
+from rapids_pipeline.backend.errors import InputError
 
 MOLECULES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "Cn1cnc2c1c(=O)n(C)c(=O)n2C", "CCN", "ClCCBr"]
 AGAIN = ["OCC", *MOLECULES[1:]]
@@ -61,9 +62,7 @@ def test_only_the_molecules_that_are_new_are_embedded(encode, monkeypatch):
     assert encode()[1] == 5
 
 
-@pytest.mark.parametrize(
-    "options", [{"pooling": "cls"}, {"normalize": False}, {"max_length": 60}, {"precision": "bfloat16"}]
-)
+@pytest.mark.parametrize("options", [{"pooling": "cls"}, {"normalize": False}, {"max_length": 60}])
 def test_other_options_are_kept_apart(encode, options):
     plain, _ = encode()
     other, from_cache = encode(**options)
@@ -280,3 +279,30 @@ def test_no_cache_leaves_no_file_and_auto_is_the_default(encode, roberta_folder,
     assert list(tmp_path.iterdir()) == []
     ChemBERTaEncoder(str(roberta_folder)).fit_transform(MOLECULES)
     only_file(tmp_path / "named" / "embeddings")
+
+
+def test_the_folder_of_the_user(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAPIDS_PERTURB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the XDG standard
+    assert cache_folder("auto") == tmp_path / ".cache" / "rapids-perturb" / "embeddings"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder("auto") == tmp_path / "xdg" / "rapids-perturb" / "embeddings"
+    monkeypatch.setenv("RAPIDS_PERTURB_CACHE", "~/mine")
+    assert cache_folder("auto") == tmp_path / "mine" / "embeddings"
+    assert cache_folder("~/other") == tmp_path / "other"
+    assert cache_folder(tmp_path) == tmp_path
+    assert cache_folder(None) is None
+    with pytest.raises(InputError, match="cache"):
+        cache_folder("")
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("RAPIDS_PERTURB_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.warns(UserWarning, match="set RAPIDS_PERTURB_CACHE"):
+        assert cache_folder("auto") is None

@@ -1,0 +1,157 @@
+"""Encoders of molecules by name, and ChemBERTa's on two models: one in the `rxnmapper` wheel, a small made one."""
+
+import functools
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("rdkit")
+
+from features.molecules import language_model  # noqa: E402
+from features.molecules.descriptors import DescriptorEncoder  # noqa: E402
+from features.molecules.encoders import ChemBERTaEncoder, molecule_encoder  # noqa: E402
+from features.molecules.morgan import MorganEncoder  # noqa: E402
+from features.molecules.smiles import canonical_smiles  # noqa: E402
+from rapids_pipeline.backend.errors import InputError  # noqa: E402
+
+uncached = functools.partial(ChemBERTaEncoder, cache=None)
+
+PAIRS = {
+    "statins": (
+        "CCC(C)C(=O)OC1CC(C)C=C2C=CC(C)C(CCC3CC(O)CC(=O)O3)C12",
+        "CCC(C)(C)C(=O)OC1CC(C)C=C2C=CC(C)C(CCC3CC(O)CC(=O)O3)C12",
+    ),
+    "steroids": ("CC12CCC3C(CCC4=CC(=O)CCC34C)C1CCC2O", "CC(=O)C1CCC2C3CCC4=CC(=O)CCC4(C)C3CCC12C"),
+    "xanthines": ("Cn1cnc2c1c(=O)n(C)c(=O)n2C", "Cn1c(=O)c2[nH]cnc2n(C)c1=O"),
+    "salicylates": ("CC(=O)Oc1ccccc1C(=O)O", "O=C(O)c1ccccc1O"),
+}
+MOLECULES = [smiles for pair in PAIRS.values() for smiles in pair]
+
+
+@pytest.fixture(scope="module")
+def rxn(rxn_folder):
+    return uncached(str(rxn_folder)).fit(MOLECULES)
+
+
+def one_at_a_time(encoder, smiles, pooling):
+    """The formula, one molecule a forward pass: no batch, no padding, no mask."""
+    loaded = encoder.language_model_
+    rows = []
+    for string in smiles:
+        ids = loaded.tokenizer(canonical_smiles(string))["input_ids"]
+        with torch.no_grad():
+            states = loaded.encoder(torch.tensor([ids])).last_hidden_state[0].numpy().astype(np.float64)
+        pooled = sum(states) / len(states) if pooling == "mean" else states[0]
+        rows.append(pooled / np.sqrt(sum(pooled**2)))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("source", ["rxn_folder", "roberta_folder"])
+def test_embedding_equals_a_loop_over_molecules(source, pooling, request):
+    encoder = uncached(str(request.getfixturevalue(source)), pooling=pooling, batch_size=3)
+    rows = encoder.fit(MOLECULES).transform(MOLECULES)
+    np.testing.assert_allclose(rows, one_at_a_time(encoder, MOLECULES, pooling), atol=1e-5)
+    assert rows.dtype == np.float32
+    assert rows.flags.c_contiguous
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    names = encoder.get_feature_names_out()
+    assert len(names) == rows.shape[1]
+    assert names[:2].tolist() == ["chemberta_0", "chemberta_1"]
+
+
+def test_without_normalisation_rows_keep_their_length(rxn, rxn_folder):
+    raw = uncached(str(rxn_folder), normalize=False).fit(MOLECULES).transform(MOLECULES)
+    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
+    assert (lengths > 1.5).all()
+    np.testing.assert_allclose(raw / lengths, rxn.transform(MOLECULES), atol=1e-5)
+
+
+def test_rows_do_not_depend_on_their_batch(rxn_folder, rxn):
+    rows = rxn.transform(MOLECULES)
+    for size in (1, 5):
+        other = uncached(str(rxn_folder), batch_size=size).load().transform(MOLECULES)
+        np.testing.assert_allclose(other, rows, atol=1e-5)
+    np.testing.assert_array_equal(rxn.transform(MOLECULES[::-1])[::-1], rows)
+    np.testing.assert_allclose(rxn.transform([MOLECULES[6]])[0], rows[6], atol=1e-5)
+    assert rxn.transform([]).shape == (0, 256)
+
+
+def test_embeddings_tell_molecules_apart_and_pair_the_similar(rxn):
+    rows = rxn.transform(MOLECULES)
+    assert np.isfinite(rows).all()
+    similarity = rows @ rows.T - 2 * np.eye(len(rows))
+    assert similarity.max() < 1 - 1e-4
+    nearest = similarity.argmax(axis=1)
+    np.testing.assert_array_equal(nearest, [i ^ 1 for i in range(len(rows))])
+
+
+def test_spellings_share_a_row_and_each_molecule_is_embedded_once(rxn, monkeypatch):
+    seen = []
+    embed = language_model.embed
+    monkeypatch.setattr(language_model, "embed", lambda m, s, *a: seen.extend(s) or embed(m, s, *a))
+    rows = rxn.transform(["CC(=O)Oc1ccccc1C(=O)O", "CCO", "OC(=O)C1=CC=CC=C1OC(C)=O", "OCC"])
+    assert len(seen) == 2
+    np.testing.assert_array_equal(rows[0], rows[2])
+    np.testing.assert_array_equal(rows[1], rows[3])
+
+
+def test_truncated_molecules_are_counted_and_read_to_the_limit(rxn_folder, rxn):
+    encoder = uncached(str(rxn_folder), max_length=10).load()
+    with pytest.warns(UserWarning, match="2 of 3 molecules have more than 10 tokens"):
+        rows = encoder.transform(["CCCCCCCCCC", "CCCCCCCCC", "CCCCCCCC"])  # 8 atoms + [CLS] + [SEP] = 10
+    assert encoder.n_truncated_ == 2
+    np.testing.assert_allclose(rows[0], rows[2], atol=1e-6)
+    rxn.transform(MOLECULES)
+    assert rxn.n_truncated_ == 0
+
+
+def test_molecules_of_unknown_characters_are_warned_of(rxn):
+    with pytest.warns(UserWarning, match=r"57\.1% of the SMILES characters are unknown"):
+        rxn.transform(["CC.[Og]"])
+
+
+def test_mostly_unknown_molecules_are_refused_in_fit(rxn_folder):
+    with pytest.raises(InputError, match="100% of the characters are unknown"):
+        uncached(str(rxn_folder)).fit(["[Og]"])
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"pooling": "max"}, {"batch_size": 0}, {"batch_size": "some"}, {"max_length": 2}],
+)
+def test_parameters_are_checked_before_anything_is_loaded(parameters):
+    with pytest.raises(InputError, match=next(iter(parameters))):
+        uncached("no/model", **parameters).load()
+
+
+def test_invalid_molecules_are_refused(rxn):
+    with pytest.raises(InputError, match="position 1"):
+        rxn.transform(["CCO", "C1CC"])
+
+
+def test_registry_names(tmp_path):
+    assert isinstance(molecule_encoder("morgan"), MorganEncoder)
+    assert isinstance(molecule_encoder("descriptors"), DescriptorEncoder)
+    chemberta = molecule_encoder("chemberta", device="cuda")
+    assert (chemberta.model, chemberta.device) == ("DeepChem/ChemBERTa-10M-MTR", "cuda")
+    assert molecule_encoder("seyonec/ChemBERTa-zinc-base-v1").model == "seyonec/ChemBERTa-zinc-base-v1"
+    assert molecule_encoder(str(tmp_path)).model == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "ecfp", "no/such/folder", "./nothing", "a/"])
+def test_registry_refuses_other_names_and_lists_the_choices(name):
+    with pytest.raises(InputError, match=r"morgan, descriptors, chemberta, an existing folder .* hub id"):
+        molecule_encoder(name)
+
+
+def test_estimators_clone_and_keep_their_parameters():
+    for encoder in (
+        MorganEncoder(n_bits=64, desalt=True),
+        DescriptorEncoder(clip=3.0, desalt=True),
+        ChemBERTaEncoder(model="a/b", max_length=20, pooling="cls", cache=None),
+    ):
+        assert clone(encoder).get_params() == encoder.get_params()
