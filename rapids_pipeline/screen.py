@@ -1,8 +1,6 @@
 """`python -m rapids_pipeline.screen` is `rapids-perturb screen`."""
 
-import typer
-
-from rapids_pipeline.commands.screen import command
+from rapids_pipeline.__main__ import main
 
 if __name__ == "__main__":
-    typer.run(command)
+    main("screen")

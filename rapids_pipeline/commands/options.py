@@ -1,37 +1,58 @@
 """Options that several subcommands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+TrainOption = Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv or .tsv.")]
+TestOption = Annotated[
+    Path,
+    typer.Option(
+        help="The pairs to predict, with id, cell_type and sm_name. New compounds also need SMILES."
+    ),
+]
+OutOption = Annotated[Path, typer.Option(help="Folder for the results.")]
 MoleculesOption = Annotated[
     str,
     typer.Option(
-        help="Molecule features: chemberta (DeepChem/ChemBERTa-10M-MTR), morgan (RDKit fingerprints), descriptors "
-        "(RDKit's, standardised), a folder with the weights of a SMILES transformer, or a hub id."
+        envvar="RAPIDS_PERTURB_MOLECULES",
+        help="The molecule features: chemberta (DeepChem/ChemBERTa-10M-MTR), morgan (RDKit's fingerprints), "
+        "descriptors (RDKit's, standardised), a folder with the weights of a SMILES transformer, or a hub id.",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-RecipeOption = Annotated[
-    str, typer.Option(help="Recipe: a name (rapids-perturb recipes lists them) or a .toml file.")
+DeviceOption = Annotated[
+    str, typer.Option(help="The device: cpu, cuda, or auto, which takes the GPU where a run can start.")
 ]
-QuickOption = Annotated[bool, typer.Option("--quick", help="A first look: the same as --recipe quick.")]
+RecipeOption = Annotated[
+    str,
+    typer.Option(help="The recipe: a name (`rapids-perturb recipes` lists them) or a .toml file."),
+]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Take a first look: the same as --recipe quick.")]
+FoldsOption = Annotated[
+    int | None, typer.Option(help="The number of outer folds, 3 to 20. The recipe's own is the default.")
+]
+SeedOption = Annotated[int, typer.Option(help="The seed of the folds and of the boosting.")]
 EngineOption = Annotated[
     str | None,
-    typer.Option(help="Engine of the SVRs on shared features: auto, smo, douglas-rachford, sklearn or cuml."),
+    typer.Option(
+        help="The engine of the SVRs on shared features: auto, smo, douglas-rachford, sklearn or cuml."
+    ),
 ]
 BoostingEngineOption = Annotated[
-    str | None, typer.Option(help="Boosting engine: auto, or one of those in docs/boosting.md.")
+    str | None, typer.Option(help="The boosting engine: auto, or one of those in docs/boosting.md.")
 ]
 SvrFeaturesOption = Annotated[
     str | None,
     typer.Option(
-        help="Feature sets of the SVRs, one member each, separated by commas: names (rapids-perturb features "
-        "lists them) or .toml files. Default: the recipe's."
+        help="The feature sets of the SVRs, separated by commas; each makes one member. A set is a name "
+        "(`rapids-perturb features` lists them) or a .toml file. The recipe's own are the default."
     ),
 ]
-BoostingFeaturesOption = Annotated[str | None, typer.Option(help="Feature set of the booster, likewise.")]
-LayerOption = Annotated[str, typer.Option(help="Layer of an .h5ad file that holds the responses, or X.")]
+BoostingFeaturesOption = Annotated[
+    str | None, typer.Option(help="The feature set of the booster: a name or a .toml file.")
+]
+LayerOption = Annotated[str, typer.Option(help="The layer of an .h5ad file with the responses, or X.")]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
 MetadataOption = Annotated[
     str, typer.Option("--metadata-columns", help="Numeric columns that are not genes, separated by commas.")

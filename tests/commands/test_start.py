@@ -31,9 +31,9 @@ def touch(folder, *names):
 def test_files_go_by_their_names(tmp_path):
     folder = touch(tmp_path, "de_train.h5ad", "id_map.csv.gz", "notes.txt", "de_train.txt", ".hidden")
     found = files_in(folder)
-    assert (found.train.name, found.pairs.name, found.truth) == ("de_train.h5ad", "id_map.csv.gz", None)
+    assert (found[0].name, found[1].name, found[2]) == ("de_train.h5ad", "id_map.csv.gz", None)
     touch(folder, "de_test.parquet")
-    assert files_in(folder).truth == folder / "de_test.parquet"
+    assert files_in(folder)[2] == folder / "de_test.parquet"
 
 
 def test_no_folder_and_one_without_files_mean_the_demo(tmp_path):
@@ -94,10 +94,10 @@ def test_a_folder_with_files_is_run_and_scored_where_the_truth_is_there(tmp_path
 def test_without_the_variable_the_molecules_are_those_of_run(tmp_path, monkeypatch):
     chosen = {}
     monkeypatch.setattr(
-        "rapids_pipeline.commands.terminal.run", lambda inputs, out, config, *_: chosen.update(run=config)
+        "rapids_pipeline.commands.start.run_files", lambda inputs, out, config, *_: chosen.update(run=config)
     )
     monkeypatch.setattr(
-        "rapids_pipeline.commands.terminal.demo", lambda out, config, *_, **__: chosen.update(demo=config)
+        "rapids_pipeline.commands.start.run_demo", lambda out, config, *_, **__: chosen.update(demo=config)
     )
     monkeypatch.delenv("RAPIDS_PERTURB_MOLECULES", raising=False)
     folder = touch(tmp_path / "data", "de_train.csv", "id_map.csv")

@@ -1,0 +1,77 @@
+"""`demo`: simulate data in the competition's layout, run the pipeline on them, and score the hidden truth."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.commands.evaluate import score_files
+from rapids_pipeline.commands.options import (
+    DeviceOption,
+    MoleculesOption,
+    OverwriteOption,
+    QuickOption,
+    RecipeOption,
+)
+from rapids_pipeline.commands.run import run_files
+
+if TYPE_CHECKING:
+    from rapids_pipeline.stack.recipe import RunConfig
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder for the simulated data and the results.")] = Path(
+        "runs/demo"
+    ),
+    molecules: MoleculesOption = "morgan",
+    device: DeviceOption = "auto",
+    recipe: RecipeOption = "best",
+    quick: QuickOption = False,
+    seed: Annotated[int, typer.Option(help="The seed of the simulation, the folds and the boosting.")] = 0,
+    genes: Annotated[
+        int | None, typer.Option(help="Simulate only this many genes instead of all 18,211.")
+    ] = None,
+    data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
+    from rapids_pipeline.commands.run_options import RecipeChanges, run_config
+
+    config = run_config("quick" if quick else recipe, RecipeChanges(), molecules, seed)
+    run_demo(out, config, device, seed, genes, data_only, overwrite)
+
+
+def run_demo(
+    out: Path,
+    config: "RunConfig",
+    device: str,
+    seed: int,
+    genes: int | None,
+    data_only: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Simulate a data set in `out`/data and, unless only that is asked for, run the pipeline on it and score the truth.
+
+    Raises
+    ------
+    InputError
+        `out` cannot be written to or holds a run's results, or as `demo.write_demo`.
+    """
+    from rapids_pipeline.backend.devices import resolve_device
+    from rapids_pipeline.backend.run_folder import MANIFEST, require_writable
+    from rapids_pipeline.data.demo import write_demo
+    from rapids_pipeline.data.problem import ProblemFiles
+    from rapids_pipeline.reports.run import LiveStages
+
+    resolve_device(device)  # before anything is written
+    require_writable(out)
+    if (out / MANIFEST).exists() and not overwrite:  # its results must not lose the data they were made from
+        raise InputError(f"--out {out}: holds a run's results; choose another folder or add --overwrite")
+    with LiveStages().stage("simulate"):
+        files = write_demo(out / "data", seed, genes)
+    if data_only:
+        typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
+        return
+    run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite)
+    score_files(out / "submission.csv", files.truth, files.train, "X")
