@@ -73,6 +73,7 @@ def run(
         folds = random_folds(len(problem.data.obs), recipe.n_folds, config.seed)
         folder = runs.RunFolder(out, identity_of(problem, files, config, device), overwrite=overwrite)
         chosen = engines_of(problem, recipe, device)
+        chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
     with stages.stage("features"):
         smiles = list(problem.data.obs["SMILES"]), list(problem.to_predict["SMILES"])
         molecules = encode_molecules([config.molecules, *recipe.encoders], *smiles, device.name)
@@ -82,7 +83,7 @@ def run(
         scores = out_of_fold_scores(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
     document = scores_document(scores, stack, config)
     notes = [
-        *(f"{engine}: {why}" for engine, why in chosen.items() if engine != "device"),
+        *(f"{engine}: {why}" for engine, why in chosen.items() if engine.startswith("engine")),
         f"the target space keeps {stack.explained_share:.1%} of the sum of squared targets",
         *molecules.notes,
         *notes_on(problem, config),

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ from features.molecules.descriptors import DescriptorEncoder
 from features.molecules.morgan import MorganEncoder
 from features.molecules.smiles import MoleculeEncoder, rdkit_chem, require_known, token_counts, unknown_share
 from rapids_pipeline.backend.arrays import Float32, Labels
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, PerturbError
 
 DEFAULT_CHEMBERTA = "DeepChem/ChemBERTa-10M-MTR"
 POOLINGS = ("mean", "cls")
@@ -216,9 +217,27 @@ def molecule_encoder(name: str, device: str = "cpu") -> MorganEncoder | Descript
     if name and (Path(name).expanduser().is_dir() or language_model.HUB_ID.fullmatch(name)):
         return ChemBERTaEncoder(model=name, device=device)
     raise InputError(
-        f"--molecules {name}: choose morgan, descriptors, chemberta, an existing folder with a SMILES "
+        f"--molecules {name}: choose auto, morgan, descriptors, chemberta, an existing folder with a SMILES "
         f"language model, or a hub id such as {DEFAULT_CHEMBERTA}"
     )
+
+
+def chosen_encoder(name: str) -> tuple[str, str]:
+    """Return the encoder that `--molecules` means, and in words why.
+
+    "auto" takes "chemberta" where PyTorch, transformers and the weights are on this machine (the network is not
+    asked), and "morgan" elsewhere. Any other name is taken at its word.
+    """
+    if name != "auto":
+        return name, "asked for"
+    missing = [package for package in ("torch", "transformers") if find_spec(package) is None]
+    if missing:
+        return "morgan", f"auto: ChemBERTa needs {' and '.join(missing)}; pip install '.[chemberta]'"
+    try:
+        language_model.model_folder(DEFAULT_CHEMBERTA, local_files_only=True)
+    except PerturbError:
+        return "morgan", "auto: the weights of ChemBERTa are not here; --molecules chemberta fetches them"
+    return "chemberta", "auto: its weights are on this machine"
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def command(
     folds: Annotated[int, typer.Option(help="Folds of the split.")] = 5,
     repeats: Annotated[int, typer.Option(help="How often to deal the folds anew.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
-    molecules: MoleculesOption = "chemberta",
+    molecules: MoleculesOption = "auto",
     device: DeviceOption = "auto",
     recipe: RecipeOption = "best",
     quick: QuickOption = False,

@@ -24,7 +24,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder for the simulated data and the results.")] = Path(
         "runs/demo"
     ),
-    molecules: MoleculesOption = "morgan",
+    molecules: MoleculesOption = "auto",
     device: DeviceOption = "auto",
     recipe: RecipeOption = "best",
     quick: QuickOption = False,

@@ -1,9 +1,14 @@
 """Options that several subcommands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rapids_pipeline.backend.devices import Device
+    from rapids_pipeline.reports.run import LiveStages
+    from rapids_pipeline.stack.recipe import RunConfig
 
 TrainOption = Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv or .tsv.")]
 TestOption = Annotated[
@@ -18,7 +23,8 @@ MoleculesOption = Annotated[
     typer.Option(
         envvar="RAPIDS_PERTURB_MOLECULES",
         help="The molecule features: chemberta (DeepChem/ChemBERTa-10M-MTR), morgan (RDKit's fingerprints), "
-        "descriptors (RDKit's, standardised), a folder with the weights of a SMILES transformer, or a hub id.",
+        "descriptors (RDKit's, standardised), a folder with the weights of a SMILES transformer, or a hub id. "
+        "auto takes ChemBERTa where its weights are on this machine, and morgan elsewhere.",
     ),
 ]
 DeviceOption = Annotated[
@@ -57,6 +63,15 @@ OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of anot
 MetadataOption = Annotated[
     str, typer.Option("--metadata-columns", help="Numeric columns that are not genes, separated by commas.")
 ]
+
+
+def announce(stages: "LiveStages", device: "Device", config: "RunConfig") -> None:
+    """Print the device and the molecule features, and why they were chosen."""
+    for line in (
+        f"device: {device.name} ({device.reason})",
+        f"molecules: {config.molecules} ({config.molecules_because})",
+    ):
+        stages.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def names_in(text: str) -> tuple[str, ...]:

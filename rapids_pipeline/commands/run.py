@@ -22,6 +22,7 @@ from rapids_pipeline.commands.options import (
     SvrFeaturesOption,
     TestOption,
     TrainOption,
+    announce,
     names_in,
 )
 from rapids_pipeline.data.columns import DEFAULT_LAYER
@@ -35,7 +36,7 @@ def command(
     train: TrainOption,
     test: TestOption,
     out: OutOption,
-    molecules: MoleculesOption = "chemberta",
+    molecules: MoleculesOption = "auto",
     device: DeviceOption = "auto",
     recipe: RecipeOption = "best",
     quick: QuickOption = False,
@@ -67,7 +68,7 @@ def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str
     from rapids_pipeline.reports.run import LiveStages, print_result
 
     chosen, stages = resolve_device(device), LiveStages()
-    stages.console.print(f"device: {chosen.name} ({chosen.reason})", highlight=False, soft_wrap=True)
+    announce(stages, chosen, config)
     result = pipeline.run(files, out, config, chosen, overwrite=overwrite, stages=stages)
     print_result(Console(), result.document, result.notes)
     typer.echo(

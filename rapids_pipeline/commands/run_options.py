@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from features.feature_sets import feature_set
+from features.molecules.encoders import chosen_encoder
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.stack.named_recipes import recipe
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
@@ -37,7 +38,7 @@ class RecipeChanges:
 
 
 def run_config(name: str, changes: RecipeChanges, molecules: str, seed: int) -> RunConfig:
-    """Return the settings of a run.
+    """Return the settings of a run; the molecules "auto" become an encoder that can be had here.
 
     Raises
     ------
@@ -45,7 +46,9 @@ def run_config(name: str, changes: RecipeChanges, molecules: str, seed: int) -> 
         There is no such recipe or feature set, or a value is out of range; the message names the option.
     """
     changed = changed_recipe(recipe(name), changes)
-    return _named("--seed", lambda: RunConfig(recipe=changed, molecules=molecules, seed=seed))
+    encoder, because = chosen_encoder(molecules)
+    settings: dict[str, Any] = {"recipe": changed, "molecules": encoder, "molecules_because": because}
+    return _named("--seed", lambda: RunConfig(**settings, seed=seed))
 
 
 def changed_recipe(found: Recipe, changes: RecipeChanges) -> Recipe:

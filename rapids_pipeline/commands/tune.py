@@ -165,7 +165,7 @@ def command(
         str, typer.Option(help=f"What is held out: {', '.join(SPLITS)}; or auto, most like --test.")
     ] = AUTO,
     seed: Annotated[int, typer.Option(help="Seed of folds and trials.")] = 0,
-    molecules: MoleculesOption = "morgan",
+    molecules: MoleculesOption = "auto",
     device: DeviceOption = "auto",
     layer: LayerOption = DEFAULT_LAYER,
     metadata_columns: MetadataOption = "",

@@ -269,10 +269,11 @@ class Recipe(StageConfig):
 
 
 class RunConfig(StageConfig):
-    """Everything a run does."""
+    """Everything a run does; and, for people only, why its `molecules` were chosen."""
 
     recipe: Recipe
     molecules: str = "chemberta"
+    molecules_because: str = Field(default="asked for", exclude=True)
     seed: int = Field(default=0, ge=0)
 
     def resolved(self) -> "RunConfig":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,9 @@ from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.backend.run_folder import (
     MANIFEST,
     MODEL,
+    OOF,
+    RESULTS,
+    SCORES,
     SUBMISSION,
     RunFolder,
     recorded_hash,
@@ -111,3 +115,75 @@ def test_a_manifest_that_is_none_names_nothing(tmp_path, content):
     (tmp_path / MANIFEST).write_text(content)
     assert recorded_input(tmp_path / MANIFEST, "train") == (None, "the run's manifest names no train file")
     assert recorded_hash(tmp_path / MANIFEST, "train") is None
+
+
+def files(text, fail_at=None):
+    def writer(name):
+        def write(path):
+            path.write_text(text)
+            if name == fail_at:
+                raise RuntimeError("the writer failed")
+
+        return write
+
+    return {name: writer(name) for name in (SUBMISSION, OOF, SCORES)}
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != MANIFEST}
+
+
+def test_earlier_results_survive_a_failing_writer(tmp_path):
+    identity = {"config": {"seed": 0}}
+    RunFolder(tmp_path, identity).publish(files("old"), {})
+    before = (tmp_path / MANIFEST).read_text()
+    for name in (SUBMISSION, SCORES):
+        with pytest.raises(RuntimeError):
+            RunFolder(tmp_path, identity).publish(files("new", name), {})
+        assert set(contents(tmp_path).values()) == {"old"}
+        assert (tmp_path / MANIFEST).read_text() == before
+        assert names(tmp_path) == sorted({*RESULTS} - {MODEL})
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_an_interrupted_publish_destroys_nothing(tmp_path, monkeypatch, after):
+    """However far the moves came, every result is whole, old or new, and no manifest vouches for a mixture."""
+    identity = {"config": {"seed": 0}}
+    RunFolder(tmp_path, identity).publish(files("old"), {"weights": "old"})
+    moved, move = [], Path.replace
+
+    def replace(self, target):
+        if len(moved) == after:
+            raise KeyboardInterrupt
+        moved.append(target)
+        return move(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder(tmp_path, identity).publish(files("new"), {"weights": "new"})
+    found = contents(tmp_path)
+    assert [found[name] for name in (SUBMISSION, OOF, SCORES)] == ["new"] * after + ["old"] * (3 - after)
+    assert not (tmp_path / MANIFEST).exists()
+    with pytest.raises(InputError, match=r"holds another run's submission.csv; .* add --overwrite"):
+        RunFolder(tmp_path, identity)
+    RunFolder(tmp_path, identity, overwrite=True).publish(files("new"), {"weights": "new"})
+    assert set(contents(tmp_path).values()) == {"new"}
+    assert json.loads((tmp_path / MANIFEST).read_text())["weights"] == "new"
+
+
+def test_a_broken_manifest_is_another_runs(tmp_path):
+    identity = {"config": {"seed": 0}}
+    RunFolder(tmp_path, identity).publish(files("old"), {})
+    for content in ("", "[]", "{", "null", '{"config": {"seed": 1}}'):
+        (tmp_path / MANIFEST).write_text(content)
+        with pytest.raises(InputError, match="holds another run's"):
+            RunFolder(tmp_path, identity)
+
+
+def test_a_result_name_taken_by_a_folder_is_refused(tmp_path):
+    (tmp_path / OOF).mkdir()
+    with pytest.raises(InputError, match=r"holds another run's oof.parquet"):
+        RunFolder(tmp_path, {})
+    with pytest.raises(InputError, match=r"--out .*: cannot be written \(Is a directory\)"):
+        RunFolder(tmp_path, {}, overwrite=True).publish(files("new"), {})

@@ -8,17 +8,17 @@ import time
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from rapids_pipeline.commands.app import app
+from features.molecules.encoders import chosen_encoder
 from rapids_pipeline.commands.start import files_in
 from rapids_pipeline.data.demo import write_demo
+from tests.command_line import invoke, run_arguments
 
 RUN = ["--quick", "--device", "cpu"]
 
 
 def start(data, out, *options, env=None):
-    return CliRunner(env=env).invoke(app, ["start", "--data", str(data), "--out", str(out), *options])
+    return invoke("start", "--data", data, "--out", out, *options, env=env)
 
 
 def touch(folder, *names):
@@ -91,7 +91,7 @@ def test_a_folder_with_files_is_run_and_scored_where_the_truth_is_there(tmp_path
     assert start(tmp_path / "data", tmp_path / "out2", "--demo-genes", "5", *RUN).exit_code == 2
 
 
-def test_without_the_variable_the_molecules_are_those_of_run(tmp_path, monkeypatch):
+def test_the_defaults_are_those_of_run(tmp_path, monkeypatch):
     chosen = {}
     monkeypatch.setattr(
         "rapids_pipeline.commands.start.run_files", lambda inputs, out, config, *_: chosen.update(run=config)
@@ -103,24 +103,15 @@ def test_without_the_variable_the_molecules_are_those_of_run(tmp_path, monkeypat
     folder = touch(tmp_path / "data", "de_train.csv", "id_map.csv")
     assert start(folder, tmp_path / "out").exit_code == 0
     assert start(tmp_path / "none", tmp_path / "out").exit_code == 0
-    assert (chosen["run"].molecules, chosen["run"].recipe.name) == ("chemberta", "best")
-    assert (chosen["demo"].molecules, chosen["demo"].recipe.name) == ("morgan", "best")
+    assert chosen["run"] == chosen["demo"]
+    assert (chosen["run"].molecules, chosen["run"].recipe.name) == (chosen_encoder("auto")[0], "best")
+    assert chosen["run"].molecules_because.startswith("auto: ")
 
 
 def test_a_terminated_run_ends_at_once_and_leaves_nothing_half_written(tmp_path):
     files = write_demo(tmp_path / "data", 0, 400)
-    arguments = [
-        "run",
-        "--train",
-        files.train,
-        "--test",
-        files.test,
-        "--out",
-        tmp_path / "out",
-        "--device",
-        "cpu",
-    ]
-    command = [sys.executable, "-m", "rapids_pipeline", *map(str, arguments), "--molecules", "morgan"]
+    words = run_arguments(files.train, files.test, tmp_path / "out")
+    command = [sys.executable, "-m", "rapids_pipeline", *map(str, words)]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True
     )

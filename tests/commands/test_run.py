@@ -1,0 +1,416 @@
+"""run: what it leaves, and how it refuses: one line, the right exit code, nothing left behind."""
+
+import json
+import shutil
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rapids_pipeline import __version__, pipeline
+from rapids_pipeline.backend import devices
+from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.backend.gpu import Problem
+from rapids_pipeline.data.tables import read_responses
+from tests.command_line import (
+    RESULTS,
+    error_line,
+    invoke,
+    manifest_of,
+    names_in,
+    out_of_fold_scores,
+    program,
+    run_arguments,
+    succeed,
+)
+from tests.commands.conftest import PAIRS, TABLE
+
+MEMBERS = ["svr_shared", "composite", "boosting"]
+
+# --- what a run leaves ------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files_and_nothing_else(finished):
+    out, result = finished
+    assert names_in(out) == RESULTS
+    assert f"written: {out}/submission.csv" in result.stdout
+    stages = ["ingest", "features", *MEMBERS, "blend", "scores", "write"]
+    assert [line.split()[0] for line in result.stderr.splitlines() if line.startswith("  ")] == stages
+
+
+def test_the_submission_has_the_rows_of_the_test_file_in_its_order(finished, small_files):
+    submission = pd.read_csv(finished[0] / "submission.csv")
+    assert submission["id"].tolist() == small_files.id_map["id"].tolist()
+    assert submission["id"].tolist() != sorted(submission["id"])
+    genes = [name for name in small_files.de_train.columns if small_files.de_train[name].dtype == np.float32]
+    assert list(submission.columns) == ["id", *genes]
+    assert np.isfinite(submission[genes].to_numpy()).all()
+
+
+def test_the_rows_of_a_submission_belong_to_their_ids(finished, small_files, tmp_path):
+    """The same pairs in another order give the same row for each id."""
+    turned = small_files.id_map.iloc[::-1]
+    turned.to_csv(tmp_path / "id_map.csv", index=False)
+    out = tmp_path / "out"
+    succeed(*run_arguments(small_files.train, tmp_path / "id_map.csv", out))
+    one, other = (pd.read_csv(f / "submission.csv").set_index("id") for f in (finished[0], out))
+    assert other.index.tolist() == turned["id"].tolist()
+    np.testing.assert_allclose(other.loc[one.index].to_numpy(), one.to_numpy(), atol=1e-4)
+
+
+def test_out_of_fold_predictions_follow_the_training_file(finished, small_files):
+    oof = pd.read_parquet(finished[0] / "oof.parquet")
+    train = small_files.de_train
+    assert list(oof.columns) == list(train.columns), "metadata columns, then genes"
+    for name in ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "control"):
+        assert oof[name].tolist() == train[name].tolist()
+    genes = list(train.columns[5:])
+    assert (oof[genes].dtypes == np.float32).all()
+    measured = np.sqrt(((oof[genes] - train[genes]) ** 2).mean(axis=1)).mean()
+    scored = out_of_fold_scores(finished[0])["pipeline"]["mean_rowwise_rmse"]
+    assert scored == pytest.approx(measured, abs=1e-5)
+
+
+def test_the_scores_name_members_and_baselines(finished):
+    scores = json.loads((finished[0] / "scores.json").read_text())
+    baselines = {"zeros", "mean_outcome", "mean_across_celltypes", "mean_across_compounds"}
+    assert set(scores["out_of_fold"]) == {"pipeline", *MEMBERS} | baselines
+    assert scores["split"] == "3 folds of random rows, seed 0"
+    assert sum(scores["blend"]["weights"].values()) == pytest.approx(1)
+    assert 0 < scores["blend"]["amplitude"] <= 1
+    assert set(scores["cost_of_dropping"]) == set(scores["blend"]["weights"])
+    assert scores["pseudo_labels"] == {}
+
+
+def test_the_manifest_tells_how_the_results_were_made(finished, small_files):
+    manifest = manifest_of(finished[0])
+    assert (manifest["format"], manifest["device"]) == (1, "cpu")
+    assert manifest["chosen"]["device"] == "cpu (asked for)"
+    assert manifest["chosen"]["molecules"] == "morgan (asked for)"
+    assert manifest["versions"]["rapids-perturb"] == __version__
+    assert {"python", "numpy", "scikit-learn", "rdkit"} <= set(manifest["versions"])
+    assert (manifest["config"]["seed"], manifest["config"]["recipe"]["n_folds"]) == (0, 3)
+    assert manifest["config"]["recipe"]["name"] == "best"
+    assert manifest["config"]["molecules"] == "morgan"
+    assert manifest["options"] == {"layer": "clipped_sign_log10_pval", "metadata_columns": []}
+    for name, path in (("train", small_files.train), ("test", small_files.test)):
+        size, digest = path.stat().st_size, sha256_of(path)
+        assert manifest["inputs"][name] == {"path": str(path), "bytes": size, "sha256": digest}
+    rows = {"training_rows": len(small_files.de_train), "test_rows": len(small_files.id_map)}
+    assert manifest["shape"] == rows | {"genes": 8}
+    assert list(manifest["seconds"]) == ["ingest", "features", *MEMBERS, "blend", "scores"]
+
+
+def test_the_same_run_again_gives_the_same_bytes(finished, small):
+    out = finished[0]
+    before = (out / "submission.csv").read_bytes()
+    succeed(*small(out))  # the same run may replace its own results
+    assert (out / "submission.csv").read_bytes() == before
+    assert names_in(out) == RESULTS
+
+
+def test_another_row_order_of_the_training_file_gives_the_same_predictions(finished, small_files, tmp_path):
+    small_files.de_train.sample(frac=1, random_state=1).to_parquet(tmp_path / "shuffled.parquet")
+    out = tmp_path / "out"
+    succeed(*run_arguments(tmp_path / "shuffled.parquet", small_files.test, out))
+    one, other = (read_responses(folder / "submission.csv") for folder in (finished[0], out))
+    assert one.obs["id"].tolist() == other.obs["id"].tolist()
+    np.testing.assert_allclose(one.Y, other.Y, atol=1e-4)
+
+
+def test_another_runs_results_are_kept_unless_told_otherwise(finished, small, tmp_path, quick):
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    (out / "notes.txt").write_text("mine")
+    arguments = small(out, "--seed", 1)
+    line = error_line(invoke(*arguments))
+    assert line == (
+        f"error: --out {out}: holds another run's submission.csv; choose another folder or add --overwrite"
+    )
+    assert manifest_of(out)["config"]["seed"] == 0
+    succeed(*arguments, "--overwrite")
+    assert manifest_of(out)["config"]["seed"] == 1
+    assert names_in(out) == sorted([*RESULTS, "notes.txt"])
+
+
+def test_levels_that_no_training_row_has_are_counted(small_files, tmp_path, quick):
+    pairs = small_files.id_map.copy()
+    pairs.loc[[0, 3], "cell_type"] = "unheard of"
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    succeed(*run_arguments(small_files.train, tmp_path / "pairs.csv", tmp_path / "out"))
+    note = f"2 of {len(pairs)} test rows have a cell_type that no training row has"
+    assert note in manifest_of(tmp_path / "out")["notes"]
+
+
+# --- how a run refuses ------------------------------------------------------------------------------------
+
+BAD_INPUTS = {
+    "missing column": ("train.csv", TABLE.replace("sm_name", "name"), "missing column sm_name"),
+    "duplicate pair": (
+        "train.csv",
+        TABLE + "B,ethanol,CCO,1,2\n",
+        "the pair (B, ethanol) occurs in rows 1, 5",
+    ),
+    "not finite": (
+        "train.csv",
+        TABLE.replace("7,8", "inf,"),
+        "2 target value(s) are not finite, in 1 row(s); first: row 4 (T, benzene), gene G1 = inf",
+    ),
+    "two molecules of one name": (
+        "train.csv",
+        TABLE.replace("T,ethanol,CCO", "T,ethanol,CCN"),
+        "compound 'ethanol' has two SMILES: 'CCO' in row 1 and 'CCN' in row 2",
+    ),
+    "invalid SMILES": (
+        "train.csv",
+        TABLE.replace("B,benzene,c1ccccc1", "B,benzene,c1cc"),
+        "row 3 (benzene): 'c1cc' is not a valid SMILES",
+    ),
+    "missing value": (
+        "train.csv",
+        TABLE.replace("T,ethanol", ",ethanol"),
+        "column cell_type has no value in row 2",
+    ),
+    "text among numbers": (
+        "train.csv",
+        TABLE.replace("5,6", "5,high"),
+        "column G2 holds text among numbers: row 3 has 'high'",
+    ),
+    "duplicate gene names": ("train.csv", TABLE.replace("G2", "G1"), "duplicate column names: 'G1'"),
+    "empty training file": ("train.csv", "", "the file is empty (0 bytes)"),
+    "header only": ("train.csv", TABLE.splitlines()[0] + "\n", "the table has a header but no rows"),
+    "unreadable": ("train.parquet", "garbage" * 99, "cannot be read as Parquet ("),
+    "unknown kind": ("train.docx", "garbage", "unknown file type"),
+    "too few rows": ("train.csv", TABLE, None),
+    "test invalid SMILES": (
+        "id_map.csv",
+        "id,cell_type,sm_name,SMILES\n0,B,new,C(C\n",
+        "row 1 (new): 'C(C' is not a valid SMILES",
+    ),
+    "test without SMILES": (
+        "id_map.csv",
+        PAIRS + "2,B,new\n",
+        "no SMILES for 'new' (first in row 3), which the training file does not have either",
+    ),
+    "test with another molecule": (
+        "id_map.csv",
+        "id,cell_type,sm_name,SMILES\n0,B,ethanol,CCN\n",
+        "row 1 gives 'ethanol' the SMILES 'CCN', the training file 'CCO'",
+    ),
+    "test missing column": ("id_map.csv", "id,sm_name\n0,ethanol\n", "missing column cell_type"),
+    "test id twice": ("id_map.csv", PAIRS + "1,B,benzene\n", "id 1 occurs in rows 2, 3"),
+    "empty test file": ("id_map.csv", "", "the file is empty (0 bytes)"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())
+def test_bad_input_ends_with_one_line_and_leaves_nothing(tiny, name, content, message):
+    bad = tiny / name
+    bad.write_text(content)
+    train = bad if name.startswith("train") else tiny / "train.csv"
+    before = names_in(tiny)
+    line = error_line(invoke(*run_arguments(train, tiny / "id_map.csv", tiny / "new" / "out")))
+    too_few = "error: 3 folds of 4 training rows: need at least 2 folds and 2 rows"
+    assert line.startswith(f"error: {bad}: {message}" if message else too_few)
+    assert names_in(tiny) == before, "nothing left at --out, nor beside it"
+
+
+@pytest.mark.parametrize("option", ["--train", "--test"])
+def test_a_missing_file_is_named(tiny, option):
+    arguments = run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out")
+    arguments[arguments.index(option) + 1] = tiny / "none.csv"
+    assert error_line(invoke(*arguments)) == f"error: {tiny}/none.csv: no such file"
+    assert not (tiny / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--device", "tpu"], "--device tpu: choose one of auto, cpu, cuda"),
+        (["--folds", "2"], "--folds 2: input should be greater than or equal to 3"),
+        (["--folds", "21"], "--folds 21: input should be less than or equal to 20"),
+        (["--seed", "-1"], "--seed -1: input should be greater than or equal to 0"),
+    ],
+)
+def test_bad_options_are_named(tiny, more, message):
+    arguments = run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out", *more)
+    assert error_line(invoke(*arguments)) == f"error: {message}"
+    assert not (tiny / "out").exists()
+
+
+def test_unknown_molecules_are_refused(small, tmp_path):
+    arguments = small(tmp_path / "out", "--molecules", "mordred")
+    line = error_line(invoke(*arguments))
+    assert line.startswith("error: --molecules mordred: choose auto, morgan, descriptors, chemberta, an")
+    assert names_in(tmp_path) == []
+
+
+def test_cuda_without_cuda_ends_with_3(tiny, monkeypatch):
+    lacks = [
+        Problem("the driver is missing", "install it"),
+        Problem("cudf is not installed", "install it, too"),
+    ]
+    monkeypatch.setattr(devices, "gpu_problems", lambda: lacks)
+    arguments = run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out", "--device", "cuda")
+    done = invoke(*arguments)
+    assert done.exit_code == 3
+    assert done.stderr.splitlines() == [
+        "error: --device cuda: the driver is missing; install it",
+        "error: --device cuda: cudf is not installed; install it, too",
+    ]
+    assert invoke("demo", "--out", tiny / "out", "--device", "cuda").exit_code == 3
+    assert not (tiny / "out").exists()
+
+
+def test_weights_that_cannot_be_had_end_with_3_and_both_remedies(small, tmp_path):
+    pytest.importorskip("transformers")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    line = error_line(program(*small(tmp_path / "out", "--molecules", "chemberta"), **offline), 3)
+    assert line.startswith("error: --molecules DeepChem/ChemBERTa-10M-MTR: its weights are not on this")
+    assert "(--molecules FOLDER)" in line and "--molecules morgan" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_molecules_that_are_left_to_the_program_are_named_with_the_reason(small_files, tmp_path, quick):
+    out, files = tmp_path / "out", ["--train", small_files.train, "--test", small_files.test]
+    with pytest.MonkeyPatch.context() as nowhere:
+        nowhere.setattr(
+            "features.molecules.encoders.find_spec", lambda name: None if name == "torch" else name
+        )
+        result = succeed("run", *files, "--out", out, "--folds", 3)
+    chosen = "morgan (auto: ChemBERTa needs torch; pip install '.[chemberta]')"
+    assert f"molecules: {chosen}" in result.stderr
+    assert manifest_of(out)["chosen"]["molecules"] == chosen
+    assert manifest_of(out)["config"]["molecules"] == "morgan"
+    succeed(
+        *run_arguments(small_files.train, small_files.test, out)
+    )  # the same run, its own results to replace
+
+
+def test_out_must_be_a_folder_that_can_be_made(small, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for out, message in {
+        tmp_path / "file": "is a file, expected a folder",
+        tmp_path / "file" / "out": f"{tmp_path / 'file'} cannot be written to; choose another folder "
+        "(in a container: docker run --user $(id -u):$(id -g))",
+        tmp_path / ("x" * 300): "cannot be a folder (File name too long)",
+    }.items():
+        line = error_line(invoke(*small(out)))
+        assert line == f"error: --out {out}: {message}"
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")]
+)
+@pytest.mark.parametrize("place", ["write_oof", "write_kaggle_csv"])
+def test_a_failure_while_writing_leaves_nothing(small, tmp_path, monkeypatch, quick, place, error):
+    def fail(path, *_):
+        path.write_text("half of it")
+        raise error
+
+    monkeypatch.setattr(pipeline, place, fail)
+    out = tmp_path / "new" / "out"
+    result = invoke(*small(out))
+    assert names_in(tmp_path) == []
+    if isinstance(error, OSError):
+        assert error_line(result) == f"error: --out {out}: cannot be written (No space left on device)"
+    else:
+        assert result.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+# --- engines, feature sets, recipes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "code", "message"), [("libsvm", 2, "choose one of auto"), ("cuml", 3, "cuml")]
+)
+def test_an_engine_that_cannot_be_used_ends_before_the_work(small, tmp_path, engine, code, message):
+    if engine == "cuml" and find_spec("cuml") is not None:
+        pytest.skip("cuml is installed here")
+    out = tmp_path / "out"
+    arguments = small(out, "--engine", engine)
+    assert message in error_line(invoke(*arguments), code)
+    assert not out.exists()
+
+
+def test_the_engine_asked_for_is_used_and_recorded(small, tmp_path, quick):
+    out = tmp_path / "out"
+    succeed(*small(out, "--engine", "sklearn"))
+    assert manifest_of(out)["chosen"]["engine of svr_shared"] == "sklearn (asked for)"
+
+
+def test_the_boosting_engine_asked_for_is_used_and_recorded(small, tmp_path, quick):
+    for engine, chosen in (("xgboost", "xgboost (asked for)"), ("auto", "exact (auto: ")):
+        out = tmp_path / engine
+        succeed(*small(out, "--boosting-engine", engine))
+        assert manifest_of(out)["chosen"]["engine of boosting"].startswith(chosen)
+    line = error_line(invoke(*small(tmp_path / "no", "--boosting-engine", "magic")))
+    assert "no boosting engine 'magic'; choose one of auto, exact" in line
+    assert not (tmp_path / "no").exists()
+
+
+MINE = """name = "mine"
+description = "a set of one's own"
+
+[[blocks]]
+kind = "onehot"
+column = "cell_type"
+
+[[blocks]]
+kind = "statistics"
+column = "sm_name"
+statistics = ["mean", "max"]
+"""
+
+
+def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small, tmp_path, quick):
+    (tmp_path / "mine.toml").write_text(MINE)
+    succeed(*small(tmp_path / "plain"))
+    sets = ["--svr-features", tmp_path / "mine.toml", "--boosting-features", "loo"]
+    succeed(*small(tmp_path / "mine", *sets))
+    config = manifest_of(tmp_path / "mine")["config"]
+    blocks = config["recipe"]["svrs"][0]["features"]["blocks"]
+    assert [block["kind"] for block in blocks] == ["onehot", "statistics"]
+    assert config["recipe"]["boosting"]["features"]["name"] == "loo"
+    default = manifest_of(tmp_path / "plain")["config"]["recipe"]["svrs"][0]["features"]["blocks"]
+    assert {block.get("encoder") for block in default} == {None, "morgan"}
+    assert not any("LEAKY" in note for note in manifest_of(tmp_path / "mine")["notes"])
+    (tmp_path / "leaky.toml").write_text(MINE + "leaky = true\n")
+    result = succeed(*small(tmp_path / "leaky", "--svr-features", tmp_path / "leaky.toml"))
+    assert "LEAKY: feature set mine" in result.output
+    assert any("LEAKY" in note for note in manifest_of(tmp_path / "leaky")["notes"])
+    plain, mine = (out_of_fold_scores(tmp_path / name) for name in ("plain", "mine"))
+    assert plain["svr_shared"] != mine["mine"] and plain["zeros"] == mine["zeros"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--svr-features", "magic", "no feature set 'magic'; choose among cell_type, "),
+        ("--svr-features", "boosting", "--svr-features: boosting stacks on predictions of the SVRs"),
+        ("--svr-features", "onehot,onehot", "--svr-features: two members are called onehot"),
+        (
+            "--recipe",
+            "magic",
+            "no recipe 'magic'; choose among best, standard, published, quick, or name a .toml",
+        ),
+        ("--recipe", "none.toml", "none.toml: No such file or directory"),
+        ("--boosting-features", "svr_per_target", "--boosting-features: svr_per_target gives every gene"),
+        ("--boosting-features", "none.toml", "none.toml: No such file or directory"),
+    ],
+)
+def test_feature_sets_that_a_run_cannot_use_are_refused_before_anything(
+    small, tmp_path, option, value, message
+):
+    assert message in error_line(invoke(*small(tmp_path / "out", option, value)))
+    assert names_in(tmp_path) == []
+
+
+def test_quick_is_the_quick_recipe(small, tmp_path):
+    out = tmp_path / "out"
+    succeed(*small(out, "--quick"))
+    manifest = manifest_of(out)
+    assert manifest["config"]["recipe"]["name"] == "quick"
+    assert list(manifest["seconds"]) == ["ingest", "features", "svr_shared", "boosting", "blend", "scores"]
