@@ -26,6 +26,8 @@ Indices = NDArray[np.intp]
 """A numpy array of places: rows to take, the level of each row."""
 Codes = NDArray[np.int32]
 """A numpy array of the numbers of levels, as they are saved."""
+Bins = NDArray[np.uint8]
+"""A numpy array of the numbers of quantile bins."""
 Mask = NDArray[np.bool_]
 """A numpy array of yes and no."""
 Labels = NDArray[np.object_]

@@ -1,19 +1,24 @@
 """`MultiOutputBooster`: a thin scikit-learn estimator over the boosting engines."""
 
-from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
+from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.boosting.binning import MAX_BINS, MIN_BINS
-from rapids_pipeline.boosting.registry import choose_engine
-from rapids_pipeline.boosting.sketch import Sketch, SketchKind
-from rapids_pipeline.boosting.training import Listener, Settings, Watch, checked_weights
+from rapids_pipeline.boosting.engines import (
+    MAX_BINS,
+    MIN_BINS,
+    Listener,
+    Settings,
+    Watch,
+    checked_weights,
+    choose_engine,
+)
 from rapids_pipeline.boosting.trees import TreeEnsemble
 
 
@@ -45,12 +50,8 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Quantile bins a column is cut into, the one for NaN included (engine "xgboost": not included); 3 … 256.
     early_stopping_rounds : int, optional
         Stop after so many trees without a lower validation RMSE, and keep the trees up to the lowest.
-    sketch : {"random_projection", "top_outputs"}, optional
-        Search splits in fewer columns than there are outputs, for many outputs (engines "hist" and "pyboost").
-    sketch_outputs : int
-        How many columns.
     engine : str
-        "auto" or a name in `rapids_pipeline.boosting.registry.ENGINES`.
+        "auto" or a name in `rapids_pipeline.boosting.engines.ENGINES`.
     random_state : int
         Seed of the column and row sampling.
     device : {"cpu", "cuda"}
@@ -86,8 +87,6 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         reg_lambda: float = 1.0,
         max_bins: int = 256,
         early_stopping_rounds: int | None = None,
-        sketch: SketchKind | None = None,
-        sketch_outputs: int = 5,
         engine: str = "auto",
         random_state: int = 0,
         device: DeviceName = "cpu",
@@ -102,8 +101,6 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.reg_lambda = reg_lambda
         self.max_bins = max_bins
         self.early_stopping_rounds = early_stopping_rounds
-        self.sketch = sketch
-        self.sketch_outputs = sketch_outputs
         self.engine = engine
         self.random_state = random_state
         self.device = device
@@ -137,36 +134,27 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         UnavailableError
             The engine cannot run here.
         """
-        sketch = None if self.sketch is None else Sketch(self.sketch, self.sketch_outputs)
-        choose_engine(self.engine, self.device, sketched=sketch is not None)  # refused before anything else
+        choice = choose_engine(self.engine, self.device)
         settings = self._settings()
         rows, Y, weights = self._training_rows(X, y, sample_weight)
-        choice = choose_engine(self.engine, self.device, sketched=sketch is not None, n_rows=len(rows))
         if eval_set is None and self.early_stopping_rounds is not None:
             raise InputError("early_stopping_rounds needs an eval_set to stop by")
         held_out = None if eval_set is None else self._eval_rows(*eval_set, n_outputs=Y.shape[1])
         watch = Watch(self.early_stopping_rounds, listener)
-        extra = () if sketch is None else (sketch,)
-        trained = choice.engine.fit(rows, Y, settings, watch, held_out, *extra, weights=weights)
+        trained = choice.engine.fit(rows, Y, settings, watch, held_out, weights=weights)
         self.model_ = trained.model
         self.validation_scores_ = trained.validation_scores
         self.best_iteration_ = watch.best
         self.engine_, self.engine_reason_ = choice.engine.name, choice.reason
         return self
 
-    def predict(self, X: ArrayLike) -> NDArray[np.float32]:
+    def predict(self, X: ArrayLike) -> Float32:
         """Return float32 predictions, (n_samples, n_outputs), or (n_samples,) where `y` was one-dimensional."""
         check_is_fitted(self)
         return self._shaped(self.model_.predict(self._features(X), n_threads=self.n_jobs))
 
-    def staged_predict(self, X: ArrayLike) -> Iterator[NDArray[np.float32]]:
-        """Yield the predictions after 1, 2, … trees."""
-        check_is_fitted(self)
-        for predicted in self.model_.staged_predict(self._features(X), n_threads=self.n_jobs):
-            yield self._shaped(predicted)
-
     @property
-    def feature_importances_(self) -> NDArray[np.float64]:
+    def feature_importances_(self) -> Float64:
         """Each column's share of the gains of all splits."""
         check_is_fitted(self)
         return self.model_.importances("gain")
@@ -205,7 +193,6 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
             subsample=float(self.subsample),
             reg_lambda=float(self.reg_lambda),
             max_bins=int(self.max_bins),
-            early_stopping_rounds=self.early_stopping_rounds,
             seed=self.random_state,
             device=self.device,
             n_jobs=self.n_jobs,
@@ -254,5 +241,5 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         return features
 
-    def _shaped(self, predicted: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _shaped(self, predicted: Float32) -> Float32:
         return predicted[:, 0] if self._one_output else predicted

@@ -1,4 +1,4 @@
-r"""The `pyboost` engine: Py-Boost 0.5.2 on an NVIDIA GPU, its trees converted into ours (`pyboost_trees`).
+r"""The `pyboost` engine: Py-Boost 0.5.2 on an NVIDIA GPU, its trees converted into ours.
 
 The same gain and leaf as every engine's, Σ over outputs of G²/(n + λ) and learning_rate · T/(n + λ), by histograms.
 
@@ -12,8 +12,6 @@ The same gain and leaf as every engine's, Σ over outputs of G²/(n + λ) and le
     max_bins                 max_bin, quantization="Quantile", quant_sample=None (its own draws 2,000,000 rows)
     early_stopping_rounds    es=0 and a callback: our `Watch` scores the validation rows and says when to stop
     seed                     seed; it seeds cupy's global generator
-    sketch.kind              sketch_method: "proj" for random_projection, "topk" for top_outputs
-    sketch.outputs           sketch_outputs; with as many as there are outputs nothing is sketched
     none                     loss="mse", gd_steps=1, min_gain_to_split=0, use_hess=False (each row counts 1; True gives
                              the same trees with twice the histograms), verbose=-1 (0 divides by zero)
 
@@ -24,17 +22,32 @@ Where it differs from `exact`:
 - Bins are the same. NaN has a bin below all numbers, but goes left or right, whichever gains more; left where equal or
   where a node has none.
 - With weights it takes the rows of a leaf to be its share of the weight, so min_samples_leaf above 1 is refused there
-  and 1 is given as 0; `top_outputs` goes by Σ w²g² where ours goes by Σ w g².
+  and 1 is given as 0.
 - Gains are float32 sums from histograms, some of them differences of histograms. So a split is the best to within
   rounding, a node of equal rows may be split on rounding errors, and equal gains go to the first column, lowest border.
 - Atomic additions in any order: the same seed draws the same columns and rows, but bits can differ from run to run.
 - Targets are not scaled: gains of values above about 1e18 overflow. Rows are counted in float32: at most 2^24.
-- A random projection is multiplied by √k where it should be divided, so the gains of its splits are k² too large.
 - A tree grows level by level: histograms of 4 bytes · nodes · columns · bins · (outputs + 1), several of them at once.
 
 `py_boost/__init__` imports treelite < 4 and onnxruntime for prediction; cuML needs treelite 4. So Py-Boost is installed
 without its dependencies, and its GPU part is imported without running that file. Needed are numba, tqdm and ujson.
 The import sets numba's threading layer to "threadsafe" for the process.
+
+Its trained trees become ours exactly and without a GPU:
+
+    prediction(x) = base_score + Σ_steps values[leaf that x reaches]         float32, in order
+
+The nodes of a step are rows of four float32, `test_format`:
+
+    ±(feature + 1), threshold, left, right         left, right: a node c ≥ 0, or leaf −1 − c where c < 0
+
+x goes right if x > threshold. NaN goes right where the first number is positive and left where it is negative (so the
+kernel, `comp_float`, and `Tree.reformat`; the docstring of `Tree` has it the other way round). A tree without splits
+is a node whose children are both leaf 0. Leaf values include the learning rate. One group of outputs has one tree; the
+default `target_splitter="Single"` makes one group.
+
+Source: Py-Boost 0.5.2, `py_boost/gpu/tree.py` (`Tree`, `Tree.reformat`) and `py_boost/gpu/utils.py`
+(`generic_tree_prediction_leaves_kernel`, `tree_prediction_values_kernel`).
 """
 
 import logging
@@ -47,19 +60,17 @@ from typing import Any
 
 import numpy as np
 
+from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.boosting.pyboost_trees import to_tree_ensemble
-from rapids_pipeline.boosting.sketch import Sketch
-from rapids_pipeline.boosting.training import (
-    Floats,
+from rapids_pipeline.boosting.engines import (
     Settings,
     Trained,
     Watch,
-    Weights,
     in_units_of_the_largest,
     rescaled,
     weighted_mean,
 )
+from rapids_pipeline.boosting.trees import Tree, TreeEnsemble
 
 VERSION = "0.5.2"
 REMEDY = (
@@ -67,7 +78,6 @@ REMEDY = (
     f"and pip install --no-deps py-boost=={VERSION} treelite_runtime==3.9.1 (docs/install.md)"
 )
 DEEPEST, MOST_ROWS = 16, 1 << 24
-SKETCHES = {"random_projection": "proj", "top_outputs": "topk"}
 
 
 def why_unavailable() -> str | None:
@@ -90,7 +100,7 @@ def why_unavailable() -> str | None:
     return None if count > 0 else "the driver shows no CUDA device"
 
 
-def require_pyboost() -> None:
+def require() -> None:
     """Raise UnavailableError where Py-Boost 0.5.2, cupy or a GPU is missing."""
     obstacle = why_unavailable()
     if obstacle is not None:
@@ -98,13 +108,12 @@ def require_pyboost() -> None:
 
 
 def fit(
-    X: Floats,
-    Y: Floats,
+    X: Float32,
+    Y: Float32,
     settings: Settings,
     watch: Watch,
-    validation: tuple[Floats, Floats] | None = None,
-    sketch: Sketch | None = None,
-    weights: Weights | None = None,
+    validation: tuple[Float32, Float32] | None = None,
+    weights: Float64 | None = None,
 ) -> Trained:
     """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32 on the host, of `weights` (n,) above 0.
 
@@ -115,7 +124,7 @@ def fit(
     UnavailableError
         Py-Boost cannot run here, or stops with an error of its own, such as too little memory.
     """
-    require_pyboost()
+    require()
     if settings.max_depth > DEEPEST:
         raise InputError(f"engine 'pyboost' takes a max_depth of at most {DEEPEST}, not {settings.max_depth}")
     if len(X) > MOST_ROWS:
@@ -127,7 +136,8 @@ def fit(
     weights, settings, exponent = in_units_of_the_largest(weights, settings)
     follower = Follower(watch)
     given = parameters(settings, len(X), X.shape[1]) | {"callbacks": [follower]}
-    model = untrained(given, sketch if sketch is not None and sketch.outputs < Y.shape[1] else None)
+    model = library("boosting").GradientBoosting(**given)
+    model.params["debug"] = True  # keeps the gain of every split
     if weights is not None:
         model.params |= {"loss": _loss_from(weighted_mean(Y, weights)), "min_data_in_leaf": 0}
     held_out = [] if validation is None else [dict(zip(("X", "y"), map(writable, validation), strict=True))]
@@ -137,22 +147,11 @@ def fit(
         if error is follower.error:
             raise
         raise UnavailableError(_as_one_line(error)) from error
-    trees = to_tree_ensemble(model)
+    trees = converted(model)
     return watch.trained(replace(trees, gain=rescaled(trees.gain, exponent)))
 
 
-def untrained(given: dict[str, Any], sketch: Sketch | None) -> Any:
-    """Return the `GradientBoosting`, or with a sketch the `SketchBoost`, of the given parameters."""
-    if sketch is None:
-        model = library("boosting").GradientBoosting(**given)
-    else:
-        sketched = {"sketch_method": SKETCHES[sketch.kind], "sketch_outputs": int(sketch.outputs)}
-        model = library("sketch_boost").SketchBoost(**given, **sketched)
-    model.params["debug"] = True  # keeps the gain of every split; SketchBoost's constructor does not take it
-    return model
-
-
-def _loss_from(base: Floats) -> Any:
+def _loss_from(base: Float32) -> Any:
     """Return Py-Boost's squared error, which starts from `base`."""
     import cupy
 
@@ -162,7 +161,7 @@ def _loss_from(base: Floats) -> Any:
 
 
 def parameters(settings: Settings, n_rows: int, n_columns: int) -> dict[str, Any]:
-    """Return Py-Boost's parameters of a fit, but for the callbacks and the sketch."""
+    """Return Py-Boost's parameters of a fit, but for the callbacks."""
     return {
         "loss": "mse",
         "ntrees": settings.n_estimators,
@@ -214,6 +213,40 @@ class Follower:
             raise
 
 
+def converted(model: Any) -> TreeEnsemble:
+    """Return the trees of a trained model of squared error; its arrays are moved to the host.
+
+    Raises
+    ------
+    InputError
+        Its numbers are not finite: targets so large that their squares overflow.
+    """
+    model.to_cpu()
+    base, n_features = (
+        np.array(model.base_score, dtype=np.float32),
+        len(model.models[0].feature_importance_split),
+    )
+    found = TreeEnsemble.of([_tree(step) for step in model.models], base, n_features)
+    for name in ("leaves", "base", "gain"):
+        if not np.isfinite(getattr(found, name)).all():
+            raise InputError(
+                f"the Py-Boost model holds no usable trees: {name} has values that are not finite"
+            )
+    return found
+
+
+def _tree(step: Any) -> Tree:
+    """Return a `py_boost.gpu.tree.Tree` of one group of outputs, after its `reformat` and on the host, as ours."""
+    nodes = np.asarray(step.test_format, dtype=np.float32).reshape(-1, 4)
+    links, first = nodes[:, 2:].astype(np.int64), nodes[:, 0].astype(np.int64)
+    gain = np.zeros(len(nodes), dtype=np.float32)
+    kept = step.gains[0][step.feats[0] >= 0]
+    gain[: len(kept)] = kept
+    root = -1 if links[0, 0] == links[0, 1] else 0
+    values = np.asarray(step.values, dtype=np.float32)
+    return Tree.ordered(root, links, np.abs(first) - 1, nodes[:, 1], first < 0, gain, values)
+
+
 def library(module: str) -> Any:
     """Import `py_boost.gpu.<module>` without running `py_boost/__init__` (see the module's docstring)."""
     package, wanted = "py_boost", f"py_boost.gpu.{module}"
@@ -233,7 +266,7 @@ def library(module: str) -> Any:
         del sys.modules[package]
 
 
-def writable(values: Floats) -> Floats:
+def writable(values: Float32) -> Float32:
     """Return the values as float32 by rows in an array that may be written to; its quantiser takes no other."""
     return np.require(values, np.float32, ("C", "W"))
 
@@ -251,7 +284,7 @@ def _first_line(error: Exception) -> str:
 def _as_one_line(error: Exception) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return (
-            "Py-Boost needs more memory than the GPU has: lower max_depth, max_bins or colsample, or sketch the "
-            f"outputs ({_first_line(error)})"
+            "Py-Boost needs more memory than the GPU has: lower max_depth, max_bins or colsample "
+            f"({_first_line(error)})"
         )
     return f"Py-Boost stopped: {_first_line(error)}"

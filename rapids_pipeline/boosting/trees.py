@@ -1,27 +1,71 @@
-"""`TreeEnsemble`: trees with a vector in every leaf, as plain arrays; every engine's model ends as one.
+"""Trees with a vector in every leaf, as plain arrays: every engine's model ends as one `TreeEnsemble`.
 
     prediction(x) = base + Σ_t leaves[leaf that x reaches in tree t]        float32, summed in the order of the trees
 
 At an inner node x goes right if x[feature] > threshold, left if not; NaN goes left where `nan_left` says so. Inner
 nodes of all trees stand one after the other, each tree's in preorder, so a child always stands after its parent.
 A threshold of −inf sends every number right: it splits NaN from the rest.
+
+Rows walk down the trees in loops compiled for the host, or in array API calls for any other library. Both add the leaf
+vectors to float32 sums in the order of the trees, so they agree to the last bit.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rapids_pipeline.backend.arrays import Array
-from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.backend.files import written_atomically
-from rapids_pipeline.boosting.prediction import add_trees
+from rapids_pipeline.backend.arrays import Array, Codes, Float32, Float64, Mask, namespace
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import State, StateReader
 
-FORMAT = "rapids-perturb trees 1"
-SAFETENSORS_REMEDY = "saved models need safetensors: pip install safetensors"
+COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+"""How numba compiles the loops of boosting."""
+ROWS_A_THREAD = 128
+ROWS_AT_ONCE, TREES_AT_ONCE = 64, 64
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One tree, its inner nodes and leaves in preorder; a child is an inner node c ≥ 0, or leaf −1 − c where c < 0."""
+
+    feature: Codes
+    threshold: Float32
+    nan_left: Mask
+    children: Codes
+    gain: Float32
+    leaves: Float32
+
+    @classmethod
+    def ordered(
+        cls, root: int, links: Any, feature: Any, threshold: Any, nan_left: Any, gain: Any, leaves: Any
+    ) -> "Tree":
+        """Make the tree below `root` of nodes and leaves in any order; `links` (nodes, 2) are the nodes' children."""
+        inner: list[int] = []
+        ends: list[int] = []
+        waiting = [root]
+        while waiting:
+            at = waiting.pop()
+            if at < 0:
+                ends.append(-1 - at)
+            else:
+                inner.append(at)
+                waiting += [int(links[at, 1]), int(links[at, 0])]
+        node, leaf = np.zeros(len(links), np.int64), np.zeros(len(leaves), np.int64)
+        node[inner], leaf[ends] = np.arange(len(inner)), -1 - np.arange(len(ends))
+        below = np.asarray(links)[inner]
+        children = np.where(below >= 0, node[np.maximum(below, 0)], leaf[np.maximum(-1 - below, 0)])
+        return cls(
+            np.asarray(feature, np.int32)[inner],
+            threshold[inner],
+            nan_left[inner],
+            children.astype(np.int32).reshape(-1, 2),
+            gain[inner],
+            leaves[ends],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +91,38 @@ class TreeEnsemble:
     n_features : int
     """
 
-    feature: NDArray[np.int32]
-    threshold: NDArray[np.float32]
-    nan_left: NDArray[np.bool_]
-    children: NDArray[np.int32]
-    gain: NDArray[np.float32]
-    node_offset: NDArray[np.int32]
-    leaf_offset: NDArray[np.int32]
-    leaves: NDArray[np.float32]
-    base: NDArray[np.float32]
+    feature: Codes
+    threshold: Float32
+    nan_left: Mask
+    children: Codes
+    gain: Float32
+    node_offset: Codes
+    leaf_offset: Codes
+    leaves: Float32
+    base: Float32
     n_features: int
+
+    @classmethod
+    def of(cls, trees: Sequence[Tree], base: Float32, n_features: int) -> "TreeEnsemble":
+        """Make the ensemble of some trees, at least one."""
+        nodes = np.cumsum([0, *(len(tree.feature) for tree in trees)])
+        leaves = np.cumsum([0, *(len(tree.feature) + 1 for tree in trees)])
+        children = [
+            np.where(tree.children >= 0, tree.children + first_node, tree.children - first_leaf)
+            for tree, first_node, first_leaf in zip(trees, nodes, leaves, strict=False)
+        ]
+        return cls(
+            feature=np.concatenate([tree.feature for tree in trees]),
+            threshold=np.concatenate([tree.threshold for tree in trees]),
+            nan_left=np.concatenate([tree.nan_left for tree in trees]),
+            children=np.concatenate(children).astype(np.int32),
+            gain=np.concatenate([tree.gain for tree in trees]),
+            node_offset=nodes.astype(np.int32),
+            leaf_offset=leaves.astype(np.int32),
+            leaves=np.concatenate([tree.leaves for tree in trees]),
+            base=base,
+            n_features=n_features,
+        )
 
     @property
     def n_trees(self) -> int:
@@ -71,18 +137,24 @@ class TreeEnsemble:
     def predict(self, X: Array, *, n_threads: int = 1) -> Array:
         """Return float32 (n, d) predictions for `X` (n, p) float32, NaN allowed, in the library of `X`.
 
-        On the host by numba where it is installed, in `n_threads` threads; otherwise by array API calls. The result
-        of a row depends on that row alone and is the same, to the last bit, on all of these ways.
-        """
-        out = self._start(X)
-        return add_trees(self, X, out, 0, self.n_trees, n_threads)
+        numpy arrays take compiled loops, in `n_threads` threads; others take array API calls. The result of a row
+        depends on that row alone and is the same, to the last bit, either way.
 
-    def staged_predict(self, X: Array, *, n_threads: int = 1) -> Iterator[Array]:
-        """Yield the predictions after 1, 2, … all trees, each an array of its own."""
-        out = self._start(X)
-        for tree in range(self.n_trees):
-            out = add_trees(self, X, out, tree, tree + 1, n_threads)
-            yield out + 0
+        Raises
+        ------
+        InputError
+            `X` has another number of columns.
+        """
+        if X.ndim != 2 or X.shape[1] != self.n_features:
+            raise InputError(f"X must be (n, {self.n_features}), not {tuple(X.shape)}")
+        out = np.repeat(self.base[None], X.shape[0], axis=0)
+        if isinstance(X, np.ndarray):
+            add_compiled(self, X, out, n_threads)
+            return out
+        moved = like(X, out)
+        for first in range(0, self.n_trees, TREES_AT_ONCE):
+            moved = add_by_array_api(self, X, moved, first, min(self.n_trees, first + TREES_AT_ONCE))
+        return moved
 
     def first(self, n_trees: int) -> "TreeEnsemble":
         """Return the ensemble of the first `n_trees` trees."""
@@ -100,143 +172,161 @@ class TreeEnsemble:
             self.n_features,
         )
 
-    def importances(self, kind: Literal["gain", "split"] = "gain") -> NDArray[np.float64]:
+    def importances(self, kind: Literal["gain", "split"] = "gain") -> Float64:
         """Return each column's share of the summed gains, or of the number of splits; zeros where nothing splits."""
         weights = self.gain.astype(np.float64) if kind == "gain" else np.ones(len(self.feature))
         sums = np.bincount(self.feature, weights=weights, minlength=self.n_features)
         total = float(sums.sum())
         return np.asarray(sums / total if total > 0 else sums, dtype=np.float64)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return everything the ensemble is, by name; `from_arrays` is the inverse."""
+    def state(self) -> State:
+        """Return everything the ensemble is; `from_state` is the inverse."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return found | {"n_features": np.array([self.n_features], dtype=np.int64)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], source: str = "the model") -> "TreeEnsemble":
-        """Make an ensemble of named arrays; InputError, naming `source`, where they are no trees."""
-        problem = _first_fault(arrays)
-        if problem:
-            raise InputError(f"{source} holds no usable trees: {problem}")
-        kept = {field.name: arrays[field.name] for field in fields(cls)}
-        return cls(**kept | {"n_features": int(arrays["n_features"][0])})  # type: ignore[arg-type]
+    def from_state(cls, reader: StateReader) -> "TreeEnsemble":
+        """Make it of its state; InputError where that holds no trees."""
+        n_features = int(reader.array("n_features", np.int64, (1,))[0])
+        feature = reader.codes("feature", (None,), n_features)
+        n_nodes = len(feature)
+        base = reader.array("base", np.float32, (None,))
+        node_offset = reader.array("node_offset", np.int32, (None,))
+        if not len(base) or not len(node_offset):
+            raise reader.fault("there are no outputs or no offsets")
+        found = cls(
+            feature=feature,
+            threshold=reader.array("threshold", np.float32, (n_nodes,), finite=False),
+            nan_left=reader.array("nan_left", np.bool_, (n_nodes,)),
+            children=reader.array("children", np.int32, (n_nodes, 2)),
+            gain=reader.array("gain", np.float32, (n_nodes,)),
+            node_offset=node_offset,
+            leaf_offset=reader.array("leaf_offset", np.int32, (len(node_offset),)),
+            leaves=reader.array("leaves", np.float32, (None, len(base))),
+            base=base,
+            n_features=n_features,
+        )
+        fault = "a threshold is NaN" if np.isnan(found.threshold).any() else found._fault_of_links()
+        if fault:
+            raise reader.fault(fault)
+        return found
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file, whole or not at all."""
-        safetensors = _safetensors()
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
-        with written_atomically(Path(path)) as temporary:
-            safetensors.numpy.save_file(arrays, temporary, metadata={"format": FORMAT})
-
-    @classmethod
-    def load(cls, path: Path) -> "TreeEnsemble":
-        """Read what `save` wrote; InputError, naming the file, for anything else."""
-        safetensors = _safetensors()
-        try:
-            with safetensors.safe_open(path, framework="numpy") as stream:
-                kind = (stream.metadata() or {}).get("format")
-                arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
-            raise InputError(f"{path} cannot be read as a model: {' '.join(str(error).split())}") from error
-        if kind != FORMAT:
-            raise InputError(f"{path} is no model of this version: format {kind!r}, expected {FORMAT!r}")
-        return cls.from_arrays(arrays, str(path))
-
-    def _start(self, X: Array) -> Array:
-        if X.ndim != 2 or X.shape[1] != self.n_features:
-            raise InputError(f"X must be (n, {self.n_features}), not {tuple(X.shape)}")
-        if isinstance(X, np.ndarray):
-            return np.repeat(self.base[None], len(X), axis=0)
-        from rapids_pipeline.boosting.prediction import like
-
-        return like(X, np.repeat(self.base[None], X.shape[0], axis=0))
-
-
-def placed(
-    children: list[NDArray[np.int32]],
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Turn children within each of several trees into positions in the ensemble; add both offsets."""
-    nodes = np.cumsum([0, *(len(tree) for tree in children)])
-    leaves = np.cumsum([0, *(len(tree) + 1 for tree in children)])
-    moved = [
-        np.where(tree >= 0, tree + first_node, tree - first_leaf)
-        for tree, first_node, first_leaf in zip(children, nodes, leaves, strict=False)
-    ]
-    return np.concatenate(moved).astype(np.int32), nodes.astype(np.int32), leaves.astype(np.int32)
+    def _fault_of_links(self) -> str | None:
+        """Say in a clause what keeps offsets and children from being trees, or return None."""
+        nodes, leaves = self.node_offset.astype(np.int64), self.leaf_offset.astype(np.int64)
+        counts = (("node_offset", nodes, len(self.feature)), ("leaf_offset", leaves, len(self.leaves)))
+        for name, offset, count in counts:
+            if offset[0] != 0 or offset[-1] != count or (np.diff(offset) < 0).any():
+                return f"{name} does not rise from 0 to {count}"
+        if (np.diff(leaves) != np.diff(nodes) + 1).any():
+            return "a tree has not one leaf more than inner nodes"
+        tree = np.repeat(np.arange(len(nodes) - 1), np.diff(nodes))[:, None]
+        child, parent = self.children.astype(np.int64), np.arange(len(self.feature))[:, None]
+        within = np.where(
+            child >= 0,
+            (child > parent) & (child < nodes[tree + 1]),
+            (-1 - child >= leaves[tree]) & (-1 - child < leaves[tree + 1]),
+        )
+        if not within.all():
+            return (
+                f"a child of node {int(np.flatnonzero(~within.all(axis=1))[0])} is not after it in its tree"
+            )
+        return "two nodes share a child" if len(np.unique(child)) != child.size else None
 
 
-_KINDS: dict[str, tuple[type[np.generic], int]] = {
-    "feature": (np.int32, 1),
-    "threshold": (np.float32, 1),
-    "nan_left": (np.bool_, 1),
-    "children": (np.int32, 2),
-    "gain": (np.float32, 1),
-    "node_offset": (np.int32, 1),
-    "leaf_offset": (np.int32, 1),
-    "leaves": (np.float32, 2),
-    "base": (np.float32, 1),
-    "n_features": (np.int64, 1),
-}
+def compiled_and_cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with numba, cached beside the source or in the user's cache folder, where one can be written."""
+    from numba import njit
 
-
-def _first_fault(arrays: Mapping[str, NDArray[Any]]) -> str | None:
-    """Say in a clause what keeps the arrays from being trees, or return None."""
-    for name, (kind, dimensions) in _KINDS.items():
-        if name not in arrays:
-            return f"{name} is missing"
-        if arrays[name].dtype != kind or arrays[name].ndim != dimensions:
-            found = f"{arrays[name].dtype} with {arrays[name].ndim} dimensions"
-            return f"{name} must be {np.dtype(kind)} with {dimensions}, not {found}"
-    n_nodes, n_leaves, n_outputs = len(arrays["feature"]), len(arrays["leaves"]), len(arrays["base"])
-    shapes = {
-        "threshold": (n_nodes,),
-        "nan_left": (n_nodes,),
-        "children": (n_nodes, 2),
-        "gain": (n_nodes,),
-        "leaves": (n_leaves, n_outputs),
-        "leaf_offset": arrays["node_offset"].shape,
-        "n_features": (1,),
-    }
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            return f"{name} must be {shape}, not {arrays[name].shape}"
-    if not n_outputs or len(arrays["node_offset"]) < 1:
-        return "there are no outputs or no offsets"
-    if not all(np.isfinite(arrays[name]).all() for name in ("leaves", "base", "gain")):
-        return "leaves, base or gain hold values that are not finite"
-    if np.isnan(arrays["threshold"]).any():
-        return "a threshold is NaN"
-    feature = arrays["feature"]
-    if n_nodes and not (feature.min() >= 0 and feature.max() < arrays["n_features"][0]):
-        return f"a node looks at a column outside 0 … {int(arrays['n_features'][0]) - 1}"
-    return _fault_of_links(arrays, n_nodes, n_leaves)
-
-
-def _fault_of_links(arrays: Mapping[str, NDArray[Any]], n_nodes: int, n_leaves: int) -> str | None:
-    nodes, leaves = arrays["node_offset"].astype(np.int64), arrays["leaf_offset"].astype(np.int64)
-    for name, offset, count in (("node_offset", nodes, n_nodes), ("leaf_offset", leaves, n_leaves)):
-        if offset[0] != 0 or offset[-1] != count or (np.diff(offset) < 0).any():
-            return f"{name} does not rise from 0 to {count}"
-    if (np.diff(leaves) != np.diff(nodes) + 1).any():
-        return "a tree has not one leaf more than inner nodes"
-    tree = np.repeat(np.arange(len(nodes) - 1), np.diff(nodes))[:, None]
-    child, parent = arrays["children"].astype(np.int64), np.arange(n_nodes)[:, None]
-    inner = child >= 0
-    within = np.where(
-        inner,
-        (child > parent) & (child < nodes[tree + 1]),
-        (-1 - child >= leaves[tree]) & (-1 - child < leaves[tree + 1]),
-    )
-    if not within.all():
-        return f"a child of node {int(np.flatnonzero(~within.all(axis=1))[0])} is not after it in its tree"
-    if len(np.unique(child)) != child.size:
-        return "two nodes share a child"
-    return None
-
-
-def _safetensors() -> Any:
     try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UnavailableError(SAFETENSORS_REMEDY) from error
-    return safetensors
+        return njit(cache=True, **COMPILED)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # numba: "cannot cache function ...: no locator available"
+        return njit(**COMPILED)(function)  # type: ignore[no-any-return]
+
+
+def add_compiled(trees: TreeEnsemble, X: Float32, out: Float32, n_threads: int) -> None:
+    """Add all trees at `X` (n, p) to `out` (n, d), blocks of rows in `n_threads` threads."""
+    walk = _compiled_walk()
+    X = np.ascontiguousarray(X, dtype=np.float32)
+    arrays = (trees.feature, trees.threshold, trees.nan_left, trees.children)
+    offsets = trees.node_offset, trees.leaf_offset, trees.leaves
+
+    def block(rows: slice) -> None:
+        walk(X[rows], *arrays, *offsets, out[rows])
+
+    size = max(ROWS_A_THREAD, -(-len(X) // max(n_threads, 1)))
+    blocks = [slice(first, first + size) for first in range(0, len(X), size)]
+    if len(blocks) <= 1:
+        for rows in blocks:
+            block(rows)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(block, blocks))
+
+
+@cache
+def _compiled_walk() -> Callable[..., Any]:
+    return compiled_and_cached(_walk)
+
+
+def _walk(
+    X: Any,
+    feature: Any,
+    threshold: Any,
+    nan_left: Any,
+    children: Any,
+    node_offset: Any,
+    leaf_offset: Any,
+    leaves: Any,
+    out: Any,
+) -> None:
+    """Add all trees at `X` to `out`; 64 rows at a time, so that their sums stay in cache."""
+    n, d = out.shape
+    for first in range(0, n, ROWS_AT_ONCE):
+        last = min(n, first + ROWS_AT_ONCE)
+        for tree in range(node_offset.size - 1):
+            root = node_offset[tree]
+            if root == node_offset[tree + 1]:
+                root = -1 - leaf_offset[tree]
+            for row in range(first, last):
+                at = root
+                while at >= 0:
+                    x = X[row, feature[at]]
+                    right = x > threshold[at] or (x != x and not nan_left[at])
+                    at = children[at, 1] if right else children[at, 0]
+                leaf = -1 - at
+                for output in range(d):
+                    out[row, output] += leaves[leaf, output]
+
+
+def add_by_array_api(trees: TreeEnsemble, X: Array, out: Array, start: int, stop: int) -> Array:
+    """Return `out` plus trees start … stop − 1 at `X`: all rows and trees go down one level at a time."""
+    xp = namespace(X)
+    n, p = X.shape
+    empty = trees.node_offset[start:stop] == trees.node_offset[start + 1 : stop + 1]
+    roots = np.where(empty, -1 - trees.leaf_offset[start:stop], trees.node_offset[start:stop])
+    at = like(X, np.broadcast_to(roots.astype(np.int64), (n, stop - start)).reshape(-1))  # (n · trees,)
+    if trees.feature.size:
+        feature = like(X, trees.feature.astype(np.int64))
+        children = like(X, trees.children.reshape(-1).astype(np.int64))
+        threshold, nan_left = like(X, trees.threshold), like(X, trees.nan_left)
+        values = xp.reshape(X, (-1,))
+        rows = like(X, np.repeat(np.arange(n, dtype=np.int64) * p, stop - start))
+        while bool(xp.any(at >= 0)):
+            node = xp.where(at >= 0, at, 0)
+            x = xp.take(values, rows + xp.take(feature, node))
+            missing = xp.isnan(x) & ~xp.take(nan_left, node)
+            right = (x > xp.take(threshold, node)) | missing
+            child = xp.take(children, 2 * node + xp.astype(right, xp.int64))
+            at = xp.where(at >= 0, child, at)
+    leaf, leaves = xp.reshape(-1 - at, (n, stop - start)), like(X, trees.leaves)
+    for tree in range(stop - start):
+        out = out + xp.take(leaves, leaf[:, tree], axis=0)
+    return out
+
+
+def like(X: Array, array: Any) -> Array:
+    """Return a numpy array in the library and on the device of `X`."""
+    from array_api_compat import device
+
+    return namespace(X).asarray(np.ascontiguousarray(array), device=device(X))

@@ -11,24 +11,16 @@ Source: XGBoost documentation, "Multiple outputs", https://xgboost.readthedocs.i
 
 import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.boosting.training import (
-    Floats,
-    Settings,
-    Trained,
-    Watch,
-    Weights,
-    in_units_of_the_largest,
-    rescaled,
-)
-from rapids_pipeline.boosting.trees import TreeEnsemble, placed
+from rapids_pipeline.boosting.engines import Settings, Trained, Watch, in_units_of_the_largest, rescaled
+from rapids_pipeline.boosting.trees import Tree, TreeEnsemble
 
 REMEDY = "this engine needs XGBoost: pip install 'rapids-perturb[cpu]'"
 CUDA_REMEDY = (
@@ -39,19 +31,19 @@ FIRST_ON_CUDA = (3, 2)
 """The first version that grows trees with vector leaves on a GPU (its release notes)."""
 
 
-def require_xgboost() -> None:
+def require() -> None:
     """Raise UnavailableError where XGBoost is not installed."""
     if find_spec("xgboost") is None:
         raise UnavailableError(REMEDY)
 
 
 def fit(
-    X: Floats,
-    Y: Floats,
+    X: Float32,
+    Y: Float32,
     settings: Settings,
     watch: Watch,
-    validation: tuple[Floats, Floats] | None = None,
-    weights: Weights | None = None,
+    validation: tuple[Float32, Float32] | None = None,
+    weights: Float64 | None = None,
 ) -> Trained:
     """Grow trees on `X` (n, p), NaN allowed, and `Y` (n, d), both float32, of `weights` (n,) above 0.
 
@@ -62,7 +54,7 @@ def fit(
     InputError
         `min_samples_leaf` is above 1.
     """
-    require_xgboost()
+    require()
     import xgboost
 
     if settings.min_samples_leaf > 1:
@@ -144,59 +136,27 @@ def converted(booster: Any, n_features: int, n_outputs: int) -> TreeEnsemble:
     learner = json.loads(bytes(booster.save_raw("json")))["learner"]
     base = np.atleast_1d(np.array(json.loads(learner["learner_model_param"]["base_score"]), dtype=np.float32))
     base = np.broadcast_to(base, n_outputs).copy()
-    trees = [_Tree.read(tree, n_outputs) for tree in learner["gradient_booster"]["model"]["trees"]]
-    children, node_offset, leaf_offset = placed([tree.children for tree in trees])
-    condition = np.concatenate([tree.condition for tree in trees])
-    return TreeEnsemble(
-        feature=np.concatenate([tree.feature for tree in trees]),
-        threshold=np.nextafter(condition, np.float32(-np.inf)),
-        nan_left=np.concatenate([tree.nan_left for tree in trees]),
-        children=children,
-        gain=np.concatenate([tree.gain for tree in trees]),
-        node_offset=node_offset,
-        leaf_offset=leaf_offset,
-        leaves=np.concatenate([tree.leaves for tree in trees]),
-        base=base,
-        n_features=n_features,
+    trees = [_tree(tree, n_outputs) for tree in learner["gradient_booster"]["model"]["trees"]]
+    return TreeEnsemble.of(trees, base, n_features)
+
+
+def _tree(tree: dict[str, Any], n_outputs: int) -> Tree:
+    """Read a tree of XGBoost's JSON model: of one output (leaves among the conditions), or with vector leaves."""
+    left, right = (np.array(tree[f"{side}_children"], dtype=np.int64) for side in ("left", "right"))
+    conditions = np.array(tree["split_conditions"], dtype=np.float32)
+    if (
+        "leaf_weights" in tree
+    ):  # a leaf has no left child, and in place of its right child its row of the weights
+        leaves, row = np.array(tree["leaf_weights"], dtype=np.float32).reshape(-1, n_outputs), right
+    else:
+        leaves, row = conditions[:, None], np.arange(len(left))
+    named = np.where(left >= 0, np.arange(len(left)), -1 - row)
+    return Tree.ordered(
+        int(named[0]),
+        named[np.stack([left, right], axis=1)],
+        tree["split_indices"],
+        np.nextafter(conditions, np.float32(-np.inf)),
+        np.array(tree["default_left"], dtype=np.bool_),
+        np.array(tree["loss_changes"], dtype=np.float32),
+        leaves,
     )
-
-
-@dataclass(frozen=True)
-class _Tree:
-    """One tree, its inner nodes in preorder, so that a child stands after its parent."""
-
-    feature: NDArray[np.int32]
-    condition: Floats
-    nan_left: NDArray[np.bool_]
-    children: NDArray[np.int32]
-    gain: Floats
-    leaves: Floats
-
-    @classmethod
-    def read(cls, tree: dict[str, Any], n_outputs: int) -> "_Tree":
-        """Read a tree of XGBoost's JSON model: of one output (leaves among the conditions), or with vector leaves."""
-        left, right = (np.array(tree[f"{side}_children"], dtype=np.int64) for side in ("left", "right"))
-        inner: list[int] = []
-        ends: list[int] = []
-        waiting = [0]
-        while waiting:
-            node = waiting.pop()
-            (ends if left[node] < 0 else inner).append(node)
-            waiting += [int(right[node]), int(left[node])] if left[node] >= 0 else []
-        place = np.zeros(len(left), dtype=np.int64)
-        place[inner] = np.arange(len(inner))
-        place[ends] = -1 - np.arange(len(ends))
-        children = np.stack([place[left[inner]], place[right[inner]]], axis=1)
-        conditions = np.array(tree["split_conditions"], dtype=np.float32)
-        if "leaf_weights" in tree:
-            leaves = np.array(tree["leaf_weights"], dtype=np.float32).reshape(-1, n_outputs)[right[ends]]
-        else:
-            leaves = conditions[ends][:, None]
-        return cls(
-            np.array(tree["split_indices"], dtype=np.int32)[inner],
-            conditions[inner],
-            np.array(tree["default_left"], dtype=np.bool_)[inner],
-            children.astype(np.int32).reshape(-1, 2),
-            np.array(tree["loss_changes"], dtype=np.float32)[inner],
-            leaves,
-        )

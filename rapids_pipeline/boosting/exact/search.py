@@ -1,6 +1,8 @@
 """The search for the best split of one node: every column scanned in float32, what comes close judged in float64.
 
-Notation of `exact.py`: a node has m rows of weight W, T is their weighted sum of residuals, N = W + 2λ; without
+A node of few rows has few sets of rows: a float64 table of the scores of all of them takes the place of the scans.
+
+Notation of `engine.py`: a node has m rows of weight W, T is their weighted sum of residuals, N = W + 2λ; without
 weights W = m.
 """
 
@@ -8,14 +10,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rapids_pipeline.boosting.compilation import compiled, compiled_reductions
-from rapids_pipeline.boosting.exact_vectors import LANES, ROW_BITS, scan_1, scan_2, scan_3, scan_4
-from rapids_pipeline.boosting.row_weights import LEAST_SHARE, weighs, weight_at
+from rapids_pipeline.backend.arrays import Float32, Float64
+from rapids_pipeline.boosting.exact.kernels import (
+    LANES,
+    ROW_BITS,
+    compiled,
+    compiled_reductions,
+    scan_1,
+    scan_2,
+    scan_3,
+    scan_4,
+    weighs,
+    weight_at,
+)
 
 ROW = np.uint32((1 << ROW_BITS) - 1)
 CODE = np.uint32(ROW_BITS)
-MASK_ROWS = 10
-"""Nodes of at most this many rows are searched by a table over all sets of rows, if there are columns enough."""
+MASK_ROWS, SETS_A_COLUMN = 10, 4
+"""Nodes of at most so many rows are searched by a table over all sets of rows, if they are few beside the columns."""
 GROUP = 8
 """Columns that are scanned together where the outputs take several passes."""
 SLACK = 2 * LANES
@@ -24,12 +36,14 @@ TIE = 1.0 + 1e-12
 """A later split must be better by this factor, so that equal ones go to the first column and lowest threshold."""
 WIDEST_ROUNDING = 1e-5
 ROUNDING_A_ROW = 3e-8
+LEAST_SHARE = 1e-12
+"""Both sides of a split must hold more than this share of a node's weight; below it, rounding would decide."""
 ROUNDING_OF_WEIGHTS = 10.0
 """By how much more splits that come close are judged with weights: rows of more weight round off more."""
 
 
 class Work(NamedTuple):
-    """What a tree is grown from and in; see `exact.allocated`."""
+    """What a tree is grown from and in."""
 
     residual: Any  # float32 (n, outputs, padded)
     h: Any  # float32, flat: (passes, n, 16 · vectors)
@@ -43,6 +57,7 @@ class Work(NamedTuple):
     held: Any  # float64 (MASK_ROWS + 1, outputs, padded)
     table: Any  # float64 (2^MASK_ROWS)
     set_weight: Any  # float64 (2^MASK_ROWS)
+    set_size: Any  # int64 (2^MASK_ROWS)
     bit: Any  # uint64 (n)
     side: Any  # uint8 (n)
     rows: Any  # int32 (n)
@@ -53,9 +68,11 @@ class Work(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What the search is told: λ, the smallest leaf, the least gain, vectors a pass, passes, stride of the orders."""
+    """What a tree is grown by: `stride` is that of the orders, a pass over the outputs takes `vectors` registers."""
 
     reg_lambda: float
+    learning_rate: float
+    max_depth: int
     min_leaf: int
     least_gain: float
     vectors: int
@@ -69,6 +86,40 @@ class Node(NamedTuple):
     low: int
     high: int
     weight: float
+
+
+def allocated(residual: Float32, row_weight: Float64 | None, p: int, rules: Rules) -> Work:
+    """Return the work arrays of a fit on `p` columns, those of vectors aligned to 64 bytes."""
+    n, width = residual.shape
+    return Work(
+        residual=residual,
+        h=_aligned(n * width),
+        start=_aligned(width),
+        factor=np.zeros(n + SLACK, np.float32),
+        zeros=np.zeros(n + SLACK, np.float32),
+        sums=np.zeros(GROUP * (n + SLACK), np.float32),
+        best=np.zeros(p, np.float32),
+        total=np.zeros(width),
+        spread=np.zeros(width, np.float32),
+        held=np.zeros((MASK_ROWS + 1, width)),
+        table=np.zeros(1 << MASK_ROWS),
+        set_weight=np.zeros(1 << MASK_ROWS),
+        set_size=np.zeros(1 << MASK_ROWS, np.int64),
+        bit=np.zeros(n, np.uint64),
+        side=np.zeros(n, np.uint8),
+        rows=np.zeros(n, np.int32),
+        spare=np.zeros(n, np.int32),
+        orders=(np.zeros(p * rules.stride, np.uint32), np.zeros(p * rules.stride, np.uint32)),
+        active=np.zeros((rules.max_depth + 1, p), np.int32),
+        row_weight=row_weight,
+    )
+
+
+def _aligned(length: int) -> Float32:
+    """Return zeros that start at a multiple of 64 bytes."""
+    room = np.zeros(length + LANES, np.float32)
+    skip = (-room.ctypes.data % 64) // 4
+    return room[skip : skip + length]
 
 
 @compiled
@@ -142,9 +193,7 @@ def _scan_columns_of(scan: Any) -> Any:
         before, before_slots = (work.zeros, 0) if part == 0 else (work.sums, slots)
         for i in range(columns.size):
             order_at = columns[i] * rules.stride + node.low
-            if (
-                weighs(work.row_weight) and part == rules.passes - 1
-            ):  # scores before the last pass are of a part
+            if weighs(work.row_weight) and part == rules.passes - 1:  # only then are scores of all outputs
                 _factors_of_weights(work, rules, order, order_at, node)
             work.best[first + i] = scan(
                 work.h,
@@ -244,3 +293,96 @@ def best_split(work: Work, rules: Rules, order: Any, node: Node, columns: Any) -
             if here > 0:
                 feature, left, best = columns[i], here, score
     return feature, left, best
+
+
+# --- nodes of few rows ------------------------------------------------------------------------------------------------
+
+
+@compiled_reductions
+def product(a: Any, b: Any) -> float:
+    """Return a · b (float64)."""
+    found = 0.0
+    for k in range(a.size):
+        found += a[k] * b[k]
+    return found
+
+
+@compiled
+def is_small(rows: int, columns: int) -> bool:
+    """Say whether a table over all sets of rows costs less than the scans."""
+    return rows <= MASK_ROWS and (1 << rows) <= SETS_A_COLUMN * columns
+
+
+@compiled
+def tabulate(work: Work, rules: Rules, node: Node) -> float:
+    """Write the score of every set of a small node's rows as the left side; return the largest.
+
+    |H|² of a set is that of the set without its first row i, plus 2 h_i · (H_0 + Σ h of the others) + |h_i|².
+    """
+    m, lam = node.high - node.low, rules.reg_lambda
+    N, outputs = node.weight + 2.0 * lam, work.total.size
+    products = np.zeros((MASK_ROWS + 1, MASK_ROWS + 1))
+    for i in range(m + 1):
+        row = work.rows[node.low + min(i, m - 1)]
+        weight = weight_at(work.row_weight, row)
+        for k in range(outputs):
+            if i < m:
+                work.held[i, k] = weight * (work.residual[row, k] - work.total[k] / N)
+            else:
+                work.held[i, k] = -lam * work.total[k] / N
+        for j in range(i + 1):
+            products[i, j] = products[j, i] = product(work.held[i], work.held[j])
+    table = work.table
+    table[0], work.set_weight[0], work.set_size[0] = products[m, m], 0.0, 0
+    for rows in range(1, 1 << m):
+        i, rest = 0, rows & (rows - 1)
+        while not (rows >> i) & 1:
+            i += 1
+        cross = products[m, i]
+        for j in range(i + 1, m):
+            if (rows >> j) & 1:
+                cross += products[i, j]
+        table[rows] = table[rest] + 2.0 * cross + products[i, i]
+        work.set_weight[rows] = work.set_weight[rest] + weight_at(work.row_weight, work.rows[node.low + i])
+        work.set_size[rows] = work.set_size[rest] + 1
+    return _scored(work, rules, node)  # type: ignore[no-any-return]
+
+
+@compiled
+def _scored(work: Work, rules: Rules, node: Node) -> float:
+    """Multiply every |H|² of the table by N / ((W_L + λ)(W_R + λ)); return the largest score."""
+    m, lam, table, largest = node.high - node.low, rules.reg_lambda, work.table, 0.0
+    N, least = node.weight + 2.0 * lam, LEAST_SHARE * node.weight
+    for rows in range(1, 1 << m):
+        count, left = work.set_size[rows], work.set_weight[rows]
+        right = node.weight - left
+        if min(count, m - count) < rules.min_leaf or not (left > least and right > least):
+            table[rows] = 0.0
+        else:
+            table[rows] *= N / ((left + lam) * (right + lam))
+            largest = max(largest, table[rows])
+    return largest
+
+
+@compiled
+def best_small_split(
+    work: Work, rules: Rules, order: Any, node: Node, columns: Any
+) -> tuple[int, int, float]:
+    """`best_split` of a node with few rows: one look into the table a step."""
+    m, feature, found, best = node.high - node.low, -1, 0, 0.0
+    largest = tabulate(work, rules, node)
+    for i in range(m):
+        work.bit[work.rows[node.low + i]] = 1 << i
+    for column in columns:
+        at, rows = column * rules.stride + node.low, np.uint64(0)
+        here = order[at : at + m]
+        entry = here[0]
+        for j in range(m - rules.min_leaf):
+            following = here[j + 1]
+            rows |= work.bit[entry & ROW]
+            if entry >> CODE != following >> CODE and work.table[rows] > best * TIE:
+                feature, found, best = column, j + 1, work.table[rows]
+            entry = following
+        if best * TIE >= largest:
+            break
+    return feature, found, best

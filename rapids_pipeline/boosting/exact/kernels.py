@@ -1,6 +1,10 @@
-"""The scan of one column over the rows of a node, written as LLVM vectors.
+"""What the loops of the exact engine are made of: how they are compiled, weights of rows, the scan of one column.
 
-Numba keeps vector accumulators in memory unless they are written as such. Here a block of 16 rows is 16 steps
+Loops are compiled for `row_weight = None` and, at the first fit with weights, once more for an array. Without weights
+the compiler drops all that has to do with them, and the loops are those of plain counts.
+
+Numba keeps vector accumulators in memory unless they are written as such, so the scan is written as LLVM vectors. A
+block of 16 rows is 16 steps
 
     H += h[row of step j],   v_j = H ∘ H  summed over the K vectors of H        H in K registers of 16 float32
 
@@ -10,18 +14,70 @@ comparison of codes, maximum) is vector code, too.
 
 # ruff: noqa: ARG001 (numba gives an intrinsic arguments of which only the types matter here)
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from rapids_pipeline.boosting.trees import COMPILED
 
 LANES = 16
 ROW_BITS = 24
 """An entry of a column's order is the row in the low 24 bits and its code in the high 8."""
 MOST_VECTORS = 4
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with numba; it becomes part of the functions that are cached on disk."""
+    return njit(**COMPILED)(function)  # type: ignore[no-any-return]
+
+
+def compiled_reductions(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with numba, sums in the order that suits vectors."""
+    return njit(**COMPILED | {"fastmath": COMPILED["fastmath"] | {"reassoc"}})(function)  # type: ignore[no-any-return]
+
+
+def checksum() -> int:
+    """Return a checksum of all that the engine is compiled from (0 where the sources are not there)."""
+    folder = Path(__file__).parent
+    sources = [folder / "kernels.py", folder / "search.py", folder / "engine.py", folder.parent / "trees.py"]
+    try:
+        return zlib.crc32(b"".join(source.read_bytes() for source in sources))
+    except OSError:
+        return 0
+
+
+@compiled
+def weighs(row_weight: Any) -> bool:
+    """Say whether there are weights; known when the loops are compiled."""
+    return row_weight is not None
+
+
+@compiled
+def weight_at(row_weight: Any, row: Any) -> Any:
+    """Return a row's weight, 1.0 without weights."""
+    if row_weight is None:
+        return 1.0
+    return row_weight[row]
+
+
+@compiled
+def weight_of(row_weight: Any, rows: Any) -> float:
+    """Return the weight of some rows: how many they are without weights."""
+    if row_weight is None:
+        return float(rows.size)
+    total = 0.0
+    for row in rows:
+        total += row_weight[row]
+    return total
+
+
+# --- the scan of one column -------------------------------------------------------------------------------------------
 
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _FLOATS, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
@@ -39,6 +95,13 @@ _ROUNDS = (
     ([q + k for q in (0, 8, 16, 24) for k in range(4)], [q + k for q in (4, 12, 20, 28) for k in range(4)]),
     ([q + k for q in (0, 8, 16, 24) for k in range(4)], [q + k for q in (4, 12, 20, 28) for k in range(4)]),
 )
+
+
+def vectors_and_passes(outputs: int) -> tuple[int, int]:
+    """Return how many vectors of 16 floats a pass over the outputs takes (at most 4), and how many passes."""
+    needed = -(-outputs // LANES)
+    passes = -(-needed // MOST_VECTORS)
+    return -(-needed // passes), passes
 
 
 class _Writer:

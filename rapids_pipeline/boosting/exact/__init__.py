@@ -1,0 +1,1 @@
+"""The exact engine: greedy trees with vector leaves by exact search over presorted codes."""
