@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 from machine import processor
+from rapids_pipeline.boosting.sketch import Sketch
+from rapids_pipeline.boosting.training import Settings, Watch
 
 from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.boosting import exact, histogram
-from rapids_pipeline.boosting.sketch import Sketch
-from rapids_pipeline.boosting.training import Settings, Watch
 
 RESULTS = Path(__file__).parent / "results" / "boosting_crossover.json"
 ROWS, COLUMNS = (300, 1_000, 3_000, 10_000, 30_000, 100_000), 100

@@ -14,6 +14,7 @@ from features.rows import Rows
 from rapids_pipeline.backend import run_folder as runs
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.boosting.engines import choose_engine
 from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES
@@ -21,7 +22,6 @@ from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.predictions.kaggle import write_kaggle_csv
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
-from rapids_pipeline.stack.members.booster import boosting_engine
 from rapids_pipeline.stack.members.svr import member_engine
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.stack.saved import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
@@ -97,7 +97,7 @@ def run(
 
 def engines_of(problem: Problem, recipe: Recipe, device: Device) -> dict[str, str]:
     """Return which device and engines the run uses, and why; raises where one cannot be had."""
-    booster = boosting_engine(recipe.boosting, device.name, len(problem.data.obs))
+    booster = choose_engine(recipe.boosting.engine, device.name)
     chosen = {"device": f"{device.name} ({device.reason})"}
     for member in recipe.first_level:
         engine = member_engine(problem.data.Y, member, device.name)

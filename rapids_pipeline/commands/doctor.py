@@ -149,7 +149,7 @@ def _cpu_package(name: str) -> PackageLine:
 
 def _parts(problems: list[Problem]) -> Iterator[Part]:
     """Yield every part that is chosen by name; a part for the GPU lacks what a GPU run lacks, then what it needs."""
-    from rapids_pipeline.boosting import registry as boosting
+    from rapids_pipeline.boosting import engines as boosting
     from rapids_pipeline.svr import engines as svr
 
     gpu = problems[0].what if problems else ""

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from rapids_pipeline.boosting import exact
-from rapids_pipeline.boosting.rounds import sample
-from rapids_pipeline.boosting.training import Settings, Watch
+from rapids_pipeline.boosting.engines import Settings, Watch
+from rapids_pipeline.boosting.exact.engine import fit, sample
 
 DEFAULTS = Settings(
     n_estimators=3,
@@ -23,16 +22,19 @@ DEFAULTS = Settings(
     subsample=1.0,
     reg_lambda=1.0,
     max_bins=256,
-    early_stopping_rounds=None,
     seed=0,
     device="cpu",
     n_jobs=1,
 )
 
 
-def grown(X, Y, weights=None, engine=exact, **changes):
+def grown(X, Y, weights=None, **changes):
     settings = Settings(**(vars(DEFAULTS) | changes))
-    return engine.fit(X, Y, settings, Watch(), weights=weights).model
+    return fit(X, Y, settings, Watch(), weights=weights).model
+
+
+def bits(model):
+    return b"".join(array.tobytes() for array in model.state().values())
 
 
 def columns_of(kinds, n, rng):
@@ -162,9 +164,9 @@ def check_tree(model, tree, X, residual, weights, rows, columns, thresholds, opt
     return predicted, differing
 
 
-def check_against_naive(X, Y, options, weights=None, engine=exact):
+def check_against_naive(X, Y, options, weights=None):
     """Every tree of a fit, each on the residuals that the fit's own trees before it leave; return the near ties."""
-    model = grown(X, Y, weights, engine, **options)
+    model = grown(X, Y, weights, **options)
     weights = np.ones(len(X)) if weights is None else weights
     n, p = X.shape
     thresholds = [[-np.inf, *borders_of(X[:, f], options["max_bins"])] for f in range(p)]
@@ -183,3 +185,25 @@ def check_against_naive(X, Y, options, weights=None, engine=exact):
     spread = np.abs(Y).max() + 1e-30
     np.testing.assert_allclose(model.predict(X), predicted, atol=1e-5 * spread)
     return differing
+
+
+def weights_of(kind, n, rng):
+    """Weights of every awkward kind, all above 0."""
+    return {
+        "ones": np.ones(n),
+        "whole": rng.integers(1, 5, n).astype(float),
+        "far apart": np.exp(rng.normal(scale=2.0, size=n)),
+        "two kinds": np.where(rng.random(n) < 0.2, 1.0, 1e-4),
+        "small": 1e-7 * rng.random(n) + 1e-9,
+        "large": 1e9 * (0.01 + rng.random(n)),
+    }[kind]
+
+
+WEIGHTS = ("ones", "whole", "far apart", "two kinds", "small", "large")
+
+
+def some(n=300, d=20, seed=0, kinds=KINDS + ("numbers",) * 6):
+    rng = np.random.default_rng(seed)
+    X = columns_of(kinds, n, rng)
+    Y = np.nan_to_num(X[:, -3:]) @ rng.normal(size=(3, d)) + rng.normal(size=(n, d))
+    return X, Y.astype(np.float32), np.exp(rng.normal(size=n))

@@ -1,4 +1,4 @@
-"""The exact engine against a naive float64 tree builder, and its properties."""
+"""The exact engine against a naive float64 tree builder and scikit-learn, and its properties, weights among them."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -6,47 +6,57 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.tree import DecisionTreeRegressor
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.boosting.binning import QuantileBins
-from rapids_pipeline.boosting.rounds import sample
+from rapids_pipeline.boosting import MultiOutputBooster
+from rapids_pipeline.boosting.exact.engine import QuantileBins, sample
 from tests.boosting.naive_trees import (
     DEFAULTS,
     KINDS,
+    WEIGHTS,
+    bits,
     check_against_naive,
     columns_of,
     goes_left,
     grown,
     problems,
+    some,
+    weights_of,
 )
 
-pytest.importorskip("numba")
+
+@settings(max_examples=250, deadline=None)
+@given(problems(), st.sampled_from((None, None, None, *WEIGHTS)), st.integers(0, 1000))
+def test_every_split_and_leaf_equals_a_naive_search(problem, kind, seed):
+    X, Y, options = problem
+    weights = None if kind is None else weights_of(kind, len(X), np.random.default_rng(seed))
+    check_against_naive(X, Y, options, weights)
 
 
-@settings(max_examples=150, deadline=None)
-@given(problems())
-def test_every_split_and_leaf_equals_a_naive_search(problem):
-    check_against_naive(*problem)
-
-
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("min_leaf", [1, 2, 3])
 @pytest.mark.parametrize(("n", "d", "reg_lambda"), [(24, 45, 1.0), (30, 3, 0.0), (45, 70, 2.5)])
-def test_nodes_of_few_rows_and_many_columns(n, d, reg_lambda, min_leaf):
+def test_nodes_of_few_rows_and_many_columns(n, d, reg_lambda, min_leaf, weighted):
     """With 70 columns, nodes of up to eight rows are searched by the table over all sets of rows."""
     rng = np.random.default_rng(n)
     X = columns_of(["numbers"] * 50 + ["levels", "missing", "constant", "duplicate"] * 5, n, rng)
     Y = rng.normal(size=(n, d)).astype(np.float32)
     changes = {"max_depth": 6, "n_estimators": 1, "min_samples_leaf": min_leaf, "reg_lambda": reg_lambda}
-    assert check_against_naive(X, Y, vars(DEFAULTS) | changes) == 0
+    weights = weights_of("far apart", n, rng) if weighted else None
+    assert check_against_naive(X, Y, vars(DEFAULTS) | changes, weights) == 0
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("n", "d"), [(300, 45), (700, 45), (400, 100), (1500, 5)])
-def test_larger_problems_have_the_very_splits_of_a_naive_search(n, d):
+def test_larger_problems_have_the_very_splits_of_a_naive_search(n, d, weighted):
     rng = np.random.default_rng(n + d)
     X = columns_of(["numbers"] * 6 + ["levels", "missing"], n, rng)
     Y = (np.sin(2 * X[:, :3]) @ rng.normal(size=(3, d)) + rng.normal(size=(n, d))).astype(np.float32)
     options = vars(DEFAULTS) | {"max_depth": 5, "n_estimators": 2}
-    assert check_against_naive(X, Y, options) <= 2  # so few are near ties
+    weights = np.exp(rng.normal(size=n)) if weighted else None
+    assert check_against_naive(X, Y, options, weights) <= 2  # so few are near ties
 
 
 def test_equal_columns_the_first_one_wins_and_equal_thresholds_the_lowest():
@@ -95,8 +105,7 @@ def test_same_seed_same_bits_in_threads_or_not():
     X, Y = columns_of(KINDS, 200, rng), rng.normal(size=(200, 45)).astype(np.float32)
 
     def arrays(seed):
-        model = grown(X, Y, seed=seed, colsample=0.5, subsample=0.8, n_estimators=20, max_depth=6)
-        return b"".join(array.tobytes() for array in model.arrays().values())
+        return bits(grown(X, Y, seed=seed, colsample=0.5, subsample=0.8, n_estimators=20, max_depth=6))
 
     alone = [arrays(seed) for seed in range(6)]
     with ThreadPoolExecutor(4) as pool:
@@ -159,6 +168,58 @@ def test_codes_and_thresholds_say_the_same(max_bins):
 
 
 def test_too_many_rows_are_refused(monkeypatch):
-    monkeypatch.setattr("rapids_pipeline.boosting.exact_vectors.ROW_BITS", 4)
+    monkeypatch.setattr("rapids_pipeline.boosting.exact.engine.ROW_BITS", 4)
     with pytest.raises(InputError, match="fewer than 16 rows, not 20"):
         grown(np.zeros((20, 1), np.float32), np.zeros((20, 1), np.float32))
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_one_give_the_bits_of_no_weights():
+    X, Y, _ = some(n=800, d=30)
+    for changes in ({"max_depth": 7}, {"colsample": 0.5, "subsample": 0.7, "min_samples_leaf": 4}):
+        assert bits(grown(X, Y, np.ones(len(X)), **changes)) == bits(grown(X, Y, **changes))
+
+
+def test_one_tree_is_that_of_scikit_learn():
+    X, Y, weights = some(kinds=["numbers"] * 8, d=6, n=200)
+    model = grown(X, Y, weights, n_estimators=1, learning_rate=1.0, reg_lambda=0.0, max_depth=5)
+    theirs = DecisionTreeRegressor(max_depth=5, random_state=0).fit(X, Y, sample_weight=weights)
+    np.testing.assert_allclose(model.predict(X), theirs.predict(X), atol=1e-5)
+
+
+def test_whole_weights_are_repeated_rows():
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 40, size=(300, 6)).astype(np.float32)  # few values: repeated rows have the same bins
+    X[rng.random(X.shape) < 0.1] = np.nan
+    Y = (np.nan_to_num(X[:, :3]) @ rng.normal(size=(3, 17)) + rng.normal(size=(300, 17))).astype(np.float32)
+    times = rng.integers(0, 5, len(X))
+    options = {"n_estimators": 6, "max_depth": 6, "colsample": 0.7, "learning_rate": 0.3}
+    weighted = MultiOutputBooster(**options).fit(X, Y, times).model_
+    repeated = (
+        MultiOutputBooster(**options).fit(np.repeat(X, times, axis=0), np.repeat(Y, times, axis=0)).model_
+    )
+    np.testing.assert_array_equal(weighted.feature, repeated.feature)
+    np.testing.assert_array_equal(weighted.threshold, repeated.threshold)
+    np.testing.assert_allclose(weighted.gain, repeated.gain, rtol=1e-5)
+    np.testing.assert_allclose(weighted.leaves, repeated.leaves, atol=1e-5)
+    assert len(weighted.feature) > 100
+
+
+def test_rows_that_vanish_beside_another():
+    X, Y, _ = some()
+    for least in (1e-300, 1e-21, 1e-19, 1e-9):
+        weights = np.where(np.arange(len(X)) == 5, 1.0, least)
+        for lam in (0.0, 1.0):
+            model = MultiOutputBooster(n_estimators=3, reg_lambda=lam, subsample=0.5)
+            assert np.isfinite(model.fit(X, Y, weights).predict(X)).all()
+        np.testing.assert_allclose(model.model_.base, Y[5], rtol=1e-4)
+
+
+def test_the_smallest_leaf_counts_rows():
+    X = np.arange(10, dtype=np.float32)[:, None]
+    Y = (X == 9).astype(np.float32)
+    weights = np.where(X[:, 0] == 9, 100.0, 1.0)
+    model = grown(X, Y, weights, n_estimators=1, max_depth=1, min_samples_leaf=3)
+    assert model.threshold[0] == 6.0

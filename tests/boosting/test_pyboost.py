@@ -1,11 +1,13 @@
-"""The pyboost engine: its parameters and refusals, and Py-Boost's own code on a CPU (on a GPU: tests/gpu).
+"""The pyboost engine: parameters, refusals, conversion of trees, and Py-Boost's own code on a CPU (GPU: tests/gpu).
 
-On a CPU it needs py-boost and g++ (`cupy_on_cpu`); the tests of the conversion (`test_pyboost_trees`) need neither.
+On a CPU it needs py-boost and g++ (`cupy_on_cpu`); the tests of the conversion need neither.
 """
 
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from hypothesis import strategies as st
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.boosting import pyboost
-from rapids_pipeline.boosting.binning import QuantileBins
-from rapids_pipeline.boosting.sketch import Sketch
-from rapids_pipeline.boosting.training import Settings, Watch
+from rapids_pipeline.boosting.engines import Settings, Watch
+from rapids_pipeline.boosting.exact import engine as exact
 from tests.boosting import cupy_on_cpu
+
+RECORDED = Path(__file__).parent / "data" / "pyboost.npz"
+MODELS = {"plain": 6, "stumps": 2}
 
 
 def settings(**changed):
@@ -30,7 +34,6 @@ def settings(**changed):
         "subsample": 1.0,
         "reg_lambda": 1.0,
         "max_bins": 256,
-        "early_stopping_rounds": None,
         "seed": 0,
         "device": "cuda",
         "n_jobs": 1,
@@ -69,7 +72,7 @@ def test_require_names_the_package(monkeypatch, found, words):
 
     monkeypatch.setattr(pyboost, "version", version)
     with pytest.raises(UnavailableError, match=words) as caught:
-        pyboost.require_pyboost()
+        pyboost.require()
     message = str(caught.value)
     assert "py-boost==0.5.2" in message and "cupy" in message and "driver" in message
     assert "\n" not in message
@@ -79,7 +82,7 @@ def test_require_names_cupy(monkeypatch):
     monkeypatch.setattr(pyboost, "version", lambda name: "0.5.2")
     monkeypatch.setattr(pyboost, "find_spec", lambda name: None if name in ("cupy", "ujson") else name)
     with pytest.raises(UnavailableError, match=r"^cupy and ujson not installed; .*NVIDIA"):
-        pyboost.require_pyboost()
+        pyboost.require()
 
 
 @pytest.mark.parametrize("count", [0, RuntimeError("CUDA driver\nversion is insufficient")])
@@ -95,7 +98,7 @@ def test_require_names_the_gpu(monkeypatch, count):
     monkeypatch.setattr(pyboost, "find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     with pytest.raises(UnavailableError, match=r"driver (shows no|version is insufficient)"):
-        pyboost.require_pyboost()
+        pyboost.require()
 
 
 class Stub:
@@ -114,7 +117,7 @@ class Stub:
 
 def stubbed(monkeypatch, does):
     stub = Stub(does)
-    monkeypatch.setattr(pyboost, "require_pyboost", lambda: None)
+    monkeypatch.setattr(pyboost, "require", lambda: None)
     monkeypatch.setattr(pyboost, "library", lambda module: stub)
     return stub
 
@@ -168,6 +171,130 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
         pyboost.fit(*problem(), settings(), Watch())
 
 
+# --- the conversion of its trees --------------------------------------------------------------------------------------
+
+
+def recorded(name):
+    """Return a recorded model as Py-Boost would hand it over, with rows and its predictions for them."""
+    with np.load(RECORDED) as stream:
+        arrays = {key[len(name) + 1 :]: stream[key] for key in stream if key.startswith(f"{name}/")}
+    trees = [
+        SimpleNamespace(**{key.split("/")[1]: arrays[key] for key in arrays if key.startswith(f"{step}/")})
+        for step in range(MODELS[name])
+    ]
+    model = SimpleNamespace(models=trees, base_score=arrays["base_score"], to_cpu=lambda: None)
+    return model, arrays["X"], arrays["predicted"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_recorded_model_converts_to_its_own_predictions_bit_for_bit(name):
+    model, X, predicted = recorded(name)
+    ours = pyboost.converted(model)
+    np.testing.assert_array_equal(ours.predict(X), predicted)
+    assert ours.n_trees == MODELS[name]
+    if name != "stumps":
+        assert np.isnan(X).any() and np.isin(ours.threshold, X).sum() > 10  # rows exactly at thresholds
+        assert not ours.nan_left.all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_importances_are_py_boosts(name):
+    model, _, _ = recorded(name)
+    by_gain = sum(tree.feature_importance_gain.astype(float) for tree in model.models)
+    by_split = sum(tree.feature_importance_split.astype(float) for tree in model.models)
+    ours = pyboost.converted(model)
+    np.testing.assert_allclose(ours.importances("gain"), by_gain / (by_gain.sum() or 1), rtol=1e-5)
+    np.testing.assert_allclose(ours.importances("split"), by_split / (by_split.sum() or 1), rtol=1e-6)
+
+
+def by_the_arrays_of_training(tree, X, predicted):
+    """Add one step, row by row (`node_index_kernel` and `apply_values_kernel` of `py_boost/gpu/utils.py`)."""
+    for row, x in enumerate(X):
+        for out, group in enumerate(tree.group_index.astype(int)):
+            node = 0
+            while tree.feats[group, node] >= 0:
+                value = x[tree.feats[group, node]]
+                if np.isnan(value):
+                    right = 1 - int(tree.nans[group, node])
+                else:
+                    right = int(value > tree.val_splits[group, node])
+                node = tree.split[group, node, right]
+            predicted[row, out] += tree.values[tree.leaves[node, group], out]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_recorded_model_agrees_with_its_arrays_of_training(name):
+    model, X, _ = recorded(name)
+    expected = np.repeat(model.base_score[None], len(X), axis=0)
+    for tree in model.models:
+        by_the_arrays_of_training(tree, X, expected)
+    np.testing.assert_array_equal(pyboost.converted(model).predict(X), expected)
+
+
+def random_step(rng, p, d, max_depth):
+    """Return arrays in the layout of `Tree.reformat`: level by level, thresholds of every kind."""
+    nodes, leaves, waiting = [], 0, [0]
+    while waiting:  # the depths of the nodes that have numbers but are not written yet
+        depth, links = waiting.pop(0), []
+        for _ in range(2):
+            if depth + 1 < max_depth and rng.random() < 0.7:
+                waiting.append(depth + 1)
+                links.append(len(nodes) + len(waiting))
+            else:
+                leaves += 1
+                links.append(-leaves)
+        threshold = rng.choice([-np.inf, np.inf, *np.arange(-3, 4)], p=[0.05, 0.05, *[0.9 / 7] * 7])
+        nodes.append([rng.choice([-1, 1]) * rng.integers(1, p + 1), threshold, *links])
+    feats = np.zeros((1, len(nodes)), int)
+    if rng.random() < 0.1:  # a tree without splits
+        nodes, feats = [[1, 0, -1, -1]], np.full((1, 1), -1)
+    return SimpleNamespace(
+        test_format=np.array(nodes, dtype=np.float32).reshape(-1),
+        values=rng.normal(size=(leaves, d)).astype(np.float32),
+        gains=rng.random((1, feats.shape[1])).astype(np.float32),
+        feats=feats,
+        feature_importance_split=np.zeros(p, np.float32),
+    )
+
+
+def by_the_kernels(steps, base, X):
+    """Predict row by row (`generic_tree_prediction_leaves_kernel`, `tree_prediction_values_kernel`)."""
+    predicted = np.repeat(base[None], len(X), axis=0)
+    for step in steps:
+        nodes = step.test_format.reshape(-1, 4)
+        for row, x in enumerate(X):
+            node = 0
+            while node >= 0:
+                feature, threshold, left, right = nodes[node]
+                value = x[abs(int(feature)) - 1]
+                goes_right = feature > 0 if np.isnan(value) else value > threshold
+                node = int(right if goes_right else left)
+            predicted[row] += step.values[-node - 1]
+    return predicted
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
+def test_random_trees_predict_what_the_kernels_would(seed, p, d, max_depth):
+    rng = np.random.default_rng(seed)
+    steps = [random_step(rng, p, d, max_depth) for _ in range(4)]
+    base = rng.normal(size=d).astype(np.float32)
+    X = np.concatenate([rng.integers(-4, 5, size=(15, p)), rng.normal(size=(5, p))]).astype(np.float32)
+    X[rng.random(X.shape) < 0.2] = np.nan
+    ours = pyboost.converted(SimpleNamespace(models=steps, base_score=base, to_cpu=lambda: None))
+    np.testing.assert_array_equal(ours.predict(X), by_the_kernels(steps, base, X))
+
+
+@pytest.mark.parametrize("name", ["values", "gains"])
+def test_only_finite_trees_are_converted(name):
+    model, _, _ = recorded("plain")
+    setattr(model.models[0], name, np.full_like(getattr(model.models[0], name), np.nan))
+    shown = {"values": "leaves", "gains": "gain"}[name]
+    with pytest.raises(
+        InputError, match=f"the Py-Boost model holds no usable trees: {shown} has values that"
+    ):
+        pyboost.converted(model)
+
+
 # --- Py-Boost itself, on a CPU ----------------------------------------------------------------------------------------
 
 
@@ -180,20 +307,27 @@ def on_a_cpu(monkeypatch):
         )
     if shutil.which("g++") is None:
         pytest.skip("Py-Boost's kernels are compiled for a CPU by g++, which is not installed")
-    trained, untrained = [], pyboost.untrained
-    monkeypatch.setattr(pyboost, "untrained", lambda *a: trained.append(untrained(*a)) or trained[-1])
+    trained = []
     with cupy_on_cpu.installed():
+        kept_by(monkeypatch, trained)
         yield trained
+
+
+def kept_by(monkeypatch, models):
+    """Let `models` have the Py-Boost models that will be made, in turn."""
+    boosting = pyboost.library("boosting")
+    made = boosting.GradientBoosting
+    monkeypatch.setattr(
+        boosting, "GradientBoosting", lambda **given: models.append(made(**given)) or models[-1]
+    )
 
 
 @pytest.mark.parametrize(
     "changed", [{}, {"colsample": 0.5, "subsample": 0.7, "max_bins": 16}, {"max_depth": 6}]
 )
-@pytest.mark.parametrize("sketch", [None, Sketch("random_projection", 2), Sketch("top_outputs", 1)])
-def test_a_fit_predicts_bit_for_bit_what_py_boost_does(on_a_cpu, changed, sketch):
+def test_a_fit_predicts_bit_for_bit_what_py_boost_does(on_a_cpu, changed):
     X, Y = problem(missing=0.1)
-    ours = pyboost.fit(X[:150], Y[:150], settings(**changed), Watch(), sketch=sketch).model
-    assert type(on_a_cpu[0]).__name__ == ("GradientBoosting" if sketch is None else "SketchBoost")
+    ours = pyboost.fit(X[:150], Y[:150], settings(**changed), Watch()).model
     np.testing.assert_array_equal(ours.predict(X), np.asarray(on_a_cpu[0].predict(X)))
     assert ours.n_trees == 8
     assert np.mean((ours.predict(X[150:]) - Y[150:]) ** 2) < 0.6 * Y.var()
@@ -203,9 +337,6 @@ def test_a_fit_predicts_bit_for_bit_what_py_boost_does(on_a_cpu, changed, sketch
 @pytest.mark.parametrize("reg_lambda", [0.0, 1.0])
 def test_the_parameters_mean_what_they_mean_in_exact(on_a_cpu, least, reg_lambda):
     """With every column and row there is nothing to draw: the same splits, but for borders with no row between them."""
-    pytest.importorskip("numba")
-    from rapids_pipeline.boosting import exact
-
     X, Y = problem(n=300)
     same = settings(max_depth=3, min_samples_leaf=least, reg_lambda=reg_lambda, max_bins=32)
     theirs = pyboost.fit(X, Y, same, Watch(), (X[:50], Y[:50]))
@@ -221,9 +352,6 @@ def test_the_parameters_mean_what_they_mean_in_exact(on_a_cpu, least, reg_lambda
 
 @pytest.mark.parametrize("reg_lambda", [0.0, 1.0])
 def test_weights_mean_what_they_mean_in_exact(on_a_cpu, reg_lambda):
-    pytest.importorskip("numba")
-    from rapids_pipeline.boosting import exact
-
     X, Y = problem(n=300)
     weights = np.exp(np.random.default_rng(1).normal(size=300))
     same = settings(max_depth=3, reg_lambda=reg_lambda, max_bins=32)
@@ -242,7 +370,7 @@ def test_bins_are_the_same(on_a_cpu):
     X, _ = problem(n=700, missing=0.1)
     X[:, 1], X[:, 2], X[:, 3] = np.round(X[:, 1]), 3, np.nan
     for max_bins in (3, 5, 32, 256):
-        quantiser, bins = quantisers.QuantileQuantizer(None, max_bins), QuantileBins.fit(X, max_bins)
+        quantiser, bins = quantisers.QuantileQuantizer(None, max_bins), exact.QuantileBins.fit(X, max_bins)
         np.testing.assert_array_equal(quantiser.fit_transform(X).T, bins.codes(X))
         for feature, borders in enumerate(quantiser.get_borders()):
             np.testing.assert_array_equal(borders[1:-1], bins.of(feature))
@@ -264,7 +392,7 @@ def test_stops_early_and_keeps_the_best_trees(on_a_cpu):
 def test_read_only_rows_one_output_and_nothing_to_split(on_a_cpu):
     X, Y = problem()
     X.flags.writeable = Y.flags.writeable = False
-    one = pyboost.fit(X, Y[:, :1], settings(), Watch(), sketch=Sketch("random_projection", 5)).model
+    one = pyboost.fit(X, Y[:, :1], settings(), Watch()).model
     assert one.n_outputs == 1 and len(one.feature)
     flat = pyboost.fit(X, np.full_like(Y, 3), settings(), Watch()).model
     assert len(flat.feature) == 0 and flat.n_trees == 8

@@ -11,7 +11,7 @@ from features.reduction import TruncatedSVD
 from rapids_pipeline.backend.arrays import is_on_cuda, namespace, to_device, to_host
 from rapids_pipeline.backend.memory import available_bytes, share_pool
 from rapids_pipeline.boosting import MultiOutputBooster
-from rapids_pipeline.boosting.prediction import add_by_array_api
+from rapids_pipeline.boosting.trees import add_by_array_api
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
 from rapids_pipeline.svr.optimality import clipped
@@ -149,7 +149,6 @@ def test_truncated_svd(moved, shape, solver):
 
 
 def test_trees_predict_the_same_bits(moved):
-    pytest.importorskip("numba")
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(200, 6)).astype(np.float32), rng.normal(size=(200, 3)).astype(np.float32)
     X[::7, 2] = np.nan

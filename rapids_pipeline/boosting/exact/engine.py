@@ -207,9 +207,12 @@ class GrownTree(NamedTuple):
     def empty(cls, rows: int, max_depth: int, width: int) -> "GrownTree":
         """Return room for any tree on so many rows, its leaves `width` wide."""
         nodes = min(2 ** min(max_depth, 30) - 1, max(rows - 1, 1))
-        shapes = (nodes, np.int32), (nodes, np.int32), ((nodes, 2), np.int32), (nodes, np.float32)
         return cls(
-            *(np.zeros(shape, kind) for shape, kind in shapes), np.zeros((nodes + 1, width), np.float32)
+            feature=np.zeros(nodes, np.int32),
+            cut=np.zeros(nodes, np.int32),
+            children=np.zeros((nodes, 2), np.int32),
+            gain=np.zeros(nodes, np.float32),
+            leaves=np.zeros((nodes + 1, width), np.float32),
         )
 
     def copied(

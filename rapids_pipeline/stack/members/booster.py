@@ -20,7 +20,6 @@ from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.boosting import MultiOutputBooster
-from rapids_pipeline.boosting.registry import Choice, choose_engine
 from rapids_pipeline.boosting.trees import TreeEnsemble
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.nested import FirstLevel, Indices, Matrix, neighbours
@@ -47,18 +46,14 @@ class FittedBooster:
 
     def state(self) -> State:
         """Return what it has learnt."""
-        return {"table": self.table.state(), "space": self.space.state(), "trees": self.trees.arrays()}
+        return {"table": self.table.state(), "space": self.space.state(), "trees": self.trees.state()}
 
     @classmethod
     def from_state(cls, config: BoostingConfig, reader: StateReader) -> "FittedBooster":
         """Make it of its state; InputError where that is damaged."""
         table = FeatureTable.from_state(config.features, reader.part("table"))
         space = target_space(config.target_space, config.n_components).from_state(reader.part("space"))
-        arrays = reader.part("trees")
-        trees = TreeEnsemble.from_arrays(
-            {name: arrays.anything(name) for name in arrays.names()}, arrays.source
-        )
-        return cls(table, space, trees)
+        return cls(table, space, TreeEnsemble.from_state(reader.part("trees")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +155,6 @@ class BoostingProblem:
         weight = np.concatenate([np.ones(len(Y)), np.full(len(labels), self.labels.weight)])
         joined = Rows.joined(rows, self._test_rows(unseen))
         return fit_booster(joined, np.concatenate([Y, labels]), weight, self.config, seed, self.device)
-
-
-def boosting_engine(config: BoostingConfig, device: DeviceName, n_rows: int) -> Choice:
-    """Return the engine that boosters will use, and why."""
-    return choose_engine(config.engine, device, n_rows=n_rows)
 
 
 def n_fits(config: BoostingConfig, n_folds: int) -> int:

@@ -1,4 +1,4 @@
-"""MultiOutputBooster: scikit-learn's checks, early stopping, NaN, engines that agree, and what it refuses."""
+"""MultiOutputBooster: scikit-learn's checks, early stopping, NaN, and what it refuses."""
 
 import subprocess
 import sys
@@ -6,16 +6,18 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.boosting import MultiOutputBooster, registry
-from rapids_pipeline.boosting import xgboost as xgboost_engine
-from rapids_pipeline.boosting.registry import ENGINES, choose_engine
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.boosting import MultiOutputBooster
+from rapids_pipeline.boosting.engines import ENGINES
+from tests.boosting.naive_trees import bits, some
 
-pytest.importorskip("numba")
-xgboost = pytest.importorskip("xgboost")
+pytest.importorskip("xgboost")
 ON_CPU = [name for name, engine in ENGINES.items() if "cpu" in engine.devices]
+SMALL = {"n_estimators": 20, "learning_rate": 0.2}
 
 
 def problem(n=200, n_outputs=4, seed=0, missing=0.0):
@@ -58,35 +60,13 @@ def test_early_stopping_keeps_the_trees_up_to_the_lowest_validation_score(engine
     )
     whole = MultiOutputBooster(n_estimators=len(scores), **options).fit(*train, eval_set=held_out)
     assert whole.model_.n_trees == len(scores) and whole.best_iteration_ == model.best_iteration_
-    stages = list(whole.staged_predict(held_out[0]))
+    stages = [whole.model_.first(trees).predict(held_out[0]) for trees in range(1, len(scores) + 1)]
     assert stages[model.best_iteration_ - 1].tobytes() == model.predict(held_out[0]).tobytes()
     naive = [np.sqrt(np.mean((stage - held_out[1]) ** 2)) for stage in stages]
     np.testing.assert_allclose(scores, naive, rtol=1e-5)
     plain = MultiOutputBooster(n_estimators=len(scores), **options).fit(*train)
     assert plain.predict(X).tobytes() == whole.predict(X).tobytes()
     assert plain.validation_scores_ == [] and plain.best_iteration_ == len(scores)
-
-
-@pytest.mark.parametrize("missing", [0.0, 0.2])
-@pytest.mark.parametrize("n_outputs", [1, 6])
-def test_the_converted_trees_of_xgboost_predict_its_very_bits(n_outputs, missing, monkeypatch):
-    X, Y = problem(n_outputs=n_outputs, missing=missing)
-    kept, convert = [], xgboost_engine.converted
-    monkeypatch.setattr(
-        xgboost_engine, "converted", lambda booster, *sizes: kept.append(booster) or convert(booster, *sizes)
-    )
-    model = MultiOutputBooster(engine="xgboost", n_estimators=30, max_depth=6, subsample=0.8).fit(X, Y)
-    theirs = np.asarray(kept[0].inplace_predict(X)).reshape(len(X), -1)
-    assert model.predict(X).tobytes() == theirs.tobytes()
-
-
-def test_engines_mean_the_same_by_the_same_parameters():
-    X, Y = problem(n=100)
-    X = np.round(X, 1)  # few values: both engines have a bin for each
-    options = {"n_estimators": 10, "max_depth": 3, "colsample": 1.0, "reg_lambda": 2.0, "learning_rate": 0.3}
-    ours, theirs = (MultiOutputBooster(engine=name, **options).fit(X, Y) for name in ("exact", "xgboost"))
-    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), atol=1e-4)
-    np.testing.assert_allclose(ours.feature_importances_, theirs.feature_importances_, atol=1e-3)
 
 
 def test_missing_values_split_by_themselves():
@@ -112,25 +92,6 @@ def test_threads_of_prediction_change_nothing():
     X, Y = problem(n=1000, missing=0.1)
     one, four = (MultiOutputBooster(n_jobs=n).fit(X, Y).predict(X) for n in (1, 4))
     assert one.tobytes() == four.tobytes()
-
-
-def test_auto_says_what_it_chose_and_why(monkeypatch):
-    X, Y = problem()
-    model = MultiOutputBooster(n_estimators=1).fit(X, Y)
-    assert (model.engine_, model.engine_reason_) == ("exact", "auto: the device is a CPU")
-    assert choose_engine("auto", "cuda").engine.name == "xgboost"
-    for rows, name in ((29_999, "exact"), (30_000, "hist")):
-        assert choose_engine("auto", n_rows=rows).engine.name == name
-    monkeypatch.setattr(registry, "MANY_ROWS", 200)
-    assert MultiOutputBooster(n_estimators=1).fit(X, Y).engine_ == "hist"
-    with pytest.raises(InputError, match="engine 'exact' works on cpu only, not on cuda"):
-        choose_engine("exact", "cuda")
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
-    with pytest.raises(UnavailableError, match="the exact boosting engine needs numba: pip install"):
-        MultiOutputBooster().fit(X, Y)
-    monkeypatch.setattr(xgboost_engine, "find_spec", lambda name: None)
-    with pytest.raises(UnavailableError, match="needs XGBoost: pip install"):
-        MultiOutputBooster(engine="xgboost").fit(X, Y)
 
 
 def test_the_package_of_boosting_imports_no_compiler():
@@ -183,22 +144,32 @@ def test_rows_that_cannot_be_are_refused():
         MultiOutputBooster().fit(X, Y, eval_set=(X, np.full_like(Y, np.nan)))
 
 
-def test_sketches_go_to_engines_that_take_them():
-    X, Y = problem(n_outputs=7)
-    options = {"n_estimators": 20, "learning_rate": 0.3, "sketch_outputs": 3}
-    models = {
-        kind: MultiOutputBooster(sketch=kind, **options).fit(X, Y)
-        for kind in ("random_projection", "top_outputs")
-    }
-    for model in models.values():
-        assert (model.engine_, model.engine_reason_) == ("hist", "auto: gradients are sketched, on a CPU")
-        assert np.mean((model.predict(X) - Y) ** 2) < 0.5 * np.mean((Y - Y.mean(axis=0)) ** 2)
-    assert np.any(models["random_projection"].predict(X) != models["top_outputs"].predict(X))
-    with pytest.raises(
-        InputError, match="engine 'exact' takes no sketch; choose hist or pyboost, or sketch=None"
-    ):
-        MultiOutputBooster(sketch="top_outputs", engine="exact").fit(X, Y)
-    with pytest.raises(InputError, match="no sketch 'svd'"):
-        MultiOutputBooster(sketch="svd").fit(X, Y)
-    with pytest.raises(InputError, match="sketch_outputs must be a whole number of at least 1, not 0"):
-        MultiOutputBooster(sketch="top_outputs", sketch_outputs=0).fit(X, Y)
+@pytest.mark.parametrize("engine", ON_CPU)
+def test_fit_leaves_parameters_alone(engine):
+    X, Y = problem()
+    model = MultiOutputBooster(**SMALL, random_state=5, engine=engine)
+    before = model.get_params()
+    assert model.fit(X, Y) is model
+    assert model.get_params() == before == clone(model).get_params()
+    assert model.n_features_in_ == 8
+
+
+def test_weights_are_left_alone_and_any_array_will_do():
+    X, Y, weights = some(n=60, d=2)
+    before = weights.copy()
+    models = [MultiOutputBooster(n_estimators=3).fit(X, Y, w) for w in (weights, list(weights))]
+    assert bits(models[0].model_) == bits(models[1].model_) and (weights == before).all()
+    by_name = MultiOutputBooster(n_estimators=3).fit(X, Y, sample_weight=weights)
+    assert bits(by_name.model_) == bits(models[0].model_)
+
+
+def test_what_was_not_fitted_and_targets_that_cannot_be_are_refused():
+    X, Y = problem()
+    with pytest.raises(NotFittedError):
+        MultiOutputBooster().predict(X)
+    model = MultiOutputBooster(**SMALL).fit(X, Y)
+    with pytest.raises(ValueError, match="features"):
+        model.predict(X[:, :3])
+    Y[2, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        MultiOutputBooster().fit(X, Y)
