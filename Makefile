@@ -85,7 +85,6 @@ bench-features: $(VENV)/.ready-to-test
 bench-boosting: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
 	$(ONE_THREAD) $(BIN)/python benchmarks/boosting.py
-	$(ONE_THREAD) $(BIN)/python benchmarks/boosting_crossover.py
 
 bench-evaluation: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python benchmarks/evaluation.py

@@ -52,15 +52,13 @@ RIVAL_SECONDS = 60.0
 MOST_MEMORY_GB = 16
 """The process may not take more; a rival that wants more fails, and its cell says so."""
 GROWTH_ROWS, GROWTH_OUTPUTS = (300, 700, 3_000, 10_000, 30_000, 100_000), (1, 10, 45, 200, 1_000)
-HISTOGRAM_ROWS = 30_000
-"""From so many rows on the growth table has the histogram engine, too: `auto` takes it there."""
 GROWTH_BINS, GROWTH_DEPTHS = (16, 32, 64, 256), (2, 4, 6, 8, 10)
 GROWTH_SECONDS, FEW_TREES_FROM = 60.0, 5.0
 """A tree of the growth table that is expected to take longer, by the cell before it, is skipped; one of 2 trees."""
 DRAWS = 4
 """Draws of the folds that errors on real data are means of."""
 PARTS = ("trees", "totals_core_s", "weights", "quality", "growth")
-WEIGHTED = {"exact": (ROWS, COLUMNS, OUTPUTS), "hist": (30_000, 100, OUTPUTS)}
+WEIGHTED = {"exact": (ROWS, COLUMNS, OUTPUTS)}
 """Rows, columns and outputs that fits with and without weights are timed at."""
 PUBLISHED = {"max_depth": 10, "colsample": 0.2, "learning_rate": 0.01, "n_estimators": 1000}
 GOALS = {
@@ -260,8 +258,6 @@ def growth(quick: bool) -> dict[str, list[dict[str, Any]]]:
             trees = 2 if rate * n > 1e3 * FEW_TREES_FROM else 4
             cell["cpu_ms_a_tree"] = ms_a_tree(X, Y, n_estimators=trees)
             rate = 1.3 * cell["cpu_ms_a_tree"] / n
-            if n >= HISTOGRAM_ROWS:
-                cell["hist_cpu_ms_a_tree"] = ms_a_tree(X, Y, n_estimators=trees, engine="hist")
     X, Y = simulated(ROWS)
     shapes = [
         {
@@ -440,7 +436,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines.append(f"| {name} | {bound} {goal['goal']} | {goal['measured']:,.3g} | {verdict} |")
     lines += [
         "",
-        f"| CPU ms a tree, depth 6: exact / hist | {' | '.join(f'{n:,} rows' for n in GROWTH_ROWS)} |",
+        f"| CPU ms a tree, depth 6 | {' | '.join(f'{n:,} rows' for n in GROWTH_ROWS)} |",
     ]
     lines += ["|---" * (1 + len(GROWTH_ROWS)) + "|"]
     for d in GROWTH_OUTPUTS:

@@ -80,7 +80,6 @@ def engines(device: str) -> tuple[list[Engine], dict[str, str]]:
         Engine("pyboost", "cuda"),
         Engine("xgboost", device),
         Engine("exact", "cpu"),
-        Engine("hist", "cpu"),
     ]
     for engine in wanted:
         if engine.device == "cuda" and device != "cuda":

@@ -11,7 +11,6 @@ from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.target_space import TargetSpace
 
-pytest.importorskip("numba")
 pytest.importorskip("xgboost")
 
 N_FOLDS = 5
