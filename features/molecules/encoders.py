@@ -234,7 +234,7 @@ def chosen_encoder(name: str) -> tuple[str, str]:
     if missing:
         return "morgan", f"auto: ChemBERTa needs {' and '.join(missing)}; pip install '.[chemberta]'"
     try:
-        language_model.model_folder(DEFAULT_CHEMBERTA, local_files_only=True)
+        language_model.model_folder(DEFAULT_CHEMBERTA, ask_hub=False)
     except PerturbError:
         return "morgan", "auto: the weights of ChemBERTa are not here; --molecules chemberta fetches them"
     return "chemberta", "auto: its weights are on this machine"

@@ -235,11 +235,11 @@ def _room(encoder: Any) -> int:
     return positions if offset is None else positions - offset - 1
 
 
-def model_folder(name: str) -> Path:
+def model_folder(name: str, ask_hub: bool = True) -> Path:
     """Return the folder of a model, with configuration, weights and tokenizer.
 
-    The hub is asked for a hub id only, and not where the environment says HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE:
-    then its local cache alone counts.
+    The hub is asked for a hub id only, and not where `ask_hub` is false or the environment says HF_HUB_OFFLINE or
+    TRANSFORMERS_OFFLINE: then its local cache alone counts.
 
     Raises
     ------
@@ -252,7 +252,7 @@ def model_folder(name: str) -> Path:
     if not folder.is_dir():
         if not HUB_ID.fullmatch(name):
             raise InputError(f"--molecules {name}: no such folder, and no hub id (organisation/model)")
-        folder = _fetch(name)
+        folder = _fetch(name, ask_hub)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: not a model folder, config.json is missing")
     for kind, files in (("weights are", SAFE_WEIGHTS + PICKLE_WEIGHTS), ("tokenizer is", VOCABULARIES)):
@@ -286,14 +286,14 @@ def content_hash(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _fetch(name: str) -> Path:
+def _fetch(name: str, ask_hub: bool) -> Path:
     """Return the local snapshot of a hub id: from the hub within `HUB_TIMEOUT_S`, else from its cache.
 
     The first question to the hub carries a time limit and is asked once; huggingface_hub's own file downloads
     repeat theirs for 23 s where there is no network.
     """
     hub = require_package("huggingface_hub")
-    offline = _is_offline(hub)
+    offline = not ask_hub or _is_offline(hub)
     reason: Exception | None = None
     if not offline:
         try:
