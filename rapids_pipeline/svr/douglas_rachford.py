@@ -5,48 +5,55 @@ The dual of epsilon-SVR for target t (β = α − α*):
     min_β ½ βᵀKβ − y_tᵀβ + ε‖β‖₁    subject to  1ᵀβ = 0,  |β_i| ≤ C_i
 
 is split into the quadratic part with the equation and the part that separates by coordinate. With step 1/ρ
-their proximal maps are one matrix product for all targets at once and one soft-threshold with a clip:
+their proximal maps are products for all targets at once and one soft-threshold with a clip:
 
-    M = (K + ρI)⁻¹,  R = ρ (M − M11ᵀM / 1ᵀM1)          once a fold, in float64
     Z = clip(soft(v, ε/ρ), −C, C)                       coordinate-wise
-    G = R (2Z − v + Y/ρ),   v ← v + 1.9 (G − Z)         one product an iteration
+    G = R_ρ (2Z − v + Y/ρ),   v ← v + 1.9 (G − Z)       products
 
 Whether a target is done is judged by libsvm's rule on a *feasible* point, never by how little v moves: Z is
-made to sum to zero, f = y − KZ, and U − L ≤ tol (see `rapids_pipeline.svr.optimality`). Finished targets leave
-the batch; the few that are not done after `FIRST_PASS` iterations go on with a ρ of their own (see
-`rapids_pipeline.svr.adaptive_steps`).
+made to sum to zero, f = y − KZ, and U − L ≤ tol (`rapids_pipeline.svr.solution.judged`). Finished targets leave
+the batch. The first `FIRST_PASS` iterations have one ρ for all targets, chosen by a pilot, so that R is one matrix:
+
+    M = (K + ρI)⁻¹,  R_ρ = ρ (M − M11ᵀM / 1ᵀM1)         once, in float64
+
+That fails where the multipliers y − Kβ are far from ρC in size, as with targets a hundred times C or a Gram matrix
+that is nearly constant. The few targets left then go on in float64, each with a ρ of its own. With H = I − 11ᵀ/n and
+the eigenvectors W and eigenvalues λ of HKH the operator of *any* ρ is two products,
+
+    R_ρ x = H W diag(ρ / (λ + ρ)) Wᵀ H x
+
+and where β moves relatively more (p) or less than the multipliers (d), ρ grows or shrinks by √(p/d):
+
+    p = ‖G − Z‖∞ / ‖Z‖∞        d = ρ ‖Z⁺ − Z‖∞ / max(‖HKG‖∞, ‖Hy‖∞)
 
 Everything is array API code: numpy, cupy and torch run the same lines.
 
 Sources: Eckstein and Bertsekas, Math. Programming 55 (1992), for the over-relaxed iteration; Chang and Lin,
-LIBSVM, ACM TIST 2 (2011), section 4.1.2, for the stopping rule.
+LIBSVM, ACM TIST 2 (2011), section 4.1.2, for the stopping rule; Boyd et al., Found. Trends Mach. Learn. 3 (2011),
+section 3.4.1, in the relative form of OSQP (Stellato et al., Math. Prog. Comp. 12, 2020, section 5.2), for ρ.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rapids_pipeline.backend.arrays import Array, is_on_cuda, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, Indices, is_on_cuda, namespace, to_host
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr.adaptive_steps import CentredSpectrum, refine
-from rapids_pipeline.svr.optimality import clipped, judged
-from rapids_pipeline.svr.solution import DualSolution
+from rapids_pipeline.svr.solution import DualSolution, clipped, judged
 
 RELAXATION = 1.9
-FIRST_CHECK = 12
-CHECK_EVERY = 2
 FIRST_PASS = 200
 PILOT_TARGETS = 32
 PILOT_ROWS = 512
 PILOT_ITERATIONS = 40
 PILOT_FACTORS = (0.01, 0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8, 3.5, 10.0)
-LEAVE_SHARE = 0.1
 PROBE_TARGETS = 16
 PROBE_SHARE = 0.6
+LARGEST_CHANGE, SMALLEST_CHANGE = 10.0, 2.0
+TINY = 1e-300
 HOST_CHUNK, GPU_CHUNK = 256, 32_768
 GPU_NUMBERS = 1 << 28
 """Numbers that a chunk's arrays may hold on a GPU: 1 GiB in float32."""
@@ -94,27 +101,58 @@ def solve(
     """
     xp = namespace(K, Y)
     n_targets = Y.shape[1]
-    box, tube = _matrix(xp, C, K), _matrix(xp, epsilon, K)
-    dtype = _working_dtype(xp, K, Y, box, tol)
+    box, tube = _matrix(C, K), _matrix(epsilon, K)
+    dtype = _working_dtype(K, Y, box, tol)
     box, tube = xp.astype(box, dtype), xp.astype(tube, dtype)
-    limits = _Limits(tol, min(max_iter, FIRST_PASS))
-    rho = choose_rho(K, Y, box, tube, tol) if rho is None else rho
-    operators = _Operators.build(K, rho, dtype)
+    step = SharedStep.build(K, choose_rho(K, Y, box, tube, tol) if rho is None else rho, dtype)
     chunk = chunk_for(K) if chunk is None else chunk
     progress = progress or Progress()
     progress.start(ceil(n_targets / chunk))
     parts = []
     for start in range(0, n_targets, chunk):
         columns = slice(start, min(start + chunk, n_targets))
-        batch = xp.astype(Y[:, columns], dtype)
-        parts.append(_solve_batch(operators, batch, _columns(box, columns), _columns(tube, columns), limits))
+        batch = step.batch(Y[:, columns], *(x[:, columns] if x.shape[1] > 1 else x for x in (box, tube)))
+        parts.append(iterate(step, batch, tol, min(max_iter, FIRST_PASS)))
         progress.advance()
     first = DualSolution.joined(parts)
-    return (
-        _second_pass(K, Y, box, tube, first, tol, max_iter - FIRST_PASS, chunk)
-        if max_iter > FIRST_PASS
-        else first
-    )
+    left = np.flatnonzero(~to_host(first.converged))
+    if max_iter <= FIRST_PASS or not len(left):
+        return first
+    own, done = OwnSteps.build(K), np.flatnonzero(to_host(first.converged))
+    parts = [first.take(done)]
+    for start in range(0, len(left), chunk):
+        which = left[start : start + chunk]
+        batch = own.batch(*(_columns(x, which) for x in (Y, box, tube)), first.take(which))
+        found = iterate(own, batch, tol, max_iter - FIRST_PASS).astype(dtype)
+        parts.append(replace(found, n_iter=found.n_iter + FIRST_PASS))
+    return DualSolution.joined(parts).take(np.argsort(np.concatenate([done, left])))
+
+
+def iterate(step: "SharedStep | OwnSteps", batch: "Batch", tol: float, max_iter: int) -> DualSolution:
+    """Run the iteration until every target of a batch is within `tol` or `max_iter` is reached."""
+    pending = np.arange(batch.Y.shape[1])
+    order: list[Indices] = []
+    finished: list[DualSolution] = []
+    for iteration in range(1, max_iter + 1):
+        Z, last = batch.shrunk(), iteration == max_iter
+        check = last or step.is_check(iteration)
+        if check and (last or step.is_worth_judging(batch, Z, tol)):
+            point = judged(step.K, batch.Y, Z, batch.box, batch.tube, iteration, tol)
+            done = to_host(point.converged) | last
+            if (
+                done.mean() > step.leave_share
+            ):  # a few early ones go round again: cheaper than moving the rest
+                finished.append(point.take(np.flatnonzero(done)))
+                order.append(pending[done])
+                if done.all():
+                    break
+                keep = np.flatnonzero(~done)
+                pending, batch, Z = pending[keep], batch.take(keep), _columns(Z, keep)
+        G = step.resolve(batch, Z)
+        batch.v += RELAXATION * (G - Z)
+        if check:
+            step.adapt(batch, Z, G)
+    return DualSolution.joined(finished).take(np.argsort(np.concatenate(order)))
 
 
 def chunk_for(K: Array) -> int:
@@ -132,19 +170,17 @@ def choose_rho(K: Array, Y: Array, box: Array, tube: Array, tol: float) -> float
     `PILOT_ROWS` rows, evenly spaced.
     """
     xp = namespace(K, Y)
-    n, n_targets = Y.shape
-    rows, targets = _spread(n, PILOT_ROWS), _spread(n_targets, PILOT_TARGETS)
-    K = _take(_take(K, rows, 0), rows, 1)
-    Y = xp.astype(_take(_take(Y, rows, 0), targets, 1), box.dtype)
+    rows, targets = _spread(Y.shape[0], PILOT_ROWS), _spread(Y.shape[1], PILOT_TARGETS)
+    K, Y = _take(_take(K, rows, 0), rows, 1), _take(_take(Y, rows, 0), targets, 1)
     box = _take(box, rows, 0) if box.shape[0] > 1 else box
-    box, tube = (_take(x, targets, 1) if x.shape[1] > 1 else x for x in (box, tube))
+    box, tube = (_columns(x, targets) for x in (box, tube))
     scale = float(xp.sum(xp.linalg.diagonal(K))) / len(rows) - float(xp.mean(K))
     scale = scale if scale > 1e-12 else 1.0
 
     @functools.cache
     def cost(position: int) -> float:
-        operators = _Operators.build(K, PILOT_FACTORS[position] * scale, box.dtype)
-        pilot = _solve_batch(operators, Y, box, tube, _Limits(tol, PILOT_ITERATIONS))
+        step = SharedStep.build(K, PILOT_FACTORS[position] * scale, box.dtype)
+        pilot = iterate(step, step.batch(Y, box, tube), tol, PILOT_ITERATIONS)
         excess = xp.clip(pilot.gap / tol, 1.0, 1e6)  # targets not done yet count by how far off they are
         return float(xp.sum(xp.astype(pilot.n_iter, box.dtype) * (1.0 + xp.log(excess))))
 
@@ -157,119 +193,176 @@ def choose_rho(K: Array, Y: Array, box: Array, tube: Array, tol: float) -> float
         best = better
 
 
-@dataclass(frozen=True)
-class _Limits:
-    tol: float
-    max_iter: int
+@dataclass
+class Batch:
+    """The targets under way: Y and v (n, t), box and tube (1 or n, 1 or t), and ρ, a number or (1, t)."""
+
+    Y: Array
+    v: Array
+    box: Array
+    tube: Array
+    rho: Array | float
+    step: Array = field(init=False)
+    threshold: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rescale(self.rho)
+
+    def rescale(self, rho: Array | float) -> None:
+        """Set ρ, and with it Y/ρ and ε/ρ."""
+        self.rho, self.step, self.threshold = rho, self.Y / rho, self.tube / rho
+
+    def shrunk(self) -> Array:
+        """Return Z = clip(soft(v, ε/ρ), −C, C)."""
+        return clipped(self.v - clipped(self.v, -self.threshold, self.threshold), -self.box, self.box)
+
+    def take(self, keep: Indices) -> "Batch":
+        """Return the batch of some of the targets."""
+        rho = self.rho if isinstance(self.rho, float) else _columns(self.rho, keep)
+        return Batch(*(_columns(x, keep) for x in (self.Y, self.v, self.box, self.tube)), rho)
 
 
 @dataclass(frozen=True)
-class _Operators:
-    """What the iterations multiply by: K and R in the working dtype, and ρ."""
+class SharedStep:
+    """One ρ for all targets: K and R in the working dtype."""
 
     K: Array
     R: Array
     rho: float
+    leave_share = 0.1
 
     @classmethod
-    def build(cls, K: Array, rho: float, dtype: Any) -> "_Operators":
+    def build(cls, K: Array, rho: float, dtype: Any) -> "SharedStep":
+        """Invert a Gram matrix (n, n), float64."""
         xp = namespace(K)
         inverse = xp.linalg.inv(K + rho * xp.eye(K.shape[0], dtype=K.dtype, device=K.device))
         ones = xp.sum(inverse, axis=1)
         R = rho * (inverse - ones[:, None] * ones[None, :] / xp.sum(ones))
-        return cls(xp.astype(K, dtype), xp.astype(R, dtype), rho)
+        return cls(xp.astype(K, dtype), xp.astype(R, dtype), float(rho))
+
+    def batch(self, Y: Array, box: Array, tube: Array) -> Batch:
+        """Begin at v = R Y/ρ."""
+        Y = namespace(Y).astype(Y, self.R.dtype)
+        return Batch(Y, self.R @ (Y / self.rho), box, tube, self.rho)
+
+    def resolve(self, batch: Batch, Z: Array) -> Array:
+        """Return G."""
+        return self.R @ (2 * Z + (batch.step - batch.v))
+
+    def is_check(self, iteration: int) -> bool:
+        """Say whether the targets are looked at after so many iterations."""
+        return iteration >= 12 and iteration % 2 == 0
+
+    def is_worth_judging(self, batch: Batch, Z: Array, tol: float) -> bool:
+        """Say whether judging the whole batch is worth its product: whether a few of its targets are done."""
+        n_targets = Z.shape[1]
+        if n_targets < 4 * PROBE_TARGETS:
+            return True
+        probe = _spread(n_targets, PROBE_TARGETS)
+        Y, Z, box, tube = (_columns(x, probe) for x in (batch.Y, Z, batch.box, batch.tube))
+        done = judged(self.K, Y, Z, box, tube, 0, tol).converged
+        return float(to_host(done).mean()) >= PROBE_SHARE
+
+    def adapt(self, batch: Batch, Z: Array, G: Array) -> None:
+        """Leave ρ as it is."""
 
 
-def _solve_batch(operators: _Operators, Y: Array, box: Array, tube: Array, limits: _Limits) -> DualSolution:
-    """Run the iteration on a batch of targets until all are done or `max_iter` is reached."""
-    xp = namespace(Y)
-    pending = np.arange(Y.shape[1])
-    order: list[NDArray[np.intp]] = []
-    finished: list[DualSolution] = []
-    step = Y / operators.rho
-    threshold = tube / operators.rho
-    v = operators.R @ step
-    for iteration in range(1, limits.max_iter + 1):
-        Z = clipped(v - clipped(v, -threshold, threshold), -box, box)
-        last = iteration == limits.max_iter
-        if last or (_is_check(iteration) and _probe_passes(operators.K, Y, Z, box, tube, limits.tol)):
-            point = judged(operators.K, Y, Z, box, tube, iteration, limits.tol)
-            done = to_host(point.converged) | last
-            if done.mean() > LEAVE_SHARE:  # a few early ones go round again: cheaper than moving the rest
-                finished.append(point.take(_indices(xp, np.flatnonzero(done), Y)))
-                order.append(pending[done])
-                if done.all():
-                    break
-                keep = np.flatnonzero(~done)
-                pending = pending[keep]
-                Y, Z, v, step = (_take(x, keep, 1) for x in (Y, Z, v, step))
-                box, tube, threshold = (
-                    _take(x, keep, 1) if x.shape[1] > 1 else x for x in (box, tube, threshold)
-                )
-        G = operators.R @ (2 * Z + (step - v))
-        v += RELAXATION * (G - Z)
-    return DualSolution.joined(finished).take(_indices(xp, np.argsort(np.concatenate(order)), Y))
+@dataclass(frozen=True)
+class OwnSteps:
+    """A ρ for every target: K and the eigenvalues (n,) and eigenvectors (n, n) of HKH, float64."""
 
+    K: Array
+    values: Array
+    vectors: Array
+    leave_share = 0.0
 
-def _second_pass(
-    K: Array, Y: Array, box: Array, tube: Array, first: DualSolution, tol: float, max_iter: int, chunk: int
-) -> DualSolution:
-    """Return `first` with the targets that had not converged replaced by what adaptive steps make of them."""
-    xp = namespace(K)
-    left = np.flatnonzero(~to_host(first.converged))
-    if not len(left):
-        return first
-    spectrum = CentredSpectrum.of(K)
-    parts = [first.take(_indices(xp, np.flatnonzero(to_host(first.converged)), K))]
-    for start in range(0, len(left), chunk):
-        which = left[start : start + chunk]
-        targets, bound, width = (_take(x, which, 1) if x.shape[1] > 1 else x for x in (Y, box, tube))
-        begin = first.take(_indices(xp, which, K))
-        parts.append(refine(spectrum, targets, bound, width, begin, tol=tol, max_iter=max_iter))
-    order = np.concatenate([np.flatnonzero(to_host(first.converged)), left])
-    joined = DualSolution.joined([part.astype(first.dual_coef.dtype) for part in parts])
-    return joined.take(_indices(xp, np.argsort(order), K))
+    @classmethod
+    def build(cls, K: Array) -> "OwnSteps":
+        """Decompose a Gram matrix (n, n), float64."""
+        xp = namespace(K)
+        centred = K - xp.mean(K, axis=0, keepdims=True)
+        centred = centred - xp.mean(centred, axis=1, keepdims=True)
+        values, vectors = xp.linalg.eigh((centred + xp.matrix_transpose(centred)) / 2)
+        return cls(K, xp.where(values > 0, values, xp.zeros_like(values)), vectors)
 
+    def batch(self, Y: Array, box: Array, tube: Array, start: DualSolution) -> Batch:
+        """Begin at a solution's β with the multipliers y − Kβ − b, and ρ the mean eigenvalue."""
+        xp = namespace(Y)
+        Y, box, tube, beta, b = (
+            xp.astype(x, xp.float64) for x in (Y, box, tube, start.dual_coef, start.intercept)
+        )
+        n, n_targets = Y.shape
+        mean = max(float(xp.sum(self.values)) / n, 1e-12)
+        rho = xp.full((1, n_targets), mean, dtype=xp.float64, device=Y.device)
+        return Batch(Y, beta + (Y - self.K @ beta - b[None, :]) / rho, box, tube, rho)
 
-def _is_check(iteration: int) -> bool:
-    return iteration >= FIRST_CHECK and (iteration - FIRST_CHECK) % CHECK_EVERY == 0
+    def resolve(self, batch: Batch, Z: Array) -> Array:
+        """Return G, for each column with its own ρ."""
+        return self.operate(2 * Z - batch.v + batch.step, batch.rho)
 
+    def operate(self, x: Array, rho: Array) -> Array:
+        """Return R_ρ x for each column of `x` (n, t) with its own ρ (1, t)."""
+        xp = namespace(x)
+        x = x - xp.mean(x, axis=0, keepdims=True)
+        weights = rho / (self.values[:, None] + rho)
+        G = self.vectors @ (weights * (xp.matrix_transpose(self.vectors) @ x))
+        return G - xp.mean(G, axis=0, keepdims=True)
 
-def _probe_passes(K: Array, Y: Array, Z: Array, box: Array, tube: Array, tol: float) -> bool:
-    """Say whether judging the whole batch is worth its product: whether a few of its targets are done."""
-    n_targets = Y.shape[1]
-    if n_targets < 4 * PROBE_TARGETS:
+    def is_check(self, iteration: int) -> bool:
+        """Say whether the targets are looked at after so many iterations."""
+        return iteration % 20 == 0
+
+    def is_worth_judging(self, batch: Batch, Z: Array, tol: float) -> bool:
+        """Say that checks are so few that each is worth its product."""
         return True
-    probe = _spread(n_targets, PROBE_TARGETS)
-    Y, Z, box, tube = (_take(x, probe, 1) if x.shape[1] > 1 else x for x in (Y, Z, box, tube))
-    return float(to_host(judged(K, Y, Z, box, tube, 0, tol).converged).mean()) >= PROBE_SHARE
+
+    def adapt(self, batch: Batch, Z: Array, G: Array) -> None:
+        """Balance each target's residuals: change ρ, and v so that the multipliers ρ (v − Z) stay."""
+        xp = namespace(Z)
+        following = batch.shrunk()
+        forces, targets = _range(self.K @ G), _range(batch.Y)
+        primal = _largest(G - Z) / (_largest(Z) + TINY)
+        dual = batch.rho * _largest(following - Z) / (xp.where(forces > targets, forces, targets) + TINY)
+        change = xp.clip(xp.sqrt((primal + TINY) / (dual + TINY)), 1 / LARGEST_CHANGE, LARGEST_CHANGE)
+        small = (change < SMALLEST_CHANGE) & (change > 1 / SMALLEST_CHANGE)
+        change = xp.where(small, xp.ones_like(change), change)
+        batch.v = following + (batch.v - following) / change
+        batch.rescale(batch.rho * change)
 
 
-def _working_dtype(xp: Any, K: Array, Y: Array, box: Array, tol: float) -> Any:
+def _working_dtype(K: Array, Y: Array, box: Array, tol: float) -> Any:
     """Return float32 where its rounding of f = y − Kβ stays well below tol, otherwise float64."""
+    xp = namespace(K, Y)
     magnitude = float(xp.max(xp.abs(Y))) + float(xp.max(box)) * float(xp.max(xp.abs(K)))
     return xp.float32 if magnitude * FLOAT32_ROUNDING < tol else xp.float64
 
 
-def _matrix(xp: Any, value: Array | float, like: Array) -> Array:
+def _matrix(value: Array | float, like: Array) -> Array:
     """Return a number, a row or a matrix as a float64 matrix on the device of `like`."""
+    xp = namespace(like)
     if isinstance(value, int | float):
         return xp.full((1, 1), float(value), dtype=xp.float64, device=like.device)
     return xp.astype(value, xp.float64)
 
 
-def _columns(x: Array, columns: slice) -> Array:
-    return x[:, columns] if x.shape[1] > 1 else x
+def _largest(x: Array) -> Array:
+    xp = namespace(x)
+    return xp.max(xp.abs(x), axis=0, keepdims=True)
 
 
-def _spread(n: int, at_most: int) -> NDArray[np.intp]:
+def _range(x: Array) -> Array:
+    return _largest(x - namespace(x).mean(x, axis=0, keepdims=True))
+
+
+def _spread(n: int, at_most: int) -> Indices:
     return np.unique(np.linspace(0, n - 1, min(n, at_most)).astype(np.intp))
 
 
-def _indices(xp: Any, positions: NDArray[np.intp], like: Array) -> Array:
-    return xp.asarray(positions, device=like.device)
+def _columns(x: Array, which: Indices) -> Array:
+    """Return some columns; a single one stands for all."""
+    return _take(x, which, 1) if x.shape[1] > 1 else x
 
 
-def _take(x: Array, positions: NDArray[np.intp], axis: int) -> Array:
+def _take(x: Array, positions: Indices, axis: int) -> Array:
     xp = namespace(x)
-    return xp.take(x, _indices(xp, positions, x), axis=axis)
+    return xp.take(x, xp.asarray(positions, device=x.device), axis=axis)

@@ -1,40 +1,26 @@
-"""`MultiTargetSVR`: a thin scikit-learn estimator over the engines."""
+"""`MultiTargetSVR`: a thin scikit-learn estimator over the engines, and the checks of what it is given."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
-from features.molecules.encoders import encode_molecules, fitted_in_fold
-from features.reduction import TruncatedSVD
-from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
-from rapids_pipeline.svr.duals import NotConvergedWarning, solve_duals, solve_target_specific
-from rapids_pipeline.svr.engines import choose_engine
-from rapids_pipeline.svr.gram import Gamma, GramTable, Kernel, kernel_between
-from rapids_pipeline.svr.inputs import TrainingInput, checked_features, checked_training, is_foreign
-from rapids_pipeline.svr.memory import require_room
-from rapids_pipeline.svr.smo import predict_factored
-from rapids_pipeline.svr.solution import DualSolution
-from rapids_pipeline.svr.target_features import LearntTargetFeatures, TargetFeatures
-
-__all__ = ["MultiTargetSVR", "NotConvergedWarning", "solve_duals"]
-
-KERNEL_COMPONENTS = 120
-"""Principal components of the targets that a composite kernel learns from."""
+from rapids_pipeline.svr.engines import choose_engine, solve_duals
+from rapids_pipeline.svr.gram import Gamma, GramTable, Kernel, kernel_between, require_room
 
 
 class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """Epsilon-SVR of every target, all targets at once.
+    """Epsilon-SVR of every target, all targets at once from one Gram matrix.
 
     For each target the optimum of scikit-learn's `SVR` with the same parameters (see
-    `rapids_pipeline.svr.douglas_rachford` for the problem), from one Gram matrix for all targets, or from a
-    factored kernel of each target's own where there are target-specific features.
+    `rapids_pipeline.svr.douglas_rachford` for the problem).
 
     Parameters
     ----------
@@ -42,10 +28,9 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Bound on |β_i|, in the unit of the target.
     epsilon : float or array, (n_targets,)
         Half-width of the tube in which errors cost nothing, in the unit of the target.
-    kernel : {"rbf", "linear", "precomputed"} or CompositeKernel
-        With a `rapids_pipeline.kernels.composite.CompositeKernel`, X holds pairs of cell type and compound: `Rows`,
-        or a data frame with columns cell_type, sm_name and, for structures, SMILES. It learns from the leading
-        principal components of Y.
+    kernel : {"rbf", "linear", "precomputed"}
+        With "precomputed" the X of `fit` is the Gram matrix of the training rows (n_samples, n_samples), and the X of
+        `predict` the kernel between new rows and those (n_new, n_samples), as in scikit-learn.
     gamma : float or "scale"
         For "rbf"; "scale" is 1 / (n_features · Var(X)) over the training rows.
     tol : float
@@ -54,16 +39,13 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Iterations a target may take; by default the limit of the engine.
     engine : str
         "auto" or a name in `rapids_pipeline.svr.engines.ENGINES`.
-    target_features : TargetFeatures, optional
-        Two groupings of the rows and how to make statistics of each target in them. X then holds the levels of
-        both groupings (n_samples, 2), and kernel must be "rbf".
 
     Attributes
     ----------
     dual_coef_ : array, (n_samples, n_targets)
         β, zero rows included, float64. Arrays are of the library that X and Y were.
     intercept_, n_iter_, gap_, converged_ : array, (n_targets,)
-    gamma_ : float, or array (n_targets,) with target-specific features
+    gamma_ : float
     engine_ : str
         The engine that solved it, and `engine_reason_` why it was chosen.
     n_features_in_ : int
@@ -71,20 +53,16 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Where X was a data frame.
     """
 
-    _learnt: LearntTargetFeatures | LearntKernel | None
-    gamma_: Any
-
     def __init__(
         self,
         *,
         C: Array | float = 1.0,
         epsilon: Array | float = 0.1,
-        kernel: Kernel | CompositeKernel = "rbf",
+        kernel: Kernel = "rbf",
         gamma: Gamma = "scale",
         tol: float = 1e-3,
         max_iter: int | None = None,
         engine: str = "auto",
-        target_features: TargetFeatures | None = None,
     ) -> None:
         self.C = C
         self.epsilon = epsilon
@@ -93,7 +71,6 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.tol = tol
         self.max_iter = max_iter
         self.engine = engine
-        self.target_features = target_features
 
     def fit(self, X: Any, Y: Any, sample_weight: Any = None, *, progress: Progress | None = None) -> Self:
         """Solve every column of `Y` (n_samples, n_targets) or (n_samples,) on `X` (n_samples, n_features).
@@ -117,27 +94,34 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         NotConvergedWarning
             With the names, or positions, of the targets that missed `tol`.
         """
-        if isinstance(self.kernel, CompositeKernel):
-            pairs = pairs_of(X, self.kernel)
-            X = (
-                namespace(Y).zeros((len(pairs), 1), device=Y.device)
-                if is_foreign(Y)
-                else np.zeros((len(pairs), 1))
-            )
         given = checked_training(self, X, Y)
         if sample_weight is not None and not hasattr(sample_weight, "shape"):
             sample_weight = np.asarray(sample_weight, dtype=np.float64)
-        self._one_target = given.one_target
-        choice = choose_engine(self.engine, given.Y, target_specific=self.target_features is not None)
+        choice = choose_engine(self.engine, given.Y)
+        n = given.X.shape[0]
+        require_room(given.X, n, n, choice.engine.work_bytes)
+        table, rows = GramTable(given.X, self.kernel, self.gamma), np.arange(n)
+        gamma = table.gamma_of(rows)
+        solution = solve_duals(
+            table.gram(rows, rows, gamma),
+            given.Y,
+            C=self.C,
+            epsilon=self.epsilon,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            engine_name=self.engine,
+            sample_weight=sample_weight,
+            target_names=given.target_names,
+            progress=progress,
+        )
         self.engine_, self.engine_reason_ = choice.engine.name, choice.reason
-        if self.target_features is None:
-            require_room(given.X, given.X.shape[0], given.X.shape[0], choice.engine.work_bytes)
-        if isinstance(self.kernel, CompositeKernel):
-            self._fit_composite(self.kernel, pairs, given, sample_weight, progress)
-        elif self.target_features is None:
-            self._fit_shared(given, sample_weight, progress)
-        else:
-            self._fit_target_specific(self.target_features, given, sample_weight, progress)
+        self.gamma_, self.X_fit_ = gamma, given.X
+        self._one_target, self._dtype = given.one_target, given.Y.dtype
+        xp = namespace(given.Y)
+        self.dual_coef_, self.intercept_ = (
+            xp.astype(x, xp.float64, copy=False) for x in (solution.dual_coef, solution.intercept)
+        )
+        self.n_iter_, self.gap_, self.converged_ = solution.n_iter, solution.gap, solution.converged
         return self
 
     def predict(self, X: Any) -> Array:
@@ -146,20 +130,10 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         In the floating dtype of the Y of the fit; computed in float64.
         """
         check_is_fitted(self)
-        xp, learnt = namespace(self.dual_coef_), self._learnt
-        if isinstance(learnt, LearntTargetFeatures):
-            tests = learnt.positions(checked_features(self, X, self.dual_coef_))
-            coefficients = to_host(self.dual_coef_).T, to_host(self.intercept_)
-            host = predict_factored(learnt.kernel, learnt.training, tests, *coefficients).T
-            predicted = xp.asarray(np.ascontiguousarray(host), device=self.dual_coef_.device)
-        else:
-            if isinstance(learnt, LearntKernel):
-                K = learnt.between(pairs_of(X, learnt.kernel), self.dual_coef_)
-            else:
-                X = checked_features(self, X, self.dual_coef_)
-                K = kernel_between(X, self.X_fit_, self.kernel, self.gamma_)  # type: ignore[arg-type]
-            predicted = K @ self.dual_coef_ + self.intercept_[None, :]
-        predicted = xp.astype(predicted, self._dtype, copy=False)
+        X = checked_features(self, X, self.dual_coef_)
+        K = kernel_between(X, self.X_fit_, self.kernel, self.gamma_)
+        predicted = K @ self.dual_coef_ + self.intercept_[None, :]
+        predicted = namespace(predicted).astype(predicted, self._dtype, copy=False)
         return predicted[:, 0] if self._one_target else predicted
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -171,97 +145,106 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         """Say that a precomputed X is made of pairs of rows."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.pairwise = isinstance(self.kernel, str) and self.kernel == "precomputed"
+        tags.input_tags.pairwise = self.kernel == "precomputed"
         return tags
 
-    def _fit_composite(
-        self,
-        kernel: CompositeKernel,
-        pairs: Pairs,
-        given: TrainingInput,
-        sample_weight: Any,
-        progress: Progress | None,
-    ) -> None:
-        if self.target_features is not None:
-            raise InputError("target_features needs kernel='rbf', not a composite kernel")
-        xp = namespace(given.Y)
-        centred = xp.astype(given.Y, xp.float64) - xp.mean(xp.astype(given.Y, xp.float64), axis=0)
-        scores = to_host(TruncatedSVD(KERNEL_COMPONENTS).fit(centred).transform(centred)).astype(np.float64)
-        learnt = kernel.learn(pairs, scores)
-        self.gamma_ = 1.0
-        solution = self._solved(learnt.gram(centred), given, sample_weight, progress)
-        self._learnt = learnt
-        self._keep(given, solution, solution.dual_coef)
 
-    def _fit_shared(self, given: TrainingInput, sample_weight: Any, progress: Progress | None) -> None:
-        table = GramTable(given.X, self.kernel, self.gamma)  # type: ignore[arg-type]
-        rows = np.arange(given.X.shape[0])
-        self.gamma_ = table.gamma_of(rows)
-        solution = self._solved(table.gram(rows, rows, self.gamma_), given, sample_weight, progress)
-        self.X_fit_, self._learnt = given.X, None
-        self._keep(given, solution, solution.dual_coef)
+@dataclass(frozen=True)
+class TrainingInput:
+    """Features X (n, p) float64, targets Y (n, n_targets), and what the user's Y looked like."""
 
-    def _solved(
-        self, K: Array, given: TrainingInput, sample_weight: Any, progress: Progress | None
-    ) -> DualSolution:
-        return solve_duals(
-            K,
-            given.Y,
-            C=self.C,
-            epsilon=self.epsilon,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            engine_name=self.engine,
-            sample_weight=sample_weight,
-            target_names=given.target_names,
-            progress=progress,
-        )
-
-    def _fit_target_specific(
-        self, features: TargetFeatures, given: TrainingInput, sample_weight: Any, progress: Progress | None
-    ) -> None:
-        if self.kernel != "rbf":
-            raise InputError(f"target_features needs kernel='rbf', not {self.kernel!r}")
-        self._learnt = LearntTargetFeatures.learn(features, given.X, to_host(given.Y), self.gamma)
-        result = solve_target_specific(
-            self._learnt,
-            given.Y,
-            C=self.C,
-            epsilon=self.epsilon,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            engine_name=self.engine,
-            sample_weight=sample_weight,
-            target_names=given.target_names,
-            progress=progress,
-        )
-        self.gamma_ = self._learnt.kernel.gamma
-        self._keep(given, result, result.dual_coef.T)
-
-    def _keep(self, given: TrainingInput, solution: Any, dual_coef: Array) -> None:
-        """Set the learnt attributes, in the array library of the targets."""
-        xp, device = namespace(given.Y), given.Y.device
-        self._dtype = given.Y.dtype
-        self.dual_coef_ = xp.astype(xp.asarray(dual_coef, device=device), xp.float64, copy=False)
-        self.intercept_ = xp.astype(xp.asarray(solution.intercept, device=device), xp.float64)
-        self.n_iter_, self.gap_, self.converged_ = (
-            xp.asarray(x, device=device) for x in (solution.n_iter, solution.gap, solution.converged)
-        )
+    X: Array
+    Y: Array
+    one_target: bool
+    target_names: list[str] | None
 
 
-def pairs_of(X: Any, kernel: CompositeKernel) -> Pairs:
-    """Return the pairs that `X`, `Rows` or a data frame, holds, with the molecule features that a kernel reads.
+def checked_training(estimator: Any, X: Any, Y: Any) -> TrainingInput:
+    """Return training input; sets `n_features_in_` and, for data frames, `feature_names_in_`.
+
+    Arrays of libraries other than numpy stay what they are. Everything else that scikit-learn takes (lists, data
+    frames) becomes numpy.
 
     Raises
     ------
-    InputError
-        X is neither, or a column is missing.
+    ValueError
+        Shapes that do not fit, values that are not finite (with the row and column), no Y.
+    TypeError
+        Sparse matrices; X and Y of different array libraries.
     """
-    if isinstance(X, Rows):
-        return Pairs.of(X, [name for name in kernel.encoders if not fitted_in_fold(name)])
-    if not hasattr(X, "columns"):
-        raise InputError("a composite kernel needs a data frame of pairs: cell_type, sm_name and SMILES")
-    if kernel.encoders and "SMILES" not in X.columns:
-        raise InputError(f"the pairs have no column SMILES, which {kernel.encoders[0]} reads")
-    molecules = encode_molecules(kernel.encoders, list(X["SMILES"]) if kernel.encoders else []).training
-    return Pairs.of(Rows(X.reset_index(drop=True), molecules), list(molecules))
+    if Y is None:
+        raise InputError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
+    names, features = target_names_of(Y), _feature_names(X)
+    if is_foreign(X) or is_foreign(Y):
+        xp = namespace(X, Y)
+        if X.ndim != 2 or Y.ndim not in (1, 2) or Y.shape[0] != X.shape[0] or not X.shape[0]:
+            raise InputError(f"X must be (n, p) and Y (n, t) or (n,), not {tuple(X.shape)}, {tuple(Y.shape)}")
+        X = xp.astype(X, xp.float64)
+        Y = Y if xp.isdtype(Y.dtype, "real floating") else xp.astype(Y, xp.float64)
+        estimator.n_features_in_ = X.shape[1]
+        if hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+    else:
+        X = validate_data(estimator, X, dtype=np.float64, ensure_all_finite=False)
+        kinds = (np.float64, np.float32)
+        Y = check_array(Y, dtype=kinds, ensure_2d=False, ensure_all_finite=False, input_name="Y")
+        if Y.ndim > 2:
+            raise InputError(f"Y must be (n, t) or (n,), not {Y.shape}")
+        check_consistent_length(X, Y)
+    require_finite("X", X, features)
+    require_finite("Y", Y, names)
+    return TrainingInput(X, Y[:, None] if Y.ndim == 1 else Y, Y.ndim == 1, names)
+
+
+def checked_features(estimator: Any, X: Any, like: Array) -> Array:
+    """Return features to predict from, float64, in the library of the fit (`like` is an array of it)."""
+    if is_foreign(X) or is_foreign(like):
+        try:
+            xp = namespace(X, like)
+        except TypeError as error:
+            raise TypeError(
+                f"the fit was on {type(like).__module__} arrays and X is a {type(X).__module__}.{type(X).__name__}: "
+                "convert one of them"
+            ) from error
+        if X.ndim != 2 or X.shape[1] != estimator.n_features_in_:
+            raise InputError(f"X must be (n, {estimator.n_features_in_}), not {tuple(X.shape)}")
+        X = xp.astype(X, xp.float64)
+    else:
+        plain = check_array(X, dtype=np.float64, ensure_all_finite=False, estimator=estimator)
+        require_finite("X", plain, _feature_names(X))  # before the width: a NaN is the likelier mistake
+        return validate_data(estimator, X, reset=False, dtype=np.float64)
+    require_finite("X", X)
+    return X
+
+
+def is_foreign(x: Any) -> bool:
+    """Say whether `x` is an array of a library that is not numpy."""
+    from array_api_compat import is_array_api_obj
+
+    return is_array_api_obj(x) and not isinstance(x, np.ndarray)
+
+
+def target_names_of(Y: Any) -> list[str] | None:
+    """Return the names of a data frame's columns or of a series, None where Y has none."""
+    if hasattr(Y, "columns"):
+        return [str(name) for name in Y.columns]
+    name = getattr(Y, "name", None)
+    return None if name is None or is_foreign(Y) else [str(name)]
+
+
+def _feature_names(X: Any) -> list[str] | None:
+    return [str(name) for name in X.columns] if hasattr(X, "columns") else None
+
+
+def require_finite(what: str, values: Array, names: Sequence[str] | None = None) -> None:
+    """Raise InputError that names the first place where `values` (1-D or 2-D) is NaN or inf."""
+    xp = namespace(values)
+    if bool(xp.all(xp.isfinite(values))):
+        return
+    host = to_host(values)
+    place = np.argwhere(~np.isfinite(host))[0]
+    value = "NaN" if np.isnan(host[tuple(place)]) else "inf"
+    column = int(place[1]) if len(place) > 1 else 0
+    column_name = repr(names[column]) if names else str(column)
+    where = f"row {place[0]}, column {column_name}" if len(place) > 1 or names else f"row {place[0]}"
+    raise InputError(f"{what} contains {value} at {where}")

@@ -1,4 +1,4 @@
-"""Gram matrices over all rows, computed once and sub-indexed for every fold.
+"""Gram matrices over all rows, computed once and sub-indexed for every fold, and the memory they need.
 
     linear   K_ij = x_iᵀ x_j
     rbf      K_ij = exp(−γ ‖x_i − x_j‖²)
@@ -6,18 +6,28 @@
 What all folds share (the squared distances or inner products) is computed once in float64; a fold's Gram is a
 sub-matrix of it, with the fold's own γ. `gamma="scale"` is scikit-learn's 1 / (n_features · Var(X)), the
 variance taken over all entries of the fold's training rows only, so that nothing held out enters.
+
+Every engine works on a dense Gram matrix, which grows with the square of the rows (20,000 rows: 3.2 GB in float64),
+and an iteration of any of them reads all of it for every target. Beyond what fits in memory a fit stops before anything
+is built, and says what would be needed and what fits.
 """
 
+from math import isqrt
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rapids_pipeline.backend.arrays import Array, namespace
-from rapids_pipeline.svr.memory import LEAST_WORK_BYTES, require_room
+from rapids_pipeline.backend import memory
+from rapids_pipeline.backend.arrays import Array, Indices, namespace
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.memory import gigabytes
 
 Kernel = Literal["rbf", "linear", "precomputed"]
 Gamma = float | Literal["scale"]
+
+TABLE_BYTES = 33
+"""For each pair of rows of a `GramTable` while it is built: inner products, distances, a mask and the result (measured
+at 3,000 rows: 32.3; a whole fit by douglas-rachford 50)."""
+LEAST_WORK_BYTES = 20
+"""What the most frugal engine (smo) takes for each entry of the training Gram matrix."""
 
 
 def squared_distances(X: Array, Z: Array) -> Array:
@@ -82,7 +92,7 @@ class GramTable:
         else:
             self._shared = self.X
 
-    def gamma_of(self, training_rows: NDArray[np.intp]) -> float:
+    def gamma_of(self, training_rows: Indices) -> float:
         """Return γ for a fold that trains on `training_rows`."""
         if self.gamma != "scale":
             return float(self.gamma)
@@ -90,7 +100,7 @@ class GramTable:
             return 1.0
         return scale_gamma(self._rows(self.X, training_rows))
 
-    def gram(self, rows: NDArray[np.intp], columns: NDArray[np.intp], gamma: float) -> Array:
+    def gram(self, rows: Indices, columns: Indices, gamma: float) -> Array:
         """Return K over rows × columns, float64, (len(rows), len(columns)); γ matters for "rbf" only."""
         xp = namespace(self._shared)
         part = self._rows(self._shared, rows)
@@ -98,6 +108,35 @@ class GramTable:
         return xp.exp(-gamma * part) if self.kernel == "rbf" else part
 
     @staticmethod
-    def _rows(matrix: Array, rows: NDArray[np.intp]) -> Array:
+    def _rows(matrix: Array, rows: Indices) -> Array:
         xp = namespace(matrix)
         return xp.take(matrix, xp.asarray(rows, device=matrix.device), axis=0)
+
+
+def gram_bytes(n_rows: int, n_training: int, work_bytes: int) -> int:
+    """Return the bytes of a table over `n_rows` rows and of an engine's work on `n_training` of them.
+
+    `work_bytes` is the engine's, for each entry of the training Gram matrix
+    (`rapids_pipeline.svr.engines.Engine.work_bytes`); the table keeps 8 bytes while the engine works.
+    """
+    return max(TABLE_BYTES * n_rows**2, 8 * n_rows**2 + work_bytes * n_training**2)
+
+
+def require_room(like: Array, n_rows: int, n_training: int, work_bytes: int) -> None:
+    """Stop where the Gram matrix and the work on it do not fit in what is free where `like` lives.
+
+    Raises
+    ------
+    InputError
+        With the size needed, the size available, and what to do.
+    """
+    needed, free = gram_bytes(n_rows, n_training, work_bytes), memory.available_bytes(like)
+    if needed <= free:
+        return
+    fits = isqrt(int(free / max(TABLE_BYTES, 8 + work_bytes)))
+    raise InputError(
+        f"an SVR on {n_training:,} training rows ({n_rows:,} rows in all) needs {gigabytes(needed)} of memory for "
+        f"its Gram matrix, and {gigabytes(free)} are available, enough for about {fits:,} rows: train on fewer "
+        "rows, use engine='smo' (which needs the least), or approximate the kernel "
+        "(sklearn.kernel_approximation.Nystroem with sklearn.svm.LinearSVR)"
+    )

@@ -17,15 +17,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVR
 
-from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, Float64, Floats, namespace, to_host
 from rapids_pipeline.backend.errors import UnavailableError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr.optimality import optimality_gap
-from rapids_pipeline.svr.solution import DualSolution
+from rapids_pipeline.svr.solution import DualSolution, optimality_gap
 
 CUML_REMEDY = (
     "the cuml engine needs RAPIDS cuML and an NVIDIA GPU: pip install 'rapids-perturb[gpu-cu13]' "
@@ -36,12 +34,10 @@ BOUND_ROUNDING = 1e-6
 GAP_ROUNDING = 1e-5
 """What rounding may add to a gap, in units of the largest |y|; besides, cuML's own f may be off by as much as tol."""
 
-Floats = NDArray[np.float64]
-
 
 def solve_sklearn(
-    K: Floats,
-    Y: NDArray[Any],
+    K: Float64,
+    Y: Floats,
     *,
     C: Array | float,
     epsilon: Array | float,

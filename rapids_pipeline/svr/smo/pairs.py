@@ -1,28 +1,51 @@
-r"""SMO that moves up to four pairs of coordinates an iteration, for targets that share one Gram matrix.
+r"""The iterations of SMO: one pair of coordinates at a time, or up to four for targets that share one Gram matrix.
+
+One pair, LIBSVM's, for a target by itself: i = argmax u, u = f − up, and its partner by second order, l = f − down,
+
+    j = argmax over l_j < u_i of (u_i − l_j)² / (K_ii + K_jj − 2K_ij),   f ← f − s (K_i − K_j)
 
 Two passes over all rows are most of what a pair step costs, so several pairs share them:
 
-    rows i       the row with the largest u = f − up of every quarter of the vector lanes; all whose u is within
+    rows i       the row with the largest u of every quarter of the vector lanes; all whose u is within
                  `NEAR`·(U − L) of U
-    partners j   for each i the row with the largest (u_i − l_j)²/D_ij that no other pair has, l = f − down
+    partners j   for each i the row with the largest (u_i − l_j)²/D_ij that no other pair has
     steps        one after the other, each exact given those before it
     f            f + Σ_a s_a (D[i_a] − D[j_a]), one pass for all
 
 with D_ij = (K_ii + K_jj)/2 − K_ij, half the squared distance in the kernel's feature space: u_i − l_j falls at rate
 2D_ij, and since Σβ stays as it is, f = y − Kβ changes by Σ_a s_a (D[i_a] − D[j_a]) and a constant, which is taken off
-again (s_a (K_ii − K_jj)/2 for each pair). The first pair is LIBSVM's, the largest u and its partner by second order, so
-the iterations converge where LIBSVM's do; the others add what would have been picked a little later.
+again (s_a (K_ii − K_jj)/2 for each pair). The first pair is LIBSVM's, so the iterations converge where LIBSVM's do; the
+others add what would have been picked a little later.
 
 Source of the selection of the first pair: Fan, Chen and Lin, JMLR 6 (2005), 1889–1918.
 """
 
+# ruff: noqa: ARG001 (`stamp`, which is never read, is part of what numba's cache looks up)
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike
 
-from rapids_pipeline.svr.smo_arrays import BLOCKED, PADDING, aligned, padded
-from rapids_pipeline.svr.smo_pair_vectors import (
+from rapids_pipeline.backend.arrays import Float32, Float64, Floats
+from rapids_pipeline.svr.smo.kernels import (
+    AIM,
+    FLOAT32_ROUNDING,
+    STAMP,
+    aligned,
+    compiled,
+    compiled_and_cached,
+    fall_offset,
+    inlined,
+    padded,
+    rise_offset,
+    settle,
+    step_pair,
+    take_off,
+)
+from rapids_pipeline.svr.smo.vectors import (
+    BLOCKED,
     LANES,
     PAIRS,
     advance_0,
@@ -30,19 +53,155 @@ from rapids_pipeline.svr.smo_pair_vectors import (
     advance_2,
     advance_3,
     advance_4,
+    first_row,
     free_partner,
     partners_1,
     partners_2,
     partners_3,
     partners_4,
+    second_row,
 )
-from rapids_pipeline.svr.smo_problem import Floats
-from rapids_pipeline.svr.smo_steps import compiled, fall_offset, inlined, rise_offset, step_pair
 
 NEAR = 0.2
 """Rows whose u is within this share of U − L below U may be moved in the same iteration."""
 QUARTER = LANES // 4
 DISTANCE_BLOCK = 512
+
+
+# --- one pair, on rows of K ---------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """What the iterations of one target read and write; arrays over rows are padded by rows that never move."""
+
+    f: Any
+    up: Any
+    down: Any
+    half_diagonal: Any
+    K: Any
+
+
+def table_of(K: Float64, dtype: DTypeLike) -> Floats:
+    """Return a Gram matrix padded, in float32 or float64, for the threads to share."""
+    table = aligned((len(K), padded(len(K))), dtype)
+    table[:, : len(K)] = K
+    return table
+
+
+def work_on(table: Floats, half_diagonal: Float64) -> Work:
+    """Return the work arrays of one thread in the type of a table."""
+    length, dtype = table.shape[1], table.dtype
+    half = aligned((length,), dtype, 0.5)
+    half[: len(table)] = half_diagonal
+    ends = (aligned((length,), dtype, offset) for offset in (0.0, BLOCKED, -BLOCKED))
+    return Work(*ends, half, table)
+
+
+def descend_on(row_of: Callable[..., int]) -> Callable[..., int]:
+    """Return the loop over rows of K of which `row_of(source, i)` says where row i is, and makes it where it is not."""
+
+    @compiled
+    def descend(work: Work, source: Any, beta: Any, cap: Any, epsilon: float, tol: float, most: int) -> int:
+        """Iterate until U − L ≤ tol or `most` iterations; f, β and the offsets change in place."""
+        f, up, down, half, K = work.f, work.up, work.down, work.half_diagonal, work.K
+        width, length, kind = K.shape[1], f.size, f.dtype.type
+        flat = kind(max((5e-7 if f.itemsize == 4 else 5e-13) * half[: beta.size].max(), 1e-30))
+        i, top = first_row(f, up, K, 0, 0, length, kind(0.0))
+        for iteration in range(most):
+            at_i = row_of(source, i)
+            j, bottom = second_row(f, down, half, K, at_i * width, length, top, half[i], flat)
+            if np.float64(top) - np.float64(bottom) <= tol:
+                return iteration
+            at_j = row_of(source, j)
+            half_curvature = max(half[i] + half[j] - K[at_i, j], flat)
+            slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
+            beta[i], beta[j], step = step_pair(
+                slope, 2.0 * np.float64(half_curvature), beta[i], beta[j], cap[i], cap[j], epsilon
+            )
+            for row in (i, j):
+                up[row] = rise_offset(beta[row], cap[row], epsilon)
+                down[row] = fall_offset(beta[row], cap[row], epsilon)
+            i, top = first_row(f, up, K, at_i * width, at_j * width, length, kind(step))
+        return most
+
+    return descend
+
+
+@compiled
+def _as_it_is(source: Any, i: int) -> int:
+    return i
+
+
+_descend = descend_on(_as_it_is)
+
+
+@compiled
+def offsets(f: Any, up: Any, down: Any, beta: Any, cap: Any, epsilon: float) -> tuple[float, float, float]:
+    """Write up and down; return U, L and the intercept that f and β give."""
+    top, bottom, total, count = -2.0 * BLOCKED, 2.0 * BLOCKED, 0.0, 0
+    for i in range(beta.size):
+        beta[i] = settle(beta[i], cap[i])
+        rise, fall = rise_offset(beta[i], cap[i], epsilon), fall_offset(beta[i], cap[i], epsilon)
+        up[i], down[i] = rise, fall
+        top, bottom = max(top, f[i] - rise), min(bottom, f[i] - fall)
+        if beta[i] != 0.0 and abs(beta[i]) < cap[i]:
+            total += f[i] - rise
+            count += 1
+    return top, bottom, total / count if count > 0 else (top + bottom) / 2.0
+
+
+@compiled
+def _residual(work: Work, y: Any, beta: Any, product: Any) -> None:
+    """f ← y − Kβ; `product` is overwritten."""
+    product[:] = 0.0
+    for j in range(y.size):
+        weight, row = beta[j], work.K[j]
+        if weight != 0.0:
+            for i in range(product.size):
+                product[i] += weight * row[i]
+    for i in range(y.size):
+        work.f[i] = y[i] - product[i]
+
+
+@compiled_and_cached
+def solve_alone(
+    y: Any, beta: Any, cap: Any, epsilon: float, tol: float, max_iter: int, fast: Work, exact: Work,
+    stamp: int = STAMP,
+) -> tuple[int, float, float]:  # fmt: skip
+    """Solve one target y, overwritten, from β: in float32 first, in float64 where the check there asks for it.
+
+    Returns the iterations, U − L (of f = y − Kβ computed afresh in float64) and the intercept.
+    """
+    n, done, use_fast, product = y.size, 0, True, np.empty(exact.f.size)
+    centre = y.mean()  # a constant changes nothing but b, and float32 resolves small numbers better
+    y -= centre
+    excess = beta.sum()
+    if abs(excess) > 1e-12 * np.abs(beta).sum():  # less is rounding; a coordinate at its bound stays there
+        take_off(beta, excess)
+    rounding, aim = FLOAT32_ROUNDING * np.abs(y).max(), AIM * tol
+    _residual(exact, y, beta, product)
+    top, bottom, intercept = offsets(exact.f, exact.up, exact.down, beta, cap, epsilon)
+    gap = top - bottom
+    while gap > aim and done < max_iter:
+        block = min(max_iter - done, 20 * n + 1000)
+        if use_fast:
+            for i in range(n):
+                fast.f[i], fast.up[i], fast.down[i] = exact.f[i], exact.up[i], exact.down[i]
+            made = _descend(fast, 0, beta, cap, epsilon, max(0.95 * aim, rounding), block)
+        else:
+            made = _descend(exact, 0, beta, cap, epsilon, 0.99 * aim, block)
+        done += made
+        _residual(exact, y, beta, product)
+        top, bottom, intercept = offsets(exact.f, exact.up, exact.down, beta, cap, epsilon)
+        previous, gap = gap, top - bottom
+        if use_fast:
+            use_fast = made == block and gap < 0.9 * previous
+        elif made == 0:
+            break
+    return done, gap, intercept + centre
+
+
+# --- up to four pairs, on half squared distances -------------------------------------------------------------
 
 
 class PairWork(NamedTuple):
@@ -65,10 +224,10 @@ class PairWork(NamedTuple):
     sizes: Any
 
 
-def distance_table(K: Floats) -> NDArray[np.float32]:
+def distance_table(K: Float64) -> Float32:
     """Return D (n, padded n) in float32, from float64 and never below 0; the padding holds 1."""
     n, half = len(K), 0.5 * np.diagonal(K)
-    table = aligned((n, padded(n, PADDING)), np.float32, 1.0)
+    table = aligned((n, padded(n)), np.float32, 1.0)
     for start in range(0, n, DISTANCE_BLOCK):
         part = slice(start, min(start + DISTANCE_BLOCK, n))
         table[part, :n] = np.maximum(half[part, None] + half[None, :] - K[part], 0.0)
@@ -76,7 +235,7 @@ def distance_table(K: Floats) -> NDArray[np.float32]:
     return table
 
 
-def pair_work(table: NDArray[np.float32], half: Floats) -> PairWork:
+def pair_work(table: Float32, half: Float64) -> PairWork:
     """Return the work arrays of one thread; the table is shared."""
     length = table.shape[1]
     return PairWork(
@@ -175,7 +334,7 @@ def _change_of_slope(table: Any, starts: Any, sizes: Any, moved: int, i: int, j:
 def _step(
     slope: float, curvature: float, beta_i: float, beta_j: float, cap_i: float, cap_j: float, epsilon: float
 ) -> tuple[float, float, float]:
-    """`smo_steps.pair_step`, which most steps do not need: they end before any zero or bound."""
+    """`step_pair`, which most steps do not need: they end before any zero or bound."""
     room_i = -beta_i if beta_i < 0.0 else cap_i - beta_i
     room_j = beta_j if beta_j > 0.0 else cap_j + beta_j
     step = slope / curvature
@@ -243,3 +402,22 @@ def descend(work: PairWork, beta: Any, cap: Any, epsilon: float, tol: float, max
         _advance(f, up, table, starts, steps, kind(shift), tops, top_rows, moved)
         done += moved
     return done
+
+
+@compiled_and_cached
+def descend_chunk(
+    Y: Any, product: Any, box: Any, epsilons: Any, goals: Any, max_iter: int, work: PairWork, beta: Any,
+    rounded: Any, n_iter: Any, stamp: int = STAMP,
+) -> None:  # fmt: skip
+    """Iterate every target from β, with product = βK, until U − L ≤ its goal; β, rounded and n_iter are written."""
+    f, up, down = work.f, work.up, work.down
+    for t in range(Y.shape[0]):
+        cap, b, epsilon = box[t if box.shape[0] > 1 else 0], beta[t], epsilons[t]
+        for i in range(cap.size):
+            f[i] = Y[t, i] - product[t, i]
+            up[i] = rise_offset(b[i], cap[i], epsilon)
+            down[i] = fall_offset(b[i], cap[i], epsilon)
+        n_iter[t] = descend(work, b, cap, epsilon, goals[t], max_iter)
+        for i in range(cap.size):
+            b[i] = settle(b[i], cap[i])
+            rounded[t, i] = b[i]

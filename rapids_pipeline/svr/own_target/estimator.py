@@ -16,27 +16,23 @@ it predicts: a quarter of the size of the statistics themselves.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.feature_sets import FeatureSet
 from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.svr.duals import warn_of_missed
+from rapids_pipeline.svr.engines import warn_of_missed
 from rapids_pipeline.svr.gram import Gamma
-from rapids_pipeline.svr.own_target_levels import Levels, Matrix, Side, sides_of
-from rapids_pipeline.svr.own_target_solver import Settings, Solutions, TrainedRows
-
-Floats = NDArray[np.float64]
-
-__all__ = ["OwnTargetSVR", "fit_predict", "require_usable"]
+from rapids_pipeline.svr.own_target.solver import Settings, Solutions, TrainedRows
+from rapids_pipeline.svr.own_target.statistics import Levels, Side, sides_of
+from rapids_pipeline.svr.smo.solver import in_chunks
 
 TARGETS_AT_ONCE = 512
 """Targets of one thread's chunk; its statistics take about 25 MB at 614 rows."""
@@ -63,18 +59,18 @@ class OwnTargetSVR:
 
     first: Side
     second: Side
-    targets: Matrix
-    dual_coef: Matrix
-    intercept: Matrix
-    gamma: Matrix
+    targets: Float32
+    dual_coef: Float32
+    intercept: Float32
+    gamma: Float32
     single: bool
 
     @classmethod
     def fit(
         cls,
-        recipe: FeatureSet,
+        features: FeatureSet,
         rows: Rows,
-        Y: Matrix,
+        Y: Float32,
         *,
         C: float = 1.0,
         epsilon: float = 0.1,
@@ -88,7 +84,7 @@ class OwnTargetSVR:
 
         Parameters
         ----------
-        recipe : FeatureSet
+        features : FeatureSet
             See `require_usable`.
         rows : Rows
             n training rows.
@@ -96,52 +92,49 @@ class OwnTargetSVR:
         C, epsilon, gamma, tol, max_iter
             As `rapids_pipeline.stack.recipe.SvrConfig`.
         seed : int
-            Seed of the inner folds: those of `FeatureTable(recipe, seed=seed)`.
+            Seed of the inner folds: those of `FeatureTable(features, seed=seed)`.
         progress : Progress, optional
             Advances once a chunk of targets.
 
         Raises
         ------
         InputError
-            A recipe, targets or settings that cannot be used.
-        UnavailableError
-            numba is not installed.
+            A feature set, targets or settings that cannot be used.
         """
         settings = Settings(C, epsilon, gamma, tol, max_iter)
-        fit = _Fit.of(recipe, rows, Y, settings, seed)
+        fit = _Fit.of(features, rows, Y, settings, seed)
         dual_coef = np.empty(fit.Y.shape, np.float32)
         intercept, gammas = np.empty((2, fit.Y.shape[1]), np.float32)
 
-        def solve(targets: slice) -> Floats:
+        def solve(targets: slice) -> Float64:
             solutions = fit.solve(targets)[1]
             dual_coef[:, targets] = solutions.dual_coef.T
             intercept[targets], gammas[targets] = solutions.intercept, solutions.gamma
             return solutions.gap
 
-        fit.warn(_in_chunks(solve, fit.Y.shape[1], progress))
+        fit.run(solve, progress)
         return cls(*fit.trained.sides, fit.Y, dual_coef, intercept, gammas, settings.single)
 
-    def predict(self, rows: Rows, progress: Progress | None = None) -> Matrix:
+    def predict(self, rows: Rows, progress: Progress | None = None) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the other rows."""
         trained = TrainedRows(self.first, self.second)
         parts = _parts(trained, rows)
         predicted = np.empty((len(rows.obs), self.targets.shape[1]), np.float32)
 
-        def predict(targets: slice) -> Floats:
+        def predict(targets: slice) -> None:
             solutions = Solutions(
                 self.dual_coef[:, targets].T, self.intercept[targets], self.gamma[targets], np.zeros(0)
             )
             statistics = trained.statistics(self.targets[:, targets])
             for which, levels in parts:
                 predicted[which, targets] = trained.predict(levels, statistics, solutions, self.single)
-            return np.zeros(0)
 
         if parts:
-            _in_chunks(predict, self.targets.shape[1], progress)
+            in_chunks(predict, len(self.gamma), _width(len(self.gamma)), progress=progress)
         return predicted
 
     def state(self) -> State:
-        """Return what was learnt, as plain data; the recipe is saved apart."""
+        """Return what was learnt, as plain data; the feature set is saved apart."""
         return {
             "targets": self.targets,
             "dual_coef": self.dual_coef,
@@ -153,7 +146,7 @@ class OwnTargetSVR:
         }
 
     @classmethod
-    def from_state(cls, recipe: FeatureSet, reader: StateReader) -> "OwnTargetSVR":
+    def from_state(cls, features: FeatureSet, reader: StateReader) -> "OwnTargetSVR":
         """Make what `state` described: it predicts as the original, to the last bit; InputError where it cannot."""
         targets = reader.array("targets", np.float32, (None, None))
         n, t = targets.shape
@@ -164,7 +157,7 @@ class OwnTargetSVR:
             raise reader.fault("gamma is not positive")
         first, second = (
             Side.from_state(side, reader.part(name), n)
-            for side, name in zip(sides_of(recipe), ("first", "second"), strict=True)
+            for side, name in zip(sides_of(features), ("first", "second"), strict=True)
         )
         dual_coef = reader.array("dual_coef", np.float32, (n, t))
         intercept = reader.array("intercept", np.float32, (t,))
@@ -172,9 +165,9 @@ class OwnTargetSVR:
 
 
 def fit_predict(
-    recipe: FeatureSet,
+    features: FeatureSet,
     rows: Rows,
-    Y: Matrix,
+    Y: Float32,
     others: Rows,
     *,
     C: float = 1.0,
@@ -184,16 +177,16 @@ def fit_predict(
     max_iter: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Matrix:
+) -> Float32:
     """Return `OwnTargetSVR.fit(...).predict(others)`, to the last bit, without keeping a model.
 
     Parameters and errors are those of `OwnTargetSVR.fit`; the result is (m, t) float32.
     """
-    fit = _Fit.of(recipe, rows, Y, Settings(C, epsilon, gamma, tol, max_iter), seed)
+    fit = _Fit.of(features, rows, Y, Settings(C, epsilon, gamma, tol, max_iter), seed)
     parts = _parts(fit.trained, others)
     predicted = np.empty((len(others.obs), fit.Y.shape[1]), np.float32)
 
-    def solve(targets: slice) -> Floats:
+    def solve(targets: slice) -> Float64:
         statistics, solutions = fit.solve(targets)
         for which, levels in parts:
             predicted[which, targets] = fit.trained.predict(
@@ -201,17 +194,17 @@ def fit_predict(
             )
         return solutions.gap
 
-    fit.warn(_in_chunks(solve, fit.Y.shape[1], progress))
+    fit.run(solve, progress)
     return predicted
 
 
-def require_usable(recipe: FeatureSet) -> None:
+def require_usable(features: FeatureSet) -> None:
     """Raise InputError unless every column of a feature set hangs on the compound or on the cell type.
 
     Those do: onehot, molecules (of an encoder that the block names, reduced or not) and statistics with
     own_target = true, at least one of them; leaky ones, too.
     """
-    sides_of(recipe)
+    sides_of(features)
 
 
 @dataclass(frozen=True)
@@ -219,12 +212,12 @@ class _Fit:
     """Checked training rows, their targets and the settings."""
 
     trained: TrainedRows
-    Y: Matrix
+    Y: Float32
     settings: Settings
 
     @classmethod
-    def of(cls, recipe: FeatureSet, rows: Rows, Y: Any, settings: Settings, seed: int) -> "_Fit":
-        sides = sides_of(recipe)
+    def of(cls, features: FeatureSet, rows: Rows, Y: Any, settings: Settings, seed: int) -> "_Fit":
+        sides = sides_of(features)
         Y = np.asarray(Y, np.float32)
         if Y.ndim != 2 or len(Y) != len(rows.obs) or not Y.shape[1]:
             raise InputError(f"Y must be ({len(rows.obs)}, t), one row for each training row, not {Y.shape}")
@@ -239,8 +232,10 @@ class _Fit:
         statistics = self.trained.statistics(Y)
         return statistics, self.trained.solve(Y, statistics, self.settings)
 
-    def warn(self, gap: Floats) -> None:
-        """Warn of targets that did not converge."""
+    def run(self, solve: Callable[[slice], Float64], progress: Progress | None) -> None:
+        """Run `solve` on all targets, which returns U − L, and warn of those that did not converge."""
+        n_targets = self.Y.shape[1]
+        gap = np.concatenate(in_chunks(solve, n_targets, _width(n_targets), progress=progress))
         warn_of_missed(gap <= self.settings.tol, gap, self.settings.tol, self.settings.limit, None)
 
 
@@ -259,19 +254,6 @@ def _some(levels: Levels, rows: slice) -> Levels:
     return Levels(of_row, levels.labels[used], levels.features[used])
 
 
-def _in_chunks(work: Callable[[slice], Floats], n_targets: int, progress: Progress | None) -> Floats:
-    """Run `work` on chunks of targets in threads (the loops hold no GIL); return what it returned, joined."""
-    threads = processor_count()
-    width = max(1, min(TARGETS_AT_ONCE, -(-n_targets // threads)))
-    parts = [slice(start, min(start + width, n_targets)) for start in range(0, n_targets, width)]
-    progress = progress or Progress()
-    progress.start(len(parts))
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(work, part) for part in parts]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                progress.advance()
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return np.concatenate([future.result() for future in futures])
+def _width(n_targets: int) -> int:
+    """Return how many targets to solve together, so that every processor has some."""
+    return max(1, min(TARGETS_AT_ONCE, -(-n_targets // processor_count())))

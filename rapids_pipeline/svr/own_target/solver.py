@@ -1,30 +1,25 @@
-"""Chunks of targets for `own_target`: their statistics, γ, solutions and predictions."""
+"""Solutions of SVRs on each target's own statistics, a chunk of targets at a time: statistics, γ, β and predictions.
+
+Every target is solved on rows of its kernel in float32 (`rapids_pipeline.svr.own_target.kernels`). What that leaves
+above tol, and everything where tol asks for more than float32, is solved on the target's Gram matrix in float64.
+"""
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.arrays import Float32, Float64
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.svr.engines import ENGINES, iteration_limit
 from rapids_pipeline.svr.gram import Gamma, squared_distances
-from rapids_pipeline.svr.own_target_levels import Levels, Matrix, Side
-from rapids_pipeline.svr.smo import (
-    DEFAULT_MAX_ITER,
-    NUMBA_REMEDY,
-    FactoredKernel,
-    Grouping,
-    SmoOptions,
-    scale_gamma,
-    solve_factored,
-)
-from rapids_pipeline.svr.smo_arrays import BLOCKED, PADDING, aligned, padded
-
-Floats = NDArray[np.float64]
+from rapids_pipeline.svr.own_target import kernels
+from rapids_pipeline.svr.own_target.statistics import Levels, Side
+from rapids_pipeline.svr.smo import pairs
+from rapids_pipeline.svr.smo.kernels import aligned, padded
 
 SINGLE_TOL = 1e-4
-"""Least tol / max(C, 1) at which kernels are evaluated in float32; below, `solve_factored` makes float64 tables."""
+"""Least tol / max(C, 1) at which kernels are evaluated in float32; below, all is float64."""
 LEVELS_AT_ONCE = 16
 """Levels turned at once from (level, …, target) to (target, …, level): so many that both stay in the cache."""
 
@@ -46,8 +41,7 @@ class Settings:
             )
         if self.gamma != "scale" and not (isinstance(self.gamma, int | float) and 0 < self.gamma < np.inf):
             raise InputError(f'gamma must be "scale" or a positive number, not {self.gamma!r}')
-        if self.max_iter is not None and self.max_iter < 1:
-            raise InputError(f"max_iter must be at least 1, not {self.max_iter}")
+        iteration_limit(self.max_iter, ENGINES["smo"])
 
     @property
     def single(self) -> bool:
@@ -57,7 +51,7 @@ class Settings:
     @property
     def limit(self) -> int:
         """Iterations of one target at most."""
-        return DEFAULT_MAX_ITER if self.max_iter is None else self.max_iter
+        return iteration_limit(self.max_iter, ENGINES["smo"])
 
 
 @dataclass(frozen=True)
@@ -72,11 +66,11 @@ class Statistics:
         Of all training rows, by label; what other rows get.
     """
 
-    trained: Matrix
-    everyone: Matrix
+    trained: Float32
+    everyone: Float32
 
     @classmethod
-    def of(cls, tables: list[Matrix], n_trained: int, n_targets: int) -> "Statistics":
+    def of(cls, tables: list[Float32], n_trained: int, n_targets: int) -> "Statistics":
         """Split the blocks' tables, (n_levels, n_statistics, t) each, of training levels and then of labels."""
         n_others = len(tables[0]) - n_trained if tables else 1
         width = sum(table.shape[1] for table in tables)
@@ -91,7 +85,7 @@ class Statistics:
         return cls(trained, everyone)
 
 
-def _turn(table: Matrix, out: Matrix) -> None:
+def _turn(table: Float32, out: Float32) -> None:
     """out (t, n_statistics, n_levels) ← table (n_levels, n_statistics, t)."""
     for level in range(0, len(table), LEVELS_AT_ONCE):
         some = slice(level, level + LEVELS_AT_ONCE)
@@ -110,10 +104,10 @@ class Solutions:
         U − L; empty where it does not matter.
     """
 
-    dual_coef: Matrix
-    intercept: Matrix
-    gamma: Matrix
-    gap: Floats
+    dual_coef: Float32
+    intercept: Float32
+    gamma: Float32
+    gap: Float64
 
 
 class TrainedRows:
@@ -136,30 +130,38 @@ class TrainedRows:
         rows = [side.features.astype(np.float64)[side.features_of_row] for side in self.sides]
         self._n_shared = sum(values.shape[1] for values in rows)
         self._sums = [sum(float((values**power).sum()) for values in rows) for power in (1, 2)]
-        self._kernels, self._prediction = compiled_kernels()
         self._rows = self._shared_rows()
 
-    def statistics(self, Y: Matrix) -> list[Statistics]:
+    def statistics(self, Y: Float32) -> list[Statistics]:
         """Return the statistics of targets Y, (n, t) float32, on both sides."""
         return [
             Statistics.of([block.tables(Y) for block in blocks], len(examples), Y.shape[1])
             for blocks, examples in zip(self._blocks, self._examples, strict=True)
         ]
 
-    def gammas(self, statistics: list[Statistics], gamma: Gamma) -> Matrix:
-        """Return γ of every target of a chunk as (t,) float32, which is what solving and predicting use."""
+    def gammas(self, statistics: list[Statistics], gamma: Gamma) -> Float32:
+        """Return γ of every target of a chunk as (t,) float32, which is what solving and predicting use.
+
+        "scale" is scikit-learn's 1 / (p·Var(X_t)), without X_t (n, p): its rows hold the shared features and the
+        statistics of two levels, so its sums are those of the shared features plus the statistics weighted by how many
+        rows a level has. Where X_t is constant, γ is 1.
+        """
         if gamma != "scale":
             return np.full(len(statistics[0].trained), gamma, np.float32)
-        of_levels = [part.trained.transpose(0, 2, 1) for part in statistics]
-        return scale_gamma(
-            self.of_row,
-            *of_levels,
-            n_shared=self._n_shared,
-            shared_sum=self._sums[0],
-            shared_sum_of_squares=self._sums[1],
-        ).astype(np.float32)
+        width = self._n_shared
+        total, squares = (np.float64(value) for value in self._sums)
+        for groups, part in zip(self.of_row, statistics, strict=True):
+            values = part.trained.transpose(0, 2, 1)
+            width += values.shape[2]
+            count = np.bincount(groups, minlength=values.shape[1]).astype(np.float64)
+            total = total + np.einsum("tgs,g->t", values, count, dtype=np.float64)
+            squares = squares + np.einsum("tgs,tgs,g->t", values, values, count, dtype=np.float64)
+        entries = self.of_row.shape[1] * width
+        variance = squares / entries - (total / entries) ** 2
+        positive = variance > 1e-14 * squares / entries
+        return np.asarray(1.0 / np.where(positive, width * variance, 1.0)).astype(np.float32)
 
-    def solve(self, Y: Matrix, statistics: list[Statistics], settings: Settings) -> Solutions:
+    def solve(self, Y: Float32, statistics: list[Statistics], settings: Settings) -> Solutions:
         """Solve every target of a chunk, Y (n, t): on rows of K in float32, on float64 tables what is left."""
         n, count = Y.shape
         gamma = self.gammas(statistics, settings.gamma)
@@ -167,7 +169,7 @@ class TrainedRows:
         n_iter = np.zeros(count, np.int64)
         left = np.arange(count)
         if settings.single:
-            self._kernels.solve_chunk(
+            kernels.solve_chunk(
                 np.array(Y.T, np.float64, order="C"),
                 float(settings.C),
                 float(settings.epsilon),
@@ -177,55 +179,55 @@ class TrainedRows:
                 float(settings.tol),
                 settings.limit,
                 self._memory(),
-                self._kernels.Solved(beta, intercept, n_iter, gap),
+                kernels.Solved(beta, intercept, n_iter, gap),
             )
             left = np.flatnonzero((gap > settings.tol) & (n_iter < settings.limit))
-        if len(left):
-            exact = self._solve_exactly(Y, statistics, gamma, left, settings, beta[left])
-            beta[left], intercept[left], gap[left] = exact.dual_coef, exact.intercept, exact.gap
+        for t in left.tolist():
+            K = self._gram(statistics, t, float(gamma[t]))
+            works = [
+                pairs.work_on(pairs.table_of(K, dtype), 0.5 * np.diagonal(K))
+                for dtype in (np.float32, np.float64)
+            ]
+            _, gap[t], intercept[t] = pairs.solve_alone(
+                np.array(Y[:, t], np.float64),
+                beta[t],
+                np.full(n, float(settings.C)),
+                float(settings.epsilon),
+                float(settings.tol),
+                settings.limit,
+                *works,
+            )
         return Solutions(beta.astype(np.float32), intercept.astype(np.float32), gamma, gap)
 
-    def _solve_exactly(
-        self,
-        Y: Matrix,
-        statistics: list[Statistics],
-        gamma: Matrix,
-        targets: NDArray[np.intp],
-        settings: Settings,
-        initial: Floats,
-    ) -> Any:
-        first, second = (
-            Grouping(squared[np.ix_(shared, shared)], part.trained[targets].transpose(0, 2, 1))
-            for squared, shared, part in zip(self._squared, self._shared, statistics, strict=True)
-        )
-        kernel = FactoredKernel(first, second, gamma[targets].astype(np.float64))
-        options = SmoOptions(
-            C=settings.C, epsilon=settings.epsilon, tol=settings.tol, max_iter=settings.limit, n_threads=1
-        )
-        return solve_factored(kernel, self.of_row, Y[:, targets], options, initial=initial)
+    def _gram(self, statistics: list[Statistics], target: int, gamma: float) -> Float64:
+        """Return K_t between the training rows, (n, n) float64."""
+        exponent = np.zeros(2 * self.of_row.shape[1:])
+        sides = zip(self.of_row, self._squared, self._shared, statistics, strict=True)
+        for of_row, squared, shared, part in sides:
+            distances = squared[np.ix_(shared, shared)]
+            for values in part.trained[target].astype(np.float64):
+                distances += (values[:, None] - values) ** 2
+            exponent += distances[np.ix_(of_row, of_row)]
+        return np.asarray(np.exp(-gamma * exponent))
 
     def _shared_rows(self) -> Any:
         """Return D between the rows, and the squared distances of the second side's levels, in float32."""
         n = self.of_row.shape[1]
         first, shared = self.sides[0].features_of_row, self._shared[1]
-        distances = aligned((len(self._squared[0]), padded(n, PADDING)), np.float32)
+        distances = aligned((len(self._squared[0]), padded(n)), np.float32)
         distances[:, :n] = self._squared[0][:, first]
-        squared = aligned((len(shared), padded(len(shared), PADDING)), np.float32)
+        squared = aligned((len(shared), padded(len(shared))), np.float32)
         squared[:, : len(shared)] = self._squared[1][np.ix_(shared, shared)]
         one, two = self.of_row.astype(np.uint32)
-        return self._kernels.Rows(distances, first.astype(np.uint32), one, two, squared)
+        return kernels.Rows(distances, first.astype(np.uint32), one, two, squared)
 
     def _memory(self) -> Any:
         """Return the work arrays of one thread."""
         n, length = self._rows.level_1.size, self._rows.distances.shape[1]
         levels, width = self._rows.squared_2.shape
         one, two = (self.width(side) for side in self.sides)
-        return self._kernels.Memory(
-            f=aligned((length,), np.float32),
-            up=aligned((length,), np.float32, BLOCKED),
-            down=aligned((length,), np.float32, -BLOCKED),
-            half_diagonal=aligned((length,), np.float32, 0.5),
-            K=aligned((n, length), np.float32),
+        return kernels.Memory(
+            work=pairs.work_on(aligned((n, length), np.float32), np.full(n, 0.5)),
             place=np.zeros(n, np.int64),
             count=np.zeros(1, np.int64),
             statistics_1=aligned((one, length), np.float32),
@@ -243,18 +245,18 @@ class TrainedRows:
 
     def width(self, side: Side) -> int:
         """Return the padded number of a side's statistics, at least one vector pass."""
-        return padded(max(side.recipe.n_statistics, 1), self._kernels.UNROLLED)
+        return padded(max(side.blocks.n_statistics, 1), kernels.UNROLLED)
 
     def factor(self, number: int, levels: Levels, single: bool) -> Any:
         """Return the work arrays of one factor of the kernels between training rows and others."""
         side, shared = self.sides[number], self._shared[number]
         n_others, n_statistics = len(levels.labels), self.width(side)
-        dtype, columns = np.float32 if single else np.float64, padded(n_others, PADDING)
+        dtype, columns = np.float32 if single else np.float64, padded(n_others)
         squared = aligned((len(side.features), columns), dtype)
         squared[:, :n_others] = squared_distances(
             side.features.astype(np.float64), levels.features.astype(np.float64)
         )
-        return self._prediction.Factor(
+        return kernels.Factor(
             trained=aligned((len(shared), n_statistics), dtype),
             other=aligned((n_statistics, columns), dtype),
             shared=shared.astype(np.uint32),
@@ -265,15 +267,15 @@ class TrainedRows:
 
     def predict(
         self, others: tuple[Levels, Levels], statistics: list[Statistics], solutions: Solutions, single: bool
-    ) -> Matrix:
+    ) -> Float32:
         """Return the predictions (m, t) float32 of a chunk for other rows: K β + b, summed in float64."""
         order = np.lexsort(self.of_row)
-        support = self._prediction.Support(
+        support = kernels.Support(
             np.ascontiguousarray(self.of_row[:, order], np.uint32),
             np.stack([levels.of_row for levels in others]).astype(np.uint32),
         )
         predicted = np.empty((len(solutions.intercept), support.others.shape[1]))
-        self._prediction.predict_chunk(
+        kernels.predict_chunk(
             support,
             *(self.factor(number, levels, single) for number, levels in enumerate(others)),
             solutions.dual_coef[:, order].astype(np.float64),
@@ -287,14 +289,3 @@ class TrainedRows:
         )
         predicted += solutions.intercept[:, None].astype(np.float64)
         return np.ascontiguousarray(predicted.T, np.float32)
-
-
-def compiled_kernels() -> tuple[Any, Any]:
-    """Return the modules of compiled loops; UnavailableError where numba is not installed."""
-    try:
-        solving, predicting = (
-            import_module(f"rapids_pipeline.svr.own_target_{part}") for part in ("kernels", "prediction")
-        )
-    except ImportError as error:
-        raise UnavailableError(f"{NUMBA_REMEDY} ({error})") from error
-    return solving, predicting

@@ -1,0 +1,1 @@
+"""SVRs of all genes on features of each gene's own."""

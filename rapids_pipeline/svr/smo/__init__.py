@@ -1,0 +1,1 @@
+"""Sequential minimal optimisation on one Gram matrix that all targets share."""
