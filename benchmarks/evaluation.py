@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pipeline import processor, scored
+from rapids_pipeline.svr.target_features import TargetFeatures, group_statistics
 
 from features.molecules.morgan import MorganEncoder
 from rapids_pipeline.backend.versions import installed_versions
@@ -33,7 +34,6 @@ from rapids_pipeline.evaluation.metrics import rowwise_rmse, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from rapids_pipeline.evaluation.splits import named_splits
 from rapids_pipeline.svr import MultiTargetSVR
-from rapids_pipeline.svr.target_features import TargetFeatures, group_statistics
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"

@@ -20,14 +20,14 @@ import machine
 import numpy as np
 from gpu_clock import by_turns, median, peak_mib
 from gpu_report import ended_by_what_is_missing, require, written
+from rapids_pipeline.svr.cross_validation import cross_val_predict
+from rapids_pipeline.svr.target_features import LearntTargetFeatures
 from svr import Problem  # after numpy, so that its thread counts come too late
 
 from rapids_pipeline.backend.arrays import to_device, to_host
-from rapids_pipeline.svr.cross_validation import cross_val_predict
 from rapids_pipeline.svr.engines import ENGINES
 from rapids_pipeline.svr.gram import GramTable
 from rapids_pipeline.svr.smo import SmoOptions, solve_factored
-from rapids_pipeline.svr.target_features import LearntTargetFeatures
 
 RESULTS = Path(__file__).parent / "results" / "gpu_svr.json"
 GOALS = {

@@ -122,7 +122,8 @@ def solve(
     parts = [first.take(done)]
     for start in range(0, len(left), chunk):
         which = left[start : start + chunk]
-        batch = own.batch(*(_columns(x, which) for x in (Y, box, tube)), first.take(which))
+        of_left = [_columns(x, which) for x in (Y, box, tube)]
+        batch = own.batch(first.take(which), *of_left)
         found = iterate(own, batch, tol, max_iter - FIRST_PASS).astype(dtype)
         parts.append(replace(found, n_iter=found.n_iter + FIRST_PASS))
     return DualSolution.joined(parts).take(np.argsort(np.concatenate([done, left])))
@@ -219,7 +220,8 @@ class Batch:
     def take(self, keep: Indices) -> "Batch":
         """Return the batch of some of the targets."""
         rho = self.rho if isinstance(self.rho, float) else _columns(self.rho, keep)
-        return Batch(*(_columns(x, keep) for x in (self.Y, self.v, self.box, self.tube)), rho)
+        Y, v, box, tube = (_columns(x, keep) for x in (self.Y, self.v, self.box, self.tube))
+        return Batch(Y, v, box, tube, rho)
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,7 @@ class OwnSteps:
         values, vectors = xp.linalg.eigh((centred + xp.matrix_transpose(centred)) / 2)
         return cls(K, xp.where(values > 0, values, xp.zeros_like(values)), vectors)
 
-    def batch(self, Y: Array, box: Array, tube: Array, start: DualSolution) -> Batch:
+    def batch(self, start: DualSolution, Y: Array, box: Array, tube: Array) -> Batch:
         """Begin at a solution's β with the multipliers y − Kβ − b, and ρ the mean eigenvalue."""
         xp = namespace(Y)
         Y, box, tube, beta, b = (

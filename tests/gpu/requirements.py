@@ -1,6 +1,5 @@
 """What a GPU test needs, or the reason why it is skipped: a package, or the device, each in words of its own."""
 
-import os
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -11,8 +10,6 @@ from rapids_pipeline.backend.gpu import DriverMissingError, read_driver
 
 def why_no_device() -> str | None:
     """Return None where the driver shows a CUDA device, asking the driver alone."""
-    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
-        return "no CUDA device: this is numba's simulator"
     try:
         gpus = read_driver().gpus
     except DriverMissingError as error:

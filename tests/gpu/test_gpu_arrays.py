@@ -14,7 +14,7 @@ from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.boosting.trees import add_by_array_api
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
-from rapids_pipeline.svr.optimality import clipped
+from rapids_pipeline.svr.solution import clipped
 from tests.gpu.requirements import need, on_gpu
 
 

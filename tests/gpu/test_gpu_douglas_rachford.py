@@ -5,8 +5,9 @@ import pytest
 
 from rapids_pipeline.backend.arrays import is_on_cuda, to_host
 from rapids_pipeline.svr import MultiTargetSVR
-from rapids_pipeline.svr.cross_validation import cross_val_predict
 from rapids_pipeline.svr.douglas_rachford import GPU_CHUNK, HOST_CHUNK, chunk_for, solve
+from rapids_pipeline.svr.engines import fit_on_table
+from rapids_pipeline.svr.gram import GramTable
 
 WITHIN = {1e-3: 2e-3, 1e-6: 1e-5}
 """How far predictions of two solutions within a tolerance may be apart (docs/svr.md, Accuracy)."""
@@ -65,15 +66,16 @@ def test_targets_that_one_step_does_not_suit_and_one_that_is_not_done(moved):
     assert not to_host(stopped.converged).all() and to_host(stopped.gap).max() > 1e-3
 
 
-def test_cross_validation(moved):
+def test_a_fit_on_some_rows_of_a_table(moved):
     X, _, Y = problem(200, 60)
-    folds = np.arange(200) % 5
-    svr = MultiTargetSVR(engine="douglas-rachford")
-    there = cross_val_predict(svr, moved(X), moved(Y), folds, moved(X[:9]))
-    here = cross_val_predict(svr, X, Y, folds, X[:9])
-    assert there.converged.all() and isinstance(there.converged, np.ndarray)
-    np.testing.assert_allclose(to_host(there.oof), here.oof, atol=WITHIN[1e-3])
-    np.testing.assert_allclose(to_host(there.test), here.test, atol=WITHIN[1e-3])
+    training, others = np.arange(0, 200, 2), np.arange(1, 200, 2)
+    how = {"C": 1.0, "epsilon": 0.1, "tol": 1e-3, "max_iter": None, "engine_name": "douglas-rachford"}
+    there = fit_on_table(GramTable(moved(X)), moved(Y), training, [others], **how)
+    here = fit_on_table(GramTable(X), Y, training, [others], **how)
+    assert (
+        is_on_cuda(there.predictions[0]) == is_on_cuda(moved(X)) and to_host(there.solution.converged).all()
+    )
+    np.testing.assert_allclose(to_host(there.predictions[0]), here.predictions[0], atol=WITHIN[1e-3])
 
 
 def test_auto_takes_it_where_the_arrays_live(moved):

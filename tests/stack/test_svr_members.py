@@ -16,7 +16,7 @@ from rapids_pipeline.stack.members import svr as first_level
 from rapids_pipeline.stack.members.svr import SharedSVR, features_of_all, fit_member, model_from_state
 from rapids_pipeline.stack.nested import FirstLevel, n_fits, nested_predictions
 from rapids_pipeline.svr import kernel_ridge
-from rapids_pipeline.svr.estimator import NotConvergedWarning
+from rapids_pipeline.svr.engines import NotConvergedWarning
 from tests.stack_example import (
     COMPOSITE,
     LOO,

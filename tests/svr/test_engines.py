@@ -9,9 +9,9 @@ import pytest
 from sklearn.svm import SVR
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.svr import MultiTargetSVR, engines, library_loops
-from rapids_pipeline.svr.engines import ENGINES, choose_engine
-from rapids_pipeline.svr.gram import kernel_between, scale_gamma
+from rapids_pipeline.svr import MultiTargetSVR, NotConvergedWarning, reference
+from rapids_pipeline.svr.engines import ENGINES, choose_engine, fit_on_table, solve_duals
+from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
 
 
 def problem(n=60, targets=5, seed=0):
@@ -53,9 +53,9 @@ def stand_in_cuml(request, monkeypatch):
     package.svm.SVR = StandInRegressor
     monkeypatch.setitem(sys.modules, "cuml", package)
     monkeypatch.setitem(sys.modules, "cuml.svm", package.svm)
-    library_loops._has_precomputed.cache_clear()
+    reference._has_precomputed.cache_clear()
     yield "linear" if request.param else "precomputed"
-    library_loops._has_precomputed.cache_clear()
+    reference._has_precomputed.cache_clear()
 
 
 @pytest.mark.parametrize("per_target", [False, True])
@@ -92,7 +92,7 @@ def test_the_gap_that_a_library_leaves_is_measured():
     assert not stopped.converged.any() and (stopped.gap > 1e-3).all()
 
 
-def test_auto_says_what_it_chose_and_why(monkeypatch):
+def test_auto_says_what_it_chose_and_why():
     torch = pytest.importorskip("torch")
     few, many = np.zeros((2, 3)), np.zeros((2, 600))
 
@@ -104,10 +104,8 @@ def test_auto_says_what_it_chose_and_why(monkeypatch):
     assert chosen("auto", many) == ("smo", "auto: numpy arrays and at least 500 targets")
     assert chosen("auto", torch.asarray(many)) == ("douglas-rachford", "auto: the arrays are not numpy's")
     per_target = ("smo", "auto: every target has a kernel of its own")
-    assert chosen("auto", few, target_specific=True) == per_target
+    assert chosen("auto", few, own_target=True) == per_target
     assert chosen("smo", few) == ("smo", "asked for")
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    assert chosen("auto", many) == ("douglas-rachford", "auto: numba, which smo needs, is not installed")
     model = MultiTargetSVR().fit(np.arange(8.0)[:, None], np.arange(8.0))
     assert (model.engine_, model.engine_reason_) == ("douglas-rachford", "auto: fewer than 500 targets")
 
@@ -118,17 +116,11 @@ def test_cuml_is_refused_where_it_cannot_be_imported(monkeypatch):
         MultiTargetSVR(engine="cuml").fit(np.eye(3), np.arange(3.0))
 
 
-def test_smo_is_refused_where_numba_is_not_installed(monkeypatch):
-    monkeypatch.setattr("rapids_pipeline.svr.smo.find_spec", lambda name: None)
-    with pytest.raises(UnavailableError, match=r"pip install 'rapids-perturb\[cpu\]'"):
-        choose_engine("smo", np.zeros((2, 1)))
-
-
 def test_an_unknown_engine_and_one_that_cannot_do_it_are_refused():
     with pytest.raises(InputError, match="choose one of auto, douglas-rachford, smo, sklearn, cuml"):
         choose_engine("liblinear", np.zeros((2, 1)))
-    with pytest.raises(InputError, match="target_features needs 'smo'"):
-        choose_engine("sklearn", np.zeros((2, 1)), target_specific=True)
+    with pytest.raises(InputError, match="statistics of each target's own need 'smo'"):
+        choose_engine("sklearn", np.zeros((2, 1)), own_target=True)
 
 
 def test_smo_equals_scikit_learn_on_50_genes_of_real_data(shared_data):
@@ -146,3 +138,74 @@ def test_smo_equals_scikit_learn_on_50_genes_of_real_data(shared_data):
         assert solution.converged.all() and np.abs(predicted - wanted).max() <= within
         assert (objective(K, Y[inside], solution.dual_coef, 0.1) - best <= 1e-6 * np.abs(best)).all()
         assert np.abs(solution.dual_coef).max() <= 1 and np.abs(solution.dual_coef.sum(axis=0)).max() <= 1e-5
+
+
+# --- fits on some rows of a table ----------------------------------------------------------------------------
+
+HOW = {"C": 1.0, "epsilon": 0.1, "tol": 1e-3, "max_iter": None, "engine_name": "auto"}
+INSIDE, OUTSIDE, NEW = np.arange(60) % 4 != 1, np.arange(60) % 4 == 1, np.arange(60, 67)
+TRAINING, HELD_OUT = np.flatnonzero(INSIDE), np.flatnonzero(OUTSIDE)
+
+
+def rows(targets=3, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(67, 4)) * np.linspace(0.2, 3, 67)[:, None]  # parts differ in variance, so in gamma
+    return X, rng.standard_t(4, size=(60, targets))
+
+
+@pytest.mark.parametrize("engine", ["douglas-rachford", "smo", "sklearn"])
+def test_a_fit_on_a_table_equals_a_naive_loop_over_scikit_learn(engine):
+    X, Y = rows()
+    C, epsilon = np.array([0.5, 1.0, 2.0]), np.array([0.0, 0.1, 0.3])
+    how = {**HOW, "C": C, "epsilon": epsilon, "tol": 1e-6, "engine_name": engine}
+    for weight in (None, np.linspace(0, 2, 45)):
+        fit = fit_on_table(GramTable(X), Y, TRAINING, [HELD_OUT, NEW], sample_weight=weight, **how)
+        assert fit.solution.converged.all()
+        for t in range(3):
+            model = SVR(C=C[t], epsilon=epsilon[t], tol=1e-6).fit(X[TRAINING], Y[TRAINING, t], weight)
+            np.testing.assert_allclose(fit.gamma, model._gamma, rtol=1e-12)
+            for group, predicted in zip((HELD_OUT, NEW), fit.predictions, strict=True):
+                np.testing.assert_allclose(predicted[:, t], model.predict(X[group]), atol=2e-5)
+
+
+def test_targets_and_features_of_a_held_out_row_change_no_other_prediction():
+    X, Y = rows()
+    before = fit_on_table(GramTable(X), Y, TRAINING, [HELD_OUT, TRAINING], **HOW)
+    X, Y = X.copy(), Y.copy()
+    Y[HELD_OUT] = 1000.0
+    X[HELD_OUT[0]] *= 50
+    after = fit_on_table(GramTable(X), Y, TRAINING, [HELD_OUT, TRAINING], **HOW)
+    np.testing.assert_allclose(after.predictions[0][1:], before.predictions[0][1:], atol=1e-9)
+    np.testing.assert_allclose(after.predictions[1], before.predictions[1], atol=1e-9)
+    np.testing.assert_allclose(after.gamma, before.gamma, rtol=1e-12)
+    assert np.abs(after.predictions[0][0] - before.predictions[0][0]).max() > 1e-3
+    Y[TRAINING[0]] = 1000.0
+    moved = fit_on_table(GramTable(X), Y, TRAINING, [HELD_OUT], **HOW)
+    assert np.abs(moved.predictions[0] - after.predictions[0]).max() > 1e-3
+
+
+def test_predictions_are_in_the_library_and_the_dtype_of_the_targets():
+    torch = pytest.importorskip("torch")
+    X, Y = rows()
+    expected = fit_on_table(GramTable(X), Y.astype(np.float32), TRAINING, [HELD_OUT], **HOW).predictions[0]
+    assert expected.dtype == np.float32
+    there = GramTable(torch.asarray(X)), torch.asarray(Y.astype(np.float32))
+    found = fit_on_table(*there, TRAINING, [HELD_OUT], **HOW).predictions[0]
+    assert isinstance(found, torch.Tensor) and found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+    assert fit_on_table(GramTable(X), Y, TRAINING, [], **HOW).predictions == []
+
+
+def test_a_precomputed_table_equals_the_kernel_it_was_made_of():
+    X, Y = rows()
+    K = GramTable(X).gram(np.arange(67), np.arange(67), 0.1)
+    found = fit_on_table(GramTable(K, "precomputed"), Y, TRAINING, [HELD_OUT], **HOW)
+    expected = fit_on_table(GramTable(X, gamma=0.1), Y, TRAINING, [HELD_OUT], **HOW)
+    np.testing.assert_allclose(found.predictions[0], expected.predictions[0], atol=1e-9)
+
+
+def test_targets_that_miss_the_tolerance_are_named():
+    K, Y = problem(targets=3)
+    with pytest.warns(NotConvergedWarning, match="targets A1BG, A1CF, AAK1: raise"):
+        solution = solve_duals(K, Y, **{**HOW, "max_iter": 1}, target_names=["A1BG", "A1CF", "AAK1"])
+    assert not solution.converged.any()

@@ -12,7 +12,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from rapids_pipeline.backend import memory
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.svr import MultiTargetSVR, NotConvergedWarning
-from rapids_pipeline.svr.target_features import STATISTICS, TargetFeatures, group_statistics
 
 WEIGHT_CHECK = "check_sample_weight_equivalence_on_dense_data"
 
@@ -196,90 +195,6 @@ def test_what_does_not_fit_in_memory_stops_before_anything_is_built(monkeypatch)
 
 def test_available_memory_is_plausible():
     assert 10**7 < memory.available_bytes(np.zeros(1)) < 10**14
-
-
-def levels_and_features(targets=3, seed=0):
-    rng = np.random.default_rng(seed)
-    levels = np.stack([rng.integers(0, 8, 60), rng.integers(0, 4, 60)], axis=1)
-    levels[levels[:, 0] == 5, 0] = 4  # level 5 of the first grouping is in the table and in no training row
-    return levels, rng.normal(size=(8, 3)), np.eye(4), rng.standard_t(4, size=(60, targets))
-
-
-def naive_rows(levels, training, first, second, Y, t):
-    """The feature matrix of target t, built one row after the other with pandas."""
-    named = [("mean", "mean"), ("min", "min"), ("max", "max"), ("median", "median"), ("first", "first")]
-    tables = []
-    for side in (0, 1):
-        groups = pd.Series(Y[:, t].astype(np.float32)).groupby(training[:, side])
-        table = pd.DataFrame({name: groups.agg(how) for name, how in named})
-        tables.append(table.assign(quantile=groups.quantile(0.4)))
-    rows = []
-    for pair in levels:
-        parts = []
-        for side, values in ((0, first), (1, second)):
-            level, table = pair[side], tables[side]
-            shared = values[level] if 0 <= level < len(values) else np.zeros(values.shape[1])
-            usual = table.loc[training[:, side]].to_numpy().mean(axis=0)
-            parts += [shared, table.loc[level].to_numpy() if level in table.index else usual]
-        rows.append(np.concatenate(parts))
-    return np.array(rows)
-
-
-@pytest.mark.parametrize("gamma", ["scale", 0.05])
-def test_target_features_equal_scikit_learn_on_features_built_for_each_target(gamma):
-    pytest.importorskip("numba")
-    levels, first, second, Y = levels_and_features()
-    tests = np.array([[0, 0], [7, 3], [5, 1], [-1, 2], [3, 99], [-1, -1]])
-    weight = np.linspace(0, 2, 60)
-    model = MultiTargetSVR(gamma=gamma, tol=1e-6, target_features=TargetFeatures(first, second))
-    model.fit(levels, Y, sample_weight=weight)
-    assert model.engine_ == "smo" and model.engine_reason_ == "auto: every target has a kernel of its own"
-    for t in range(3):
-        X, X_test = (naive_rows(rows, levels, first, second, Y, t) for rows in (levels, tests))
-        reference = SVR(gamma=gamma, tol=1e-6).fit(X, Y[:, t], sample_weight=weight)
-        np.testing.assert_allclose(model.gamma_[t], reference._gamma, rtol=1e-5)
-        np.testing.assert_allclose(model.predict(tests)[:, t], reference.predict(X_test), atol=1e-4)
-
-
-def test_target_features_take_ready_made_tables_torch_arrays_and_one_target():
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("numba")
-    levels, first, second, Y = levels_and_features()
-    tables = [group_statistics(Y, levels[:, side], size) for side, size in ((0, 8), (1, 4))]
-    assert tables[0].shape == (3, 8, len(STATISTICS)) and np.isnan(tables[0][:, 5]).all()
-    given = iter(tables)
-    ready = TargetFeatures(first, second, tables=lambda Y, levels, n_levels: next(given))
-    expected = MultiTargetSVR(target_features=TargetFeatures(first, second)).fit(levels, Y).predict(levels)
-    np.testing.assert_array_equal(
-        MultiTargetSVR(target_features=ready).fit(levels, Y).predict(levels), expected
-    )
-    model = MultiTargetSVR(target_features=TargetFeatures(first, second))
-    as_torch = model.fit(torch.asarray(levels), torch.asarray(Y)).predict(torch.asarray(levels))
-    assert isinstance(as_torch, torch.Tensor)
-    np.testing.assert_array_equal(as_torch.numpy(), expected)
-    one = model.fit(levels, Y[:, 0]).predict(levels)
-    np.testing.assert_allclose(one, expected[:, 0], atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"engine": "douglas-rachford"}, "target_features needs 'smo'"),
-        ({"kernel": "linear"}, "needs kernel='rbf'"),
-        ({"X": np.full((60, 2), 0.5)}, "whole numbers"),
-        ({"X": np.zeros((60, 3))}, "levels"),
-        ({"tables": lambda Y, levels, n: np.zeros((2, n, 1))}, "was expected"),
-        ({"tables": lambda Y, levels, n: np.full((3, n, 1), np.nan)}, "not finite"),
-        ({"first": np.full((8, 1), np.nan)}, "finite"),
-    ],
-)
-def test_target_features_that_cannot_be_used_are_refused(change, message):
-    levels, first, second, Y = levels_and_features()
-    features = {"first": first, "second": second}
-    features.update({name: change.pop(name) for name in list(change) if name in ("first", "tables")})
-    X = change.pop("X", levels)
-    with pytest.raises(InputError, match=message):
-        MultiTargetSVR(target_features=TargetFeatures(**features), **change).fit(X, Y)
 
 
 def test_importing_the_estimator_loads_neither_numba_nor_torch():

@@ -11,8 +11,7 @@ from sklearn.kernel_ridge import KernelRidge
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.svr import kernel_ridge
-from rapids_pipeline.svr.duals import solve_duals
-from rapids_pipeline.svr.engines import ENGINES, choose_engine
+from rapids_pipeline.svr.engines import ENGINES, choose_engine, solve_duals
 from rapids_pipeline.svr.estimator import MultiTargetSVR
 
 

@@ -26,9 +26,8 @@ from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.composite import LearntKernel
 from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
 from rapids_pipeline.stack.target_transforms import TargetTransform
-from rapids_pipeline.svr.duals import solve_duals
-from rapids_pipeline.svr.engines import choose_engine
-from rapids_pipeline.svr.memory import require_room
+from rapids_pipeline.svr.engines import choose_engine, solve_duals
+from rapids_pipeline.svr.gram import require_room
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]

@@ -21,11 +21,10 @@ from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.members.composite import CompositeModel, fit_and_predict, fit_composite
 from rapids_pipeline.stack.nested import Indices, Matrix, NestedPredictions, n_fits, nested_predictions
 from rapids_pipeline.stack.recipe import KernelConfig, SvrConfig
-from rapids_pipeline.svr import cross_validation
-from rapids_pipeline.svr.engines import Choice, choose_engine
+from rapids_pipeline.svr.engines import Choice, TableFit, choose_engine, fit_on_table
 from rapids_pipeline.svr.gram import GramTable, Kernel, kernel_between
-from rapids_pipeline.svr.own_target import OwnTargetSVR
-from rapids_pipeline.svr.own_target import fit_predict as own_target_predictions
+from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
+from rapids_pipeline.svr.own_target.estimator import fit_predict as own_target_predictions
 
 GENES_AT_ONCE = 4096
 """Genes whose coefficients are turned into float64 at once."""
@@ -113,7 +112,7 @@ def member_engine(Y: Matrix, config: SvrConfig | KernelConfig, device: DeviceNam
     if isinstance(config, KernelConfig):
         known, _ = (choose_engine(machine.engine, to_device(Y[:1], device)) for machine in config.machines)
         return known
-    return choose_engine(config.engine, to_device(Y[:1], device), target_specific=config.features.own_target)
+    return choose_engine(config.engine, to_device(Y[:1], device), own_target=config.features.own_target)
 
 
 def fit_member(
@@ -194,8 +193,8 @@ def _shared_member(
 
     whole, X, gram = table_for(np.arange(len(Y)))
 
-    def solved(grams: GramTable, training: Indices, groups: list[Indices]) -> cross_validation.FoldFit:
-        return cross_validation.fit_predict(
+    def solved(grams: GramTable, training: Indices, groups: list[Indices]) -> TableFit:
+        return fit_on_table(
             grams,
             on_device,
             training,

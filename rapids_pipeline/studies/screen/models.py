@@ -1,7 +1,6 @@
 """What is fitted to a candidate's columns: every gene's SVR, its ridge regression, or one booster of all genes."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +14,15 @@ from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.stack.recipe import BoostingConfig, SvrConfig
 from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.studies.screen.fold_features import FoldFeatures
-from rapids_pipeline.svr import cross_validation, own_target
+from rapids_pipeline.svr.engines import fit_on_table
+from rapids_pipeline.svr.own_target import estimator as own_target
 
 Matrix = NDArray[np.float32]
 ModelName = Literal["svr", "ridge", "boosting"]
 Model = Callable[[FoldFeatures, FeatureSet, int], Matrix]
 
 SVR, BOOSTING = SvrConfig(), BoostingConfig()
-SVR_ENGINE = "smo" if find_spec("numba") else "auto"
+SVR_ENGINE = "smo"
 """A screen has many fits of few genes: SMO's start is paid once, where "auto" judges single fits."""
 PENALTIES = np.logspace(-1, 5, 13)
 GENES_AT_ONCE = 2048
@@ -56,9 +56,7 @@ def svr(features: FoldFeatures, recipe: FeatureSet, number: int) -> Matrix:
     gram = features.gram(recipe, number)
     training = np.arange(len(split.training))
     held_out = np.arange(len(training), len(training) + len(split.held_out))
-    fit = cross_validation.fit_predict(
-        gram, Y[split.training], training, [held_out], engine_name=SVR_ENGINE, **how
-    )
+    fit = fit_on_table(gram, Y[split.training], training, [held_out], engine_name=SVR_ENGINE, **how)
     return np.asarray(fit.predictions[0], dtype=np.float32)
 
 

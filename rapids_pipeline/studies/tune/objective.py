@@ -26,7 +26,7 @@ from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.stack.members.composite import Components, Reduced, fit_machine
 from rapids_pipeline.stack.recipe import MachineConfig
 from rapids_pipeline.studies.tune.task import Lot
-from rapids_pipeline.svr.duals import NotConvergedWarning
+from rapids_pipeline.svr.engines import NotConvergedWarning
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]

@@ -93,8 +93,8 @@ def work_on(table: Floats, half_diagonal: Float64) -> Work:
     length, dtype = table.shape[1], table.dtype
     half = aligned((length,), dtype, 0.5)
     half[: len(table)] = half_diagonal
-    ends = (aligned((length,), dtype, offset) for offset in (0.0, BLOCKED, -BLOCKED))
-    return Work(*ends, half, table)
+    f, up, down = (aligned((length,), dtype, fill) for fill in (0.0, BLOCKED, -BLOCKED))
+    return Work(f, up, down, half, table)
 
 
 def descend_on(row_of: Callable[..., int]) -> Callable[..., int]:

@@ -110,7 +110,8 @@ def solve(
     def part(which: slice) -> Indices:
         own = box[which] if len(box) > 1 else box
         outcome = Outcome(beta[which], intercept[which], n_iter[which], gap[which])
-        return which.start + solve_part(gram, Y[:, which], own, tube[which], tol, max_iter, outcome)
+        found = solve_part(gram, Y[:, which], own, tube[which], tol, max_iter, outcome)
+        return np.asarray(found + which.start)
 
     left = np.concatenate(in_chunks(part, targets, CHUNK, n_threads, progress))
     half = 0.5 * np.diagonal(gram.K)

@@ -210,7 +210,7 @@ def test_ablation_drops_each_block():
 # --- leaks ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::rapids_pipeline.svr.estimator.NotConvergedWarning")  # the raised row
+@pytest.mark.filterwarnings("ignore::rapids_pipeline.svr.engines.NotConvergedWarning")  # the raised row
 @pytest.mark.parametrize("genes", [1, 2])
 @pytest.mark.parametrize("name", default_sets())
 def test_no_feature_set_sees_the_target_of_a_held_out_row(data, name, genes):

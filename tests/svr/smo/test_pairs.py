@@ -1,19 +1,16 @@
 """SMO of several pairs an iteration: its vector passes against loops, what an iteration may do, and its optimum."""
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rapids_pipeline.svr.optimality import optimality_gap
-
-numba = pytest.importorskip("numba")
-
-from rapids_pipeline.svr import smo_pair_vectors as vectors  # noqa: E402
-from rapids_pipeline.svr.smo_arrays import BLOCKED, aligned  # noqa: E402
-from rapids_pipeline.svr.smo_pairs import descend, distance_table, pair_work, row_mask  # noqa: E402
-from rapids_pipeline.svr.smo_shared_kernels import balance  # noqa: E402
-from rapids_pipeline.svr.smo_steps import fall_offset, rise_offset  # noqa: E402
+from rapids_pipeline.svr.smo import vectors
+from rapids_pipeline.svr.smo.kernels import aligned, balance, fall_offset, rise_offset
+from rapids_pipeline.svr.smo.pairs import descend, distance_table, pair_work, row_mask
+from rapids_pipeline.svr.smo.vectors import BLOCKED
+from rapids_pipeline.svr.solution import optimality_gap
 
 LENGTH, WIDTH = 128, 16
 

@@ -18,13 +18,12 @@ from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.svr import own_target, own_target_levels
-from rapids_pipeline.svr.duals import NotConvergedWarning
-from rapids_pipeline.svr.own_target import OwnTargetSVR, fit_predict, require_usable
-from rapids_pipeline.svr.own_target_levels import Side, sides_of
-from rapids_pipeline.svr.own_target_solver import TrainedRows
-
-pytest.importorskip("numba")
+from rapids_pipeline.svr.engines import NotConvergedWarning
+from rapids_pipeline.svr.own_target import estimator
+from rapids_pipeline.svr.own_target import statistics as own_statistics
+from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR, fit_predict, require_usable
+from rapids_pipeline.svr.own_target.solver import TrainedRows
+from rapids_pipeline.svr.own_target.statistics import Side, sides_of
 
 SIX = ("mean", "min", "max", "median", "first", "quantile_0.4")
 SMILES = ["CCO", "c1ccccc1O", "CC(=O)O", "CCN", "CCCl", "c1ccncc1", "CC(C)=O", "OCC(O)CO"] * 4
@@ -122,7 +121,7 @@ def test_float32_kernels_are_far_more_exact_than_tol(monkeypatch):
     rows, Y, others = example(n=120, targets=30)
     single = OwnTargetSVR.fit(RECIPES["published"], rows, Y, tol=1e-4)
     assert single.single
-    monkeypatch.setattr("rapids_pipeline.svr.own_target_solver.SINGLE_TOL", 1.0)
+    monkeypatch.setattr("rapids_pipeline.svr.own_target.solver.SINGLE_TOL", 1.0)
     double = OwnTargetSVR(**{**vars(single), "single": False})
     np.testing.assert_allclose(single.predict(others), double.predict(others), atol=5e-6)
     exact = fit_predict(RECIPES["published"], rows, Y, others, tol=1e-7)
@@ -169,7 +168,7 @@ def test_statistics_are_those_of_the_feature_sets_blocks_to_the_last_bit(name):
     trained = TrainedRows(*(side_of(RECIPES[name], rows, number, seed=3) for number in (0, 1)))
     for side, of_row, found in zip(trained.sides, trained.of_row, trained.statistics(Y), strict=True):
         levels, start = side.others(others), 0
-        for position, block in side.recipe.statistics:
+        for position, block in side.blocks.statistics:
             maker = block.model_copy(update={"own_target": False}).maker(Noise(seed=3 + position))
             own = slice(start, start + len(block.statistics))
             shape = (-1, len(block.statistics), Y.shape[1])
@@ -229,8 +228,8 @@ def test_fit_predict_is_fit_then_predict_whatever_the_chunks(monkeypatch):
     expected = fit_predict(RECIPES["published"], rows, Y, others, seed=1)
     model = OwnTargetSVR.fit(RECIPES["published"], rows, Y, seed=1)
     np.testing.assert_array_equal(model.predict(others), expected)
-    monkeypatch.setattr(own_target, "TARGETS_AT_ONCE", 3)
-    monkeypatch.setattr(own_target, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(estimator, "TARGETS_AT_ONCE", 3)
+    monkeypatch.setattr(estimator, "ROWS_AT_ONCE", 4)
     np.testing.assert_allclose(model.predict(others), expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(
         fit_predict(RECIPES["published"], rows, Y, others, seed=1), expected, rtol=1e-6, atol=1e-6
@@ -245,7 +244,7 @@ def test_the_seed_draws_the_inner_folds():
 
 
 def test_progress_reaches_its_total():
-    class Counter(own_target.Progress):
+    class Counter(estimator.Progress):
         total = done = 0
 
         def start(self, total):
@@ -430,4 +429,4 @@ def test_levels_are_fewer_than_rows_only_where_rows_agree():
     for row, level in enumerate(of_row):
         assert side.label_of_row[row] == side.label_of_row[examples[level]]
         assert (side.folds[:, row] == side.folds[:, examples[level]]).all()
-    assert own_target_levels.COLUMNS == ("sm_name", "cell_type")
+    assert own_statistics.COLUMNS == ("sm_name", "cell_type")
