@@ -31,6 +31,8 @@ from typing import Any
 
 import numpy as np
 from machine import processor
+from rapids_pipeline.svr.cross_validation import cross_val_predict
+from rapids_pipeline.svr.target_features import STATISTICS, TargetFeatures, group_statistics
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.svm import SVR
 
@@ -39,10 +41,8 @@ from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.svr import MultiTargetSVR
-from rapids_pipeline.svr.cross_validation import cross_val_predict
 from rapids_pipeline.svr.engines import ENGINES
 from rapids_pipeline.svr.gram import kernel_between, scale_gamma
-from rapids_pipeline.svr.target_features import STATISTICS, TargetFeatures, group_statistics
 
 RESULTS = Path(__file__).parent / "results" / "svr.json"
 N_GENES, N_FOLDS = 18_211, 5

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from features.feature_sets import Rows
-from features.molecule_columns import encode_molecules
+from features.molecules.encoders import encode_molecules
+from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import is_on_cuda, to_host
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.kernels.composite import CompositeKernel
-from rapids_pipeline.kernels.pair_rows import PairRows
 from rapids_pipeline.stack.members import composite as composite_model
 from rapids_pipeline.stack.members.composite import fit_machine
 from rapids_pipeline.stack.recipe import MachineConfig
@@ -31,7 +30,7 @@ def data():
     frame = simulate(0, 60).de_train.iloc[::2].reset_index(drop=True)
     genes = [column for column in frame.columns if frame[column].dtype == np.float32]
     rows = Rows(frame, encode_molecules(KERNEL.encoders, list(frame["SMILES"])).training)
-    return PairRows.of(rows, KERNEL.encoders), frame[genes].to_numpy(np.float32)
+    return Pairs.of(rows, KERNEL.encoders), frame[genes].to_numpy(np.float32)
 
 
 @pytest.mark.parametrize("transform", ["none", "asinh", "gene_scale"])
