@@ -1,0 +1,135 @@
+"""The SVR engines on a GPU: seconds for all genes and folds of the demo data, errors beside them.
+
+    python -m benchmarks.svr.gpu [--device cuda|cpu] [--small | --full] [--out FILE]
+
+Rivals take turns in one process, each after a warm-up; the clock is read when the device is done; medians of rounds.
+Loops over one library SVR a gene, and the engine of the CPU, run on a stated sample of genes and are extrapolated.
+The error is the largest difference of a held-out prediction from SMO on the CPU at tol 1e-6. Prints Markdown and writes
+JSON. With `--device cpu` the program runs without a GPU, to be tested. Exit code 3: something it needs is not here.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.svr.problem import N_FOLDS, N_GENES, Problem
+from rapids_pipeline.backend.arrays import to_device, to_host
+from rapids_pipeline.backend.errors import UnavailableError
+from rapids_pipeline.svr.engines import ENGINES, fit_on_table
+from rapids_pipeline.svr.gram import GramTable
+
+SHARED, LOOP, HOST = "Douglas–Rachford", "cuML's loop", "CPU: SMO"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: genes of the data, of the sample of the CPU's engine and of the loop; rounds."""
+
+    genes: int
+    sample: int
+    loop: int
+    rounds: int
+
+
+SMALL, USUAL = Size(40, 20, 2, 1), Size(N_GENES, 1024, 12, 3)
+FULL = Size(N_GENES, N_GENES, 60, 5)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """An engine on a device, and on how many genes it is timed."""
+
+    engine: str
+    device: str
+    genes: int
+
+    def predictions(self, problem: Problem, genes: Any, tol: float = 1e-3, folds: int = N_FOLDS) -> Any:
+        """Predict the held-out rows of the first folds; transfers to the device and back are part of it."""
+        table = GramTable(to_device(problem.X, self.device))
+        Y = to_device(np.ascontiguousarray(problem.Y[:, genes]), self.device)
+        how = {"C": 1.0, "epsilon": 0.1, "tol": tol, "max_iter": None, "engine_name": self.engine}
+        found, missed = [], 0
+        for k in range(folds):
+            training, held_out = problem.split(k)
+            fit = fit_on_table(table, Y, training, [held_out], **how)
+            found.append(to_host(fit.predictions[0]))
+            missed += int((~to_host(fit.solution.converged)).sum())
+        return found, missed
+
+
+def measure(problem: Problem, size: Size, device: str) -> dict[str, Any]:
+    """Warm up, time by turns, compare."""
+    rivals = {SHARED: Rival("douglas-rachford", device, size.genes), HOST: Rival("smo", "cpu", size.sample)}
+    left_out = {}
+    try:
+        if device != "cuda":
+            raise UnavailableError("needs --device cuda")
+        ENGINES["cuml"].require()
+        rivals[LOOP] = Rival("cuml", "cuda", size.loop)
+    except UnavailableError as error:
+        left_out[LOOP] = str(error)
+    sample = np.random.default_rng(0).permutation(size.genes)
+    few = sample[: min(48, size.genes)]
+    truth = rivals[HOST].predictions(problem, few, 1e-6, 1)[0][0]
+    rows: dict[str, Any] = {}
+    for name, rival in rivals.items():  # the first fits compile and load, too
+        errors = {
+            f"tol_{tol:.0e}": float(np.abs(rival.predictions(problem, few, tol, 1)[0][0] - truth).max())
+            for tol in (1e-3, 1e-6)
+        }
+        rows[name] = {"genes_timed": rival.genes, "largest_difference": errors}
+
+    def work(rival: Rival) -> harness.Work:
+        return lambda: rival.predictions(problem, sample[: rival.genes])
+
+    works = {name: work(rival) for name, rival in rivals.items()}
+    peak = harness.peak_mib(works[SHARED], device)
+    for name, taken in harness.by_turns(works, size.rounds, device).items():
+        seconds = harness.median(taken)
+        rows[name] |= {
+            "seconds_by_round": taken,
+            "all_genes_seconds": seconds * size.genes / rivals[name].genes,
+            "peak_mib": peak if name == SHARED else None,
+        }
+    missed = rivals[SHARED].predictions(problem, np.arange(size.genes))[1]
+    return {"rivals": rows, "not_converged": missed, "left_out": left_out}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the report as Markdown."""
+    shape = report["problem"]
+    lines = [
+        f"{shape['rows']} rows × {shape['genes']:,} simulated genes × {shape['folds']} folds; "
+        f"device {report['device']}.",
+        "",
+        "| method | genes timed | all genes and folds, s | device memory, MiB | max difference, tol 1e-3 | 1e-6 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in report["rivals"].items():
+        errors = " | ".join(f"{error:.0e}" for error in row["largest_difference"].values())
+        pool = "–" if row["peak_mib"] is None else f"{row['peak_mib']:,.0f}"
+        lines.append(
+            f"| {name} | {row['genes_timed']:,} | {row['all_genes_seconds']:,.3g} | {pool} | {errors} |"
+        )
+    return "\n".join(lines + [f"\nLeft out: {name} ({why})" for name, why in report["left_out"].items()])
+
+
+@harness.ends_in_one_line
+def main() -> None:
+    """Run, print and write."""
+    parser = harness.options_of(__doc__, results="gpu_svr.json")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--small", dest="size", action="store_const", const=SMALL, default=USUAL)
+    sizes.add_argument("--full", dest="size", action="store_const", const=FULL)
+    options = parser.parse_args()
+    harness.require(options.device, "cupy")
+    problem = Problem.load(options.size.genes)
+    found = measure(problem, options.size, options.device)
+    harness.written(options.out, markdown, device=options.device, problem=problem.shape(), **found)
+
+
+if __name__ == "__main__":
+    main()
