@@ -72,9 +72,9 @@ bench-pipeline: $(VENV)/.ready-to-run
 # himalaya is a yardstick that only the benchmark needs.
 bench-svr: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
-	$(ONE_THREAD) $(BIN)/python benchmarks/svr.py
-	$(ONE_THREAD) $(BIN)/python benchmarks/svr_accuracy.py
-	$(ONE_THREAD) $(BIN)/python benchmarks/svr_parts.py
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.svr.speed
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.svr.accuracy
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.svr.parts
 
 # category_encoders and rxnmapper's weights are in the test environment.
 bench-features: $(VENV)/.ready-to-test

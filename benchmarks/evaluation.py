@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pipeline import processor, scored
-from rapids_pipeline.svr.target_features import TargetFeatures, group_statistics
 
 from features.molecules.morgan import MorganEncoder
+from features.targets.statistics import group_statistics
 from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
 from rapids_pipeline.evaluation.bootstrap import replicate_weights
@@ -34,10 +35,14 @@ from rapids_pipeline.evaluation.metrics import rowwise_rmse, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from rapids_pipeline.evaluation.splits import named_splits
 from rapids_pipeline.svr import MultiTargetSVR
+from rapids_pipeline.svr.gram import scale_gamma, squared_distances
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "evaluation.json"
 SPLITS = ("random", "cluster", "compound", "scaffold", "cell_type", "joint", "made_scarce", "scarce")
+STATISTICS = ("mean", "min", "max", "median", "first", "quantile_0.4")
+EVERY = 4
+"""Of so many genes the leaky SVRs, one after the other, take one."""
 KEPT = 20
 """Training rows of a cell type that is made scarce."""
 
@@ -155,18 +160,18 @@ def cv(files: dict[str, Path], recipe: str, split: str, out: Path) -> dict[str, 
 def leaky(lung: Path) -> dict[str, Any]:
     """Return the error of the published SVR on test rows, and what two ways of cross-validation say of it.
 
-    The SVR of every gene on cell type, compound, fingerprint and six statistics of the gene by cell type and compound.
-    "of all rows": statistics made once, before the split, so that those of held-out rows contain their own responses;
+    The SVR of every fourth gene on cell type, compound, fingerprint and six statistics of the gene by cell type and
+    compound. "of all rows": statistics made once, before the split, so that those of held-out rows contain their own responses;
     "of training rows": made anew inside each split.
     """
-    data, truth = read_training(lung / "de_train.parquet"), read_responses(lung / "de_test.parquet")
+    data, truth = (
+        replace(read, Y=np.ascontiguousarray(read.Y[:, ::EVERY]), genes=list(read.genes)[::EVERY])
+        for read in (read_training(lung / "de_train.parquet"), read_responses(lung / "de_test.parquet"))
+    )
     compounds, first = np.unique(data.obs["sm_name"].to_numpy(str), return_index=True)
     cells = np.unique(data.obs["cell_type"].to_numpy(str))
     bits = MorganEncoder().transform(list(data.obs["SMILES"].iloc[first]))
-    shared = (
-        np.hstack([np.eye(len(compounds)), bits]).astype(np.float32),
-        np.eye(len(cells), dtype=np.float32),
-    )
+    shared = np.hstack([np.eye(len(compounds)), bits]).astype(np.float64), np.eye(len(cells))
 
     def levels(obs: pd.DataFrame) -> Any:
         both = (obs["sm_name"], compounds), (obs["cell_type"], cells)
@@ -174,17 +179,34 @@ def leaky(lung: Path) -> dict[str, Any]:
 
     rows, asked = levels(data.obs), levels(truth.obs)
 
-    def predicted(inside: Any, X: Any, all_rows: bool) -> Any:
-        features = TargetFeatures(*shared)
-        if all_rows:
-            columns = {len(known): rows[:, k] for k, known in enumerate((compounds, cells))}
+    def tables(inside: Any, all_rows: bool) -> list[Any]:
+        """Statistics (levels, statistics, genes) by compound and by cell type; unseen levels have the rows' mean."""
+        made, source = [], np.arange(len(rows)) if all_rows else inside
+        for k, features in enumerate(shared):
+            table = group_statistics(data.Y[source], rows[source, k], len(features), STATISTICS)
+            counts = np.bincount(rows[inside, k], minlength=len(features))
+            seen = counts > 0
+            table[~seen] = np.einsum("lsg,l->sg", table[seen], counts[seen] / counts.sum())
+            made.append(table)
+        return made
 
-            def ready(_Y: Any, _levels: Any, n_levels: int) -> Any:
-                of = next(k for k in columns if n_levels in (k, k + 1))
-                return group_statistics(data.Y, columns[of], n_levels)
-
-            features = TargetFeatures(*shared, tables=ready)
-        return MultiTargetSVR(target_features=features).fit(rows[inside], data.Y[inside]).predict(X)
+    def predicted(inside: Any, levels: Any, all_rows: bool) -> Any:
+        both, made = (rows[inside], levels), tables(inside, all_rows)
+        X, X_new = (np.hstack([shared[k][some[:, k]] for k in (0, 1)]) for some in both)
+        distances = squared_distances(X, X), squared_distances(X_new, X)
+        found = np.empty((len(levels), data.Y.shape[1]))
+        for gene in range(data.Y.shape[1]):
+            own = [
+                np.hstack([made[k][some[:, k], :, gene] for k in (0, 1)]).astype(np.float64) for some in both
+            ]
+            gamma = scale_gamma(np.hstack([X, own[0]]))
+            K, K_new = (
+                np.exp(-gamma * (D + squared_distances(S, own[0])))
+                for D, S in zip(distances, own, strict=True)
+            )
+            model = MultiTargetSVR(kernel="precomputed", engine="smo").fit(K, data.Y[inside, gene])
+            found[:, gene] = model.predict(K_new)
+        return found
 
     test = predicted(np.arange(len(rows)), asked, False)
     found: dict[str, Any] = {"test": float(rowwise_rmse(truth.Y, test).mean())}

@@ -31,7 +31,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 TESTS = REPOSITORY / "tests" / "gpu"
 TEST_LIMIT_S, BENCHMARK_LIMIT_S, FULL_LIMIT_S = 120.0, 100.0, 3600.0
-BENCHMARKS = ("svr", "boosting", "pipeline")
+BENCHMARKS = {
+    "svr": ("-m", "benchmarks.svr.gpu"),
+    "boosting": (str(REPOSITORY / "benchmarks" / "gpu_boosting.py"),),
+    "pipeline": (str(REPOSITORY / "benchmarks" / "gpu_pipeline.py"),),
+}
 COLOURS = {"passed": "green", "failed": "red", "not run": "yellow"}
 
 
@@ -43,9 +47,8 @@ def parts(full: bool = False) -> list[Part]:
     for file in sorted(TESTS.glob("test_gpu_*.py")):
         name = f"tests: {file.stem.removeprefix('test_gpu_').replace('_', ' ')}"
         found.append(Part(name, "tests", (*pytest, str(file), f"--junitxml={RESULT}"), TEST_LIMIT_S))
-    for name in BENCHMARKS:
-        program = str(REPOSITORY / "benchmarks" / f"gpu_{name}.py")
-        command = (python, program, "--device", "cuda", "--out", RESULT, *(["--full"] if full else []))
+    for name, program in BENCHMARKS.items():
+        command = (python, *program, "--device", "cuda", "--out", RESULT, *(["--full"] if full else []))
         limit = FULL_LIMIT_S if full else BENCHMARK_LIMIT_S
         found.append(Part(f"benchmark: {name}", "program", command, limit))
     return found

@@ -10,7 +10,7 @@ from rapids_pipeline.svr.engines import fit_on_table
 from rapids_pipeline.svr.gram import GramTable
 
 WITHIN = {1e-3: 2e-3, 1e-6: 1e-5}
-"""How far predictions of two solutions within a tolerance may be apart (docs/svr.md, Accuracy)."""
+"""How far predictions of two solutions within a tolerance may be apart (docs/methods/svr.md, Accuracy)."""
 
 
 def problem(n=300, targets=700, seed=0):

@@ -1,0 +1,1 @@
+"""Benchmarks of the SVR engines."""
