@@ -161,8 +161,8 @@ def leaky(lung: Path) -> dict[str, Any]:
     """Return the error of the published SVR on test rows, and what two ways of cross-validation say of it.
 
     The SVR of every fourth gene on cell type, compound, fingerprint and six statistics of the gene by cell type and
-    compound. "of all rows": statistics made once, before the split, so that those of held-out rows contain their own responses;
-    "of training rows": made anew inside each split.
+    compound. "of all rows": statistics made once, before the split, so that those of held-out rows contain their own
+    responses; "of training rows": made anew inside each split.
     """
     data, truth = (
         replace(read, Y=np.ascontiguousarray(read.Y[:, ::EVERY]), genes=list(read.genes)[::EVERY])
