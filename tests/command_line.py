@@ -44,8 +44,9 @@ def run_arguments(train: Path, test: Path, out: Path, *more: object) -> list[obj
 
 def error_line(result: Any, code: int = 2) -> str:
     """Return the one error line of a refused command, after checking how it ended."""
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
+    ended = result.returncode if isinstance(result, subprocess.CompletedProcess) else result.exit_code
+    assert ended == code, result.stderr
+    assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if not line.startswith(ANNOUNCED)]
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")

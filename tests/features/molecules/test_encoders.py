@@ -1,6 +1,7 @@
 """Encoders of molecules by name, and ChemBERTa's on two models: one in the `rxnmapper` wheel, a small made one."""
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("rdkit")
 
 from features.molecules import language_model  # noqa: E402
 from features.molecules.descriptors import DescriptorEncoder  # noqa: E402
-from features.molecules.encoders import ChemBERTaEncoder, molecule_encoder  # noqa: E402
+from features.molecules.encoders import ChemBERTaEncoder, chosen_encoder, molecule_encoder  # noqa: E402
 from features.molecules.morgan import MorganEncoder  # noqa: E402
 from features.molecules.smiles import canonical_smiles  # noqa: E402
 from rapids_pipeline.backend.errors import InputError  # noqa: E402
@@ -155,3 +156,19 @@ def test_estimators_clone_and_keep_their_parameters():
         ChemBERTaEncoder(model="a/b", max_length=20, pooling="cls", cache=None),
     ):
         assert clone(encoder).get_params() == encoder.get_params()
+
+
+def test_auto_takes_chemberta_where_all_of_it_is_on_this_machine(roberta_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi", None)  # the network is not asked
+    assert chosen_encoder("descriptors") == ("descriptors", "asked for")
+    name, reason = chosen_encoder("auto")
+    assert name == "morgan" and "--molecules chemberta fetches them" in reason
+    model = tmp_path / "models--DeepChem--ChemBERTa-10M-MTR"
+    shutil.copytree(roberta_folder, model / "snapshots" / "1234")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("1234")
+    assert chosen_encoder("auto") == ("chemberta", "auto: its weights are on this machine")
+    for weights in (model / "snapshots" / "1234").glob("*.safetensors"):
+        weights.unlink()
+    assert chosen_encoder("auto")[0] == "morgan"
