@@ -63,7 +63,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     model_ : TreeEnsemble
         The trees, the same arrays whatever grew them.
     feature_importances_ : ndarray of float64, (n_features_in_,)
-        Each column's share of the gains; `model_.importances("split")` counts splits.
+        Each column's share of the gains.
     best_iteration_ : int
         How many trees had the lowest validation RMSE; all of them without a validation set.
     validation_scores_ : list of float
@@ -157,7 +157,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def feature_importances_(self) -> Float64:
         """Each column's share of the gains of all splits."""
         check_is_fitted(self)
-        return self.model_.importances("gain")
+        return self.model_.importances()
 
     def __sklearn_tags__(self) -> Any:
         """Say that NaN is allowed."""
@@ -184,19 +184,11 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 raise InputError(f"{name} must be above 0 and at most 1, not {getattr(self, name)!r}")
         if not 0.0 <= self.reg_lambda < np.inf:
             raise InputError(f"reg_lambda must be 0 or more, not {self.reg_lambda!r}")
-        return Settings(
-            n_estimators=int(self.n_estimators),
-            learning_rate=float(self.learning_rate),
-            max_depth=int(self.max_depth),
-            min_samples_leaf=int(self.min_samples_leaf),
-            colsample=float(self.colsample),
-            subsample=float(self.subsample),
-            reg_lambda=float(self.reg_lambda),
-            max_bins=int(self.max_bins),
-            seed=self.random_state,
-            device=self.device,
-            n_jobs=self.n_jobs,
-        )
+        whole = ("n_estimators", "max_depth", "min_samples_leaf", "max_bins")
+        real = ("learning_rate", "colsample", "subsample", "reg_lambda")
+        numbers: dict[str, Any] = {name: int(getattr(self, name)) for name in whole}
+        numbers |= {name: float(getattr(self, name)) for name in real}
+        return Settings(**numbers, seed=self.random_state, device=self.device, n_jobs=self.n_jobs)
 
     def _training_rows(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None

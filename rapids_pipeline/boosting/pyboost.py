@@ -193,11 +193,7 @@ class Follower:
     def before_train(self, build_info: dict[str, Any]) -> None:
         """Do nothing."""
 
-    def before_iteration(self, build_info: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def after_train(self, build_info: dict[str, Any]) -> None:
-        """Do nothing."""
+    before_iteration = after_train = before_train
 
     def after_iteration(self, build_info: dict[str, Any]) -> bool:
         """Say whether that was the last tree; an error of the listener is kept, so that `fit` lets it pass."""

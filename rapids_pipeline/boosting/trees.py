@@ -12,9 +12,9 @@ vectors to float32 sums in the order of the trees, so they agree to the last bit
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from rapids_pipeline.backend.state import State, StateReader
 
 COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
 """How numba compiles the loops of boosting."""
+OF_NODES = ("feature", "threshold", "nan_left", "gain")
 ROWS_A_THREAD = 128
 ROWS_AT_ONCE, TREES_AT_ONCE = 64, 64
 
@@ -112,14 +113,13 @@ class TreeEnsemble:
             for tree, first_node, first_leaf in zip(trees, nodes, leaves, strict=False)
         ]
         return cls(
-            feature=np.concatenate([tree.feature for tree in trees]),
-            threshold=np.concatenate([tree.threshold for tree in trees]),
-            nan_left=np.concatenate([tree.nan_left for tree in trees]),
+            **{
+                name: np.concatenate([getattr(tree, name) for tree in trees])
+                for name in (*OF_NODES, "leaves")
+            },
             children=np.concatenate(children).astype(np.int32),
-            gain=np.concatenate([tree.gain for tree in trees]),
             node_offset=nodes.astype(np.int32),
             leaf_offset=leaves.astype(np.int32),
-            leaves=np.concatenate([tree.leaves for tree in trees]),
             base=base,
             n_features=n_features,
         )
@@ -159,23 +159,17 @@ class TreeEnsemble:
     def first(self, n_trees: int) -> "TreeEnsemble":
         """Return the ensemble of the first `n_trees` trees."""
         nodes, leaves = int(self.node_offset[n_trees]), int(self.leaf_offset[n_trees])
-        return TreeEnsemble(
-            self.feature[:nodes],
-            self.threshold[:nodes],
-            self.nan_left[:nodes],
-            self.children[:nodes],
-            self.gain[:nodes],
-            self.node_offset[: n_trees + 1],
-            self.leaf_offset[: n_trees + 1],
-            self.leaves[:leaves],
-            self.base,
-            self.n_features,
+        return replace(
+            self,
+            **{name: getattr(self, name)[:nodes] for name in (*OF_NODES, "children")},
+            node_offset=self.node_offset[: n_trees + 1],
+            leaf_offset=self.leaf_offset[: n_trees + 1],
+            leaves=self.leaves[:leaves],
         )
 
-    def importances(self, kind: Literal["gain", "split"] = "gain") -> Float64:
-        """Return each column's share of the summed gains, or of the number of splits; zeros where nothing splits."""
-        weights = self.gain.astype(np.float64) if kind == "gain" else np.ones(len(self.feature))
-        sums = np.bincount(self.feature, weights=weights, minlength=self.n_features)
+    def importances(self) -> Float64:
+        """Return each column's share of the summed gains; zeros where nothing splits."""
+        sums = np.bincount(self.feature, weights=self.gain.astype(np.float64), minlength=self.n_features)
         total = float(sums.sum())
         return np.asarray(sums / total if total > 0 else sums, dtype=np.float64)
 
@@ -246,22 +240,20 @@ def compiled_and_cached(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def add_compiled(trees: TreeEnsemble, X: Float32, out: Float32, n_threads: int) -> None:
     """Add all trees at `X` (n, p) to `out` (n, d), blocks of rows in `n_threads` threads."""
-    walk = _compiled_walk()
-    X = np.ascontiguousarray(X, dtype=np.float32)
-    arrays = (trees.feature, trees.threshold, trees.nan_left, trees.children)
-    offsets = trees.node_offset, trees.leaf_offset, trees.leaves
+    walk, X = _compiled_walk(), np.ascontiguousarray(X, dtype=np.float32)
+    nodes = trees.feature, trees.threshold, trees.nan_left, trees.children
+    offsets = trees.node_offset, trees.leaf_offset
 
     def block(rows: slice) -> None:
-        walk(X[rows], *arrays, *offsets, out[rows])
+        walk(X[rows], nodes, offsets, trees.leaves, out[rows])
 
     size = max(ROWS_A_THREAD, -(-len(X) // max(n_threads, 1)))
     blocks = [slice(first, first + size) for first in range(0, len(X), size)]
-    if len(blocks) <= 1:
-        for rows in blocks:
-            block(rows)
-        return
-    with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(block, blocks))
+    if len(blocks) == 1:
+        block(blocks[0])
+    elif blocks:
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(block, blocks))
 
 
 @cache
@@ -269,18 +261,10 @@ def _compiled_walk() -> Callable[..., Any]:
     return compiled_and_cached(_walk)
 
 
-def _walk(
-    X: Any,
-    feature: Any,
-    threshold: Any,
-    nan_left: Any,
-    children: Any,
-    node_offset: Any,
-    leaf_offset: Any,
-    leaves: Any,
-    out: Any,
-) -> None:
+def _walk(X: Any, nodes: Any, offsets: Any, leaves: Any, out: Any) -> None:
     """Add all trees at `X` to `out`; 64 rows at a time, so that their sums stay in cache."""
+    feature, threshold, nan_left, children = nodes
+    node_offset, leaf_offset = offsets
     n, d = out.shape
     for first in range(0, n, ROWS_AT_ONCE):
         last = min(n, first + ROWS_AT_ONCE)

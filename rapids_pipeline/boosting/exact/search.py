@@ -191,24 +191,13 @@ def _scan_columns_of(scan: Any) -> Any:
         h_at, start_at = part * work.residual.shape[0] * width, part * width
         slots = 0 if rules.passes == 1 else work.factor.size
         before, before_slots = (work.zeros, 0) if part == 0 else (work.sums, slots)
+        h, start, factor, sums = work.h, work.start, work.factor, work.sums
         for i in range(columns.size):
-            order_at = columns[i] * rules.stride + node.low
+            at, b, s = columns[i] * rules.stride + node.low, i * before_slots, i * slots
             if weighs(work.row_weight) and part == rules.passes - 1:  # only then are scores of all outputs
-                _factors_of_weights(work, rules, order, order_at, node)
-            work.best[first + i] = scan(
-                work.h,
-                h_at,
-                work.start,
-                start_at,
-                order,
-                order_at,
-                steps,
-                work.factor,
-                before,
-                i * before_slots,
-                work.sums,
-                i * slots,
-            )
+                _factors_of_weights(work, rules, order, at, node)
+            best = scan(h, h_at, start, start_at, order, at, steps, factor, before, b, sums, s)
+            work.best[first + i] = best
 
     return scan_columns
 
