@@ -78,8 +78,8 @@ bench-svr: $(VENV)/.ready-to-run
 
 # category_encoders and rxnmapper's weights are in the test environment.
 bench-features: $(VENV)/.ready-to-test
-	$(ONE_THREAD) $(BIN)/python benchmarks/feature_encoders.py
-	$(BIN)/python benchmarks/neighbours.py
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.features.encoders
+	$(BIN)/python -m benchmarks.features.neighbours
 
 # CatBoost and LightGBM are rivals that only the benchmark needs.
 bench-boosting: $(VENV)/.ready-to-run

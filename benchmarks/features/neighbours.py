@@ -1,27 +1,23 @@
 """Which compounds a molecule encoder takes for similar: nearest neighbours among the competition's 146 compounds.
 
-    python benchmarks/neighbours.py [--model FOLDER_OR_HUB_ID]
+    python -m benchmarks.features.neighbours [--model FOLDER_OR_HUB_ID]
 
 By default the model is the ALBERT of reaction SMILES that the package rxnmapper carries (make venv installs it).
-Prints a table of six compounds and means over all of them, beside Morgan fingerprints, and writes
-benchmarks/results/neighbours.json.
+Prints six compounds and means over all of them, beside Morgan fingerprints.
 """
 
-import argparse
-import json
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.harness import options_of, written
 from features.molecules.encoders import ChemBERTaEncoder
 from features.molecules.morgan import MorganEncoder, tanimoto
-from rapids_pipeline.backend.versions import installed_versions
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.data.demo import simulate
 
-RESULTS = Path(__file__).parent / "results" / "neighbours.json"
 SHOWN = {
     "Imatinib": "kinase inhibitor (BCR-ABL, KIT)",
     "Vorinostat": "HDAC inhibitor (hydroxamate)",
@@ -36,32 +32,25 @@ N_RANDOM = 1000
 
 def main() -> None:
     """Encode, compare, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = options_of(__doc__, results="features_neighbours.json")
     parser.add_argument("--model", default=None, help="folder or hub id; default: rxnmapper's ALBERT")
-    chosen = parser.parse_args().model
+    options = parser.parse_args()
     compounds = simulate(0, 1).de_train.drop_duplicates("sm_name")
     names, smiles = compounds["sm_name"].tolist(), compounds["SMILES"].tolist()
-    encoder = ChemBERTaEncoder(chosen or str(rxnmapper_folder()), cache=None)
-    embedding = encoder.fit(smiles).transform(smiles)
-    bits = MorganEncoder().transform(smiles)
+    encoder = ChemBERTaEncoder(options.model or str(rxnmapper_folder()), cache=None)
+    embedding, bits = encoder.fit(smiles).transform(smiles), MorganEncoder().transform(smiles)
     similarities = {
         "embedding, cosine": embedding @ embedding.T,
         "Morgan, Tanimoto": tanimoto(bits, bits),
     }
-    neighbours = {name: {kind: nearest(s, names, name) for kind, s in similarities.items()} for name in SHOWN}
-    summary = structural_likeness(*similarities.values())
-    print(table(neighbours))
-    print()
-    print("\n".join(f"- {what}: {value:.3f}" for what, value in summary.items()))
-    report = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": installed_versions(),
-        "model": chosen or "rxnmapper, albert_heads_8_uspto_all_1310k",
-        "n_compounds": len(names),
-        "neighbours": neighbours,
-        "mean_tanimoto": {what: round(value, 4) for what, value in summary.items()},
-    }
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
+    written(
+        options.out,
+        markdown,
+        model=options.model or "rxnmapper, albert_heads_8_uspto_all_1310k",
+        n_compounds=len(names),
+        neighbours={n: {kind: nearest(s, names, n) for kind, s in similarities.items()} for n in SHOWN},
+        mean_tanimoto=structural_likeness(*similarities.values()),
+    )
 
 
 def rxnmapper_folder() -> Path:
@@ -72,14 +61,14 @@ def rxnmapper_folder() -> Path:
     return Path(found.origin).parent / "models" / "transformers" / "albert_heads_8_uspto_all_1310k"
 
 
-def nearest(similarity: NDArray[np.float32], names: list[str], name: str) -> list[tuple[str, float]]:
+def nearest(similarity: Float32, names: list[str], name: str) -> list[tuple[str, float]]:
     """Return the nearest other compounds of one, each with its similarity."""
     row = similarity[names.index(name)]
     order = [i for i in np.argsort(-row, kind="stable") if names[i] != name]
     return [(names[i], round(float(row[i]), 3)) for i in order[:N_NEAREST]]
 
 
-def structural_likeness(cosine: NDArray[np.float32], likeness: NDArray[np.float32]) -> dict[str, float]:
+def structural_likeness(cosine: Float32, likeness: Float32) -> dict[str, float]:
     """Return mean Tanimoto similarities of every compound and another one, chosen in several ways."""
     n = len(cosine)
     rng = np.random.default_rng(0)
@@ -87,25 +76,25 @@ def structural_likeness(cosine: NDArray[np.float32], likeness: NDArray[np.float3
     random = likeness[np.arange(n), others].mean(axis=1)
     itself = 2 * np.eye(n)
     by_embedding = (cosine - itself).argmax(axis=1)
-    return {
-        "to the nearest by embedding": float(likeness[np.arange(n), by_embedding].mean()),
-        "to a random compound": float(random.mean()),
-        f"to a random compound, largest mean of {N_RANDOM} draws": float(random.max()),
-        "to the nearest by Tanimoto itself (the most there is)": float(
-            (likeness - itself).max(axis=1).mean()
-        ),
+    means = {
+        "to the nearest by embedding": likeness[np.arange(n), by_embedding].mean(),
+        "to a random compound": random.mean(),
+        f"to a random compound, largest mean of {N_RANDOM} draws": random.max(),
+        "to the nearest by Tanimoto itself (the most there is)": (likeness - itself).max(axis=1).mean(),
     }
+    return {what: round(float(value), 4) for what, value in means.items()}
 
 
-def table(neighbours: dict[str, dict[str, list[tuple[str, float]]]]) -> str:
-    """Return the neighbours as a Markdown table."""
-    kinds = list(next(iter(neighbours.values())))
+def markdown(report: dict[str, Any]) -> str:
+    """Return the neighbours and the means as Markdown."""
+    kinds = list(next(iter(report["neighbours"].values())))
     lines = [f"| compound | class | {' | '.join(f'nearest by {kind}' for kind in kinds)} |"]
     lines.append("|---" * (2 + len(kinds)) + "|")
-    for name, found in neighbours.items():
+    for name, found in report["neighbours"].items():
         cells = (", ".join(f"{other} {value:.2f}" for other, value in found[kind]) for kind in kinds)
         lines.append(f"| {name} | {SHOWN[name]} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    means = [f"- {what}: {value:.3f}" for what, value in report["mean_tanimoto"].items()]
+    return "\n".join([*lines, "", *means])
 
 
 if __name__ == "__main__":
