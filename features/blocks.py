@@ -8,7 +8,6 @@ the fitted one, to the last bit.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Protocol
 
@@ -275,7 +274,7 @@ class OneHot:
 
     def restore(self, reader: StateReader) -> int:
         """Take over the levels; return their number."""
-        _require_column(reader, reader.levels("columns"), self._column)
+        _require_column(reader, ", ".join(reader.levels("columns")), self._column)
         levels = reader.levels("levels_0")
         if not levels:
             raise reader.fault("there is a column without levels")
@@ -390,13 +389,13 @@ class Encoded:
         """Take over the statistics; return how many columns they make."""
         wanted = checked_statistics(self._encoder.statistics)
         self._encoder = type(self._encoder).from_state(reader)
-        _require_column(reader, self._encoder.columns_, self._column)
-        found, n_targets = self._encoder.statistics_, self._encoder.n_targets_
+        _require_column(reader, self._encoder.table_.column, self._column)
+        found, n_targets = self._encoder.statistics_, self._encoder.table_.values.shape[2]
         if found != wanted:
             raise reader.fault(f"statistics are {', '.join(found)}, not {', '.join(wanted)}")
         if self._own and n_targets != 1:
             raise reader.fault(f"statistics of each target's own are of {n_targets} targets")
-        return len(wanted) * n_targets
+        return self._encoder.n_columns_
 
 
 class Reduced:
@@ -432,7 +431,7 @@ def _reduced(maker: Maker, n_components: int | None) -> Maker:
     return maker if n_components is None else Reduced(maker, n_components)
 
 
-def _require_column(reader: StateReader, found: Sequence[str], wanted: str) -> None:
+def _require_column(reader: StateReader, found: str, wanted: str) -> None:
     """Raise InputError where a block of one column was restored from the state of another."""
-    if list(found) != [wanted]:
-        raise reader.fault(f"the encoded column is {', '.join(found)}, not {wanted}")
+    if found != wanted:
+        raise reader.fault(f"the encoded column is {found}, not {wanted}")

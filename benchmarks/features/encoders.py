@@ -101,8 +101,9 @@ def ours(problem: Problem, statistics: tuple[str, ...]) -> Solve:
     """Return our cross-fitted statistics of all targets at once."""
 
     def solve(targets: np.ndarray) -> np.ndarray:
-        found = TargetEncoder(statistics).cross_fit(problem.obs, problem.of(targets), problem.folds)
-        return found.reshape(len(problem.obs), 2, len(statistics), -1)
+        Y, obs = problem.of(targets), problem.obs
+        found = [TargetEncoder(statistics).cross_fit(obs[column], Y, problem.folds) for column in obs]
+        return np.stack(found, axis=1).reshape(len(obs), 2, len(statistics), -1)
 
     return solve
 

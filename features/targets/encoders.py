@@ -7,7 +7,7 @@ subtracted from a total that it is part of. The one exception must be asked for 
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -21,46 +21,39 @@ from features.targets.statistics import (
     GroupTable,
     checked_folds,
     checked_statistics,
-    group_tables,
+    group_table,
     random_folds,
     read_labels,
     sums_of_others,
 )
-from rapids_pipeline.backend.arrays import Float32, Indices, Mask
+from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
-ROWS_AT_ONCE = 256
-"""Rows copied out of a table at once: bounds the memory beside the result."""
-
 
 class GroupEncoder(BaseEstimator):
-    """Base of the encoders: statistics of every target by group, one table a column of groups.
+    """Base of the encoders: statistics of every target by group.
 
     Attributes
     ----------
-    tables_ : tuple of GroupTable
-        What new rows are encoded by, one table a column of groups.
-    columns_, statistics_ : tuple of str
-        Names of the columns of groups and of the statistics.
-    n_targets_ : int
+    table_ : GroupTable
+        What new rows are encoded by.
+    statistics_ : tuple of str
     """
 
     statistics: Sequence[str] = ("mean",)
     smoothing: float = 0.0
 
-    tables_: tuple[GroupTable, ...]
-    columns_: tuple[str, ...]
+    table_: GroupTable
     statistics_: tuple[str, ...]
-    n_targets_: int
 
     def fit(self, groups: ArrayLike, Y: ArrayLike) -> Self:
         """Learn the statistics of all training rows.
 
         Parameters
         ----------
-        groups : array-like or series (n,), array-like or data frame (n, n_columns)
-            Labels of the groups.
+        groups : array-like or series, (n,)
+            Label of each row's group.
         Y : array-like or data frame, (n, n_targets) or (n,)
 
         Raises
@@ -77,19 +70,24 @@ class GroupEncoder(BaseEstimator):
         """Fit, and return the encodings of the training rows, each without its own targets."""
 
     def transform(self, groups: ArrayLike) -> Float32:
-        """Return the encodings of new rows, (n, n_columns · n_statistics · n_targets) float32."""
+        """Return the encodings of new rows, (n, n_statistics · n_targets) float32, ordered by statistic."""
         check_is_fitted(self)
-        _, labels = read_labels(groups, self.columns_)
-        codes = np.stack([places(labels[:, c], t.levels) for c, t in enumerate(self.tables_)], axis=1)
-        codes = np.where(codes >= 0, codes, [len(table.levels) for table in self.tables_])
-        parts = np.array_split(np.arange(len(codes)), len(codes) // ROWS_AT_ONCE + 1)
-        return self._encoded(codes, ((rows, self.tables_) for rows in parts))
+        codes = places(read_labels(groups), self.table_.levels)  # −1, where unseen: the table's last row
+        return self.table_.values[codes].reshape(len(codes), self.n_columns_)
+
+    @property
+    def n_columns_(self) -> int:
+        """Columns of the encodings."""
+        return int(np.prod(self.table_.values.shape[1:]))
 
     def state(self) -> State:
         """Return what `transform` needs, as plain data; InputError where labels are no strings."""
         check_is_fitted(self)
-        tables = {f"table_{number}": table.state() for number, table in enumerate(self.tables_)}
-        return {"encoder": type(self).__name__, "statistics": list(self.statistics_), **tables}
+        return {
+            "encoder": type(self).__name__,
+            "statistics": list(self.statistics_),
+            "table": self.table_.state(),
+        }
 
     @classmethod
     def from_state(cls, reader: StateReader) -> Self:
@@ -97,40 +95,18 @@ class GroupEncoder(BaseEstimator):
         named = reader.strings("statistics")
         if reader.text("encoder") != cls.__name__:
             raise reader.fault(f"it is of a {reader.text('encoder')}, not of a {cls.__name__}")
+        made = cls()
         try:
-            statistics = checked_statistics(named)
+            made.statistics = made.statistics_ = checked_statistics(named)
         except InputError as error:
             raise reader.fault(str(error)) from None
-        names = [name for name in reader.names() if name.startswith("table_")]
-        tables = [
-            GroupTable.from_state(reader.part(f"table_{number}"), len(statistics))
-            for number in range(len(names))
-        ]
-        columns, sizes = [table.column for table in tables], {table.values.shape[2] for table in tables}
-        if len(sizes) != 1 or len(set(columns)) < len(columns):
-            raise reader.fault("there are no tables of different columns for the same targets")
-        made = cls()
-        made.statistics = statistics
-        made.tables_, made.columns_, made.statistics_ = tuple(tables), tuple(columns), statistics
-        made.n_targets_ = sizes.pop()
+        made.table_ = GroupTable.from_state(reader.part("table"), len(named))
         return made
 
     def _fit(self, data: GroupedTargets) -> None:
-        self.tables_ = self._tables(data, np.ones(len(data.Y), dtype=bool))
+        everyone = np.ones(len(data.Y), dtype=bool)
+        self.table_ = group_table(data, everyone, self.statistics, self.smoothing)
         self.statistics_ = checked_statistics(self.statistics)
-        self.columns_, self.n_targets_ = data.columns, data.Y.shape[1]
-
-    def _tables(self, data: GroupedTargets, used: Mask) -> tuple[GroupTable, ...]:
-        return group_tables(data, used, self.statistics, self.smoothing)
-
-    def _encoded(self, codes: Indices, parts: Iterable[tuple[Indices, tuple[GroupTable, ...]]]) -> Float32:
-        """Return the columns of rows with the given codes, from parts of (rows, tables)."""
-        shape = (len(codes), len(self.columns_), len(self.statistics_), self.n_targets_)
-        encoded = np.empty(shape, dtype=np.float32)
-        for rows, tables in parts:
-            for column, table in enumerate(tables):
-                encoded[rows, column] = table.values[codes[rows, column]]
-        return encoded.reshape(len(codes), np.prod(shape[1:], dtype=int))
 
 
 class TargetEncoder(GroupEncoder):
@@ -141,7 +117,7 @@ class TargetEncoder(GroupEncoder):
         e = (n_g s(rows of g) + m s(all rows)) / (n_g + m)          and e = s(all rows) where n_g = 0
 
     but the count, which is n_g itself, 0 where the group is unseen. For a training row, all these are over the
-    rows outside its fold. Columns are ordered by column of groups, then statistic, then target.
+    rows outside its fold. Columns are ordered by statistic, then target.
 
     Parameters
     ----------
@@ -197,7 +173,7 @@ class TargetEncoder(GroupEncoder):
 
         Returns
         -------
-        ndarray of float32, (n, n_columns · n_statistics · n_targets)
+        ndarray of float32, (n, n_statistics · n_targets)
             A group with no row outside the fold gets the global statistics of the rows outside it.
 
         Raises
@@ -218,10 +194,11 @@ class TargetEncoder(GroupEncoder):
     def _cross_fit(self, data: GroupedTargets, folds: Indices) -> Float32:
         """Fit on all rows; return the columns of every row from the rows outside its fold."""
         self._fit(data)
-        parts = (
-            (np.flatnonzero(folds == fold), self._tables(data, folds != fold)) for fold in np.unique(folds)
-        )
-        return self._encoded(data.codes, parts)
+        encoded = np.empty((len(data.Y), *self.table_.values.shape[1:]), dtype=np.float32)
+        for fold in np.unique(folds):
+            table = group_table(data, folds != fold, self.statistics, self.smoothing)
+            encoded[folds == fold] = table.values[data.codes[folds == fold]]
+        return encoded.reshape(len(encoded), self.n_columns_)
 
 
 class LeaveOneOutEncoder(GroupEncoder):
@@ -257,7 +234,7 @@ class LeaveOneOutEncoder(GroupEncoder):
         """Fit, and return the leave-one-out encodings of the training rows, (n, n_targets) float32."""
         data = GroupedTargets.read(groups, Y)
         self._fit(data)
-        targets, codes = data.Y.astype(np.float64), data.codes[:, 0]
+        targets, codes = data.Y.astype(np.float64), data.codes
         counts = np.bincount(codes)
         encoded = sums_of_others(targets, codes) / np.maximum(counts[codes] - 1, 1)[:, None]
         alone = counts[codes] == 1
@@ -267,8 +244,3 @@ class LeaveOneOutEncoder(GroupEncoder):
         if self.sigma:
             encoded *= np.random.default_rng(self.random_state).normal(1.0, self.sigma, encoded.shape)
         return encoded.astype(np.float32)
-
-    def _fit(self, data: GroupedTargets) -> None:
-        if len(data.columns) != 1:
-            raise InputError(f"leave-one-out encoding takes one column of groups, not {len(data.columns)}")
-        super()._fit(data)

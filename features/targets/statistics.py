@@ -35,88 +35,49 @@ class GroupedTargets:
 
     Attributes
     ----------
-    columns : tuple of str
-        Name of each column of groups.
-    levels : tuple of pandas.Index
-        The distinct labels of each column, sorted.
-    codes : ndarray of int, (n, n_columns)
+    column : str
+        Name of the column of labels; "group" where they have none.
+    levels : pandas.Index
+        The distinct labels, sorted.
+    codes : ndarray of int, (n,)
         Place of each row's label among the levels.
     Y : ndarray of floats, (n, n_targets)
     """
 
-    columns: tuple[str, ...]
-    levels: tuple[pd.Index, ...]
+    column: str
+    levels: pd.Index
     codes: Indices
     Y: Floats
 
     @classmethod
     def read(cls, groups: Any, Y: Any) -> "GroupedTargets":
-        """Check and number groups, (n,) or (n, n_columns), and their targets, (n,) or (n, n_targets).
+        """Check and number the labels of groups, (n,), and check their targets, (n,) or (n, n_targets).
 
         Raises
         ------
         InputError
-            Not one row of groups a row of Y, or none; a label is missing, or a target is no finite number (the
-            row and the column or target are named).
+            Not one label a row of Y, or none; a label is missing, or a target is no finite number (the row is named).
         """
-        values = _read_targets(Y)
-        columns, labels = read_labels(groups)
+        values, labels = _read_targets(Y), read_labels(groups)
         if not len(values) or len(labels) != len(values):
-            raise InputError(
-                f"need one group a row of Y: {np.shape(groups)} groups, Y of shape {values.shape}"
-            )
-        levels, codes = zip(*(numbered(column) for column in labels.T), strict=True)
-        return cls(columns, levels, np.stack(codes, axis=1), values)
+            raise InputError(f"need one group a row of Y: {labels.shape} groups, Y of shape {values.shape}")
+        return cls(_column_of(groups), *numbered(labels), values)
 
 
-def read_labels(groups: Any, names: Sequence[str] | None = None) -> tuple[tuple[str, ...], Labels]:
-    """Return the columns' names and the labels (n, n_columns) of an array-like, a series or a data frame.
-
-    Parameters
-    ----------
-    groups : array-like or series (n,), array-like or data frame (n, n_columns)
-        Columns without a name of their own are called group0, group1, …
-    names : sequence of str, optional
-        The columns wanted: a data frame's columns are taken by name, others must be as many.
-
-    Raises
-    ------
-    InputError
-        A column is missing, named twice or one too many, or a label is missing (its row is named).
-    """
-    if hasattr(groups, "columns"):
-        columns, labels = _of_frame(groups, names)
-    else:
-        labels = np.asarray(groups, dtype=object)
-        labels = labels[:, None] if labels.ndim == 1 else labels
-        if labels.ndim != 2 or not labels.shape[1]:
-            raise InputError(f"groups must be (n,) or (n, n_columns), not {labels.shape}")
-        columns = tuple(names or _own_name(groups) or (f"group{c}" for c in range(labels.shape[1])))
-        if len(columns) != labels.shape[1]:
-            raise InputError(f"groups have {labels.shape[1]} columns; expected are {', '.join(columns)}")
-    missing = np.argwhere(pd.isna(labels))
+def read_labels(groups: Any) -> Labels:
+    """Return the labels of groups, (n,), of an array-like or a series (InputError: one is missing)."""
+    labels = np.asarray(groups, dtype=object)
+    if labels.ndim != 1:
+        raise InputError(f"groups must be one label a row, (n,), not {labels.shape}")
+    missing = np.flatnonzero(pd.isna(labels))
     if len(missing):
-        row, column = missing[0]
-        raise InputError(f"row {row} (from 0) has no group: its label in column {columns[column]} is missing")
-    return columns, labels
+        column = _column_of(groups)
+        raise InputError(f"row {missing[0]} (from 0) has no group: its label in column {column} is missing")
+    return labels
 
 
-def _of_frame(frame: Any, names: Sequence[str] | None) -> tuple[tuple[str, ...], Labels]:
-    """Return names and values of a data frame's columns: all of them, or those of the names."""
-    found = [str(name) for name in frame.columns]
-    wanted = tuple(found if names is None else names)
-    if not wanted or any(found.count(name) != 1 for name in wanted):
-        raise InputError(
-            f"need columns of groups {', '.join(wanted)}, one of each; there are {', '.join(found)}"
-        )
-    columns = [np.asarray(frame[frame.columns[found.index(name)]], dtype=object) for name in wanted]
-    return wanted, np.stack(columns, axis=1)
-
-
-def _own_name(values: Any) -> tuple[str, ...]:
-    """Return the name of a series; nothing where there is none."""
-    name = getattr(values, "name", None)
-    return () if name is None or name == "" else (str(name),)
+def _column_of(groups: Any) -> str:
+    return str(getattr(groups, "name", None) or "group")
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,10 +209,8 @@ def sums_of_others(targets: Float64, codes: Indices) -> Float64:
     return others
 
 
-def group_tables(
-    data: GroupedTargets, used: Mask, statistics: Sequence[str], smoothing: float
-) -> tuple[GroupTable, ...]:
-    """Return the table of every column, from the rows used (n,) only.
+def group_table(data: GroupedTargets, used: Mask, statistics: Sequence[str], smoothing: float) -> GroupTable:
+    """Return the table of all groups, from the rows used (n,) only.
 
     With n_g rows of level g, statistic s and smoothing m, the value is
 
@@ -267,15 +226,13 @@ def group_tables(
     names = checked_statistics(statistics)
     if not 0 <= smoothing < np.inf:
         raise InputError(f"smoothing must be a number of rows, 0 or more, not {smoothing}")
+    n_levels = len(data.levels)
     overall = group_statistics(data.Y, np.where(used, 0, -1), 1, names)[0]
-    tables = []
-    for column, levels, codes in zip(data.columns, data.levels, data.codes.T, strict=True):
-        values = group_statistics(data.Y, np.where(used, codes, -1), len(levels) + 1, names)
-        counts = np.bincount(codes[used], minlength=len(levels))
-        for position in [place for place, name in enumerate(names) if name != "count"]:
-            _draw_together(values[:, position], counts, overall[position], smoothing)
-        tables.append(GroupTable(column, levels, values))
-    return tuple(tables)
+    values = group_statistics(data.Y, np.where(used, data.codes, -1), n_levels + 1, names)
+    counts = np.bincount(data.codes[used], minlength=n_levels)
+    for position in [place for place, name in enumerate(names) if name != "count"]:
+        _draw_together(values[:, position], counts, overall[position], smoothing)
+    return GroupTable(data.column, data.levels, values)
 
 
 def _draw_together(values: Float32, counts: Indices, overall: Float32, smoothing: float) -> None:
@@ -403,7 +360,6 @@ def _read_targets(Y: Any) -> Floats:
     finite = np.isfinite(values)
     if not finite.all():
         row, target = np.argwhere(~finite)[0]
-        names = tuple(Y.columns if hasattr(Y, "columns") else _own_name(Y))
-        name = names[target] if names else f"target{target}"
+        name = Y.columns[target] if hasattr(Y, "columns") else f"target{target}"
         raise InputError(f"row {row} (from 0), target {name}: {values[row, target]} is no finite number")
     return values

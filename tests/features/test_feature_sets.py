@@ -40,9 +40,9 @@ def example(seed=0):
     return Rows(obs, molecules, predictions), rng.normal(size=(N, N_TARGETS)).astype(np.float32)
 
 
-def targets_for(recipe, Y):
+def targets_for(chosen, Y):
     """A set whose columns are each target's own is made for one target."""
-    return Y[:, :1] if recipe.own_target else Y
+    return Y[:, :1] if chosen.own_target else Y
 
 
 def width(block, n_targets):
@@ -69,15 +69,15 @@ WIDTHS = {
 @EVERY_SET
 def test_columns_are_the_blocks_side_by_side(name):
     rows, Y = example()
-    recipe = feature_set(name)
-    Y = targets_for(recipe, Y)
-    table = FeatureTable(recipe)
+    chosen = feature_set(name)
+    Y = targets_for(chosen, Y)
+    table = FeatureTable(chosen)
     X = table.fit_transform(rows, Y)
-    assert table.columns_ == {block.name: width(block, Y.shape[1]) for block in recipe.blocks}
+    assert table.columns_ == {block.name: width(block, Y.shape[1]) for block in chosen.blocks}
     assert X.shape == (N, sum(table.columns_.values()))
     assert X.dtype == np.float32
     start = 0
-    for position, block in enumerate(recipe.blocks):
+    for position, block in enumerate(chosen.blocks):
         alone = FeatureTable(FeatureSet(name="alone", blocks=(block,)), seed=position).fit_transform(rows, Y)
         np.testing.assert_array_equal(X[:, start : start + alone.shape[1]], alone)
         start += alone.shape[1]
@@ -87,10 +87,10 @@ def test_columns_are_the_blocks_side_by_side(name):
 @EVERY_SET
 def test_held_out_rows_features_depend_on_training_rows_only(name):
     rows, Y = example()
-    recipe = feature_set(name)
-    Y = targets_for(recipe, Y)
+    chosen = feature_set(name)
+    Y = targets_for(chosen, Y)
     inside, outside = np.arange(40), np.arange(40, N)
-    table = FeatureTable(recipe)
+    table = FeatureTable(chosen)
     table.fit_transform(rows.take(inside), Y[inside])
     batch = table.transform(rows.take(outside))
     alone = np.vstack([table.transform(rows.take(np.array([i]))) for i in outside])
@@ -99,10 +99,10 @@ def test_held_out_rows_features_depend_on_training_rows_only(name):
 
 def test_noise_of_encodings_is_seeded_and_differs_between_blocks():
     rows, Y = example()
-    recipe = feature_set("onehot_loo")
+    chosen = feature_set("onehot_loo")
 
     def made(sigma, seed):
-        return FeatureTable(recipe, sigma, seed).fit_transform(rows, Y)
+        return FeatureTable(chosen, sigma, seed).fit_transform(rows, Y)
 
     plain, noisy = made(0.0, 0), made(0.2, 0)
     np.testing.assert_array_equal(noisy, made(0.2, 0))
@@ -111,9 +111,9 @@ def test_noise_of_encodings_is_seeded_and_differs_between_blocks():
     assert factors.std() == pytest.approx(0.2, rel=0.15)
     assert np.all(factors[:, :N_TARGETS] != factors[:, N_TARGETS:])
     assert np.all(made(0.2, 5)[:, 13:] != noisy[:, 13:])
-    table = FeatureTable(recipe, 0.2, 0)
+    table = FeatureTable(chosen, 0.2, 0)
     table.fit_transform(rows, Y)
-    plain_table = FeatureTable(recipe)
+    plain_table = FeatureTable(chosen)
     plain_table.fit_transform(rows, Y)
     np.testing.assert_array_equal(table.transform(rows), plain_table.transform(rows))
 
@@ -139,7 +139,7 @@ def test_order_of_rows_follows():
 
 
 def test_only_stacking_sets_need_predictions():
-    stacking = [name for name, recipe in FEATURE_SETS.items() if recipe.needs_predictions]
+    stacking = [name for name, chosen in FEATURE_SETS.items() if chosen.needs_predictions]
     assert stacking == ["boosting", "boosting_aggregates"]
     rows, Y = example()
     with pytest.raises(ValueError, match="needs first-level predictions and the rows have none"):
@@ -149,9 +149,9 @@ def test_only_stacking_sets_need_predictions():
 def test_descriptors_are_standardised_by_the_training_rows():
     rows, Y = example()
     inside = np.flatnonzero(rows.obs["sm_name"].isin(["compound 0", "compound 1", "compound 2"]))
-    recipe = FeatureSet(name="d", blocks=(MoleculeBlock(encoder="descriptors"),))
-    assert recipe.encoders == [] and recipe.blocks[0].fitted_on == "molecules"
-    part, whole = FeatureTable(recipe), FeatureTable(recipe)
+    chosen = FeatureSet(name="d", blocks=(MoleculeBlock(encoder="descriptors"),))
+    assert chosen.encoders == [] and chosen.blocks[0].fitted_on == "molecules"
+    part, whole = FeatureTable(chosen), FeatureTable(chosen)
     some = part.fit_transform(rows.take(inside), Y[inside])
     everything = whole.fit_transform(rows, Y)
     assert np.any(np.abs(some - everything[inside]) > 0.1)
@@ -223,18 +223,18 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_molecules_of_the_run_go_into_blocks_that_name_no_encoder():
-    recipe = FeatureSet(
+    chosen = FeatureSet(
         name="two", blocks=(OneHotBlock(column="cell_type"), MoleculeBlock(), MoleculeBlock(encoder="morgan"))
     )
-    assert recipe.encoders == ["morgan"]
-    resolved = recipe.with_molecules("folder/of/weights")
+    assert chosen.encoders == ["morgan"]
+    resolved = chosen.with_molecules("folder/of/weights")
     assert resolved.encoders == ["folder/of/weights", "morgan"]
     assert resolved.with_molecules("other") == resolved
     with pytest.raises(ValueError, match="names no encoder"):
-        FeatureTable(recipe)
+        FeatureTable(chosen)
 
 
 def test_unknown_set_lists_the_known_ones():
     with pytest.raises(InputError, match=r"no feature set 'magic'; choose among .*svr_shared.*boosting"):
         any_feature_set("magic")
-    assert all(name == recipe.name for name, recipe in FEATURE_SETS.items())
+    assert all(name == chosen.name for name, chosen in FEATURE_SETS.items())

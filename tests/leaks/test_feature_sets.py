@@ -13,16 +13,16 @@ from tests.features.test_feature_sets import EVERY_SET, N, example, feature_set,
 @pytest.mark.parametrize("row", [0, 31, N - 1])
 def test_a_rows_own_target_never_enters_its_features(name, row):
     rows, Y = example()
-    recipe = feature_set(name)
-    Y = targets_for(recipe, Y)
+    chosen = feature_set(name)
+    Y = targets_for(chosen, Y)
     changed = Y.copy()
     changed[row] += 1000
-    before = FeatureTable(recipe).fit_transform(rows, Y)
-    after = FeatureTable(recipe).fit_transform(rows, changed)
+    before = FeatureTable(chosen).fit_transform(rows, Y)
+    after = FeatureTable(chosen).fit_transform(rows, changed)
     excluded = name != "boosting_aggregates"  # a basis learnt from statistics: said in its block's docstring
     assert (after[row].tobytes() == before[row].tobytes()) == excluded
     if row != N - 1:  # the last row's compound is its own only, its cell type is not
-        assert np.any(after != before) == recipe.uses_targets
+        assert np.any(after != before) == chosen.uses_targets
 
 
 def test_leaky_statistics_are_named_so_and_fail_the_check():
@@ -30,10 +30,10 @@ def test_leaky_statistics_are_named_so_and_fail_the_check():
     changed = Y.copy()
     changed[3] += 1000
     block = StatisticsBlock(column="sm_name", leaky=True)
-    recipe = FeatureSet(name="published", blocks=(block,))
-    assert recipe.leaky and block.name == "leaky:statistics:sm_name:mean"
+    chosen = FeatureSet(name="published", blocks=(block,))
+    assert chosen.leaky and block.name == "leaky:statistics:sm_name:mean"
     assert not any(shipped.leaky for shipped in FEATURE_SETS.values())
-    before, after = (FeatureTable(recipe).fit_transform(rows, y) for y in (Y, changed))
+    before, after = (FeatureTable(chosen).fit_transform(rows, y) for y in (Y, changed))
     assert np.all(after[3] != before[3])
 
 
@@ -41,12 +41,12 @@ def test_the_check_finds_statistics_that_include_the_row(monkeypatch):
     rows, Y = example()
     changed = Y.copy()
     changed[3] += 1000
-    recipe = feature_set("op2_first_light")
+    chosen = feature_set("op2_first_light")
     original = TargetEncoder.__init__
 
     def leaky(self, *arguments, **options):
         original(self, *arguments, **{**options, "leaky": True})
 
     monkeypatch.setattr(TargetEncoder, "__init__", leaky)
-    before, after = (FeatureTable(recipe).fit_transform(rows, y) for y in (Y, changed))
+    before, after = (FeatureTable(chosen).fit_transform(rows, y) for y in (Y, changed))
     assert np.any(after[3] != before[3])

@@ -308,8 +308,7 @@ class Side:
 
 def _labels(rows: Rows, column: str) -> Labels:
     """Return the labels of rows, (n,) of str; InputError where one is missing."""
-    _, labels = read_labels(rows.obs[column])
-    return np.asarray([str(label) for label in labels[:, 0]], object)
+    return np.asarray([str(label) for label in read_labels(rows.obs[column])], object)
 
 
 def _distinct(values: Float32) -> tuple[Indices, Float32]:

@@ -5,10 +5,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
 
 from features.targets.encoders import LeaveOneOutEncoder
-from rapids_pipeline.backend.errors import InputError
 
 
 def example(n=40, n_groups=6, n_targets=5, seed=0):
@@ -107,18 +105,6 @@ def test_order_of_rows_and_of_targets_follows():
 
 def test_a_single_training_row_has_no_others():
     np.testing.assert_array_equal(LeaveOneOutEncoder().fit_transform(["a"], [[5.0]]), [[0.0]])
-
-
-def test_one_column_of_groups_is_encoded():
-    with pytest.raises(InputError, match="one column of groups, not 2"):
-        LeaveOneOutEncoder().fit([["a", "b"]], np.ones((1, 1)))
-
-
-def test_fit_leaves_parameters_alone():
-    groups, Y = example()
-    encoder = LeaveOneOutEncoder(sigma=0.1, random_state=3)
-    encoder.fit_transform(groups, Y)
-    assert encoder.get_params() == clone(encoder).get_params() == {"sigma": 0.1, "random_state": 3}
 
 
 @pytest.mark.parametrize("column", ["cell_type", "sm_name"])
