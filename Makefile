@@ -25,7 +25,7 @@ help:
 	@echo 'make image, image-cpu   container images (docs/docker.md)'
 	@echo 'make image-check   the CPU image is built in a Docker engine, run as users would, and looked through'
 	@echo 'make venv-gpu   an environment with RAPIDS in .venv-gpu'
-	@echo 'make gpu-check   everything that only a GPU can show: doctor, GPU tests, GPU benchmarks (5 minutes; docs/gpu.md)'
+	@echo 'make gpu-check   everything that only a GPU can show: doctor, GPU tests, GPU benchmarks (5 minutes; docs/guide/gpu.md)'
 	@echo 'make bench-pipeline   whole runs: seconds, memory, scores (benchmarks/results/)'
 	@echo 'make bench-features   target encoders against the loops they replace; neighbours of compounds (3 minutes)'
 	@echo 'make bench-boosting   boosting engines side by side: time, error (30 minutes)'
@@ -67,7 +67,7 @@ lock: $(VENV)/.ready-to-test
 	$(EXPORT) --extra gpu-cu13 --extra chemberta --output-file docker/constraints/gpu-cu13.txt
 
 bench-pipeline: $(VENV)/.ready-to-run
-	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python -m benchmarks.pipeline
 
 # himalaya is a yardstick that only the benchmark needs.
 bench-svr: $(VENV)/.ready-to-run
@@ -145,12 +145,12 @@ $(VENV_GPU)/.ready: pyproject.toml docker/constraints/gpu-cu13.txt
 GPU_PYTHON ?= $(VENV_GPU)/bin/python
 GPU_CHECK ?=
 gpu-check: nvidia-driver $(if $(filter $(VENV_GPU)/bin/python,$(GPU_PYTHON)),$(VENV_GPU)/.ready)
-	$(GPU_PYTHON) benchmarks/gpu_check.py $(GPU_CHECK)
+	$(GPU_PYTHON) -m benchmarks.gpu.check $(GPU_CHECK)
 
 # Before gigabytes are fetched.
 nvidia-driver:
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null || \
-	  { echo "the NVIDIA driver (libcuda.so.1) is missing: gpu-check needs a GPU, docs/gpu.md" >&2; exit 3; }
+	  { echo "the NVIDIA driver (libcuda.so.1) is missing: gpu-check needs a GPU, docs/guide/gpu.md" >&2; exit 3; }
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

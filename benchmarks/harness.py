@@ -232,7 +232,7 @@ def require(device: str, *packages: str) -> None:
             raise UnavailableError(f"{package} is not installed")
 
 
-def options_of(document: str | None, *, results: str | None = None) -> argparse.ArgumentParser:
+def options_of(document: str | None, results: str | None = None) -> argparse.ArgumentParser:
     """Return a program's parser, whose help is its docstring; with `--out`, where there is a file of results."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawTextHelpFormatter)
     if results is not None:
@@ -244,6 +244,7 @@ def written(
     path: Path | None,
     markdown: Callable[[dict[str, Any]], str],
     versions: Mapping[str, str] | None = None,
+    /,
     **report: Any,
 ) -> dict[str, Any]:
     """Write a report with the date, the machine and versions as JSON, and print its Markdown; return the report.

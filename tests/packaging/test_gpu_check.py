@@ -1,7 +1,5 @@
 """The GPU check with stand-in parts: what passes, fails or is not run, how it ends, and what its report holds."""
 
-import importlib
-import io
 import json
 import os
 import subprocess
@@ -10,312 +8,227 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-TEST_FILE = """
-import pytest
+from benchmarks import harness
+from benchmarks.gpu import check
+
+ROOT = Path(__file__).resolve().parents[2]
+STAND_IN = """
+import os, time, pytest
 pytestmark = pytest.mark.gpu
 {module}
-def test_fine(): {fine}
-def test_skipped(): {skipped}
+def test_first(): {first}
+def test_last(): {last}
 """
+SKIPS = "pytest.skip('cudf is not installed')"
+FILES = {
+    "fine": STAND_IN.format(module="", first="pass", last=SKIPS),
+    "skips": STAND_IN.format(module="", first=SKIPS, last=SKIPS),
+    "skips_itself": STAND_IN.format(
+        module="pytest.skip('cudf is not installed', allow_module_level=True)", first="pass", last="pass"
+    ),
+    "wrong": STAND_IN.format(module="", first="assert 1 == 2", last="pass"),
+    "broken": STAND_IN.format(module="import no_such_module", first="pass", last="pass"),
+    "aborts": STAND_IN.format(module="", first="os.abort()", last="pass"),
+    "hangs": STAND_IN.format(module="", first="time.sleep(60)", last="pass"),
+    "unmarked": "def test_of_another_mark(): pass",
+}
+TEST_LIMIT_S = 4
 
 
 @pytest.fixture(scope="module")
-def programs():
-    """The check's modules, by name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        names = ("machine", "gpu_memory", "gpu_parts", "gpu_check")
-        yield {name: importlib.import_module(name) for name in names}
-
-
-@pytest.fixture
-def card(tmp_path, monkeypatch):
-    """A stand-in nvidia-smi that says what a file holds; returns a function that writes the file."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    used = folder / "used"
-    program = folder / "nvidia-smi"
-    program.write_text(f'#!/bin/sh\nfor last; do :; done\ntest "$last" = 3 || exit 6\ncat {used}\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
-    used.write_text("100\n")
-    return lambda mib: (folder / "new").write_text(f"{mib}\n") and (folder / "new").replace(used)
-
-
-@pytest.fixture
-def run(programs, card, tmp_path):
-    """Run a part: a program given as Python code, or a file of tests."""
-
-    def run(code, kind="program", limit_s=60.0):
-        result = programs["gpu_parts"].RESULT
-        if kind == "tests":
-            file = tmp_path / "test_stand_in.py"
-            file.write_text(code)
-            (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu\n")
-            options = ("-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "no:xdist")
-            command = (sys.executable, "-m", "pytest", *options, str(file), f"--junitxml={result}")
-        else:
-            command = (sys.executable, "-c", code, result)
-        part = programs["gpu_parts"].Part("stand-in", kind, command, limit_s)
-        return programs["gpu_parts"].run_part(part, programs["gpu_memory"].chosen_gpu(), tmp_path)
-
-    return run
-
-
-def stand_in(fine="pass", skipped="pytest.skip('cudf is not installed')", module=""):
-    return TEST_FILE.format(fine=fine, skipped=skipped, module=module)
-
-
-WRITES = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('{\"seconds\": 1}')"
-
-
-# --- what becomes of a part -------------------------------------------------------------------------------------------
-
-
-def test_tests_that_pass_are_listed_with_those_that_are_skipped(run):
-    outcome = run(stand_in(), "tests")
-    assert outcome.status == "passed"
-    assert outcome.tests == {"passed": 1, "failed": 0, "skipped": 1}
-    assert outcome.reasons == ["1 skipped: cudf is not installed"]
-    assert outcome.memory_mib == {"before": 100, "peak": 100, "after": 100}
+def parts(tmp_path_factory):
+    """What the check makes of the stand-in files, by name, in a process of its own."""
+    folder = tmp_path_factory.mktemp("gpu")
+    for name, content in FILES.items():
+        (folder / f"test_gpu_{name}.py").write_text(content)
+    code = (
+        "import json, pathlib, sys; from benchmarks.gpu.check import run_tests; "
+        f"parts = run_tests(sorted(pathlib.Path({str(folder)!r}).glob('test_gpu_*.py')), {TEST_LIMIT_S}); "
+        f"pathlib.Path({str(folder / 'found.json')!r}).write_text(json.dumps([p.to_json() for p in parts]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((folder / "found.json").read_text())
+    return {part["name"].removeprefix("tests: "): part for part in found}
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("name", "status", "counts", "words"),
     [
-        stand_in(fine="pytest.skip('cudf is not installed')"),
-        stand_in(module="pytest.skip('cudf is not installed', allow_module_level=True)"),
+        ("fine", "passed", (1, 0, 1), "cudf is not installed"),
+        ("skips", "not run", (0, 0, 2), "2 times: cudf is not installed"),
+        ("skips itself", "not run", (0, 0, 1), "cudf is not installed"),
+        ("wrong", "failed", (1, 1, 0), "test_first: assert 1 == 2"),
+        ("broken", "failed", (0, 1, 0), "No module named 'no_such_module'"),
+        ("aborts", "failed", (1, 1, 0), "crashed"),
+        ("hangs", "failed", (1, 1, 0), "crashed"),
+        ("unmarked", "failed", (0, 1, 0), "no test ran"),
     ],
-    ids=["each", "the module"],
 )
-def test_tests_that_are_all_skipped_are_not_run(run, code):
-    outcome = run(code, "tests")
-    assert (outcome.status, outcome.tests["passed"]) == ("not run", 0)
-    assert outcome.reasons[0].endswith("skipped: cudf is not installed")
+def test_what_becomes_of_a_file_of_tests(parts, name, status, counts, words):
+    part = parts[name]
+    assert part["status"] == status
+    assert tuple(part[count] for count in ("passed", "failed", "skipped")) == counts
+    assert words in part["reasons"][0]
+    assert part["seconds"] < 2 * TEST_LIMIT_S
 
 
-def test_a_test_that_fails(run):
-    outcome = run(stand_in(fine="assert 1 == 2"), "tests")
-    assert outcome.status == "failed" and outcome.tests == {"passed": 0, "failed": 1, "skipped": 1}
-    assert outcome.reasons[0].startswith("test_fine: ") and "1 == 2" in outcome.reasons[0]
+WRITES = "import sys, pathlib; pathlib.Path(sys.argv[-1]).write_text('{\"seconds\": 1}')"
+NOT_HERE = "import sys; print('cuml is not installed'); sys.exit(3)"
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (stand_in(module="import no_such_module"), "no_such_module"),
-        ("def test_of_another_mark(): pass", "no test ran (exit code 5)"),
-        ("", "no test ran"),
-        (stand_in(fine="__import__('os').abort()"), "no test ran (killed by SIGABRT)"),
-    ],
-    ids=["broken import", "no such mark", "nothing", "abort"],
-)
-def test_no_test_is_never_a_pass(run, code, words):
-    outcome = run(code, "tests")
-    assert outcome.status == "failed" and words in outcome.reasons[0]
+def program(code, limit_s=60.0, name="stand-in"):
+    return check.run_program(name, ["-c", code], limit_s)
 
 
-def test_a_program_that_ends_well(run):
-    outcome = run(WRITES)
-    assert (outcome.status, outcome.result, outcome.tests) == ("passed", {"seconds": 1}, None)
+def test_a_program_that_ends_well():
+    part = program(WRITES)
+    assert (part.status, part.result, part.reasons) == ("passed", {"seconds": 1}, [])
 
 
 @pytest.mark.parametrize(
     ("code", "status", "words"),
     [
-        ("import sys; sys.exit('cupy went wrong')", "failed", "exit code 1: cupy went wrong"),
-        ("pass", "failed", "wrote no result"),
+        (
+            "import sys; sys.exit('cupy went wrong')",
+            "failed",
+            "exit code 1, wrote no result: cupy went wrong",
+        ),
+        ("pass", "failed", "wrote no result: nothing printed"),
         ("import os; os.abort()", "failed", "killed by SIGABRT"),
-        ("import sys; print('cuml is not installed'); sys.exit(3)", "not run", "cuml is not installed"),
+        (NOT_HERE, "not run", "cuml is not installed"),
     ],
 )
-def test_a_program_that_does_not(run, code, status, words):
-    outcome = run(code)
-    assert outcome.status == status and words in outcome.reasons[0] and outcome.result is None
+def test_a_program_that_does_not(code, status, words):
+    part = program(code)
+    assert part.status == status and words in part.reasons[0] and part.result is None
 
 
-def test_what_takes_too_long_is_stopped_with_its_children(run, tmp_path):
+def test_what_takes_too_long_is_stopped_with_its_children(tmp_path):
     child = f"import time, pathlib; time.sleep(3); pathlib.Path(r'{tmp_path / 'late'}').touch()"
     code = (
         f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
     )
-    outcome = run(code, limit_s=1.0)
-    assert outcome.status == "failed" and outcome.reasons == ["took longer than 1 s and was stopped"]
+    part = program(code, limit_s=1.0)
+    assert part.status == "failed" and part.reasons == ["took longer than 1 s and was stopped"]
     time.sleep(3.5)
     assert not (tmp_path / "late").exists()
 
 
-def test_a_part_sees_the_gpu_that_is_sampled(run):
-    names = "'CUDA_VISIBLE_DEVICES', 'CUDA_DEVICE_ORDER'"
-    code = f"import os, sys; sys.exit(str([os.environ[name] for name in ({names})]))"
-    assert "['3', 'PCI_BUS_ID']" in run(code).reasons[0]
-
-
-# --- device memory ----------------------------------------------------------------------------------------------------
-
-
-def takes(tmp_path, *steps):
-    """Code that lets nvidia-smi say one number after the other, half a second each, and then writes a result."""
-    used = tmp_path / "bin" / "used"
-    script = f"import time\nfor mib in {steps}: open(r'{used}', 'w').write(str(mib)); time.sleep(0.7)\n"
-    return script + WRITES
-
-
-def test_the_peak_is_seen_and_memory_given_back_is_well(run, tmp_path):
-    outcome = run(takes(tmp_path, 900, 130))
-    assert outcome.status == "passed"
-    assert outcome.memory_mib == {"before": 100, "peak": 900, "after": 130}
-
-
-def test_memory_that_is_kept_fails_the_part(run, tmp_path, programs, monkeypatch):
-    monkeypatch.setattr(programs["gpu_parts"], "RELEASE_PATIENCE_S", 0.5)
-    outcome = run(takes(tmp_path, 900, 400))
-    assert outcome.status == "failed"
-    assert outcome.reasons[0].startswith("300 MiB of device memory were not given back")
-
-
-def test_without_nvidia_smi_the_peak_is_unknown_and_says_why(run, monkeypatch, programs):
-    monkeypatch.setenv("PATH", "/nowhere")
-    outcome = run(WRITES)
-    assert outcome.status == "passed"
-    assert outcome.memory_mib["peak"] is None
-    assert outcome.memory_mib["before"] == outcome.memory_mib["after"] == "nvidia-smi is not installed"
-
-
-def test_an_answer_that_is_no_number(card, programs):
-    card("[N/A]")
-    assert programs["gpu_memory"].used_mib("3") == "nvidia-smi says '[N/A]'"
-
-
-# --- the whole --------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
-def check(programs, card, tmp_path):
-    """Run programs as parts; return the exit code, the report and what was printed."""
+def run_check(monkeypatch, tmp_path, capsys):
+    """Run the check with programs as its doctor and benchmarks; return the exit code, the report and its table."""
 
-    def check(**codes):
-        made = programs["gpu_parts"]
-        commands = {name: (sys.executable, "-c", code, made.RESULT) for name, code in codes.items()}
-        parts = [made.Part(name, "program", command, 60.0) for name, command in commands.items()]
-        console = Console(width=200, record=True, file=io.StringIO())
-        code = programs["gpu_check"].check(parts, tmp_path / "deep" / "report.json", console)
-        return code, json.loads((tmp_path / "deep" / "report.json").read_text()), console.export_text()
+    def run(doctor=None, memory=(100, 110), **codes):
+        problems = [{"what": what, "remedy": "do this"} for what in doctor or ()]
+        said = json.dumps({"gpu_run": {"problems": problems}})
+        monkeypatch.setattr(
+            check, "DOCTOR", f"import sys, pathlib; pathlib.Path(sys.argv[-1]).write_text({said!r})"
+        )
+        for name, code in codes.items():
+            (tmp_path / f"stand_in_{name}.py").write_text(code)
+        monkeypatch.setattr(check, "BENCHMARKS", {name: ("-m", f"stand_in_{name}") for name in codes})
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        used = iter(memory)
+        monkeypatch.setattr(check, "used_mib", lambda: next(used))
+        out = tmp_path / "deep" / "report.json"
+        code = check.check(
+            [*(["doctor"] if doctor is not None else []), *(f"benchmark: {n}" for n in codes)], False, out
+        )
+        return code, json.loads(out.read_text()), capsys.readouterr().out
 
-    return check
-
-
-NOT_HERE = "import sys; print('cuml is not installed'); sys.exit(3)"
-
-
-def doctor(*problems):
-    found = {"gpu_run": {"problems": [{"what": what, "remedy": "do this"} for what in problems]}}
-    return f"import sys, pathlib; pathlib.Path(sys.argv[1]).write_text({json.dumps(found)!r})"
-
-
-def test_the_exit_code_and_the_verdict(check):
-    assert check(doctor=doctor(), one=WRITES, two=NOT_HERE)[:1] == (0,)
-    code, report, _ = check(one=WRITES, two="import sys; sys.exit(1)")
-    assert (code, report["verdict"]) == (1, "failed")
-    code, report, _ = check(doctor=doctor(), one=NOT_HERE)
-    assert (code, report["verdict"]) == (3, "nothing could run")
+    return run
 
 
-def test_the_doctor_tells_what_is_missing_and_fails_by_faults(check):
-    code, report, _ = check(doctor=doctor("cudf is not installed"), one=WRITES)
-    assert code == 0 and report["parts"][0]["reasons"] == ["cudf is not installed"]
-    code, report, _ = check(doctor=doctor("cupy cannot be imported (x)"), one=WRITES)
-    assert code == 1 and report["parts"][0]["reasons"] == ["cupy cannot be imported (x); do this"]
+@pytest.mark.parametrize(
+    ("wanted", "code", "verdict"),
+    [
+        ({"doctor": [], "one": WRITES, "two": NOT_HERE}, 0, "passed"),
+        ({"one": WRITES, "two": "import sys; sys.exit(1)"}, 1, "failed"),
+        ({"doctor": [], "one": NOT_HERE}, 3, "nothing could run"),
+        ({"doctor": ["cupy cannot be imported (x)"], "one": WRITES}, 1, "failed"),
+        ({"one": WRITES, "memory": (100, 400)}, 1, "failed"),
+    ],
+)
+def test_the_exit_code_and_the_verdict(run_check, wanted, code, verdict):
+    found, report, printed = run_check(**wanted)
+    assert (found, report["verdict"]) == (code, verdict)
+    assert printed.rstrip().endswith(verdict)
 
 
-def test_the_report_and_the_table(check):
-    _, report, printed = check(one=WRITES, two=NOT_HERE)
-    assert set(report) == {"date", "verdict", "machine", "versions", "seconds", "parts"}
+def test_the_report_and_the_table(run_check):
+    _, report, printed = run_check(
+        doctor=["cudf is not installed"], one=WRITES, two=NOT_HERE, memory=(100, 400)
+    )
+    assert {"date", "verdict", "machine", "versions", "seconds", "memory_mib", "parts"} == set(report)
     assert report["versions"]["numpy"] and report["versions"]["python"]
     assert set(report["machine"]) == {"processor", "cores", "load_before", "gpu"}
-    one, two = report["parts"]
-    assert set(one) == {"name", "status", "reasons", "seconds", "tests", "memory_mib", "result"}
-    assert one["result"] == {"seconds": 1} and one["memory_mib"]["peak"] == 100
+    told, one, two, memory = report["parts"]
+    assert (told["status"], told["reasons"]) == ("passed", ["cudf is not installed"])
+    assert one["result"] == {"seconds": 1}
     assert (two["status"], two["reasons"]) == ("not run", ["cuml is not installed"])
-    assert "not run" in printed and "cuml is not installed" in printed and "passed; written:" in printed
+    assert memory["reasons"][0].startswith("300 MiB were not given back")
+    assert "| benchmark: two | not run | 0 | 0 | 0 |" in printed
 
 
-def test_the_file_is_named_after_the_device(programs):
-    report = {"machine": {"gpu": {"name": "NVIDIA H100 80GB HBM3"}}}
-    assert programs["gpu_check"].file_for(report).name == "gpu-check-nvidia-h100-80gb-hbm3.json"
+def test_the_file_is_named_after_the_device():
+    assert check.file_for({"name": "NVIDIA H100 80GB HBM3"}).name == "gpu-check-nvidia-h100-80gb-hbm3.json"
 
 
-def test_every_gpu_test_belongs_to_a_part(programs):
-    tests = Path(__file__).parents[1]
-    commands = [part.command for part in programs["gpu_check"].parts()]
-    for file in tests.rglob("test_*.py"):
-        within = sum(str(file) in command for command in commands)
-        assert within == (file.parent == tests / "gpu"), file
-        if file.parent != tests / "gpu" and file != Path(__file__):
+def test_every_gpu_test_belongs_to_a_part():
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        if file.parent == check.TESTS:
+            assert file in check.test_files()
+        elif file != Path(__file__):
             assert "mark.gpu" not in file.read_text(), f"{file}: GPU tests belong to tests/gpu"
 
 
-def gpu_check(*arguments, **environment):
-    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+def run(*arguments):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_without_a_gpu_it_ends_with_3_and_says_why(programs, tmp_path):
-    if programs["machine"].gpu() is not None:
-        pytest.skip("there is a GPU")
-    ended = gpu_check("--out", str(tmp_path / "report.json"))
-    assert ended.returncode == 3 and ended.stdout == "" and not (tmp_path / "report.json").exists()
-    assert ended.stderr.startswith("error: nothing was run: ") and ended.stderr.count("\n") == 1
+def test_parts_are_chosen_by_name(monkeypatch, capsys):
+    def listed(*words):
+        monkeypatch.setattr(sys, "argv", ["check", "--list", *words])
+        assert check.main() == 0
+        return capsys.readouterr().out.splitlines()
+
+    assert listed()[0] == "doctor" and "tests: frames" in listed() and listed()[-1] == "benchmark: pipeline"
+    assert listed("--only", "svr", "frames") == ["tests: frames", "benchmark: svr"]
+    with pytest.raises(SystemExit, match="2"):
+        listed("--only", "nothing")
 
 
-def test_parts_are_chosen_by_name():
-    listed = gpu_check("--list").stdout.splitlines()
-    assert listed[0] == "doctor" and "tests: frames" in listed and listed[-1] == "benchmark: pipeline"
-    assert gpu_check("--list", "--only", "svr", "frames").stdout.splitlines() == [
-        "tests: frames",
-        "benchmark: svr",
-    ]
-    assert gpu_check("--only", "nothing").returncode == 2
-
-
-def test_an_interrupt_ends_it_with_130(programs, monkeypatch, capsys, card):
+def test_an_interrupt_ends_it_with_130(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(programs["gpu_check"], "why_no_gpu", list)
-    monkeypatch.setattr(programs["gpu_check"], "run_part", interrupted)
-    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
-    assert programs["gpu_check"].main() == 130
-    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(check, "driver_problems", lambda *_: [])
+    monkeypatch.setattr(check, "check", interrupted)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    monkeypatch.setattr(sys, "argv", ["check"])
+    assert check.main() == 130
+    assert "interrupted" in capsys.readouterr().err and os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
-# --- the benchmarks, on a CPU -----------------------------------------------------------------------------------------
-
-
-def benchmark(programs, name, out, *options):
-    command = [
-        sys.executable,
-        *programs["gpu_check"].BENCHMARKS[name],
-        "--small",
-        "--out",
-        str(out),
-        *options,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=BENCHMARKS.parent)
+@pytest.mark.parametrize("program", [("-m", "benchmarks.gpu.check"), *check.BENCHMARKS.values()])
+def test_without_a_gpu_a_program_ends_with_3_and_says_why(program, tmp_path):
+    if harness.gpu() is not None:
+        pytest.skip("there is a GPU")
+    ended = run(*program, "--out", str(tmp_path / "report.json"))
+    assert ended.returncode == 3 and ended.stderr.count("\n") == 1, ended.stderr
+    assert ended.stdout == "" and not (tmp_path / "report.json").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["svr", "boosting", "pipeline"])
-def test_a_benchmark_runs_here_at_a_small_size(programs, name, tmp_path):
-    pytest.importorskip("xgboost")
+@pytest.mark.parametrize("name", check.BENCHMARKS)
+def test_a_benchmark_runs_here_at_a_small_size(name, tmp_path):
     out = tmp_path / "result.json"
-    ended = benchmark(programs, name, out, "--device", "cpu")
+    ended = run(*check.BENCHMARKS[name], "--device", "cpu", "--small", "--out", str(out))
     assert ended.returncode == 0, ended.stderr
     report = json.loads(out.read_text())
     assert report["device"] == "cpu" and report["machine"]["processor"] and report["versions"]["numpy"]
@@ -326,12 +239,3 @@ def test_a_benchmark_runs_here_at_a_small_size(programs, name, tmp_path):
     if name == "boosting":
         assert len(report["cells"]) == 5 * len(report["engines"])
         assert all(cell["ms_a_tree"] > 0 for cell in report["cells"])
-
-
-@pytest.mark.parametrize("name", ["svr", "boosting", "pipeline"])
-def test_a_benchmark_on_a_gpu_that_is_not_there_ends_with_3(programs, name, tmp_path):
-    if programs["machine"].gpu() is not None:
-        pytest.skip("there is a GPU")
-    ended = benchmark(programs, name, tmp_path / "r.json")
-    assert ended.returncode == 3 and ended.stderr.count("\n") == 1, ended.stderr
-    assert not (tmp_path / "r.json").exists()

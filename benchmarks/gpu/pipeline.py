@@ -1,6 +1,6 @@
 """Whole runs on a CPU and on a GPU, as a user starts them: seconds of every stage, and the scores.
 
-    python benchmarks/gpu_pipeline.py [--device cuda|cpu] [--small | --full] [--data FOLDER] [--out FILE]
+    python -m benchmarks.gpu.pipeline [--device cuda|cpu] [--small | --full] [--data FOLDER] [--out FILE]
 
 Runs the demo and, where the folder holds it, real lincs_lung data, with the recipe `quick` (`--full`: `published`),
 each run in a process of its own. Before them one run on the device compiles, and does not count. Prints Markdown and
@@ -8,19 +8,13 @@ writes JSON. With `--device cpu` the program runs without a GPU, to be tested. E
 here.
 """
 
-import argparse
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import machine
-from gpu_report import ended_by_what_is_missing, require, written
-from pipeline import measured
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results" / "gpu_pipeline.json"
+from benchmarks import harness
+from benchmarks.pipeline import files_of, measured
 
 
 @dataclass(frozen=True)
@@ -42,23 +36,21 @@ def runs(size: Size, data: Path) -> dict[str, list[str]]:
     found = {f"demo, {size.recipe}": ["demo", *recipe, *genes]}
     lung = data / "lincs_lung"
     if size.real and (lung / "de_train.parquet").exists():
-        files = ["--train", str(lung / "de_train.parquet"), "--test", str(lung / "id_map.csv")]
-        found[f"lincs_lung, {size.recipe}"] = ["run", *files, *recipe]
+        found[f"lincs_lung, {size.recipe}"] = ["run", *files_of(lung), *recipe]
     return found
 
 
 def on(device: str, arguments: list[str], out: Path) -> dict[str, Any]:
     """Run once on a device; return what it took and which engines it chose."""
     found = measured([*arguments, "--device", device, "--out", str(out)], out)
-    manifest = json.loads((out / "manifest.json").read_text())
-    if manifest["device"] != device:
-        raise RuntimeError(f"asked for {device}, ran on {manifest['device']}")
-    return found | {"chosen": manifest["chosen"], "device": device}
+    if found["device"] != device:
+        raise RuntimeError(f"asked for {device}, ran on {found['device']}")
+    return found
 
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    lines = [f"{report['date']}, {machine.named(report['machine'])}", ""]
+    lines = []
     for name, by_device in report["runs"].items():
         devices = list(by_device)
         lines += [f"| {name}, s | {' | '.join(devices)} |", "|---|" + "---|" * len(devices)]
@@ -73,30 +65,29 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@ended_by_what_is_missing
+@harness.ends_in_one_line
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = harness.options_of(__doc__, results="gpu_pipeline.json")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--small", dest="size", action="store_const", const=SMALL, default=USUAL)
     sizes.add_argument("--full", dest="size", action="store_const", const=FULL)
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--data", type=Path, default=harness.DATA)
     options = parser.parse_args()
-    require(options.device, "cupy", "cudf")
+    harness.require(options.device, "cupy", "cudf")
     found: dict[str, dict[str, Any]] = {}
     wanted = runs(options.size, options.data)
     with tempfile.TemporaryDirectory() as folder:
         if options.device == "cuda":
-            first = next(iter(wanted.values()))
-            on("cuda", first, Path(folder, "first"))  # compiles
+            on("cuda", next(iter(wanted.values())), Path(folder, "first"))  # compiles
         for number, (name, arguments) in enumerate(wanted.items()):
             found[name] = {
                 device: on(device, arguments, Path(folder, f"{number}-{device}"))
                 for device in dict.fromkeys(("cpu", options.device))
             }
-    written({"recipe": options.size.recipe, "runs": found}, options, markdown)
+    report = {"device": options.device, "recipe": options.size.recipe, "runs": found}
+    harness.written(options.out, markdown, **report)
 
 
 if __name__ == "__main__":
