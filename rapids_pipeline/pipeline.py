@@ -20,7 +20,7 @@ from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.predictions.kaggle import write_kaggle_csv
+from rapids_pipeline.predictions.formats import write_kaggle_csv
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
 from rapids_pipeline.stack.members.svr import member_engine
 from rapids_pipeline.stack.recipe import Recipe, RunConfig

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rapids_pipeline.backend.errors import InputError
+
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
@@ -25,6 +27,12 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise InputError where a command would replace the file `path`, named by --out, and was not told to."""
+    if path.exists() and not overwrite:
+        raise InputError(f"--out {path}: exists already; choose another name or add --overwrite")
 
 
 def sha256_of(path: Path) -> str:

@@ -7,7 +7,8 @@ back is a narwhals DataFrame, so no caller knows which library read it.
 import csv
 import gzip
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import narwhals as nw
 
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, PerturbError
 
 FrameLibrary = Literal["pandas", "polars", "cudf"]
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -41,6 +42,18 @@ def require_file(path: Path) -> None:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not first:
         raise InputError(f"{path}: the file is empty (0 bytes)")
+
+
+@contextmanager
+def readable_as(kind: str, path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises about a broken file into an InputError; `kind` is what the file should be."""
+    try:
+        yield
+    except PerturbError:
+        raise
+    except Exception as error:  # every reader has its own errors
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as {kind} ({reason}); is the file complete?") from error
 
 
 def table_suffix(path: Path) -> str:
@@ -79,16 +92,10 @@ def read_table(
     suffix = table_suffix(path)
     if suffix not in TABLE_SUFFIXES:
         raise InputError(f"{path}: unknown file type; expected one of {', '.join(TABLE_SUFFIXES)}")
-    try:
+    with readable_as("Parquet" if suffix in PARQUET_SUFFIXES else "CSV/TSV", path):
         names = column_names(path)
         refuse_repeated_columns(str(path), names)
         table = _read(path, suffix, library, [name for name in text if name in names])
-    except InputError:
-        raise
-    except Exception as error:  # every reader has its own errors for a broken file
-        kind = "Parquet" if suffix in PARQUET_SUFFIXES else "CSV/TSV"
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be read as {kind} ({reason}); is the file complete?") from error
     if len(table) == 0:
         raise InputError(f"{path}: the table has a header but no rows")
     return table

@@ -113,6 +113,11 @@ def describe_input(path: Path) -> dict[str, Any]:
     return {"path": str(path.absolute()), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
+def model_folder(path: Path) -> Path:
+    """Return the folder of a saved model: `path`, or its `model/` where `path` is the folder of a run."""
+    return path / MODEL if (path / MODEL).is_dir() else path
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON with sorted-as-given keys, two spaces of indent and a final newline."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,8 +1,8 @@
 """Prediction of new pairs by a saved model: nothing is fitted, on a CPU whatever the model was trained on.
 
-    rapids-perturb predict --model DIR/model --pairs FILE --out OUT
+    rapids-perturb predict --model DIR --pairs FILE --out OUT
 
-`rapids_pipeline.prediction` has the parts; `prediction.flow.predict_file` is the same in Python.
+`rapids_pipeline.predictions.predict.predict_file` is the same in Python.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from rapids_pipeline.backend.errors import exits_cleanly
 
 @exits_cleanly
 def command(
-    model: Annotated[Path, typer.Option(help="Folder of a trained model: DIR/model of a run.")],
+    model: Annotated[Path, typer.Option(help="Folder of a run, or of its trained model (DIR/model).")],
     pairs: Annotated[
         Path,
         typer.Option(
@@ -34,7 +34,9 @@ def command(
         int | None,
         typer.Option(help="Rows predicted at once, and in a Parquet part. Default: as many as take 256 MB."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a folder that holds another prediction.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace files that exist, or a folder that holds another prediction.")
+    ] = False,
 ) -> None:
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
     from rapids_pipeline.predictions.predict import predict_file

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from features.molecules.smiles import canonical_smiles
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.columns import PAIR
 
@@ -45,7 +45,7 @@ def refuse_repeated_pairs(path: Path, obs: pd.DataFrame) -> None:
         )
 
 
-def refuse_non_finite(path: Path, obs: pd.DataFrame, Y: NDArray[np.float32], genes: Sequence[str]) -> None:
+def refuse_non_finite(path: Path, obs: pd.DataFrame, Y: Float32, genes: Sequence[str]) -> None:
     """Raise InputError where a target is NaN or infinite: how many, and which row and gene first."""
     bad = np.argwhere(~np.isfinite(Y))
     if len(bad):

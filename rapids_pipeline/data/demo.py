@@ -44,14 +44,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import erfc, ndtri
 
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written_atomically
-
-Floats = NDArray[np.float64]
-Values = NDArray[np.float32]
 
 CLIP = 4.0
 """Largest absolute value of signed −log10 p-values, as in the task's layer `clipped_sign_log10_pval`."""
@@ -136,8 +133,8 @@ class _Layout:
     cell_types: list[str]
     compounds: pd.DataFrame
     maccs: list[str]
-    cell: NDArray[np.intp]
-    compound: NDArray[np.intp]
+    cell: Indices
+    compound: Indices
     n_train: int
     genes: list[str]
 
@@ -218,7 +215,7 @@ def _read_layout() -> _Layout:
     )
 
 
-def _row_effects(layout: _Layout, p: SimulationParameters, rng: np.random.Generator) -> Floats:
+def _row_effects(layout: _Layout, p: SimulationParameters, rng: np.random.Generator) -> Float64:
     """Return e, the effect of every row on every program, the common ones first: (n_rows, 4 + n_programs)."""
     mixed = _structured_normals(_centred_similarity(layout.maccs), p.n_programs + 1, p.structure_share, rng)
     direction = mixed[:, 1:] / np.linalg.norm(mixed[:, 1:], axis=1, keepdims=True)
@@ -239,7 +236,7 @@ def _row_effects(layout: _Layout, p: SimulationParameters, rng: np.random.Genera
     return np.asarray(size[:, None] * np.hstack(parts))
 
 
-def _centred_similarity(maccs: list[str]) -> Floats:
+def _centred_similarity(maccs: list[str]) -> Float64:
     """Return H T H: the Tanimoto similarity of packed MACCS keys, rows and columns centred."""
     digits = [list(f"{int(keys, 16):0{4 * len(keys)}b}") for keys in maccs]
     bits = np.array(digits, dtype=np.float64)
@@ -249,7 +246,7 @@ def _centred_similarity(maccs: list[str]) -> Floats:
     return np.asarray(similarity - mean - mean[:, None] + mean.mean())
 
 
-def _structured_normals(similarity: Floats, n: int, share: float, rng: np.random.Generator) -> Floats:
+def _structured_normals(similarity: Float64, n: int, share: float, rng: np.random.Generator) -> Float64:
     """Return n columns of unit variance of which `share` varies smoothly with the structure."""
     smooth = similarity @ rng.standard_normal((len(similarity), n))
     smooth /= smooth.std(axis=0)
@@ -257,33 +254,33 @@ def _structured_normals(similarity: Floats, n: int, share: float, rng: np.random
     return np.asarray(np.sqrt(share) * smooth + np.sqrt(1 - share) * own)
 
 
-def _normal_scores(x: Floats) -> Floats:
+def _normal_scores(x: Float64) -> Float64:
     """Replace values by normal quantiles of their ranks, so that every seed has the same effect sizes."""
     return np.asarray(ndtri((x.argsort().argsort() + 0.5) / len(x)))
 
 
-def _cell_loadings(n_programs: int, rng: np.random.Generator) -> Floats:
+def _cell_loadings(n_programs: int, rng: np.random.Generator) -> Float64:
     """Return l of shape (6, n_programs) with l lᵀ / n_programs equal to `RELATEDNESS`."""
     draw = rng.standard_normal((len(RELATEDNESS), n_programs))
     white = np.linalg.solve(np.linalg.cholesky(draw @ draw.T / n_programs), draw)
     return np.asarray(np.linalg.cholesky(np.array(RELATEDNESS)) @ white)
 
 
-def _gene_loadings(shape: tuple[int, int], p: SimulationParameters, rng: np.random.Generator) -> Values:
+def _gene_loadings(shape: tuple[int, int], p: SimulationParameters, rng: np.random.Generator) -> Float32:
     """Return b_g v_g, shape (n_genes, number of programs), drawn gene by gene."""
     draw = rng.standard_normal((shape[0], shape[1] + 1), dtype=np.float32)
     gain = np.exp(p.gene_spread * draw[:, -1:] - p.gene_spread**2)
     return np.asarray(draw[:, :-1] * gain, dtype=np.float32)
 
 
-def _signed_log10_p_values(z: Values) -> Values:
+def _signed_log10_p_values(z: Float32) -> Float32:
     """Return sign(z) · −log10 P(|N(0, 1)| > |z|), clipped to ±CLIP."""
     size = np.minimum(np.abs(z), np.float32(6.0))  # p = 2e-9: beyond the clip, and no underflow
     p_value = erfc(size * np.float32(np.sqrt(0.5)))
     return np.asarray(np.copysign(np.minimum(-np.log10(p_value), np.float32(CLIP)), z), dtype=np.float32)
 
 
-def _frames(layout: _Layout, y: Values) -> DemoData:
+def _frames(layout: _Layout, y: Float32) -> DemoData:
     """Set the values, shape (n_genes, n_rows), beside the real metadata."""
     cell_types = pd.Series(np.array(layout.cell_types, dtype=object)[layout.cell], name="cell_type")
     compounds = layout.compounds.iloc[layout.compound].reset_index(drop=True)

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from features.molecules.smiles import canonical_smiles, distinct_molecules
+from rapids_pipeline.backend.arrays import Indices, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import FrameLibrary, read_table
 from rapids_pipeline.data.checks import (
@@ -57,8 +57,8 @@ class PairBatch:
     """
 
     table: pd.DataFrame
-    known_as: NDArray[np.object_]
-    molecule: NDArray[np.intp]
+    known_as: Labels
+    molecule: Indices
     molecules: list[str]
     spelled: list[str]
     notes: list[str]
@@ -108,12 +108,7 @@ def read_pairs(path: Path, *, library: FrameLibrary = "pandas") -> pd.DataFrame:
     """
     pairs = read_table(path, library, text=[*TEST_COLUMNS, "SMILES"]).to_arrow().to_pandas()
     require_columns(path, pairs, TEST_COLUMNS)
-    repeated = pairs.index[pairs["id"].duplicated(keep=False)]
-    if len(repeated):
-        same = repeated[pairs.loc[repeated, "id"] == pairs["id"][repeated[0]]]
-        raise InputError(
-            f"{path}: id {pairs['id'][repeated[0]]} occurs in {rows_named(same)}; ids must be unique"
-        )
+    _refuse_repeated_ids(path, pairs["id"])
     pairs = as_text(path, pairs, PAIR)
     if "SMILES" in pairs.columns:
         smiles = pairs["SMILES"].astype(object)
@@ -187,11 +182,15 @@ def _ids(path: Path, ids: "pd.Series[Any]", given: bool) -> "pd.Series[Any]":
         raise InputError(
             f"{path}: column id has no value in {where}; fill it, or leave the column out to number the rows"
         )
+    _refuse_repeated_ids(path, ids)
+    return ids
+
+
+def _refuse_repeated_ids(path: Path, ids: "pd.Series[Any]") -> None:
     repeated = ids.index[ids.duplicated(keep=False)]
     if len(repeated):
         same = repeated[ids[repeated] == ids[repeated[0]]]
         raise InputError(f"{path}: id {ids[repeated[0]]} occurs in {rows_named(same)}; ids must be unique")
-    return ids
 
 
 def _named(path: Path, pairs: pd.DataFrame, names_of: Mapping[str, str]) -> "pd.Series[Any]":

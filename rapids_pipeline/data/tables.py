@@ -8,7 +8,8 @@ names that the two harnesses use (`METADATA_COLUMNS`); position never matters.
 Row numbers in messages count data rows from 1, header excluded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 from narwhals.typing import IntoDataFrame
-from numpy.typing import NDArray
 
+from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.frames import (
     FrameLibrary,
     read_table,
+    readable_as,
     refuse_repeated_columns,
     require_file,
     table_suffix,
@@ -61,10 +63,10 @@ class PerturbationData:
     """
 
     obs: pd.DataFrame
-    Y: NDArray[np.float32]
+    Y: Float32
     genes: tuple[str, ...]
 
-    def take(self, rows: NDArray[np.intp]) -> "PerturbationData":
+    def take(self, rows: Indices) -> "PerturbationData":
         """Return the data of some rows, in the order asked for."""
         return PerturbationData(
             self.obs.iloc[rows].reset_index(drop=True), np.ascontiguousarray(self.Y[rows]), self.genes
@@ -148,7 +150,7 @@ def read_responses(
 
 def split_table(
     path: Path, table: nw.DataFrame[Any], extra_metadata: Sequence[str] = ()
-) -> tuple[pd.DataFrame, NDArray[np.float32], list[str]]:
+) -> tuple[pd.DataFrame, Float32, list[str]]:
     """Split a table of any frame library into metadata and targets; here data leave the device.
 
     Returns
@@ -192,30 +194,48 @@ def _checked_training(path: Path, data: PerturbationData) -> PerturbationData:
     return PerturbationData(obs, data.Y, data.genes)
 
 
-def _read_h5ad(path: Path, layer: str) -> tuple[pd.DataFrame, NDArray[np.float32], list[str]]:
-    require_file(path)
+def require_anndata(path: Path) -> Any:
+    """Return anndata; UnavailableError, with what to install, where it is missing. `path` is for the message."""
     try:
-        import h5py
-        from anndata.io import read_elem
+        import anndata
+        import h5py  # noqa: F401
     except ImportError as error:
-        raise UnavailableError(f"{path}: .h5ad needs anndata; pip install 'rapids-perturb[h5ad]'") from error
-    try:
-        with h5py.File(path, "r") as file:
-            places = {name: f"layers/{name}" for name in sorted(file.get("layers", []))} | {"X": "X"}
-            if layer not in places:
-                raise InputError(f"{path}: no layer {layer!r}; --layer can be {', '.join(places)}")
-            matrix = read_elem(file[places[layer]]) if places[layer] in file else None
-            if matrix is None:  # anndata may leave its main matrix out
-                raise InputError(f"{path}: layer {layer!r} is empty; --layer can be {', '.join(places)}")
-            obs, genes = read_elem(file["obs"]), [str(name) for name in read_elem(file["var"]).index]
-            dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
-            with np.errstate(over="ignore"):  # as in `split_table`
-                Y = np.ascontiguousarray(dense, dtype=np.float32)
-    except InputError:
-        raise
-    except Exception as error:  # h5py and anndata have many ways to fail on a broken file
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be read as .h5ad ({reason}); is the file complete?") from error
+        raise UnavailableError(f"{path}: .h5ad needs anndata; pip install '.[h5ad]'") from error
+    return anndata
+
+
+@contextmanager
+def opened_h5ad(path: Path) -> Iterator[Any]:
+    """Yield an open h5py file; InputError, naming `path`, for whatever fails inside, as `require_anndata` before."""
+    require_file(path)
+    require_anndata(path)
+    import h5py
+
+    with readable_as(".h5ad", path), h5py.File(path, "r") as file:
+        yield file
+
+
+def h5ad_genes(file: Any) -> list[str]:
+    """Return the gene names of an open .h5ad file."""
+    from anndata.io import read_elem
+
+    return [str(name) for name in read_elem(file["var"]).index]
+
+
+def _read_h5ad(path: Path, layer: str) -> tuple[pd.DataFrame, Float32, list[str]]:
+    with opened_h5ad(path) as file:
+        from anndata.io import read_elem
+
+        places = {name: f"layers/{name}" for name in sorted(file.get("layers", []))} | {"X": "X"}
+        if layer not in places:
+            raise InputError(f"{path}: no layer {layer!r}; --layer can be {', '.join(places)}")
+        matrix = read_elem(file[places[layer]]) if places[layer] in file else None
+        if matrix is None:  # anndata may leave its main matrix out
+            raise InputError(f"{path}: layer {layer!r} is empty; --layer can be {', '.join(places)}")
+        obs, genes = read_elem(file["obs"]), h5ad_genes(file)
+        dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
+        with np.errstate(over="ignore"):  # as in `split_table`
+            Y = np.ascontiguousarray(dense, dtype=np.float32)
     unnamed = layer == PREDICTION_LAYER and not set(PAIR) <= set(obs.columns)
     if "id" not in obs.columns and (obs.index.name == "id" or unnamed):
         obs = obs.rename_axis(index="id").reset_index()

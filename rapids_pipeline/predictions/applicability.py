@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from features.molecules.morgan import MorganEncoder, nearest
+from rapids_pipeline.backend.arrays import Codes, Float32, Labels
 from rapids_pipeline.data.pairs import PairBatch, names_by_molecule, training_molecules
 
 COLUMNS = (
@@ -78,7 +78,7 @@ def applicability(batch: PairBatch, training: pd.DataFrame) -> Applicability:
     return Applicability(table, [*unseen, *_how_near(batch, table)])
 
 
-def unseen_levels(column: str, values: NDArray[np.object_], known: Any) -> list[str]:
+def unseen_levels(column: str, values: Labels, known: Any) -> list[str]:
     """Return a sentence where values of a column are such that no training row has."""
     unseen = values[~np.asarray(known, bool)]
     if not len(unseen):
@@ -90,14 +90,14 @@ def unseen_levels(column: str, values: NDArray[np.object_], known: Any) -> list[
     ]
 
 
-def _rows_of(values: "pd.Series[Any]", training: "pd.Series[Any]") -> NDArray[np.int32]:
+def _rows_of(values: "pd.Series[Any]", training: "pd.Series[Any]") -> Codes:
     """Return the number of training rows that have each value, (n,)."""
     counts = training.astype(object).value_counts()
     found = counts.reindex(values.astype(object).to_numpy(), fill_value=0)
     return np.asarray(found, dtype=np.int32)
 
 
-def _nearest(molecules: list[str], names: dict[str, str]) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
+def _nearest(molecules: list[str], names: dict[str, str]) -> tuple[Labels, Float32]:
     """Return the name and the similarity of the training molecule nearest to each molecule, (q,) each."""
     encoder, trained = MorganEncoder(), list(names)
     of_training = np.array([names[molecule] for molecule in trained], object)

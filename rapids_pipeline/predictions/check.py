@@ -1,22 +1,86 @@
-"""What is wrong with a submission, beside the ids and genes it should have: a line for each kind of fault.
+"""Checks of submission files: a file as it is found, and all that is wrong with it, one line for each kind of fault.
 
 Rows and genes must be those expected, each once and in that order: Open Problems' metric takes rows by position, and a
 file in another order than its sample is a likely slip in any format.
 """
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rapids_pipeline.data.columns import METADATA_COLUMNS
-from rapids_pipeline.predictions.found import Found
-from rapids_pipeline.predictions.parquet import is_integer
-from rapids_pipeline.predictions.table import as_float32
+from rapids_pipeline.backend.arrays import Float64, Mask
+from rapids_pipeline.backend.frames import column_names, readable_as, require_file, table_suffix
+from rapids_pipeline.data.columns import METADATA_COLUMNS, PREDICTION_LAYER
+from rapids_pipeline.data.tables import h5ad_genes, opened_h5ad
+from rapids_pipeline.predictions.formats import (
+    CSV_SUFFIXES,
+    as_float32,
+    is_integer,
+    require_submission,
+    uns_text,
+)
 
 EXAMPLES = 3
+"""How many rows, genes or values a line names."""
+LONGEST_ROW = 2**26
+"""Bytes that a row of a CSV may have, at most."""
+NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)\s*", re.IGNORECASE)
+
+
+@dataclass
+class Found:
+    """A submission file as it is.
+
+    Attributes
+    ----------
+    ids : list of str or None
+        The ids of the rows that could be read, "" where there is none; None without a column `id`.
+    columns : list of str
+        The other columns, in the order of the file: genes, and whatever else there may be, also twice.
+    Y : numpy.ndarray of float64, (n_rows, n_columns), or None
+        NaN where there is no number, 0 where there is text; None where the file has no predictions at all.
+    rows : list of int
+        The number of each row in the file, from 1, header excluded.
+    text : list of (row, column, value)
+        Text in the place of a number, by position in `Y`.
+    broken : list of str
+        The ids of rows with too few or too many values, which are not among `ids`.
+    faults : list of str
+        What is wrong with the file as such, one sentence each.
+    """
+
+    ids: list[str] | None
+    columns: list[str]
+    Y: Float64 | None
+    rows: list[int]
+    text: list[tuple[int, int, str]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def read_found(path: Path) -> Found:
+    """Read a submission: .csv, .csv.gz, .parquet or .h5ad.
+
+    Raises
+    ------
+    InputError
+        The file is missing, empty, of an unknown kind, or cannot be read at all.
+    UnavailableError
+        A .h5ad file without anndata installed.
+    """
+    require_submission(path)
+    require_file(path)
+    suffix = table_suffix(path)
+    if suffix == ".h5ad":
+        return _read_h5ad(path)
+    with readable_as("CSV" if suffix in CSV_SUFFIXES else "Parquet", path):
+        return _read_csv(path) if suffix in CSV_SUFFIXES else _read_parquet(path)
 
 
 def faults_of(found: Found, ids: Sequence[str], genes: Sequence[str] | None = None) -> list[str]:
@@ -41,6 +105,155 @@ def faults_of(found: Found, ids: Sequence[str], genes: Sequence[str] | None = No
         *_gene_faults(found, genes),
         *_value_faults(found, genes),
     ]
+
+
+# --- The file as it is --------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path) -> Found:
+    columns = column_names(path)
+    place, faults = _id_column(columns)
+    if place:
+        faults = [f"column 'id' is column {place + 1}; it must be the first"]
+    table, invalid = _parse(path, len(columns), place)
+    found = _found(table, columns, place, faults)
+    if invalid:
+        numbers = {row.number - 1 for row in invalid}  # from 1, the header included
+        last = table.num_rows + len(numbers)
+        found.rows = [k for k in range(1, last + 1) if k not in numbers]
+        found.broken = [next(csv.reader([row.text]))[place] if place is not None else "" for row in invalid]
+        first = invalid[0]
+        faults.append(
+            f"wrong number of values in {len(invalid)} row(s): row {first.number - 1} (id {found.broken[0]}) has "
+            f"{first.actual_columns}, the header {first.expected_columns}"
+        )
+    return found
+
+
+def _parse(path: Path, n_columns: int, place: int | None) -> tuple[Any, list[Any]]:
+    """Return the body of a CSV as an Arrow table, and its rows with another number of values than the header.
+
+    Columns are named by position, since their own names may repeat. All but the ids are numbers, or all are text
+    where one of them does not read as numbers.
+    """
+    import pyarrow as pa
+
+    number = {str(k): pa.float64() for k in range(n_columns) if k != place}
+    text = {str(k): pa.string() for k in range(n_columns)}
+    try:
+        return _parse_as(path, n_columns, text | number, text_is_null=False)
+    except pa.ArrowInvalid as error:
+        if "conversion error to double" not in str(error):
+            raise
+    table, invalid = _parse_as(path, n_columns, text, text_is_null=True)
+    if place is not None:  # where "NA" is an id as good as any
+        ids, _ = _parse_as(path, n_columns, text, text_is_null=False, columns=[str(place)])
+        table = table.set_column(place, str(place), ids.column(0))
+    return table, invalid
+
+
+def _parse_as(
+    path: Path, n_columns: int, types: dict[str, Any], *, text_is_null: bool, columns: Sequence[str] = ()
+) -> tuple[Any, list[Any]]:
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    names = [str(k) for k in range(n_columns)]
+    head = {"column_names": names, "skip_rows_after_names": 1, "block_size": LONGEST_ROW}
+    convert = arrow.ConvertOptions(
+        column_types=types, strings_can_be_null=text_is_null, include_columns=list(columns)
+    )
+    compression = "gzip" if table_suffix(path).endswith(".gz") else None
+
+    def read(use_threads: bool) -> tuple[Any, list[Any]]:
+        invalid: list[Any] = []
+
+        def skip(row: Any) -> str:
+            invalid.append(row)
+            return "skip"
+
+        parse = arrow.ParseOptions(newlines_in_values=True, invalid_row_handler=skip)
+        with pa.input_stream(str(path), compression=compression) as file:
+            return arrow.read_csv(
+                file, arrow.ReadOptions(use_threads=use_threads, **head), parse, convert
+            ), invalid
+
+    table, invalid = read(use_threads=True)
+    return read(use_threads=False) if invalid else (table, invalid)  # only one thread knows row numbers
+
+
+def _read_parquet(path: Path) -> Found:
+    from pyarrow.parquet import ParquetFile
+
+    table = ParquetFile(path).read()
+    columns = list(table.column_names)
+    labels = [k for k, name in enumerate(columns) if name.startswith("__index_level_")]
+    return _found(table, columns, *_id_column(columns), labels)
+
+
+def _read_h5ad(path: Path) -> Found:
+    """Read an Open Problems prediction; ids are `obs["id"]`, or the index of `obs` where there is no such column."""
+    with opened_h5ad(path) as file:
+        from anndata.io import read_elem
+
+        obs, genes, values, faults = read_elem(file["obs"]), h5ad_genes(file), None, []
+        layers = sorted(file.get("layers", []))
+        if PREDICTION_LAYER in layers:
+            matrix = read_elem(file[f"layers/{PREDICTION_LAYER}"])
+            dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
+            values = np.asarray(dense, dtype=np.float64)
+        else:
+            shown = ", ".join(layers) or "none"
+            faults.append(f"missing layer {PREDICTION_LAYER!r}; its layers are: {shown}")
+        lacking = [name for name in ("dataset_id", "method_id") if uns_text(file, name) is None]
+        faults += [f"missing uns[{name!r}], a text" for name in lacking]
+    ids = [_id_text(value) for value in (obs["id"] if "id" in obs.columns else obs.index)]
+    return Found(ids, genes, values, list(range(1, len(ids) + 1)), faults=faults)
+
+
+def _found(
+    table: Any, columns: list[str], place: int | None, faults: list[str], labels: Sequence[int] = ()
+) -> Found:
+    """Return what an Arrow table holds: ids in the column at `place`, values in all but it and `labels`."""
+    others = [k for k in range(len(columns)) if k != place and k not in labels]
+    ids = None if place is None else [_id_text(value) for value in table.column(place).to_pylist()]
+    values, text = np.empty((len(others), table.num_rows)), list[tuple[int, int, str]]()
+    for k, column in enumerate(others):
+        values[k] = _numeric(table.column(column), k, text)
+    names, rows = [columns[k] for k in others], list(range(1, table.num_rows + 1))
+    return Found(ids, names, values.T, rows, text, faults=faults)
+
+
+def _id_column(columns: Sequence[str]) -> tuple[int | None, list[str]]:
+    """Return the position of the first column `id`, or None and the fault that there is none."""
+    if "id" in columns:
+        return list(columns).index("id"), []
+    shown = ", ".join(columns[:3])[:100]
+    return None, [f"missing column 'id' (its first columns are: {shown}); name the column of row ids so"]
+
+
+def _id_text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _numeric(column: Any, position: int, text: list[tuple[int, int, str]]) -> Float64:
+    """Return an Arrow column as numbers; text among them is added to `text`."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return np.asarray(column.to_numpy(), dtype=np.float64)
+    numbers = np.full(len(column), np.nan)
+    for row, value in enumerate(column.to_pylist()):
+        if isinstance(value, str) and NUMBER.fullmatch(value) and pa.types.is_string(kind):
+            numbers[row] = float(value)
+        elif value is not None:
+            numbers[row] = 0.0
+            text.append((row, position, str(value)))
+    return numbers
+
+
+# --- What is wrong with it ----------------------------------------------------------------------------------
 
 
 def _row_faults(found: Found, ids: Sequence[str]) -> list[str]:
@@ -131,7 +344,7 @@ def _value_faults(found: Found, genes: Sequence[str] | None) -> list[str]:
     return faults
 
 
-def _cells(what: str, bad: NDArray[np.bool_], cell: Callable[[int, int], str]) -> list[str]:
+def _cells(what: str, bad: Mask, cell: Callable[[int, int], str]) -> list[str]:
     places = np.argwhere(bad)
     shown = [cell(int(row), int(column)) for row, column in places[: EXAMPLES + 1]]
     return [f"{what}, {len(places)} value(s): {_some(shown, '; ', len(places))}"] if shown else []

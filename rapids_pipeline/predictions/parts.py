@@ -23,11 +23,11 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.backend.memory import gigabytes
 from rapids_pipeline.backend.run_folder import require_writable, write_json
-from rapids_pipeline.stack.nested import Matrix
 
 KEY_NAME = "rapids_perturb_prediction"
 PATTERN = "part-*.parquet"
@@ -87,7 +87,7 @@ class PartFolder:
             return []
         return [number for number in range(len(self.parts)) if not self._whole(self.unfinished, number)]
 
-    def write(self, number: int, metadata: pd.DataFrame, genes: Sequence[str], predicted: Matrix) -> None:
+    def write(self, number: int, metadata: pd.DataFrame, genes: Sequence[str], predicted: Float32) -> None:
         """Write a part: metadata columns (m rows), then predictions (m, n_genes).
 
         Raises

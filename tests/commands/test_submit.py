@@ -15,7 +15,7 @@ from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.commands import app as cli
 from rapids_pipeline.commands import submit
 from rapids_pipeline.data.tables import read_responses
-from rapids_pipeline.predictions.kaggle import write_kaggle_csv
+from rapids_pipeline.predictions.formats import write_kaggle_csv
 
 
 def invoke(*arguments):
@@ -45,6 +45,14 @@ def genes(expected, tmp_path):
     path = tmp_path / "genes.txt"
     path.write_text("\n".join(expected.columns[1:]))
     return path
+
+
+def refused(*arguments):
+    """Return what the command says on stderr when it ends with exit code 2."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    assert "Traceback" not in result.output
+    return result.stderr
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".h5ad"])
@@ -89,8 +97,9 @@ def test_digits(run, expected, tmp_path):
     np.testing.assert_allclose(pd.read_csv(tmp_path / "s.csv").iloc[:, 1:], expected.iloc[:, 1:], atol=0.0051)
 
 
-def test_a_saved_model_submits_the_same(run, expected, small_files, tmp_path):
-    arguments = ["--model", run / "model", "--pairs", small_files.test, "--out", tmp_path / "s.parquet"]
+@pytest.mark.parametrize("folder", [lambda run: run, lambda run: run / "model"], ids=["run", "model"])
+def test_a_saved_model_submits_the_same(folder, run, expected, small_files, tmp_path):
+    arguments = ["--model", folder(run), "--pairs", small_files.test, "--out", tmp_path / "s.parquet"]
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
     found = pd.read_parquet(tmp_path / "s.parquet")
@@ -112,12 +121,11 @@ def test_without_its_test_file_a_run_keeps_its_own_order_and_says_so(run, expect
 def test_an_id_map_of_other_rows_writes_nothing(run, small_files, tmp_path):
     small_files.id_map.iloc[1:].to_csv(tmp_path / "less.csv", index=False)
     small_files.id_map.assign(id=range(len(small_files.id_map))).to_csv(tmp_path / "other.csv", index=False)
-    for name, words in (("less.csv", "less.csv: has "), ("other.csv", "of its ids are not in ")):
-        result = invoke("--run", run, "--out", tmp_path / "s.csv", "--id-map", tmp_path / name)
-        assert result.exit_code == 2 and words in result.stderr and "Traceback" not in result.output
+    for name, words in (("less.csv", "less.csv: lacks 1 of the ids of "), ("other.csv", "ids that ")):
+        assert words in refused("--run", run, "--out", tmp_path / "s.csv", "--id-map", tmp_path / name)
     (tmp_path / "genes.txt").write_text("A1BG\n")
-    result = invoke("--run", run, "--out", tmp_path / "s.csv", "--genes", tmp_path / "genes.txt")
-    assert result.exit_code == 2 and "genes" in result.stderr
+    said = refused("--run", run, "--out", tmp_path / "s.csv", "--genes", tmp_path / "genes.txt")
+    assert "genes.txt: lacks 7 of the genes of " in said and "; give the genes that were predicted" in said
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -125,8 +133,7 @@ def test_a_damaged_run_is_refused(run, small_files, tmp_path):
     (tmp_path / "run").mkdir()
     text = (run / "submission.csv").read_text().replace(",0.", ",x.", 1)
     (tmp_path / "run" / "submission.csv").write_text(text)
-    result = invoke("--run", tmp_path / "run", "--out", tmp_path / "s.csv")
-    assert result.exit_code == 2 and "Traceback" not in result.output
+    refused("--run", tmp_path / "run", "--out", tmp_path / "s.csv")
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -135,7 +142,9 @@ def test_the_method_and_the_data_set_are_named(run, tmp_path):
     options = ["--method-id", "mine", "--dataset-id", "theirs"]
     assert invoke("--run", run, "--out", tmp_path / "p.h5ad", *options).exit_code == 0
     assert dict(anndata.read_h5ad(tmp_path / "p.h5ad").uns) == {"method_id": "mine", "dataset_id": "theirs"}
-    assert invoke("--run", run, "--out", tmp_path / "p.h5ad").exit_code == 0
+    refused_words = "p.h5ad: exists already; choose another name or add --overwrite"
+    assert refused_words in refused("--run", run, "--out", tmp_path / "p.h5ad")
+    assert invoke("--run", run, "--out", tmp_path / "p.h5ad", "--overwrite").exit_code == 0
     found = anndata.read_h5ad(tmp_path / "p.h5ad").uns
     assert found["dataset_id"] == "neurips-2023-data" and found["method_id"] == "rapids_perturb"
 
@@ -170,14 +179,6 @@ def made(tmp_path):
     return files
 
 
-def refused(*arguments):
-    """Return what the command says on stderr when it ends with exit code 2."""
-    result = invoke(*arguments)
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    assert "Traceback" not in result.output
-    return result.stderr
-
-
 def test_ids_are_kept_as_they_are_written(made, tmp_path):
     assert invoke("--run", made.run, "--out", tmp_path / "s.csv").exit_code == 0
     assert [line[:4] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == [
@@ -204,8 +205,8 @@ def test_a_file_that_is_read_or_belongs_to_the_run_is_not_written(made):
     before = {path: path.read_bytes() for path in (*made.run.iterdir(), made.test, made.genes)}
     for out in (made.test, made.run / "submission.csv"):
         words = f"--out {out}: is an input or a run's result; choose another file"
-        assert words in refused("--run", made.run, "--out", out, "--float-format", "2")
-        assert words in refused("--run", made.run, "--out", out, "--id-map", made.test)
+        for options in (["--float-format", "2"], ["--id-map", made.test], ["--overwrite"]):
+            assert words in refused("--run", made.run, "--out", out, *options)
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -19,6 +19,8 @@ from rapids_pipeline.data.tables import (
     read_training,
     training_from_frame,
 )
+from tests.data.open_problems_example import DE_TRAIN_LAYERS, PAIRS, write_de, write_theirs
+from tests.data.open_problems_example import GENES as THEIR_GENES
 from tests.data.tables_example import GENES, LAYER, responses, table, with_value, write
 
 
@@ -185,12 +187,50 @@ def test_bad_h5ad_files_name_the_cause(object_strings, tmp_path):
         read_training(tmp_path / "none.h5ad")
 
 
+@pytest.mark.parametrize("layer", DE_TRAIN_LAYERS)
+def test_an_open_problems_training_file_is_read_by_any_layer(tmp_path, object_strings, layer):
+    values = write_de(tmp_path / "de_train.h5ad")
+    data = read_training(tmp_path / "de_train.h5ad", layer=layer)
+    np.testing.assert_array_equal(data.Y, values[layer].astype(np.float32))
+    assert data.genes == tuple(THEIR_GENES) and data.obs["sm_name"].tolist() == PAIRS["sm_name"].tolist()
+    assert "id" not in data.obs.columns
+
+
+@pytest.mark.parametrize("names", [[str(k) for k in range(5)], [f"ACGT-{k}" for k in range(5)]])
+def test_row_names_of_a_training_file_are_no_ids(tmp_path, object_strings, names):
+    write_de(tmp_path / "de_train.h5ad", names=names)
+    assert "id" not in read_training(tmp_path / "de_train.h5ad").obs.columns
+    assert "id" not in read_responses(tmp_path / "de_train.h5ad").obs.columns
+
+
+@pytest.mark.parametrize(
+    ("written", "layer", "found"),
+    [
+        ({}, "prediction", [*"42013"]),
+        ({}, "other", [*"42013"]),
+        ({"name": None}, "prediction", [*"42013"]),
+        ({"name": None}, "other", None),
+        (
+            {"obs": pd.DataFrame({"id": [5, 6, 7, 8, 9]}, index=pd.Index([*"abcde"], dtype=object))},
+            "prediction",
+            [5, 6, 7, 8, 9],
+        ),
+        ({"obs": PAIRS.astype(object).set_axis(pd.Index([*"abcde"], dtype=object))}, "prediction", None),
+    ],
+)
+def test_which_row_names_are_ids(tmp_path, object_strings, written, layer, found):
+    """A column `id` first; then names called id, of any layer; then any names of a prediction without pairs."""
+    write_theirs(tmp_path / "p.h5ad", [4, 2, 0, 1, 3], np.zeros((5, 4), np.float32), **written)
+    obs = read_responses(tmp_path / "p.h5ad", layer=layer).obs
+    assert (obs["id"].tolist() if "id" in obs else None) == found
+    if "obs" in written:
+        assert list(obs.columns) == list(written["obs"].columns)
+
+
 def test_h5ad_without_anndata_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "t.h5ad").write_bytes(b"x")
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(
-        UnavailableError, match=r"t.h5ad: .h5ad needs anndata; pip install 'rapids-perturb\[h5ad"
-    ):
+    with pytest.raises(UnavailableError, match=r"t.h5ad: .h5ad needs anndata; pip install '.\[h5ad\]'"):
         read_training(tmp_path / "t.h5ad")
 
 

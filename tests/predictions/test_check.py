@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.predictions.check import faults_of
-from rapids_pipeline.predictions.expected import read_gene_list, read_id_map
-from rapids_pipeline.predictions.found import Found, read_found
+from rapids_pipeline.predictions.check import Found, faults_of, read_found
+from tests.data.open_problems_example import GENES as THEIR_GENES
+from tests.data.open_problems_example import VAR, write_theirs
 
 GENES = ["A1BG", "A2M", "AAAS", "AACS"]
 IDS = ["0", "1", "2", "3", "4"]
@@ -282,6 +282,7 @@ def test_any_ids_and_genes_are_told_as_a_naive_comparison_tells_them(ids, genes)
             gzip.compress(b"id,A1BG\n" * 99, mtime=0)[:30],
             r"cannot be read as CSV \(.*\); is the file complete\?",
         ),
+        ("s.h5ad", b"x" * 50, r"cannot be read as .h5ad \(.*\); is the file complete\?"),
         ("s.parquet", b"PAR1" * 9, r"cannot be read as Parquet \(.*\); is the file complete\?"),
         ("s.txt", b"id,A1BG\n", r"unknown submission format; name it .csv, .csv.gz, .parquet or .h5ad"),
     ],
@@ -295,55 +296,29 @@ def test_what_is_no_table_is_one_line(tmp_path, name, content, words):
         read_found(tmp_path / "absent.csv")
 
 
-# --- what is expected -------------------------------------------------------------------------------------
+# --- Open Problems predictions ----------------------------------------------------------------------------------
 
 
-def test_ids_and_genes_come_from_any_table(tmp_path):
-    table = right().assign(id=["007", "b", "2", "1", "0"], cell_type="B", sm_name="x", note="some words")
-    for name, sep in (("m.csv", ","), ("m.tsv", "\t"), ("m.parquet", None)):
-        path = tmp_path / name
-        table.to_parquet(path) if sep is None else table.to_csv(path, index=False, sep=sep)
-        rows = read_id_map(path)
-        assert rows.ids == ["007", "b", "2", "1", "0"] and rows.pairs["sm_name"].tolist() == ["x"] * 5
-        assert read_gene_list(path) == GENES
-    (tmp_path / "genes.txt").write_bytes(("\ufeff" + "\r\n\r\n".join(GENES)).encode())
-    assert read_gene_list(tmp_path / "genes.txt") == GENES
-    right()[["id"]].to_csv(tmp_path / "m.csv", index=False)
-    assert read_id_map(tmp_path / "m.csv").pairs is None
+def test_what_the_contract_asks_for_and_a_file_lacks_is_named(tmp_path, object_strings):
+    anndata = pytest.importorskip("anndata")
+    obs = pd.DataFrame(index=pd.Index([*"012"], dtype=object))
+    layers, uns = {"predictions": np.zeros((3, 4), np.float32)}, {"method_id": 3}
+    anndata.AnnData(obs=obs, var=VAR, layers=layers, uns=uns).write_h5ad(tmp_path / "p.h5ad")
+    found = read_found(tmp_path / "p.h5ad")
+    assert (found.ids, found.columns, found.Y) == ([*"012"], THEIR_GENES, None)
+    assert found.faults == [
+        "missing layer 'prediction'; its layers are: predictions",
+        "missing uns['dataset_id'], a text",
+        "missing uns['method_id'], a text",
+    ]
+    assert faults_of(found, [*"012"], THEIR_GENES) == found.faults
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("m.csv", b"a,b\n1,2\n", "missing column id; its metadata columns are: none"),
-        ("m.csv", b"id,b\n1,2\n1,3\n", "duplicate id: '1'; every id may occur once"),
-        ("m.csv", b"id,b\n1,2\n,3\n", "column id has no value in row 2; fill it or drop the row"),
-    ],
-)
-def test_a_wrong_id_map_is_one_line(tmp_path, name, content, words):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=words):
-        read_id_map(tmp_path / name)
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_matrix"])
+def test_a_sparse_prediction_is_read(tmp_path, object_strings, kind):
+    from scipy import sparse
 
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("g.txt", b"A1BG\nA2M\nA1BG\n", "duplicate gene: 'A1BG'; every gene may occur once"),
-        ("g.txt", b"\n", "names no genes"),
-        ("g.txt", b"\xff\xfe\x00", "is no text; a list of genes has one name a line"),
-        (
-            "g.csv",
-            b"gene\nA1BG\n",
-            "is a table of one column; a list of genes is a .txt file, one name a line",
-        ),
-        ("g.h5ad", b"x" * 50, r"cannot be read as .h5ad \(.*\); is the file complete\?"),
-    ],
-)
-def test_a_wrong_gene_list_is_one_line(tmp_path, name, content, words):
-    if name.endswith(".h5ad"):
-        pytest.importorskip("anndata")
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=words) as caught:
-        read_gene_list(tmp_path / name)
-    assert "\n" not in str(caught.value)
+    pytest.importorskip("anndata")
+    values = np.where(Y > 0, Y, 0)
+    write_theirs(tmp_path / "p.h5ad", range(5), getattr(sparse, kind)(values))
+    np.testing.assert_array_equal(read_found(tmp_path / "p.h5ad").Y, values)

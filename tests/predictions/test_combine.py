@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from typer.testing import CliRunner
 
-from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.commands import submit
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.predictions import out_of_fold
-from rapids_pipeline.predictions.combination import aggregate
-from rapids_pipeline.predictions.kaggle import write_kaggle_csv
-from rapids_pipeline.predictions.out_of_fold import out_of_fold_scores
+from rapids_pipeline.predictions import formats
+from rapids_pipeline.predictions.combine import aggregate, out_of_fold_scores
+from rapids_pipeline.predictions.formats import write_kaggle_csv
 
 GENES = ["A1BG", "A.1", "A", "AACS"]  # "A" is what precedes the dot of another gene
 IDS = ["3", "1", "2", "0", "5"]
@@ -152,7 +150,7 @@ def test_every_value_is_that_of_a_loop_whatever_the_order_of_the_runs(tables, ho
 @pytest.mark.parametrize("block", [1, 7, 2**22])
 def test_blocks_change_nothing(monkeypatch, block):
     tables = list(np.random.default_rng(1).normal(size=(3, 9, 4)).astype(np.float32))
-    monkeypatch.setattr("rapids_pipeline.predictions.table.BLOCK_VALUES", block)
+    monkeypatch.setattr(formats, "BLOCK_VALUES", block)
     np.testing.assert_array_equal(aggregate(tables, "median"), np.median(tables, axis=0))
 
 
@@ -187,7 +185,7 @@ def test_each_run_and_the_combination_are_scored(runs, tmp_path, how):
 
 @pytest.mark.parametrize("block", [1, 60, 2**22])
 def test_scores_are_the_metrics_whatever_the_blocks(runs, monkeypatch, block):
-    monkeypatch.setattr(out_of_fold, "BLOCK_VALUES", block)
+    monkeypatch.setattr(formats, "BLOCK_VALUES", block)
     truth = PerturbationData(training_rows(), runs.truth, tuple(GENES))
     files = [folder / "oof.parquet" for folder in runs.folders]
     found = out_of_fold_scores(files, truth, runs.train, "median")
@@ -399,10 +397,3 @@ def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
     assert (
         said == f"error: --run {tmp_path}/empty: has no submission.csv; give the folder of a finished run\n"
     )
-
-
-def test_an_unknown_combination_is_refused_by_the_function_too():
-    from rapids_pipeline.predictions.combination import require_combination
-
-    with pytest.raises(InputError, match="--combine mode: is unknown"):
-        require_combination("mode")

@@ -1,0 +1,152 @@
+"""Folders of parts: what was interrupted goes on with the same bytes, and nothing else is taken or replaced."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.predictions import parts, predict
+from rapids_pipeline.predictions.predict import predict_file
+
+NAMES = [f"part-{k:05d}.parquet" for k in range(4)]
+
+
+@pytest.fixture
+def options(model, pairs, tmp_path):
+    """The command that predicts 37 pairs in four parts."""
+    return ["predict", "--model", model, "--pairs", pairs, "--out", tmp_path / "out", "--block-rows", 10]
+
+
+@pytest.fixture(scope="module")
+def whole(model, pairs, tmp_path_factory):
+    """The bytes of the parts of a prediction that nothing interrupted, in the same blocks."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    predict_file(model, pairs, out, block_rows=10)
+    return bytes_of(out)
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_interrupted_prediction_goes_on_where_it_was(invoke, options, whole, tmp_path, monkeypatch):
+    made, first = [], predict.BlockPredictor.predict
+
+    def interrupted(self, rows):
+        made.append(rows.start)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return first(self, rows)
+
+    monkeypatch.setattr(predict.BlockPredictor, "predict", interrupted)
+    stopped = invoke(*options)
+    assert stopped.exit_code == 130 and "2 of 4 parts are kept in" in stopped.stderr
+    assert "the same command continues" in stopped.stderr and not (tmp_path / "out").exists()
+    second = invoke(*options)
+    assert second.exit_code == 0, second.output
+    assert made == [0, 10, 20, 20, 30]
+    assert bytes_of(tmp_path / "out") == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.manifest.json"]
+    third = invoke(*options)
+    assert third.exit_code == 0 and made == [0, 10, 20, 20, 30], "a finished one is not made again"
+
+
+def test_a_damaged_part_is_made_anew(invoke, options, whole, tmp_path, monkeypatch):
+    write = parts.PartFolder.write
+
+    def interrupted(self, number, *what):
+        if number == 2:
+            raise KeyboardInterrupt
+        write(self, number, *what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(parts.PartFolder, "write", interrupted)
+        assert invoke(*options).exit_code == 130
+    (folder,) = tmp_path.glob(".out.unfinished-*")
+    part = (folder / NAMES[1]).read_bytes()
+    (folder / NAMES[1]).write_bytes(part[: len(part) // 2])
+    (folder / ".part-00002-half.parquet").write_bytes(part[:9])
+    assert invoke(*options).exit_code == 0
+    assert bytes_of(tmp_path / "out") == whole
+
+
+KILLED = """
+import os, signal, sys
+from rapids_pipeline.commands import app as cli
+from rapids_pipeline.predictions import parts
+
+name, write = sys.argv.pop(), parts.PartFolder.write
+
+def written(self, number, *what):
+    if number == 2:
+        os.kill(os.getpid(), getattr(signal, name))
+    write(self, number, *what)
+
+parts.PartFolder.write = written
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGKILL", -9)])
+def test_a_stopped_process_leaves_whole_parts_and_no_folder(invoke, options, whole, tmp_path, name, status):
+    command = [sys.executable, "-c", KILLED, *map(str, options), name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith(".out.unfinished-")
+    assert sorted(path.name for path in kept.glob("part-*")) == NAMES[:2]
+    assert ("2 of 4 parts are kept in" in done.stderr) == (name == "SIGINT")
+    assert invoke(*options).exit_code == 0
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_other_pairs_never_take_kept_parts(invoke, options, pairs, tmp_path, monkeypatch):
+    def fail(self, rows):
+        if rows.start:
+            raise KeyboardInterrupt
+        return np.full((rows.stop, 8), 7, np.float32)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict.BlockPredictor, "predict", fail)
+        assert invoke(*options).exit_code == 130
+    pd.read_csv(pairs).iloc[::-1].to_csv(tmp_path / "turned.csv", index=False)
+    result = invoke(*options, "--pairs", tmp_path / "turned.csv")
+    assert result.exit_code == 0, result.output
+    assert (pd.read_parquet(tmp_path / "out").iloc[:, 10:] != 7).all(axis=None)
+    assert "unfinished parts of another prediction are in" in result.stderr
+
+
+def test_what_is_there_is_replaced_only_when_asked(invoke, options, pairs, tmp_path):
+    assert invoke(*options).exit_code == 0
+    less = tmp_path / "less.csv"
+    pd.read_csv(pairs).iloc[:5].to_csv(less, index=False)
+    refused = invoke(*options, "--pairs", less)
+    assert refused.exit_code == 2
+    assert "holds another prediction; choose another folder or add --overwrite" in refused.stderr
+    assert len(pd.read_parquet(tmp_path / "out")) == 37
+    assert invoke(*options, "--pairs", less, "--overwrite").exit_code == 0
+    assert len(pd.read_parquet(tmp_path / "out")) == 5
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    refused = invoke(*options, "--out", tmp_path / "mine", "--overwrite")
+    assert refused.exit_code == 2 and "holds thesis.txt, which is no part of a prediction" in refused.stderr
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_too_little_room_is_said_before_anything_is_predicted(model, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts.shutil, "disk_usage", lambda place: parts.shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(
+        InputError, match=r"37 rows × 8 genes need .* free; choose another disk or fewer pairs"
+    ):
+        predict_file(model, pairs, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prediction_that_is_no_number_is_refused(model, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "blended", lambda stack, rows: np.full((len(rows.obs), 8), np.inf))
+    with pytest.raises(InputError, match="the model predicts inf for id 0, gene "):
+        predict_file(model, pairs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
