@@ -80,4 +80,4 @@ if [[ ${#missing[@]} -gt 0 ]]; then
   echo "error: not combined, no result of seed ${missing[*]}; see what it printed, then call this again to go on" >&2
   exit 1
 fi
-"$PROGRAM" submit "${runs[@]}" --out "$OUT/submission.csv"
+"$PROGRAM" submit "${runs[@]}" --out "$OUT/submission.csv" --overwrite
