@@ -11,11 +11,14 @@ from contextlib import contextmanager
 class Progress:
     """Receives how far the stage under way has come; this one shows nothing."""
 
-    def start(self, total: int) -> None:
-        """Say how many steps the stage under way has."""
+    def start(self, total: float | None, what: str = "") -> None:
+        """Say how many steps the stage under way has, and what they are; again wherever another part of it begins."""
 
-    def advance(self, steps: int = 1) -> None:
+    def advance(self, steps: float = 1) -> None:
         """Say that `steps` more steps are done."""
+
+    def found(self, result: object) -> None:
+        """Say what the stage found so far; a study tells its own kind of result."""
 
 
 class Stages:

@@ -1,31 +1,207 @@
-"""What is fitted to a candidate's columns: every gene's SVR, its ridge regression, or one booster of all genes."""
+"""Models of a screen: what is fitted to a candidate's columns, and the losses on the rows that are held out.
 
-from collections.abc import Callable
+Columns and Gram matrices are made block by block, once for every split. Candidates share blocks, and both halves of a
+Gram matrix's cost are shared, too: the squared distances of a union of blocks are the sum of the blocks' squared
+distances, and so are the sums that `gamma="scale"` needs,
+
+    ‖x − z‖² = Σ_b ‖x_b − z_b‖²        γ = 1 / (p Var(X)),  p = Σ_b p_b,  Var from Σ_b Σ x and Σ_b Σ x².
+
+Whatever a block learns comes from the training rows of the split. Target encodings see the panel's genes where these
+are few. Otherwise they see the genes' leading components, again of the training rows, as level 2 of a run does.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
+from features.blocks import Block, Noise
 from features.feature_sets import FeatureSet
+from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.boosting import MultiOutputBooster
+from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.stack.recipe import BoostingConfig, SvrConfig
 from rapids_pipeline.stack.target_space import TargetSpace
-from rapids_pipeline.studies.screen.fold_features import FoldFeatures
+from rapids_pipeline.studies.screen.results import Losses
 from rapids_pipeline.svr.engines import fit_on_table
+from rapids_pipeline.svr.gram import squared_distances
 from rapids_pipeline.svr.own_target import estimator as own_target
 
-Matrix = NDArray[np.float32]
 ModelName = Literal["svr", "ridge", "boosting"]
-Model = Callable[[FoldFeatures, FeatureSet, int], Matrix]
-
 SVR, BOOSTING = SvrConfig(), BoostingConfig()
 SVR_ENGINE = "smo"
 """A screen has many fits of few genes: SMO's start is paid once, where "auto" judges single fits."""
 PENALTIES = np.logspace(-1, 5, 13)
 GENES_AT_ONCE = 2048
+MOST_ENCODED = 45
+"""Genes up to which target encodings see every gene; of more, as many components."""
+MOST_KEPT_BYTES = 1 << 30
+"""Of columns and distances; those used longest ago are made again when they are wanted again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """What a block contributes to a Gram matrix over some rows, the training rows first.
+
+    `distances` are squared, (n, n); `n_entries`, `total` and `squares` are the number, sum and sum of squares of the
+    entries of the training rows.
+    """
+
+    distances: Float64
+    n_columns: int
+    n_entries: int
+    total: float
+    squares: float
+
+    @classmethod
+    def of(cls, columns: Float32, n_training: int) -> "Piece":
+        """Make it of a block's columns."""
+        X = columns.astype(np.float64)
+        training = X[:n_training]
+        return cls(
+            squared_distances(X, X),
+            X.shape[1],
+            training.size,
+            float(training.sum()),
+            float((training**2).sum()),
+        )
+
+
+class SummedGram:
+    """An RBF Gram matrix with gamma="scale", from the pieces of its blocks."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._distances = sum((piece.distances for piece in pieces[1:]), start=pieces[0].distances)
+        entries = sum(piece.n_entries for piece in pieces)
+        mean = sum(piece.total for piece in pieces) / entries
+        variance = sum(piece.squares for piece in pieces) / entries - mean**2
+        columns = sum(piece.n_columns for piece in pieces)
+        self._gamma = 1.0 / (columns * variance) if variance > 0 else 1.0
+
+    def gamma_of(self, training_rows: Indices) -> float:
+        """Return γ, of the rows that the pieces call training rows."""
+        return self._gamma
+
+    def gram(self, rows: Indices, columns: Indices, gamma: float) -> Float64:
+        """Return K over rows × columns."""
+        return np.asarray(np.exp(-gamma * self._distances[np.ix_(rows, columns)]))
+
+
+class FoldFeatures:
+    """Columns and Gram matrices of any blocks in any of the splits.
+
+    Parameters
+    ----------
+    rows : Rows
+        n rows with the molecules that the blocks name.
+    Y : ndarray of float32, (n, t)
+        The panel's responses.
+    splits : sequence of Split
+    sigma : float
+        Noise of leave-one-out encodings of training rows.
+    seed : int
+    """
+
+    def __init__(
+        self, rows: Rows, Y: Float32, splits: Sequence[Split], sigma: float = 0.0, seed: int = 0
+    ) -> None:
+        self.rows, self.Y, self.splits = rows, Y, splits
+        self._sigma, self.seed = sigma, seed
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._bytes = 0
+
+    def columns(self, features: FeatureSet, number: int) -> tuple[Float32, Float32]:
+        """Return the columns of a feature set in split `number`: training rows', held-out rows'."""
+        parts = [self._columns(block, number) for block in features.blocks]
+        n_training = len(self.splits[number].training)
+        joined = np.hstack(parts, dtype=np.float32)
+        return joined[:n_training], joined[n_training:]
+
+    def gram(self, features: FeatureSet, number: int) -> SummedGram:
+        """Return the Gram matrix over the training rows, then the held-out rows."""
+        return SummedGram([self._piece(block, number) for block in features.blocks])
+
+    def width(self, features: FeatureSet) -> int:
+        """Return the number of columns that a model has, in the first split."""
+        if features.own_target and self.Y.shape[1] > 1:
+            return FoldFeatures(self.rows, self.Y[:, :1], self.splits[:1]).width(features)
+        return sum(self._columns(block, 0).shape[1] for block in features.blocks)
+
+    def encoded(self, number: int) -> Float32:
+        """Return what target encodings of the training rows are made of, (n_training, at most 45)."""
+        training = self.Y[self.splits[number].training]
+        if self.Y.shape[1] <= MOST_ENCODED:
+            return training
+        kept: Float32 = self._once(
+            ("encoded", number), lambda: TargetSpace(MOST_ENCODED).components_for(training)
+        )
+        return kept
+
+    def _columns(self, block: Block, number: int) -> Float32:
+        def make() -> Float32:
+            split, maker = self.splits[number], block.maker(self._noise_of(block))
+            fitted = maker.fit_transform(self.rows.take(split.training), self.encoded(number))
+            return np.vstack([fitted, maker.transform(self.rows.take(split.held_out))], dtype=np.float32)
+
+        columns: Float32 = self._once(("columns", block, number), make)
+        return columns
+
+    def _piece(self, block: Block, number: int) -> Piece:
+        split = self.splits[number]
+        n_training = len(split.training)
+
+        def make() -> Piece:
+            if block.fitted_on != "nothing":
+                return Piece.of(self._columns(block, number), n_training)
+            order = np.concatenate([split.training, split.held_out])
+            whole, sums, squares = self._once(("whole", block), lambda: self._whole(block))
+            inside = split.training
+            return Piece(
+                whole.distances[np.ix_(order, order)],
+                whole.n_columns,
+                n_training * whole.n_columns,
+                float(sums[inside].sum()),
+                float(squares[inside].sum()),
+            )
+
+        piece: Piece = self._once(("piece", block, number), make)
+        return piece
+
+    def _noise_of(self, block: Block) -> Noise:
+        """Return the draws of a block: its own, whatever the feature set it stands in."""
+        return Noise(self._sigma, (self.seed + crc32(block.name.encode())) % (1 << 32))
+
+    def _whole(self, block: Block) -> tuple[Piece, Float64, Float64]:
+        """Return the piece of a block that learns nothing, over all rows, and each row's sum and sum of squares."""
+        X = block.maker(self._noise_of(block)).fit_transform(self.rows, self.Y[:, :1])
+        squares = (X.astype(np.float64) ** 2).sum(axis=1)
+        return Piece.of(X, len(X)), X.sum(axis=1, dtype=np.float64), squares
+
+    def _once(self, key: Hashable, make: Any) -> Any:
+        """Return what was made for a key before, or make it; the oldest are dropped where there is no room."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        made = make()
+        self._kept[key] = made
+        self._bytes += _size(made)
+        while self._bytes > MOST_KEPT_BYTES and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return made
+
+
+def _size(made: Any) -> int:
+    if isinstance(made, tuple):
+        return sum(map(_size, made))
+    return int(made.distances.nbytes if isinstance(made, Piece) else made.nbytes)
 
 
 def sigma_of(model: ModelName) -> float:
@@ -33,53 +209,53 @@ def sigma_of(model: ModelName) -> float:
     return BOOSTING.encoder_sigma if model == "boosting" else 0.0
 
 
-def require_usable(recipe: FeatureSet, model: ModelName, n_genes: int) -> None:
+def require_usable(features: FeatureSet, model: ModelName, n_genes: int) -> None:
     """Raise InputError where a model cannot take a feature set.
 
     A table for all genes has no room for columns of each gene's own; only the SVR of several genes can do without one.
     """
-    if recipe.own_target and n_genes > 1 and model != "svr":
+    if features.own_target and n_genes > 1 and model != "svr":
         raise InputError(
-            f"feature set {recipe.name} gives every gene columns of its own: screen it with --model svr, or one gene"
+            f"feature set {features.name} gives every gene columns of its own: screen it with --model svr, or one gene"
         )
-    if recipe.own_target and n_genes > 1:
-        own_target.require_usable(recipe)
+    if features.own_target and n_genes > 1:
+        own_target.require_usable(features)
 
 
-def svr(features: FoldFeatures, recipe: FeatureSet, number: int) -> Matrix:
+def svr(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
     """The SVR of a run's first level: RBF, C = 1, ε = 0.1, gamma="scale"."""
-    split, Y = features.splits[number], features.Y
+    split, Y = tables.splits[number], tables.Y
     how: dict[str, Any] = {"C": SVR.C, "epsilon": SVR.epsilon, "tol": SVR.tol, "max_iter": SVR.max_iter}
-    if recipe.own_target and Y.shape[1] > 1:
-        rows = features.rows.take(split.training), features.rows.take(split.held_out)
-        return own_target.fit_predict(recipe, rows[0], Y[split.training], rows[1], seed=features.seed, **how)
-    gram = features.gram(recipe, number)
+    if features.own_target and Y.shape[1] > 1:
+        rows = tables.rows.take(split.training), tables.rows.take(split.held_out)
+        return own_target.fit_predict(features, rows[0], Y[split.training], rows[1], seed=tables.seed, **how)
+    gram = tables.gram(features, number)
     training = np.arange(len(split.training))
     held_out = np.arange(len(training), len(training) + len(split.held_out))
     fit = fit_on_table(gram, Y[split.training], training, [held_out], engine_name=SVR_ENGINE, **how)
     return np.asarray(fit.predictions[0], dtype=np.float32)
 
 
-def ridge(features: FoldFeatures, recipe: FeatureSet, number: int) -> Matrix:
+def ridge(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
     """Ridge regression on standardised columns; every gene's penalty by its own leave-one-out error."""
-    split = features.splits[number]
-    X, X_held_out = features.columns(recipe, number)
+    split = tables.splits[number]
+    X, X_held_out = tables.columns(features, number)
     scaler = StandardScaler().fit(X)
     X, X_held_out = scaler.transform(X), scaler.transform(X_held_out)
-    predicted = np.empty((len(X_held_out), features.Y.shape[1]), dtype=np.float32)
+    predicted = np.empty((len(X_held_out), tables.Y.shape[1]), dtype=np.float32)
     for start in range(0, predicted.shape[1], GENES_AT_ONCE):
         genes = slice(start, start + GENES_AT_ONCE)
-        fitted = RidgeCV(PENALTIES, alpha_per_target=True).fit(X, features.Y[split.training, genes])
+        fitted = RidgeCV(PENALTIES, alpha_per_target=True).fit(X, tables.Y[split.training, genes])
         predicted[:, genes] = fitted.predict(X_held_out).reshape(len(X_held_out), -1)
     return predicted
 
 
-def boosting(features: FoldFeatures, recipe: FeatureSet, number: int) -> Matrix:
+def boosting(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
     """The booster of a run's second level, in the 45 leading components of the genes."""
-    split = features.splits[number]
-    X, X_held_out = features.columns(recipe, number)
+    split = tables.splits[number]
+    X, X_held_out = tables.columns(features, number)
     space = TargetSpace(BOOSTING.n_components)
-    scores = space.components_for(features.Y[split.training])
+    scores = space.components_for(tables.Y[split.training])
     settings = BOOSTING.model_dump(
         include={
             "n_estimators",
@@ -92,8 +268,85 @@ def boosting(features: FoldFeatures, recipe: FeatureSet, number: int) -> Matrix:
             "max_bins",
         }
     )
-    booster = MultiOutputBooster(**settings, random_state=features.seed, device="cpu").fit(X, scores)
+    booster = MultiOutputBooster(**settings, random_state=tables.seed, device="cpu").fit(X, scores)
     return np.asarray(space.inverse_transform(booster.predict(X_held_out)))
 
 
-MODELS: dict[str, Model] = {"svr": svr, "ridge": ridge, "boosting": boosting}
+MODELS: dict[str, Callable[[FoldFeatures, FeatureSet, int], Float32]] = {
+    "svr": svr,
+    "ridge": ridge,
+    "boosting": boosting,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Rows, responses and splits that all candidates are scored on; the same for all.
+
+    Attributes
+    ----------
+    rows : Rows
+        n rows, with the molecules that candidates name.
+    Y : ndarray of float32, (n, t)
+    repeats : sequence of sequences of Split
+        The splits of every repeat.
+    model : str
+    seed : int
+    """
+
+    rows: Rows
+    Y: Float32
+    repeats: Sequence[Sequence[Split]]
+    model: ModelName = "svr"
+    seed: int = 0
+
+    @property
+    def splits(self) -> list[Split]:
+        """The splits of all repeats, one repeat after the other."""
+        return [split for splits in self.repeats for split in splits]
+
+    @property
+    def folds(self) -> Indices:
+        """The split that holds a row out, (repeats, n); −1 for none."""
+        folds = np.full((len(self.repeats), len(self.Y)), -1, dtype=np.intp)
+        for repeat, splits in enumerate(self.repeats):
+            for number, split in enumerate(splits):
+                folds[repeat, split.held_out] = number
+        return folds
+
+    def tables(self) -> FoldFeatures:
+        """Return the columns of all splits, to be shared by all candidates."""
+        return FoldFeatures(self.rows, self.Y, self.splits, sigma_of(self.model), self.seed)
+
+
+def losses_of(
+    comparison: Comparison, predict: Callable[[int], Float32], progress: Progress | None = None
+) -> Losses:
+    """Return the losses of what `predict` says of the rows that split number 0, 1, … holds out, (m, t)."""
+    progress = progress or Progress()
+    row_mse = np.full((len(comparison.repeats), len(comparison.Y)), np.nan)
+    squares, count, number = np.zeros(comparison.Y.shape[1]), 0, 0
+    for repeat, splits in enumerate(comparison.repeats):
+        for split in splits:
+            errors = predict(number).astype(np.float64)
+            errors -= comparison.Y[split.held_out]
+            np.square(errors, out=errors)
+            row_mse[repeat, split.held_out] = errors.mean(axis=1)
+            squares += errors.sum(axis=0)
+            count, number = count + len(errors), number + 1
+            progress.advance()
+    return Losses(row_mse, np.sqrt(squares / count))
+
+
+def predictions(
+    comparison: Comparison, tables: FoldFeatures, features: FeatureSet | None, number: int
+) -> Float32:
+    """Return what a candidate predicts of the rows that split `number` holds out, (m, t).
+
+    Without features, that is the mean of the training rows.
+    """
+    split = tables.splits[number]
+    if features is None:
+        mean = comparison.Y[split.training].mean(axis=0, dtype=np.float64).astype(np.float32)
+        return np.tile(mean, (len(split.held_out), 1))
+    return MODELS[comparison.model](tables, features, number)

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from rapids_pipeline.studies.screen.fold_features import MOST_ENCODED, FoldFeatures
 
 from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.evaluation.splits import Split, random_folds
 from rapids_pipeline.studies.screen import fold_features
-from rapids_pipeline.studies.screen.fold_features import MOST_ENCODED, FoldFeatures
 from rapids_pipeline.svr.gram import GramTable
 
 SMILES = ["C", "CC", "CCC", "c1ccccc1", "CCO", "CC(=O)O", "CN", "CCN"]

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from rapids_pipeline.studies.screen.flow import ScreenRequest, Watcher, screen
+from rapids_pipeline.studies.screen.losses import Problem, losses_of, predictions
 from sklearn.svm import SVR
 from typer.testing import CliRunner
 
@@ -22,8 +24,6 @@ from rapids_pipeline.data.tables import PerturbationData, read_training, trainin
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.studies.screen import flow
 from rapids_pipeline.studies.screen.candidates import default_sets
-from rapids_pipeline.studies.screen.flow import ScreenRequest, Watcher, screen
-from rapids_pipeline.studies.screen.losses import Problem, losses_of, predictions
 
 SETS = ("cell_type", "onehot", "molecules", "svr_shared", "loo", "svr_loo")
 FILES = ["screen.csv", "screen.html", "screen.json", "screen.png"]

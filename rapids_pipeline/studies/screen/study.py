@@ -1,0 +1,361 @@
+"""The screen: feature sets in, scored candidates out.
+
+Every candidate is scored on the same splits, by the same model, from columns that are fitted inside each split.
+
+Forward selection reports a nested score. The score of a set that some splits selected is too good on those splits, so
+for every outer split the selection is made anew, by splits of that split's training rows alone, and what it selected
+predicts the rows held out.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from features.blocks import Block
+from features.feature_sets import FeatureSet
+from features.molecules.encoders import encode_molecules, molecule_encoder
+from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.versions import provenance
+from rapids_pipeline.data.problem import canonical_order
+from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.evaluation.intervals import LEVEL
+from rapids_pipeline.evaluation.named_splits import SPLITS, bootstrap_units, named_splits
+from rapids_pipeline.evaluation.splits import Split
+from rapids_pipeline.studies.screen.candidates import (
+    DEFAULT_REFERENCE,
+    Step,
+    blocks_of,
+    choose_panel,
+    default_sets,
+    forward_selection,
+    named_sets,
+    set_of,
+    without_each_block,
+)
+from rapids_pipeline.studies.screen.models import (
+    Comparison,
+    ModelName,
+    losses_of,
+    predictions,
+    require_usable,
+)
+from rapids_pipeline.studies.screen.results import BASELINE, Entry, Losses, Screen, Standings
+from rapids_pipeline.studies.store import Kept, Store
+
+Search = Literal["compare", "forward", "ablation"]
+SplitsOf = Callable[[pd.DataFrame, Float32], Sequence[Sequence[Split]]]
+STAGE = "screen"
+"""The stage in which candidates are scored."""
+FEW_GENES = 500
+"""Below this many genes, products of matrices are too small for more than one BLAS thread."""
+ALL_BLOCKS, SELECTED = "all blocks", "forward selection"
+
+
+@dataclass(frozen=True)
+class ScreenRequest:
+    """What a screen is asked for; with the data it determines every number.
+
+    Attributes
+    ----------
+    target : str
+        As `rapids_pipeline.studies.screen.candidates.choose_panel`.
+    features : tuple of str
+        Names of feature sets, or TOML files; empty for all that need no weights of their own.
+    search : {"compare", "forward", "ablation"}
+    reference : str or None
+        Set that differences are taken from; "mean" for the training mean. None: `onehot` with all sets, otherwise
+        the first one.
+    model : {"svr", "ridge", "boosting"}
+    split : str
+        As `rapids_pipeline.evaluation.named_splits.SPLITS`.
+    n_folds, repeats, seed : int
+    molecules : str
+        As `--molecules` of a run.
+    """
+
+    target: str = "A1BG"
+    features: tuple[str, ...] = ()
+    search: Search = "compare"
+    reference: str | None = None
+    model: ModelName = "svr"
+    split: str = "random"
+    n_folds: int = 5
+    repeats: int = 1
+    seed: int = 0
+    molecules: str = "morgan"
+
+
+def screen(
+    data: PerturbationData,
+    request: ScreenRequest,
+    *,
+    pairs: pd.DataFrame | None = None,
+    source: str = "",
+    folder: Path | None = None,
+    stages: Stages | None = None,
+) -> Screen:
+    """Score feature sets by cross-validation.
+
+    Parameters
+    ----------
+    data : PerturbationData
+    request : ScreenRequest
+    pairs : DataFrame, optional
+        `cell_type` and `sm_name` of the pairs to predict, for a split that imitates the task.
+    source : str
+        Where the data are from, for the report.
+    folder : Path, optional
+        Where finished candidates are kept and looked for, so that an interrupted screen can be continued.
+    stages : Stages, optional
+        Is told the `Standings` whenever a candidate is finished.
+
+    Raises
+    ------
+    InputError
+        Unknown gene (the nearest names are given), feature set, reference or split, a gene that is constant, a number
+        out of range, or a set that the model cannot take.
+    """
+    stages = stages or Stages()
+    _check_numbers(request)
+    molecule_encoder(request.molecules)  # is there such a one?
+    sets = named_sets(request.features or default_sets(), request.molecules)
+    data = data.take(canonical_order(data.obs))
+    panel = choose_panel(request.target, data, request.seed)
+    for features in sets:
+        require_usable(features, request.model, len(panel.genes))
+    with stages.stage("features"):
+        encoders = [name for features in sets for name in features.encoders]
+        encoded = encode_molecules(encoders, list(data.obs["SMILES"]))
+        splits_of = partial(_splits, request, pairs)
+        repeats = splits_of(data.obs, panel.Y)
+        comparison = Comparison(
+            Rows(data.obs, encoded.training), panel.Y, repeats, request.model, request.seed
+        )
+    sets, reference = _candidates(request, sets)
+    store = store_of(folder, comparison)
+    standings = Standings(
+        _blank(request, comparison, panel.genes, reference, source),
+        panel.anchor,
+        comparison.folds,
+        bootstrap_units(request.split, data.obs),
+    )
+    threads = 1 if len(panel.genes) < FEW_GENES else None
+    with stages.stage(STAGE) as progress, threadpool_limits(threads, "blas"):
+        selection = _score_all(comparison, sets, request, splits_of, standings, store, progress)
+    return standings.screen(
+        complete=True,
+        notes=[*encoded.notes, *_notes(panel.constant)],
+        selection=selection,
+        provenance={
+            **provenance(),
+            "settings": asdict(request),
+            "problem_sha256": store.study,
+            "seconds": dict(stages.seconds),
+        },
+    )
+
+
+def store_of(folder: Path | None, comparison: Comparison) -> Store:
+    """Return the store of a comparison's losses: what is predicted from what, on which splits, by which model."""
+    rows = [(split.training, split.held_out) for split in comparison.splits]
+    return Store(folder, "screen", comparison.rows, comparison.Y, rows, comparison.model, comparison.seed)
+
+
+def _score_all(
+    comparison: Comparison,
+    sets: Sequence[FeatureSet],
+    request: ScreenRequest,
+    splits_of: SplitsOf,
+    standings: Standings,
+    store: Store,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Score the baseline, the reference and the others, in this order; return the steps of forward selection."""
+    tables, reference = comparison.tables(), standings.blank.reference
+    ordered = [None, *sorted(sets, key=lambda features: features.name != reference)]
+    forward = request.search == "forward"
+    for number, features in enumerate(ordered, start=1):
+        name = BASELINE if features is None else features.name
+        progress.start(len(comparison.splits), f"{number} of {len(ordered) + forward}: {name}")
+        predict = partial(predictions, comparison, tables, features)
+        losses, seconds = _losses(store, features, partial(losses_of, comparison, predict, progress))
+        words = "no features: the mean of the training rows" if features is None else features.description
+        standings.add(Entry(name, words, 0 if features is None else tables.width(features), seconds, losses))
+        if standings.has_reference:
+            progress.found(standings)
+    if not forward:
+        return []
+    progress.start(len(comparison.splits) + 1, f"{len(ordered) + 1} of {len(ordered) + 1}: {SELECTED}")
+    began = time.perf_counter()
+    found = nested_forward(comparison, list(sets[0].blocks), splits_of, progress)
+    chosen = set_of([step.block for step in found.steps]) if found.steps else None
+    width = 0 if chosen is None else tables.width(chosen)
+    words = f"nested: selected anew in each split; by all rows: {chosen.description if chosen else 'nothing'}"
+    standings.add(Entry(SELECTED, words, width, time.perf_counter() - began, found.losses))
+    progress.found(standings)
+    return found.entries
+
+
+def _losses(store: Store, features: FeatureSet | None, make: Callable[[], Losses]) -> tuple[Losses, float]:
+    """Return the losses of a candidate and the seconds they took, of the store or else made and kept there."""
+    blocks = None if features is None else features.model_dump(mode="json", include={"blocks"})
+    kept = store.get(blocks)
+    if kept is not None:
+        return Losses(kept.arrays["row_mse"], kept.arrays["gene_rmse"]), kept.facts["seconds"]
+    began = time.perf_counter()
+    losses = make()
+    seconds = time.perf_counter() - began
+    arrays: dict[str, Any] = {"row_mse": losses.row_mse, "gene_rmse": losses.gene_rmse}
+    store.put(Kept(arrays, {"seconds": seconds}), blocks)
+    return losses, seconds
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What forward selection found.
+
+    Attributes
+    ----------
+    losses : Losses
+        Nested: of the sets that each outer split's training rows selected.
+    steps : list of Step
+        The selection by all rows, which is what one would use; its scores are optimistic.
+    empty : float
+        Score without any block.
+    shares : dict of str to float
+        In what share of the outer splits a block was selected.
+    """
+
+    losses: Losses
+    steps: list[Step]
+    empty: float
+    shares: dict[str, float]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The steps as rows of a report."""
+        before = [self.empty, *(step.score for step in self.steps)]
+        return [
+            step.entry(score) | {"share": self.shares.get(step.block.name, 0.0)}
+            for step, score in zip(self.steps, before, strict=False)
+        ]
+
+
+def nested_forward(
+    comparison: Comparison, blocks: Sequence[Block], splits_of: SplitsOf, progress: Progress | None = None
+) -> Selection:
+    """Select blocks by all rows, and score selecting itself.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Whose splits are the outer ones, and those that the selection by all rows uses.
+    blocks : sequence of Block
+    splits_of : callable
+        Inner splits of some training rows: of their `obs` and responses.
+    progress : Progress, optional
+        Advances once for each outer split, and once for the selection by all rows.
+    """
+    progress = progress or Progress()
+    steps, empty = selected(comparison, blocks)
+    progress.advance()
+    tables, chosen = comparison.tables(), Counter[str]()
+
+    def predict(number: int) -> Float32:
+        training = comparison.splits[number].training
+        rows, Y = comparison.rows.take(training), comparison.Y[training]
+        inner = Comparison(rows, Y, splits_of(rows.obs, Y), comparison.model, comparison.seed)
+        found = [step.block for step in selected(inner, blocks)[0]]
+        chosen.update(block.name for block in found)
+        return predictions(comparison, tables, set_of(found) if found else None, number)
+
+    losses = losses_of(comparison, predict, progress)
+    n_splits = len(comparison.splits)
+    return Selection(losses, steps, empty, {name: count / n_splits for name, count in chosen.items()})
+
+
+def selected(comparison: Comparison, blocks: Sequence[Block]) -> tuple[list[Step], float]:
+    """Return the steps of forward selection on a comparison's splits, and the score without any block."""
+    tables = comparison.tables()
+
+    def score(features: FeatureSet | None) -> float:
+        return losses_of(comparison, lambda number: predictions(comparison, tables, features, number)).score
+
+    empty = score(None)
+    return forward_selection(blocks, score, empty), empty
+
+
+def _check_numbers(request: ScreenRequest) -> None:
+    if request.seed < 0:
+        raise InputError(f"--seed {request.seed}: must not be negative")
+    if request.repeats < 1:
+        raise InputError(f"--repeats {request.repeats}: must be at least 1")
+
+
+def _candidates(request: ScreenRequest, sets: list[FeatureSet]) -> tuple[list[FeatureSet], str]:
+    """Return the sets to score and the name of the reference."""
+    if request.search == "compare":
+        default = DEFAULT_REFERENCE if not request.features else sets[0].name
+        reference, names = request.reference or default, [features.name for features in sets]
+        if reference not in (BASELINE, *names):
+            raise InputError(
+                f"--reference {reference}: is none of the screened sets: {', '.join(names)}, or {BASELINE}"
+            )
+        return sets, reference
+    if request.reference is not None:
+        raise InputError(f"--reference: --search {request.search} has the whole set for its reference")
+    if request.search == "ablation":
+        if len(sets) != 1:
+            raise InputError(f"--search ablation: takes one feature set (--features NAME), not {len(sets)}")
+        return without_each_block(sets[0]), sets[0].name
+    blocks = set_of(blocks_of(sets), ALL_BLOCKS)
+    require_usable(blocks, request.model, 1)
+    return [blocks], ALL_BLOCKS
+
+
+def _splits(
+    request: ScreenRequest, pairs: pd.DataFrame | None, obs: pd.DataFrame, Y: Float32
+) -> list[list[Split]]:
+    n_folds, repeats, seed = request.n_folds, request.repeats, request.seed
+    return named_splits(request.split, obs, n_folds=n_folds, repeats=repeats, seed=seed, pairs=pairs, Y=Y)
+
+
+def _blank(
+    request: ScreenRequest, comparison: Comparison, genes: list[str], reference: str, source: str
+) -> Screen:
+    """Return the screen without its sets."""
+    return Screen(
+        search=request.search,
+        target=request.target,
+        genes=genes,
+        metric="RMSE" if len(genes) == 1 else "MRRMSE",
+        reference=reference,
+        level=LEVEL,
+        rows=len(comparison.Y),
+        folds=len(comparison.repeats[0]),
+        repeats=len(comparison.repeats),
+        seed=request.seed,
+        split=request.split,
+        split_in_words=SPLITS[request.split],
+        model=request.model,
+        molecules=request.molecules,
+        source=source,
+        sets=[],
+    )
+
+
+def _notes(constant: list[str]) -> list[str]:
+    if not constant:
+        return []
+    named = ", ".join(constant[:5]) + (", …" if len(constant) > 5 else "")
+    return [f"left out, as they are the same in every row: {len(constant)} genes ({named})"]
