@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from rapids_pipeline.backend.devices import resolve_device
 from rapids_pipeline.backend.errors import exits_cleanly
@@ -20,20 +19,15 @@ from rapids_pipeline.commands.options import (
     QuickOption,
     RecipeOption,
     SvrFeaturesOption,
+    announce,
     names_in,
 )
 from rapids_pipeline.commands.run_options import RecipeChanges, run_config
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 from rapids_pipeline.data.problem import ProblemFiles, open_problem
 from rapids_pipeline.evaluation.splits import SPLITS
-from rapids_pipeline.reports.cv import (
-    FILES,
-    audit_table,
-    method_table,
-    sentences,
-    write_cross_validation,
-)
-from rapids_pipeline.reports.run import LiveStages
+from rapids_pipeline.reports import cv as report
+from rapids_pipeline.reports.page import LiveStages, print_report
 from rapids_pipeline.studies.cv import AUTO, CvRequest, cross_validate
 from rapids_pipeline.studies.store import FOLDER
 
@@ -70,30 +64,18 @@ def command(
     config = run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
     chosen, stages = resolve_device(device), LiveStages()
+    announce(stages, chosen, config)
     require_writable(out)
-    console = Console()
     with stages.stage("ingest"):
         problem = open_problem(ProblemFiles(train, test, layer, names_in(metadata_columns)), chosen.name)
+    given = problem.data, problem.pairs, request, config, chosen
     try:
-        outcome = cross_validate(
-            problem.data,
-            problem.pairs,
-            request,
-            config,
-            chosen,
-            source=problem.source,
-            folder=out,
-            stages=stages,
-        )
+        outcome = cross_validate(*given, source=problem.source, folder=out, stages=stages)
     except KeyboardInterrupt:
-        stages.console.print(
-            f"finished splits are kept in {out}/{FOLDER}; the same command continues", soft_wrap=True
-        )
+        stages.say(f"finished splits are kept in {out}/{FOLDER}; the same command continues")
         raise
-    outcome.found.provenance["inputs"] = problem.inputs
-    write_cross_validation(outcome.found, out, outcome.obs, problem.data.genes, outcome.predicted)
-    console.print(audit_table(outcome.found))
-    console.print(method_table(outcome.found))
-    for sentence in sentences(outcome.found):
-        console.print(sentence, highlight=False, soft_wrap=True)
-    console.print(f"written: {out}/{', '.join(FILES)}", highlight=False, soft_wrap=True)
+    found = outcome.found
+    found.provenance["inputs"] = problem.inputs
+    report.write_cross_validation(outcome, problem.data.genes, out)
+    written = f"written: {out}/{', '.join(report.FILES)}"
+    print_report([report.audit_table(found), report.method_table(found)], [*report.sentences(found), written])

@@ -62,7 +62,7 @@ def run_demo(
     from rapids_pipeline.backend.run_folder import MANIFEST, require_writable
     from rapids_pipeline.data.demo import write_demo
     from rapids_pipeline.data.problem import ProblemFiles
-    from rapids_pipeline.reports.run import LiveStages
+    from rapids_pipeline.reports.page import LiveStages
 
     resolve_device(device)  # before anything is written
     require_writable(out)

@@ -7,7 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     from rapids_pipeline.backend.devices import Device
-    from rapids_pipeline.reports.run import LiveStages
+    from rapids_pipeline.reports.page import LiveStages
     from rapids_pipeline.stack.recipe import RunConfig
 
 TrainOption = Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv or .tsv.")]

@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
     from rapids_pipeline.predictions.predict import predict_file
-    from rapids_pipeline.reports.run import LiveStages
+    from rapids_pipeline.reports.page import LiveStages
 
     stages = LiveStages()
     try:

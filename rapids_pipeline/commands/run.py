@@ -65,7 +65,8 @@ def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str
 
     from rapids_pipeline import pipeline
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.reports.run import LiveStages, print_result
+    from rapids_pipeline.reports.page import LiveStages
+    from rapids_pipeline.reports.run import print_result
 
     chosen, stages = resolve_device(device), LiveStages()
     announce(stages, chosen, config)

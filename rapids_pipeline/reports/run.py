@@ -1,60 +1,16 @@
-"""What a person looks at: progress bars, tables and pictures."""
+"""The report of a run: tables and sentences of scores, of recipes and of feature sets."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from features.feature_sets import FeatureSet
-from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.evaluation.evaluate import Evaluation, best_baseline
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
 from rapids_pipeline.evaluation.perturbation_metrics import HIGHER_IS_BETTER as PERTURBATION_METRICS
 from rapids_pipeline.stack.recipe import Recipe
-
-
-class _Bar(Progress):
-    def __init__(self, bars: Bars, name: str) -> None:
-        self._bars = bars
-        self._task = bars.add_task(name, total=None)
-
-    def start(self, total: int) -> None:
-        self._bars.update(self._task, total=total)
-
-    def advance(self, steps: int = 1) -> None:
-        self._bars.advance(self._task, steps)
-
-
-class LiveStages(Stages):
-    """Stages with a progress bar each on a terminal, and a line each in a log."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        super().__init__()
-        self.console = console or Console(stderr=True)
-
-    @contextmanager
-    def shown(self, name: str) -> Iterator[Progress]:
-        """Show a bar until the stage ends, on a terminal."""
-        if not self.console.is_terminal:
-            yield Progress()
-            return
-        columns = (
-            TextColumn("{task.description:<15}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        with Bars(*columns, console=self.console, transient=True) as bars:
-            yield _Bar(bars, name)
-
-    def finished(self, name: str) -> None:
-        """Print the stage and its seconds."""
-        self.console.print(f"  {name:<15} {self.seconds[name]:7.1f} s", highlight=False)
 
 
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
@@ -221,49 +177,3 @@ def print_result(console: Console, document: Mapping[str, Any], notes: Sequence[
     console.print(stack_table(document))
     for sentence in [*result_sentences(document), *notes]:
         console.print(sentence, highlight=False, soft_wrap=True)
-
-
-def bar_chart(
-    path: Path,
-    names: Sequence[str],
-    values: Sequence[float],
-    errors: Sequence[tuple[float, float]],
-    title: str,
-    axis: str,
-    reference: float | None = None,
-    reference_name: str = "",
-) -> None:
-    """Draw horizontal bars from zero, with error bars and a reference line, to a PNG of 150 dpi.
-
-    The smallest value is on top; `errors` are how far a bar's whisker reaches below and above its value.
-    """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    order = sorted(range(len(names)), key=lambda i: -values[i])
-    figure, axes = plt.subplots(figsize=(8, 0.42 * len(names) + 1.6), layout="constrained")
-    axes.barh(
-        [names[i] for i in order],
-        [values[i] for i in order],
-        xerr=[[errors[i][side] for i in order] for side in (0, 1)],
-        color="#6fa3b3",
-        error_kw={"ecolor": "#333333", "capsize": 3, "elinewidth": 1.2},
-    )
-    for row, i in enumerate(order):
-        axes.text(0.01 * max(values), row, f"{values[i]:.4f}", va="center", fontsize=9)
-    if reference is not None:
-        axes.axvline(reference, color="#c0504d", linestyle="--", linewidth=1.2)
-        above: dict[str, Any] = {
-            "transform": axes.get_xaxis_transform(),
-            "ha": "center",
-            "va": "bottom",
-            "fontsize": 9,
-        }
-        axes.text(reference, 1.01, reference_name, color="#c0504d", **above)
-    axes.set_xlabel(axis)
-    axes.set_title(title, loc="left", pad=18)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

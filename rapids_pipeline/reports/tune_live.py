@@ -9,7 +9,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.reports.run import LiveStages
+from rapids_pipeline.reports.page import LiveStages
 from rapids_pipeline.studies.tune.limits import Limits, Watcher
 
 SEARCH = "trials"

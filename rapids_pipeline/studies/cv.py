@@ -218,7 +218,8 @@ def cross_validate(
         smiles = list(data.obs["SMILES"])
         molecules = encode_molecules([config.molecules, *config.recipe.encoders], smiles, (), device.name)
         train = Rows(data.obs, molecules.training)
-    study = train, data.Y, data.genes, config, device.name, list(ALL_BASELINES), list(METRICS)
+    settings = config.model_dump(mode="json", exclude={"molecules_because"})
+    study = train, data.Y, data.genes, settings, device.name, list(ALL_BASELINES), list(METRICS)
     with stages.stage("splits") as progress:
         progress.start(sum(map(len, repeats)))
         store = Store(folder, "cv", *study)

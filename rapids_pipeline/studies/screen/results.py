@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from rapids_pipeline.backend.arrays import Float64, Indices
-from rapids_pipeline.evaluation.intervals import (
+from rapids_pipeline.evaluation.bootstrap import (
     LEVEL,
     Intervals,
     paired_intervals,

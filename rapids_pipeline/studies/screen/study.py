@@ -28,9 +28,8 @@ from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
-from rapids_pipeline.evaluation.intervals import LEVEL
-from rapids_pipeline.evaluation.named_splits import SPLITS, bootstrap_units, named_splits
-from rapids_pipeline.evaluation.splits import Split
+from rapids_pipeline.evaluation.bootstrap import LEVEL
+from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, named_splits
 from rapids_pipeline.studies.screen.candidates import (
     DEFAULT_REFERENCE,
     Step,
@@ -77,7 +76,7 @@ class ScreenRequest:
         the first one.
     model : {"svr", "ridge", "boosting"}
     split : str
-        As `rapids_pipeline.evaluation.named_splits.SPLITS`.
+        As `rapids_pipeline.evaluation.splits.SPLITS`.
     n_folds, repeats, seed : int
     molecules : str
         As `--molecules` of a run.

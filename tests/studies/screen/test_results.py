@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from rapids_pipeline.studies.screen.agreement import MOST_IN_HEAT_MAP, agreement_of, correlations, heat_map
 from scipy.stats import spearmanr
+
+from rapids_pipeline.studies.screen.results import MOST_IN_HEAT_MAP, agreement_of, correlations, heat_map
 
 
 def test_correlations_are_spearmans_with_the_mean_of_the_other_genes():

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from rapids_pipeline.studies.screen.panel import choose_panel, gene_index
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.studies.screen.candidates import choose_panel, gene_index
 
 GENES = ("A1BG", "A2M", "FLAT", "ZZZ3", "TP53")
 

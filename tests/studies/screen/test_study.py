@@ -3,14 +3,13 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import typer
-from rapids_pipeline.studies.screen.flow import ScreenRequest, Watcher, screen
-from rapids_pipeline.studies.screen.losses import Problem, losses_of, predictions
 from sklearn.svm import SVR
 from typer.testing import CliRunner
 
@@ -18,12 +17,15 @@ from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.commands import screen as screening
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.studies.screen import flow
+from rapids_pipeline.studies.screen import study
 from rapids_pipeline.studies.screen.candidates import default_sets
+from rapids_pipeline.studies.screen.models import Comparison, losses_of, predictions
+from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 
 SETS = ("cell_type", "onehot", "molecules", "svr_shared", "loo", "svr_loo")
 FILES = ["screen.csv", "screen.html", "screen.json", "screen.png"]
@@ -106,9 +108,9 @@ def test_several_genes_are_scored_by_mrrmse(data):
 def test_columns_of_each_genes_own_are_those_of_one_gene_at_a_time(data):
     """Each gene has statistics of itself: screened together, each is predicted as if alone."""
     rows, Y, folds = ordered(data, ["A1BG", "A2M"])
-    splits = flow._splits(ScreenRequest(), None, rows.obs, Y)
-    together, alone = Problem(rows, Y, splits), Problem(rows, Y[:, :1], splits)
-    found = [predictions(p, p.features(), named("svr_per_target"), 2) for p in (together, alone)]
+    splits = study._splits(ScreenRequest(), None, rows.obs, Y)
+    together, alone = Comparison(rows, Y, splits), Comparison(rows, Y[:, :1], splits)
+    found = [predictions(p, p.tables(), named("svr_per_target"), 2) for p in (together, alone)]
     assert found[0].shape == (int((folds == 2).sum()), 2)
     # the inner folds of the cross-fitted statistics are drawn apart, so only nearly
     assert np.corrcoef(found[0][:, 0], found[1][:, 0])[0, 1] > 0.9
@@ -216,18 +218,18 @@ def test_ablation_drops_each_block():
 def test_no_feature_set_sees_the_target_of_a_held_out_row(data, name, genes):
     """Adding 1000 to one row's targets changes no prediction for that row, whatever the feature set."""
     rows, Y, folds = ordered(data, ["A1BG", "A2M"][:genes])
-    splits = flow._splits(ScreenRequest(), None, rows.obs, Y)
+    splits = study._splits(ScreenRequest(), None, rows.obs, Y)
     for row in (0, len(Y) // 2):
         raised = Y.copy()
         raised[row] += 1000
         found = []
         for targets in (Y, raised):
-            problem = Problem(rows, targets, splits)
-            found.append(predictions(problem, problem.features(), named(name), int(folds[row])))
+            problem = Comparison(rows, targets, splits)
+            found.append(predictions(problem, problem.tables(), named(name), int(folds[row])))
         np.testing.assert_array_equal(*found)
         other = (int(folds[row]) + 1) % 5
-        moved = Problem(rows, raised, splits), Problem(rows, Y, splits)
-        before, after = (predictions(p, p.features(), named(name), other) for p in moved)
+        moved = Comparison(rows, raised, splits), Comparison(rows, Y, splits)
+        before, after = (predictions(p, p.tables(), named(name), other) for p in moved)
         assert np.abs(before - after).max() > 1e-3, "other folds' models do see it"
 
 
@@ -244,13 +246,18 @@ def test_a_training_rows_own_target_is_not_in_its_features(data, name):
 # --- interruption -----------------------------------------------------------------------------------------
 
 
-class Stops(Watcher):
+class Stops(Stages, Progress):
     """Interrupts after a number of finished candidates."""
 
     def __init__(self, after):
+        super().__init__()
         self.after, self.seen = after, []
 
-    def finished(self, standings):
+    @contextmanager
+    def shown(self, name):
+        yield self
+
+    def found(self, standings):
         self.seen.append(standings.entries[-1].name)
         if len(self.seen) == self.after:
             raise KeyboardInterrupt
@@ -258,14 +265,14 @@ class Stops(Watcher):
 
 def test_an_interrupted_screen_goes_on_where_it_stopped(data, screened, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        screen(data, ScreenRequest(features=SETS), folder=tmp_path, watcher=Stops(3))
+        screen(data, ScreenRequest(features=SETS), folder=tmp_path, stages=Stops(3))
     fitted = []
 
-    def counting(problem, predict, progress=None):
+    def counting(comparison, predict, progress=None):
         fitted.append(predict)
-        return losses_of(problem, predict, progress)
+        return losses_of(comparison, predict, progress)
 
-    monkeypatch.setattr(flow, "losses_of", counting)
+    monkeypatch.setattr(study, "losses_of", counting)
     again = screen(data, ScreenRequest(features=SETS), folder=tmp_path)
     assert len(fitted) == len(SETS) + 1 - 4, "the mean, the reference and two more were kept"
     assert scores(again) == scores(screened)
@@ -284,22 +291,14 @@ def test_a_damaged_file_is_made_anew(data, tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_finished(small_files, tmp_path, monkeypatch):
-    whole = screening.screen
-
-    def interrupted(data, request, **given):
-        finish = given["watcher"].finished
-
-        def finished(standings):
-            finish(standings)
-            if len(standings.entries) == 3:
-                raise KeyboardInterrupt
-
-        given["watcher"].finished = finished
-        return whole(data, request, **given)
+    def interrupted(standings):
+        if len(standings.entries) == 3:
+            raise KeyboardInterrupt
+        return ""
 
     given = ["--train", small_files.train, "--features", ",".join(SETS), "--out", tmp_path / "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(screening, "screen", interrupted)
+        patch.setattr(screening.report, "logged", interrupted)
         result = invoke(*given)
     assert result.exit_code == 130
     assert f"the 3 finished sets: {tmp_path}/out/screen.html; the same command continues" in result.stderr

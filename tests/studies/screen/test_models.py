@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from rapids_pipeline.studies.screen.fold_features import MOST_ENCODED, FoldFeatures
 
 from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.evaluation.splits import Split, random_folds
-from rapids_pipeline.studies.screen import fold_features
+from rapids_pipeline.studies.screen import models
+from rapids_pipeline.studies.screen.models import MOST_ENCODED, FoldFeatures
 from rapids_pipeline.svr.gram import GramTable
 
 SMILES = ["C", "CC", "CCC", "c1ccccc1", "CCO", "CC(=O)O", "CN", "CCN"]
@@ -83,7 +83,7 @@ def test_what_was_made_is_made_once_and_dropped_where_there_is_no_room(problem, 
         patch.setattr(FoldFeatures, "_columns", None)
         patch.setattr(FoldFeatures, "_whole", None)
         features.gram(named("onehot"), 0)
-    monkeypatch.setattr(fold_features, "MOST_KEPT_BYTES", 1)
+    monkeypatch.setattr(models, "MOST_KEPT_BYTES", 1)
     for number in range(4):
         features.gram(named("svr_loo"), number)
     assert len(features._kept) == 1

@@ -1,0 +1,358 @@
+"""What all reports share: numbers as text, charts in one style, the page, its files, and the stages that are watched.
+
+A report says what stands on its page: facts, sentences, and sections with a table or a chart. `page_of` makes one HTML
+file of them that needs no network, with a light and a dark theme.
+"""
+
+import base64
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from rapids_pipeline.backend.files import written_atomically
+from rapids_pipeline.backend.progress import Progress, Stages
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BETTER, WORSE, UNDECIDED, PLAIN, GREY = "#2166ac", "#b2182b", "#5b6673", "#2f7d8f", "#8a8f96"
+UNKNOWN = "–"
+
+# --- numbers ----------------------------------------------------------------------------------------------
+
+
+def number(value: float, decimals: int = 4) -> str:
+    """Return a score as text."""
+    return f"{value:.{decimals}f}" if math.isfinite(value) else UNKNOWN
+
+
+def signed(value: float, decimals: int = 4) -> str:
+    """Return a difference as text, with its sign."""
+    return f"{value:+.{decimals}f}".replace("-", "−") if math.isfinite(value) else UNKNOWN
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, with three digits."""
+    return f"{100 * share:.3g} %" if math.isfinite(share) else UNKNOWN
+
+
+def change(share: float) -> str:
+    """Return a relative change in per cent, with its sign."""
+    return f"{signed(100 * share, 2)} %" if math.isfinite(share) else UNKNOWN
+
+
+def decimals_for(scores: Iterable[float]) -> int:
+    """Return how many decimals scores take: 4 around one, fewer for large ones, more for small ones."""
+    largest = max((score for score in scores if math.isfinite(score)), default=0.0)
+    exponent = math.floor(math.log10(largest)) if largest > 0 else 0
+    return max(4 - exponent - (exponent < 0), 0)
+
+
+def short(name: str, width: int = 26) -> str:
+    """Return a name that fits beside a chart, without characters that no font or XML has."""
+    printable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    half = width // 2
+    return printable if len(printable) <= width else f"{printable[:half]}…{printable[1 - half :]}"
+
+
+# --- charts -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A line of a chart of intervals: a point with its whisker, and the number beside it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    text: str
+    colour: str = PLAIN
+    hollow: bool = False
+
+
+@contextmanager
+def chart_style() -> Iterator[None]:
+    """Draw with matplotlib's defaults whatever the user's are; a dollar sign in a name is a dollar sign."""
+    from matplotlib import style
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "rapids-perturb", "text.parse_math": False}
+    with style.context(["default", settings, {"axes.spines.top": False, "axes.spines.right": False}]):
+        yield
+
+
+def interval_chart(
+    marks: Sequence[Mark], axis: str, line: tuple[float, str, str] | None = None, title: str = ""
+) -> "Figure":
+    """Draw a line for each mark, the first on top; `line` is a dashed reference: where it is, its name and its id."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 0.34 * len(marks) + 1.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_yticks(range(len(marks)), [short(mark.name) for mark in marks])
+    axes.set_ylim(max(len(marks), 1) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=6)
+    axes.grid(axis="x", color="#e3e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["left"]].set_visible(False)
+    for row, mark in enumerate(marks):
+        _draw(axes, row, mark)
+    if line is not None and math.isfinite(line[0]):
+        where, name, gid = line
+        axes.axvline(where, color=WORSE, linestyle="--", linewidth=1.2, gid=gid, zorder=1)
+        above = axes.get_xaxis_transform()
+        axes.text(where, 1.01, name, color=WORSE, transform=above, ha="center", va="bottom", fontsize=9)
+    axes.set_xlabel(axis)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def _draw(axes: "Axes", row: int, mark: Mark) -> None:
+    """Draw the number, the whisker and the point of a mark; the point need not lie inside its whisker."""
+    axes.text(1.01, row, mark.text, transform=axes.get_yaxis_transform(), va="center_baseline")
+    whisker: dict[str, Any] = {"color": mark.colour, "linewidth": 1.6, "marker": "|", "markersize": 8}
+    axes.plot([mark.low, mark.high], [row, row], gid=f"interval-{row}", **whisker)
+    face = "white" if mark.hollow else mark.colour
+    point: dict[str, Any] = {"color": mark.colour, "markerfacecolor": face, "markersize": 7, "zorder": 3}
+    axes.plot([mark.value], [row], "o", gid=f"value-{row}", **point)
+
+
+def png(figure: "Figure") -> bytes:
+    """Return a figure as a PNG of 150 dpi."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()
+
+
+def image(picture: bytes, label: str) -> Markup:
+    """Return a PNG as an element of a page."""
+    encoded = base64.b64encode(picture).decode()
+    return Markup(f'<img alt="{escape(label)}" src="data:image/png;base64,{encoded}">')
+
+
+def svg(figure: "Figure", name: str, label: str) -> Markup:
+    """Return a figure as an element of a page: no namespaces, no metadata, ids that begin with `name`."""
+    content = BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(content.getvalue())
+    for metadata in root.findall("{*}metadata"):
+        root.remove(metadata)
+    for element in root.iter():
+        element.tag = _local(element.tag)
+        attributes = {_local(key): value for key, value in element.attrib.items()}
+        element.attrib = {key: value.replace("url(#", f"url(#{name}-") for key, value in attributes.items()}
+        if "id" in element.attrib:
+            element.set("id", f"{name}-{element.attrib['id']}")
+        if element.get("href", "").startswith("#"):
+            element.set("href", f"#{name}-{element.attrib['href'][1:]}")
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+# --- pages and files --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of a page: the first cell of a row names it, `notes` are small lines below these names."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    bold: Sequence[int] = ()
+    text: Sequence[str] = ()
+    """Headings of the columns that hold words."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page, in this order: its heading, what there is to know, a chart, a table, items, a last remark."""
+
+    name: str
+    heading: str
+    words: str = ""
+    chart: Markup | None = None
+    sheet: Sheet | None = None
+    items: Sequence[str] = ()
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What stands on a page; sections that are None are left out."""
+
+    title: str
+    lead: str
+    sentences: Sequence[str]
+    sections: Sequence[Section | None]
+    provenance: Mapping[str, Any]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    banner: str = ""
+
+
+def page_of(page: Page) -> str:
+    """Return a page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("rapids_pipeline.reports"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    provenance = json.dumps(without_nan(page.provenance), indent=2, ensure_ascii=False, default=str)
+    sections = [section for section in page.sections if section is not None]
+    return environment.get_template("page.html.j2").render(
+        page=page, sections=sections, provenance=provenance
+    )
+
+
+def write_files(folder: Path, contents: Mapping[str, str | bytes]) -> None:
+    """Write the files of a report, each whole or not at all; the folder is made where it is missing."""
+    for name, content in contents.items():
+        # A path that is no UTF-8 reaches us with surrogates in it; they are spelled out.
+        data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        with written_atomically(folder / name) as path:
+            path.write_bytes(data)
+
+
+def json_text(document: Any) -> str:
+    """Return a document as JSON, with null in place of NaN and infinity."""
+    return json.dumps(without_nan(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
+    """Return rows as CSV, by default with the columns that any row has; what is missing or not finite is empty."""
+    text, found = StringIO(), dict.fromkeys(columns) or dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(found), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(without_nan, rows))
+    return text.getvalue()
+
+
+def without_nan(value: Any) -> Any:
+    """Return a document with None in place of NaN and infinity, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- stages -----------------------------------------------------------------------------------------------
+
+
+class _Bars(RichProgress):
+    """A bar with what the stage found so far above it."""
+
+    found: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Return what is found, then the bar."""
+        return [*([] if self.found is None else [self.found]), self.make_tasks_table(self.tasks)]
+
+
+class _Shown(Progress):
+    """Shows a stage: on a terminal by a bar, in a log by a line whenever there is something to say."""
+
+    def __init__(self, stages: "LiveStages", name: str, bars: _Bars | None) -> None:
+        self._stages, self._bars = stages, bars
+        self._task = bars.add_task(name, total=None, what="") if bars else None
+
+    def start(self, total: float | None, what: str = "") -> None:
+        if self._bars and self._task is not None:
+            self._bars.update(self._task, total=total, completed=0, what=what)
+
+    def advance(self, steps: float = 1) -> None:
+        if self._bars and self._task is not None:
+            self._bars.advance(self._task, steps)
+
+    def found(self, result: Any) -> None:
+        self._stages.latest = result
+        if self._bars:
+            self._bars.found = self._stages.drawn(result)
+        elif line := self._stages.logged(result):
+            self._stages.say(f"  {line}")
+
+
+class LiveStages(Stages):
+    """Stages with a bar for each on a terminal, and with lines in a log.
+
+    Parameters
+    ----------
+    console : Console, optional
+        By default that of stderr.
+    drawn : callable, optional
+        What a terminal shows above the bar, of what a stage found.
+    logged : callable, optional
+        The line that a log gets, of what a stage found; none where it is empty.
+
+    Attributes
+    ----------
+    latest
+        What a stage found last; None before that.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        drawn: Callable[[Any], RenderableType] = lambda _: "",
+        logged: Callable[[Any], str] = lambda _: "",
+    ) -> None:
+        super().__init__()
+        self.console = console or Console(stderr=True)
+        self.drawn, self.logged = drawn, logged
+        self.latest: Any = None
+
+    @contextmanager
+    def shown(self, name: str) -> Iterator[Progress]:
+        """Show a bar until the stage ends, on a terminal."""
+        if not self.console.is_terminal:
+            yield _Shown(self, name, None)
+            return
+        columns = (
+            TextColumn("{task.description:<15}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[what]}", markup=False),
+        )
+        with _Bars(*columns, console=self.console, transient=True) as bars:
+            yield _Shown(self, name, bars)
+
+    def finished(self, name: str) -> None:
+        """Print the stage and its seconds."""
+        self.say(f"  {name:<15} {self.seconds[name]:7.1f} s")
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_report(tables: Iterable[RenderableType], sentences: Iterable[str]) -> None:
+    """Print the tables of a report, then its sentences, to stdout."""
+    console = Console()
+    for table in tables:
+        console.print(table)
+    for sentence in sentences:
+        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
