@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
+from features.molecules.encoders import chosen_encoder
 from rapids_pipeline.backend.errors import exits_cleanly
 from rapids_pipeline.backend.run_folder import require_writable
-from rapids_pipeline.commands.options import names_in
+from rapids_pipeline.commands.options import MoleculesOption, names_in
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 from rapids_pipeline.data.problem import ProblemFiles, open_problem
 from rapids_pipeline.evaluation.splits import SPLITS
@@ -58,9 +59,7 @@ def command(
     test: Annotated[
         Path | None, typer.Option(help="Pairs to predict, for --split scarce or made_scarce with --train.")
     ] = None,
-    molecules: Annotated[
-        str, typer.Option(help="morgan, descriptors, chemberta, a folder of weights or a hub id.")
-    ] = "morgan",
+    molecules: MoleculesOption = "auto",
     folds: Annotated[int, typer.Option(help="Cross-validation folds.")] = 5,
     repeats: Annotated[int, typer.Option(help="How often to deal the folds anew.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
@@ -71,10 +70,12 @@ def command(
     folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
     require_writable(folder)
     stages = LiveStages(drawn=report.drawn, logged=report.logged)
+    encoder, because = chosen_encoder(molecules)
+    stages.say(f"molecules: {encoder} ({because})")
     with stages.stage("ingest"):
         problem = open_problem(ProblemFiles(train, test, layer))
     names = () if features == "all" else names_in(features)
-    request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, molecules)
+    request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
     pairs, source = problem.pairs, problem.source
     try:
         found = screen(problem.data, request, pairs=pairs, source=source, folder=folder, stages=stages)

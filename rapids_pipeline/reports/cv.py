@@ -71,12 +71,13 @@ def sentences(found: CrossValidation) -> list[str]:
     )
     expected = pipeline.expected
     if expected is not None:
+        strength, held_out = expected.strength, expected.held_out_strength
         lines.append(
             f"expected on your pairs: MRRMSE {number(expected.error)} ({number(expected.low)} to "
             f"{number(expected.high)}); as they are, the held-out rows give {number(expected.held_out)}. By the "
-            f"training rows, the pairs' responses are {_compared(expected.strength, expected.held_out_strength)} those of the "
-            f"held-out rows ({number(expected.strength, 3)} and {number(expected.held_out_strength, 3)}), and a row's "
-            f"error grows by {number(expected.slope, 2)} a unit"
+            f"training rows, the pairs' responses are {_compared(strength, held_out)} those of the held-out rows "
+            f"({number(strength, 3)} and {number(held_out, 3)}), and a row's error grows by "
+            f"{number(expected.slope, 2)} a unit"
         )
         if expected.outside > 0.25:
             lines.append(
