@@ -1,13 +1,10 @@
-"""The command `cv`: cross-validation of a whole recipe."""
+"""`cv`: cross-validate a whole recipe."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rapids_pipeline.backend.devices import resolve_device
-from rapids_pipeline.backend.errors import exits_cleanly
-from rapids_pipeline.backend.run_folder import require_writable
 from rapids_pipeline.commands.options import (
     BoostingEngineOption,
     BoostingFeaturesOption,
@@ -16,38 +13,33 @@ from rapids_pipeline.commands.options import (
     LayerOption,
     MetadataOption,
     MoleculesOption,
+    OutOption,
     QuickOption,
     RecipeOption,
+    SeedOption,
+    SplitOption,
     SvrFeaturesOption,
+    TrainOption,
     announce,
     names_in,
 )
-from rapids_pipeline.commands.run_options import RecipeChanges, run_config
 from rapids_pipeline.data.columns import DEFAULT_LAYER
-from rapids_pipeline.data.problem import ProblemFiles, open_problem
-from rapids_pipeline.evaluation.splits import SPLITS
-from rapids_pipeline.reports import cv as report
-from rapids_pipeline.reports.page import LiveStages, print_report
-from rapids_pipeline.studies.cv import AUTO, CvRequest, cross_validate
-from rapids_pipeline.studies.store import FOLDER
 
 
-@exits_cleanly
 def command(
-    train: Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv or .tsv.")],
+    train: TrainOption,
     test: Annotated[
         Path | None,
         typer.Option(
-            help="Pairs to predict: chooses the split that is most like them, and says what to expect."
+            help="The pairs to predict. They choose the split that is most like them, and the scores then say what to "
+            "expect of them."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/cv"),
-    split: Annotated[
-        str, typer.Option(help=f"What is held out: {', '.join(SPLITS)}; or auto, most like --test.")
-    ] = AUTO,
-    folds: Annotated[int, typer.Option(help="Folds of the split.")] = 5,
-    repeats: Annotated[int, typer.Option(help="How often to deal the folds anew.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of folds and boosting.")] = 0,
+    out: OutOption = Path("runs/cv"),
+    split: SplitOption = "auto",
+    folds: Annotated[int, typer.Option(help="The number of folds of the split.")] = 5,
+    repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
+    seed: SeedOption = 0,
     molecules: MoleculesOption = "auto",
     device: DeviceOption = "auto",
     recipe: RecipeOption = "best",
@@ -60,12 +52,21 @@ def command(
     metadata_columns: MetadataOption = "",
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
+    from rapids_pipeline.backend.devices import resolve_device
+    from rapids_pipeline.backend.run_folder import require_writable
+    from rapids_pipeline.commands.run_options import RecipeChanges, run_config
+    from rapids_pipeline.data.problem import ProblemFiles, open_problem
+    from rapids_pipeline.reports import cv as report
+    from rapids_pipeline.reports.page import LiveStages, print_report
+    from rapids_pipeline.studies.cv import CvRequest, cross_validate
+    from rapids_pipeline.studies.store import FOLDER
+
     changes = RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
     config = run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
     chosen, stages = resolve_device(device), LiveStages()
-    announce(stages, chosen, config)
     require_writable(out)
+    announce(stages, chosen, config)
     with stages.stage("ingest"):
         problem = open_problem(ProblemFiles(train, test, layer, names_in(metadata_columns)), chosen.name)
     given = problem.data, problem.pairs, request, config, chosen

@@ -58,6 +58,10 @@ SvrFeaturesOption = Annotated[
 BoostingFeaturesOption = Annotated[
     str | None, typer.Option(help="The feature set of the booster: a name or a .toml file.")
 ]
+SPLIT_NAMES = "random, compound, scaffold, cell_type, joint, scarce, made_scarce, published, cluster"
+SplitOption = Annotated[
+    str, typer.Option(help=f"What is held out: {SPLIT_NAMES}; or auto, which is most like --test.")
+]
 LayerOption = Annotated[str, typer.Option(help="The layer of an .h5ad file with the responses, or X.")]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
 MetadataOption = Annotated[

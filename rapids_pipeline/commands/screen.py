@@ -1,72 +1,66 @@
-"""The command `screen`: which features help to predict one gene, some genes, or all.
+"""`screen`: which features help to predict one gene, some genes, or all.
 
-    python -m rapids_pipeline.screen --target A1BG
-
-Every candidate feature set is scored on the same splits, by the same model, from columns that are fitted inside each
-split. Differences from a reference set come with paired bootstrap intervals. With several genes the screen says
-whether the order of the sets on one gene holds for the others.
+python -m rapids_pipeline.screen --target A1BG
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from features.molecules.encoders import chosen_encoder
-from rapids_pipeline.backend.errors import exits_cleanly
-from rapids_pipeline.backend.run_folder import require_writable
-from rapids_pipeline.commands.options import MoleculesOption, names_in
+from rapids_pipeline.commands.options import SPLIT_NAMES, LayerOption, MoleculesOption, names_in
 from rapids_pipeline.data.columns import DEFAULT_LAYER
-from rapids_pipeline.data.problem import ProblemFiles, open_problem
-from rapids_pipeline.evaluation.splits import SPLITS
-from rapids_pipeline.reports import screen as report
-from rapids_pipeline.reports.page import LiveStages, print_report
-from rapids_pipeline.studies.screen.candidates import default_sets, screenable_sets
-from rapids_pipeline.studies.screen.models import ModelName
-from rapids_pipeline.studies.screen.study import ScreenRequest, Search, screen
 
 
-@exits_cleanly
 def command(
     target: Annotated[
-        str, typer.Option(help="A gene, several (A,B,C), random:N, variable:N (the most variable), or all.")
+        str,
+        typer.Option(help="A gene, several (A,B,C), random:N, variable:N (the N most variable), or all."),
     ] = "A1BG",
-    train: Annotated[Path | None, typer.Option(help="Training file; without one, the demo data.")] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="Training file. The built-in data are the default.")
+    ] = None,
     features: Annotated[
         str,
-        typer.Option(
-            help="Feature sets or .toml files, separated by commas, or 'all' (that need no weights)."
-        ),
+        typer.Option(help="Feature sets or .toml files, separated by commas, or all that need no weights."),
     ] = "all",
     search: Annotated[
-        Search,
+        Literal["compare", "forward", "ablation"],
         typer.Option(
-            help="compare: the sets as they are. ablation: one set without each of its blocks. forward: add "
+            help="compare takes the sets as they are. ablation takes one set without each of its blocks. forward adds "
             "blocks one by one."
         ),
     ] = "compare",
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Set that differences are taken from, or 'mean'. Default: onehot, or the first set named."
+            help="The set that differences are taken from, or mean. Default: onehot, or the first set named."
         ),
     ] = None,
-    model: Annotated[ModelName, typer.Option(help="What is fitted to the columns.")] = "svr",
-    split: Annotated[
-        str,
-        typer.Option(help=f"What is held out: {', '.join(SPLITS)}."),
-    ] = "random",
+    model: Annotated[
+        Literal["svr", "ridge", "boosting"], typer.Option(help="What is fitted to the columns.")
+    ] = "svr",
+    split: Annotated[str, typer.Option(help=f"What is held out: {SPLIT_NAMES}.")] = "random",
     test: Annotated[
-        Path | None, typer.Option(help="Pairs to predict, for --split scarce or made_scarce with --train.")
+        Path | None,
+        typer.Option(help="The pairs to predict, for --split scarce or made_scarce with --train."),
     ] = None,
     molecules: MoleculesOption = "auto",
-    folds: Annotated[int, typer.Option(help="Cross-validation folds.")] = 5,
-    repeats: Annotated[int, typer.Option(help="How often to deal the folds anew.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
-    layer: Annotated[str, typer.Option(help="Layer of an .h5ad training file.")] = DEFAULT_LAYER,
-    out: Annotated[Path | None, typer.Option(help="Result folder; default runs/screen-TARGET.")] = None,
+    folds: Annotated[int, typer.Option(help="The number of folds of the cross-validation.")] = 5,
+    repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
+    seed: Annotated[int, typer.Option(help="The seed of the folds.")] = 0,
+    layer: LayerOption = DEFAULT_LAYER,
+    out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
+    from features.molecules.encoders import chosen_encoder
+    from rapids_pipeline.backend.run_folder import require_writable
+    from rapids_pipeline.data.problem import ProblemFiles, open_problem
+    from rapids_pipeline.reports import screen as report
+    from rapids_pipeline.reports.page import LiveStages, print_report
+    from rapids_pipeline.studies.screen.candidates import default_sets, screenable_sets
+    from rapids_pipeline.studies.screen.study import ScreenRequest, screen
+
     folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
     require_writable(folder)
     stages = LiveStages(drawn=report.drawn, logged=report.logged)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,11 @@ from rapids_pipeline.reports import page
 from rapids_pipeline.reports import screen as report
 from rapids_pipeline.reports.screen import screen_table, sentences, write_screen
 from rapids_pipeline.studies.screen.results import Agreement, GeneRmse, Screen, ScreenedSet
+from tests.reports.pages import Page
 
 NAN = float("nan")
 FILES = ["screen.csv", "screen.html", "screen.json", "screen.png"]
 HOSTILE = ["<script>alert(1)</script>", "$\\frac{$", '"onload=x', "[red]x[/blue]", "a&b\x00\n"]
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 UNREACHABLE = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
@@ -94,47 +93,6 @@ def hostile():
         provenance={"command": HOSTILE[0]},
         **texts,
     )
-
-
-class Page(HTMLParser):
-    """Notes elements that do not match, attributes, words by the element they stand in, and charts' words."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.faults, self.ids, self.attributes, self.tags = [], [], [], [], []
-        self.words, self.chart_words = {}, {}
-        self.feed(html)
-        self.close()
-        self.faults += [f"<{tag}> stays open" for tag in self.open]
-
-    def handle_startendtag(self, tag, attrs):
-        self._note(tag, attrs)
-
-    def handle_starttag(self, tag, attrs):
-        self._note(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def _note(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag == "svg":
-            self.chart = dict(attrs)["aria-label"].split()[0]
-            self.chart_words[self.chart] = []
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.faults.append(f"</{tag}> at {self.getpos()}")
-
-    def handle_data(self, data):
-        self.words.setdefault(self.open[-1] if self.open else "", []).append(data)
-        if "svg" in self.open:
-            self.chart_words[self.chart].append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(words) for tag, words in self.words.items() if tag != "style")
 
 
 def written(screen, folder):

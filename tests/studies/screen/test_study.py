@@ -9,23 +9,22 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from sklearn.svm import SVR
-from typer.testing import CliRunner
 
 from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.commands import screen as screening
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.reports import screen as report
 from rapids_pipeline.studies.screen import study
 from rapids_pipeline.studies.screen.candidates import default_sets
 from rapids_pipeline.studies.screen.models import Comparison, losses_of, predictions
 from rapids_pipeline.studies.screen.study import ScreenRequest, screen
+from tests import command_line
 
 SETS = ("cell_type", "onehot", "molecules", "svr_shared", "loo", "svr_loo")
 FILES = ["screen.csv", "screen.html", "screen.json", "screen.png"]
@@ -47,9 +46,7 @@ def named(name):
 
 
 def invoke(*arguments):
-    app = typer.Typer()
-    app.command()(screening.command)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return command_line.invoke("screen", *arguments)
 
 
 def ordered(data: PerturbationData, genes: list[str]) -> tuple[Rows, np.ndarray, np.ndarray]:
@@ -298,7 +295,7 @@ def test_ctrl_c_keeps_what_is_finished(small_files, tmp_path, monkeypatch):
 
     given = ["--train", small_files.train, "--features", ",".join(SETS), "--out", tmp_path / "out"]
     with monkeypatch.context() as patch:
-        patch.setattr(screening.report, "logged", interrupted)
+        patch.setattr(report, "logged", interrupted)
         result = invoke(*given)
     assert result.exit_code == 130
     assert f"the 3 finished sets: {tmp_path}/out/screen.html; the same command continues" in result.stderr
@@ -344,11 +341,7 @@ def test_ctrl_c_keeps_what_is_finished(small_files, tmp_path, monkeypatch):
 )
 def test_bad_requests_end_with_one_line_and_leave_nothing(small_files, tmp_path, arguments, message):
     given = ["--train", small_files.train, "--features", "onehot", "--out", tmp_path / "out", *arguments]
-    result = invoke(*given)
-    assert result.exit_code == 2, result.output
-    lines = [line for line in result.stderr.splitlines() if not line.startswith("  ")]
-    assert len(lines) == 1
-    assert lines[0].startswith(f"error: {message}")
+    assert command_line.error_line(invoke(*given)).startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
 
 
