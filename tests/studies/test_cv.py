@@ -305,7 +305,7 @@ def test_an_easier_split_is_called_so(small_files, tmp_path):
 
 
 def test_repeats_deal_anew(small_files, tmp_path):
-    result = succeed(*arguments(small_files, tmp_path / "out", "--split", "compound", "--repeats", "2"))
+    succeed(*arguments(small_files, tmp_path / "out", "--split", "compound", "--repeats", "2"))
     found = json.loads((tmp_path / "out" / "cv.json").read_text())
     assert [row["repeat"] for row in found["by_split"]] == [1, 1, 1, 2, 2, 2]
 

@@ -335,7 +335,7 @@ def test_ctrl_c_keeps_what_is_finished(small_files, tmp_path, monkeypatch):
         (["--folds", "1"], "1 folds of "),
         (["--repeats", "0"], "--repeats 0: must be at least 1"),
         (["--seed", "-1"], "--seed -1: must not be negative"),
-        (["--molecules", "mordred"], "--molecules mordred: choose morgan, "),
+        (["--molecules", "mordred"], "--molecules mordred: choose auto, "),
         (["--train", "none.csv"], "none.csv: no such file"),
     ],
 )
