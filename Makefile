@@ -22,7 +22,7 @@ help:
 	@echo 'make unit   the tests alone'
 	@echo 'make packaging   every extra resolves on every Python, uv.lock and docker/constraints/ are those of pyproject.toml'
 	@echo 'make lock   uv.lock and docker/constraints/ anew, after a change of the dependencies'
-	@echo 'make image, image-cpu   container images (docs/docker.md)'
+	@echo 'make image, image-cpu   container images (docs/guide/docker.md)'
 	@echo 'make image-check   the CPU image is built in a Docker engine, run as users would, and looked through'
 	@echo 'make venv-gpu   an environment with RAPIDS in .venv-gpu'
 	@echo 'make gpu-check   everything that only a GPU can show: doctor, GPU tests, GPU benchmarks (5 minutes; docs/guide/gpu.md)'
@@ -126,12 +126,12 @@ image:
 
 image-cpu:
 	docker build -f docker/Dockerfile -t rapids-perturb:cpu --build-arg BASE_IMAGE=debian:12-slim \
-	  --build-arg EXTRAS="chem cpu h5ad" --build-arg MOLECULES=morgan $(BUILD_FLAGS) .
+	  --build-arg EXTRAS="chem cpu h5ad" $(BUILD_FLAGS) .
 
 image-check:
 	$(PYTHON) docker/check/image.py
 
-# As docs/install.md has it for pip, with the tests' tools.
+# As docs/guide/install.md has it for pip, with the tests' tools.
 venv-gpu: $(VENV_GPU)/.ready
 $(VENV_GPU)/.ready: pyproject.toml docker/constraints/gpu-cu13.txt
 	$(PYTHON) -m venv $(VENV_GPU)

@@ -3,7 +3,7 @@
 #
 #   DATA=data OUT=runs OPTIONS="--molecules morgan" docker/jobs/xargs.sh
 #
-# Calling it again goes on: finished seeds are kept, the others run. docs/batch.md.
+# Calling it again goes on: finished seeds are kept, the others run. docs/guide/batch.md.
 set -euo pipefail
 
 refuse() {

@@ -75,7 +75,7 @@ from rapids_pipeline.boosting.trees import Tree, TreeEnsemble
 VERSION = "0.5.2"
 REMEDY = (
     f"engine 'pyboost' needs an NVIDIA GPU with its driver, cupy (pip install 'rapids-perturb[gpu-cu13]'), "
-    f"and pip install --no-deps py-boost=={VERSION} treelite_runtime==3.9.1 (docs/install.md)"
+    f"and pip install --no-deps py-boost=={VERSION} treelite_runtime==3.9.1 (docs/guide/install.md)"
 )
 DEEPEST, MOST_ROWS = 16, 1 << 24
 
