@@ -21,8 +21,6 @@ import rapids_pipeline
 from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, exits_cleanly
 
 SUBCOMMANDS = "run evaluate predict submit cv tune screen recipes features demo start doctor".split()
-"""In the order of the help."""
-
 HELP = {"help_option_names": ["-h", "--help"]}
 
 

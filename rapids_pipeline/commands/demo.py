@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rapids_pipeline.stack.recipe import RunConfig
 
 
+SeedOption = Annotated[int, typer.Option(help="The seed of the simulation, the folds and the boosting.")]
+GenesOption = Annotated[int | None, typer.Option(help="Simulate only this many genes instead of all 18,211.")]
+
+
 def command(
     out: Annotated[Path, typer.Option(help="Folder for the simulated data and the results.")] = Path(
         "runs/demo"
@@ -28,10 +32,8 @@ def command(
     device: DeviceOption = "auto",
     recipe: RecipeOption = "best",
     quick: QuickOption = False,
-    seed: Annotated[int, typer.Option(help="The seed of the simulation, the folds and the boosting.")] = 0,
-    genes: Annotated[
-        int | None, typer.Option(help="Simulate only this many genes instead of all 18,211.")
-    ] = None,
+    seed: SeedOption = 0,
+    genes: GenesOption = None,
     data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
     overwrite: OverwriteOption = False,
 ) -> None:

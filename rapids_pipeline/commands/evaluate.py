@@ -38,7 +38,7 @@ def score_files(
     prediction: Path,
     truth: Path,
     train: Path | None,
-    layer: str,
+    layer: str = DEFAULT_LAYER,
     as_json: bool = False,
     metadata_columns: tuple[str, ...] = (),
     perturbations: bool = False,

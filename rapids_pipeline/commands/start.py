@@ -1,9 +1,6 @@
 """One folder in, one folder out: what a container does unless told otherwise.
 
-    rapids-perturb start --data /data --out /out
-
-An empty or missing folder means the demo. Files go by the competition's names: de_train is the training file, id_map
-has the pairs to predict, and de_test, where it is there, the truth to score against.
+Files go by the competition's names: de_train, id_map and maybe de_test, the truth. No files mean the demo.
 """
 
 from pathlib import Path
@@ -12,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.commands.demo import run_demo
+from rapids_pipeline.commands.demo import GenesOption, SeedOption, run_demo
 from rapids_pipeline.commands.evaluate import score_files
 from rapids_pipeline.commands.options import (
     DeviceOption,
@@ -23,36 +20,30 @@ from rapids_pipeline.commands.options import (
     RecipeOption,
 )
 from rapids_pipeline.commands.run import run_files
-from rapids_pipeline.data.columns import DEFAULT_LAYER
 
+DataOption = Annotated[
+    Path, typer.Option(help="Folder with de_train.* and id_map.*. Without files: the demo.")
+]
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 def command(
-    data: Annotated[
-        Path,
-        typer.Option(help="Folder with de_train.* and id_map.*. The demo runs where it is empty or missing."),
-    ],
+    data: DataOption,
     out: OutOption,
     molecules: MoleculesOption = "auto",
     recipe: RecipeOption = "best",
     quick: QuickOption = False,
     device: DeviceOption = "auto",
-    seed: Annotated[
-        int, typer.Option(help="The seed of the folds, the boosting and the demo's simulation.")
-    ] = 0,
-    demo_genes: Annotated[
-        int | None, typer.Option(help="Simulate only this many genes of the demo instead of all 18,211.")
-    ] = None,
+    seed: SeedOption = 0,
+    demo_genes: GenesOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Run on the training file and the pairs of a folder; where it holds nothing, run the demo."""
     from rapids_pipeline.commands.run_options import RecipeChanges, run_config
     from rapids_pipeline.data.problem import ProblemFiles
 
-    found = files_in(data)
     config = run_config("quick" if quick else recipe, RecipeChanges(), molecules, seed)
-    if found is None:
+    if (found := files_in(data)) is None:
         typer.echo(f"{data} holds no files: the demo on built-in, simulated data")
         run_demo(out, config, device, seed, demo_genes, overwrite=overwrite)
         return
@@ -61,21 +52,14 @@ def command(
         raise InputError(f"--demo-genes is for the demo, and {data} holds {train.name}; leave it out")
     run_files(ProblemFiles(train, pairs), out, config, device, overwrite)
     if truth is not None:
-        score_files(out / "submission.csv", truth, train, DEFAULT_LAYER)
+        score_files(out / "submission.csv", truth, train)
 
 
 def files_in(folder: Path) -> tuple[Path, Path, Path | None] | None:
-    """Return training file, pairs and maybe the truth by their names; None for no folder or one without visible files.
-
-    Raises
-    ------
-    InputError
-        It cannot be read, lacks one of the two that are needed, or has two of a kind.
-    """
+    """Return training file, pairs and maybe the truth by name, None where no file is (InputError: one is missing)."""
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    except FileNotFoundError:
-        return None
+        entries = folder.iterdir() if folder.exists() else ()
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise InputError(f"--data {folder}: cannot be read ({error.strerror})") from error
     if set(names) <= {"lost+found"}:
@@ -88,8 +72,10 @@ def files_in(folder: Path) -> tuple[Path, Path, Path | None] | None:
         found.append(folder / known[0] if known else None)
     train, pairs, truth = found
     if train is None or pairs is None:
-        what, stem = (
-            ("training file", "de_train") if train is None else ("file of pairs to predict", "id_map")
+        lacks = (
+            "training file; expected de_train"
+            if train is None
+            else "file of pairs to predict; expected id_map"
         )
-        raise InputError(f"--data {folder}: no {what}; expected {stem} with one of {', '.join(SUFFIXES)}")
+        raise InputError(f"--data {folder}: no {lacks} with one of {', '.join(SUFFIXES)}")
     return train, pairs, truth
