@@ -14,7 +14,7 @@ from rapids_pipeline.commands import submit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 JOBS = REPOSITORY / "docker" / "jobs"
-BATCH_PAGE = REPOSITORY / "docs" / "batch.md"
+BATCH_PAGE = REPOSITORY / "docs" / "guide" / "batch.md"
 SLURM, XARGS = JOBS / "slurm.sbatch", JOBS / "xargs.sh"
 SHELL_FILES = sorted([*JOBS.glob("*.sh"), *JOBS.glob("*.sbatch")])
 KUBERNETES_FILES = sorted(JOBS.glob("*.yaml"))
