@@ -2,10 +2,10 @@
 
     rapids-perturb doctor            a table
     rapids-perturb doctor --json     the same for programs
-    rapids-perturb doctor --device cuda   exit code 3, and a line a problem, where a GPU run cannot start
+    rapids-perturb doctor --device cuda   exit code 3, and one line for each problem, where a GPU run cannot start
 
 It changes nothing and works on any machine. The GPU part is what every GPU run checks at its start
-(`backend.gpu_requirements.gpu_problems`).
+(`backend.gpu.gpu_problems`).
 """
 
 import json
@@ -13,7 +13,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
@@ -32,13 +31,13 @@ from rapids_pipeline.backend.gpu import (
     package_problems,
     read_driver,
 )
+from rapids_pipeline.backend.versions import installed_version
 
-CPU_PACKAGES = (
-    "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "numba", "rdkit", "torch",
-    "transformers", "anndata",
-)  # fmt: skip
+CPU_PACKAGES = "numpy scipy pandas pyarrow scikit-learn numba rdkit torch transformers anndata".split()
 
 State = Literal["ok", "missing", "unsupported"]
+STATES = {"ok": "[green]ok[/green]", "missing": "[dim]missing[/dim]", "unsupported": "[red]unsupported[/red]"}
+"""How the table shows a state."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +112,17 @@ def diagnose() -> Diagnosis:
 
 
 def _machine() -> dict[str, Any]:
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # the system does not tell
+        memory = None
     return {
         "rapids-perturb": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": processor_count(),
-        "memory_bytes": _memory(),
+        "memory_bytes": memory,
     }
-
-
-def _memory() -> int | None:
-    """Return the machine's memory in bytes, None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _package_lines(here: list[Found]) -> list[PackageLine]:
@@ -137,14 +132,10 @@ def _package_lines(here: list[Found]) -> list[PackageLine]:
         versions = ", ".join(f"{version} ({name})" for name, version in found.installed)
         state: State = "missing" if not found.installed else "unsupported" if wrong else "ok"
         lines.append(PackageLine(found.package.name, versions, str(found.package.versions), state))
-    return lines + [_cpu_package(name) for name in CPU_PACKAGES]
-
-
-def _cpu_package(name: str) -> PackageLine:
-    try:
-        return PackageLine(name, metadata.version(name), "", "ok")
-    except metadata.PackageNotFoundError:
-        return PackageLine(name, "", "", "missing")
+    for name in CPU_PACKAGES:
+        version = installed_version(name)
+        lines.append(PackageLine(name, version or "", "", "ok" if version else "missing"))
+    return lines
 
 
 def _parts(problems: list[Problem]) -> Iterator[Part]:
@@ -179,7 +170,7 @@ def _lacking(extra: str, *modules: str) -> str:
     missing = [module for module in modules if find_spec(module) is None]
     if not missing:
         return ""
-    return f"{' and '.join(missing)} not installed: pip install 'rapids-perturb[{extra}]'"
+    return f"{' and '.join(missing)} not installed: pip install '.[{extra}]'"
 
 
 def _print(found: Diagnosis) -> None:
@@ -187,34 +178,27 @@ def _print(found: Diagnosis) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
-    memory = found.machine["memory_bytes"]
+    console = Console(highlight=False)
+    machine, memory = found.machine, found.machine["memory_bytes"]
     console.print(
-        f"rapids-perturb {found.machine['rapids-perturb']}, Python {found.machine['python']}, "
-        f"{found.machine['system']}, {found.machine['processors']} processors"
-        + (f", {memory / 2**30:.0f} GiB of memory" if memory else ""),
-        highlight=False,
+        f"rapids-perturb {machine['rapids-perturb']}, Python {machine['python']}, {machine['system']}, "
+        f"{machine['processors']} processors" + (f", {memory / 2**30:.0f} GiB of memory" if memory else "")
     )
     packages = Table("package", "found", "supported", "state", title="Packages", title_justify="left")
     for line in found.packages:
-        packages.add_row(line.name, line.found, line.supported, _coloured(line.state))
+        packages.add_row(line.name, line.found, line.supported, STATES[line.state])
     parts = Table("for", "name", "runs on", "available", title="Parts chosen by name", title_justify="left")
     for part in found.parts:
         parts.add_row(part.kind, part.name, part.device, escape(part.obstacle) or "[green]yes[/green]")
     console.print(packages)
     console.print(parts)
-    for gpu in found.driver.gpus if found.driver else ():
-        capability = ".".join(map(str, gpu.compute_capability))
-        console.print(f"GPU: {gpu.name}, compute capability {capability}, {gpu.memory_bytes / 2**30:.0f} GiB")
     if found.driver:
+        for gpu in found.driver.gpus:
+            capability = ".".join(map(str, gpu.compute_capability))
+            size = f"{gpu.memory_bytes / 2**30:.0f} GiB"
+            console.print(f"GPU: {gpu.name}, compute capability {capability}, {size}")
         cuda = ".".join(map(str, found.driver.cuda))
-        console.print(
-            f"driver: {found.driver.version or 'version unknown'}, CUDA up to {cuda}", highlight=False
-        )
-    console.print("a GPU run can start" if not found.problems else "a GPU run cannot start:", highlight=False)
+        console.print(f"driver: {found.driver.version}, CUDA up to {cuda}")
+    console.print("a GPU run cannot start:" if found.problems else "a GPU run can start")
     for problem in found.problems:
-        console.print(f"  {problem}", highlight=False, soft_wrap=True, markup=False)
-
-
-def _coloured(state: State) -> str:
-    return {"ok": "[green]ok[/green]", "missing": "[dim]missing[/dim]"}.get(state, f"[red]{state}[/red]")
+        console.print(f"  {problem}", soft_wrap=True, markup=False)

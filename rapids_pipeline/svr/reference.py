@@ -17,8 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import SVR
 
 from rapids_pipeline.backend.arrays import Array, Float64, Floats, namespace, to_host
 from rapids_pipeline.backend.errors import UnavailableError
@@ -46,6 +44,8 @@ def solve_sklearn(
     progress: Progress | None = None,
 ) -> DualSolution:
     """Solve with one `sklearn.svm.SVR` a target; arguments as `rapids_pipeline.svr.engines.SharedGramEngine`."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import SVR
 
     def make(bound: float, tube: float) -> Any:
         return SVR(kernel="precomputed", C=bound, epsilon=tube, tol=tol, max_iter=max_iter)

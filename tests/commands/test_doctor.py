@@ -13,7 +13,7 @@ from rapids_pipeline.commands.app import app
 from rapids_pipeline.svr.engines import ENGINES as SVR
 
 MISSING = Problem(
-    "the NVIDIA driver is missing (libcuda.so.1 cannot be loaded)", "install driver 580 or newer"
+    "the NVIDIA driver is missing (its library NVML is not found)", "install driver 580 or newer"
 )
 
 
@@ -92,5 +92,5 @@ def test_a_part_without_its_package_says_what_to_install(monkeypatch):
     on_a_machine(monkeypatch)
     monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "anndata" else object())
     (part,) = (part for part in json.loads(run("--json").stdout)["parts"] if part["name"] == ".h5ad")
-    assert part["obstacle"] == "anndata not installed: pip install 'rapids-perturb[h5ad]'"
+    assert part["obstacle"] == "anndata not installed: pip install '.[h5ad]'"
     assert part["obstacle"] in run().stdout  # brackets are no markup
