@@ -77,10 +77,7 @@ class Diagnosis:
             "driver": None if self.driver is None else asdict(self.driver),
             "packages": [asdict(line) for line in self.packages],
             "parts": [asdict(part) | {"available": not part.obstacle} for part in self.parts],
-            "gpu_run": {
-                "possible": not self.problems,
-                "problems": [asdict(problem) for problem in self.problems],
-            },
+            "gpu_run": {"possible": not self.problems, "problems": [asdict(one) for one in self.problems]},
         }
 
 
@@ -167,10 +164,8 @@ def _obstacle(require: Callable[[], None]) -> str:
 
 
 def _lacking(extra: str, *modules: str) -> str:
-    missing = [module for module in modules if find_spec(module) is None]
-    if not missing:
-        return ""
-    return f"{' and '.join(missing)} not installed: pip install '.[{extra}]'"
+    missing = " and ".join(module for module in modules if find_spec(module) is None)
+    return f"{missing} not installed: pip install '.[{extra}]'" if missing else ""
 
 
 def _print(found: Diagnosis) -> None:
