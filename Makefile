@@ -100,7 +100,7 @@ bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python benchmarks/big_batches.py
 
 bench-screen: $(VENV)/.ready-to-run
-	$(BIN)/python benchmarks/screen.py
+	$(BIN)/python -m benchmarks.studies.screen
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

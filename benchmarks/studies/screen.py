@@ -1,6 +1,6 @@
 """Feature screening: seconds and memory of one gene and of all, a loop over scikit-learn beside it, and false alarms.
 
-    python benchmarks/screen.py [--data FOLDER] [--only PART ...]
+    python -m benchmarks.studies.screen [--data FOLDER] [--only PART ...]
 
 one_gene     `rapids-perturb screen --target A1BG` on the demo data in a process of its own: all sets, 5 folds
 sklearn      the same sets on the same folds by scikit-learn's SVR, columns made for every fold and set
@@ -11,80 +11,53 @@ noise        100 data sets of pure noise: how often a set is called better than 
 Prints Markdown and writes benchmarks/results/screen.json; with --only, the other parts are kept as they stand there.
 """
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from machine import processor
 from sklearn.svm import SVR
 
+from benchmarks.harness import DATA, command, options_of, written
 from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
-from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data import demo
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.studies.screen.candidates import default_sets
-from rapids_pipeline.studies.screen.flow import ScreenRequest, screen
+from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results" / "screen.json"
 PARTS = ("one_gene", "sklearn", "all_genes", "unseen", "noise")
 UNSEEN_SETS = ("cell_type", "cell_type_molecules", "descriptors")
 UNSEEN_TARGETS = ("all", "HMGCR")
 NOISE_SEEDS, NOISE_ROWS, NOISE_COMPOUNDS = 100, 150, 25
 NOISE_SETS = ("cell_type", "sm_name", "onehot", "molecules", "svr_shared", "loo", "svr_loo")
 SMILES = ["C" * size + end for size in range(1, 6) for end in ("", "O", "N", "c1ccccc1", "C(=O)O")]
+SHOWN = ("feature_set", "score", "difference", "seconds", "genes_improved")
 
 
-def timed_process(*arguments: str) -> dict[str, Any]:
-    """Run a screen in a process of its own; return its seconds, peak memory and what it found."""
+def process(target: str) -> dict[str, Any]:
+    """Screen all sets in a process of its own; return its seconds, peak memory and what it found."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "rapids_pipeline.screen", *arguments, "--out", folder]
-        began = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - began
-        if status:
-            sys.exit(f"{' '.join(command)} failed with status {os.waitstatus_to_exitcode(status)}")
-        document = json.loads((Path(folder) / "screen.json").read_text())
-    return {
-        "seconds": round(seconds, 1),
-        "core_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "stage_seconds": document["provenance"]["seconds"],
-        "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
-        "n_genes": document["n_genes"],
-        "sets": [
-            {name: row[name] for name in ("feature_set", "score", "difference", "seconds", "genes_improved")}
-            for row in document["sets"]
-        ],
-        "agreement": document["agreement"],
-    }
+        found: dict[str, Any] = command(
+            "screen", "--target", target, "--molecules", "morgan", "--features", "all", "--out", folder
+        )
+        document = json.loads(Path(folder, "screen.json").read_text())
+    found["stage_seconds"] = document["provenance"]["seconds"]
+    found |= {name: document[name] for name in ("n_genes", "agreement")}
+    return found | {"sets": [{name: row[name] for name in SHOWN} for row in document["sets"]]}
 
 
 def one_gene() -> dict[str, Any]:
     """Screen A1BG twice; the first process may have to compile."""
-    first = timed_process("--target", "A1BG", "--features", "all")
-    return timed_process("--target", "A1BG", "--features", "all") | {
-        "first_process_seconds": first["seconds"]
-    }
-
-
-def all_genes() -> dict[str, Any]:
-    """Screen all genes."""
-    return timed_process("--target", "all", "--features", "all")
+    first = process("A1BG")["seconds"]
+    return process("A1BG") | {"first_process_seconds": first}
 
 
 def sklearn_loop() -> dict[str, Any]:
@@ -167,64 +140,66 @@ def noise_data(seed: int) -> PerturbationData:
 
 def main() -> None:
     """Run, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared" / "data")
+    parser = options_of(__doc__, results="screen.json")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     options = parser.parse_args()
-    report: dict[str, Any] = {} if len(options.only) == len(PARTS) else json.loads(RESULTS.read_text())
-    report |= {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
-        "versions": installed_versions(),
-    }
+    kept = {} if len(options.only) == len(PARTS) else json.loads(options.out.read_text())
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "one_gene": one_gene,
         "sklearn": sklearn_loop,
-        "all_genes": all_genes,
+        "all_genes": lambda: process("all"),
         "unseen": lambda: unseen(options.data),
         "noise": noise,
     }
-    report |= {part: measure[part]() for part in options.only}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    print(markdown(report))
+    found = {part: measure[part]() if part in options.only else kept[part] for part in PARTS}
+    written(options.out, markdown, **found)
 
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    lines = [f"{report['date']}, {report['machine']['processor']}, {report['machine']['cores']} cores", ""]
-    lines += ["| demo data, all sets, 5 folds | process, s | of which screening | core-s | peak memory |"]
-    lines += ["|---|---|---|---|---|"]
-    for name, part in (("A1BG", "one_gene"), ("all genes", "all_genes")):
-        cell = report[part]
-        lines.append(
-            f"| {name}, {len(cell['sets']) - 1} sets | {cell['seconds']} | {cell['stage_seconds']['screen']:.1f} "
-            f"| {cell['core_seconds']} | {cell['peak_memory_gib']} GiB |"
+    loop, first = report["sklearn"], report["one_gene"]["first_process_seconds"]
+    processes = [
+        (
+            *(f"{name}, {len(report[part]['sets']) - 1} sets", report[part]["seconds"]),
+            *(f"{report[part]['stage_seconds']['screen']:.1f}", report[part]["core_seconds"]),
+            f"{report[part]['peak_memory_gib']} GiB",
         )
-    loop = report["sklearn"]
-    lines.append(f"| A1BG, scikit-learn's SVR in a loop | – | {loop['seconds']} | – | – |")
-    lines += ["", f"first process: {report['one_gene']['first_process_seconds']} s (may compile)"]
-    lines += [f"largest difference of a score to the loop's: {loop['largest_difference']:.1e}"]
-    lines += ["", "| all genes | MRRMSE | minus onehot | genes better | seconds |", "|---|---|---|---|---|"]
+        for name, part in (("A1BG", "one_gene"), ("all genes", "all_genes"))
+    ]
+    processes.append(("A1BG, scikit-learn's SVR in a loop", "–", loop["seconds"], "–", "–"))
+    sets = []
     for row in report["all_genes"]["sets"]:
-        lines.append(
-            f"| {row['feature_set']} | {row['score']:.4f} | {row['difference']:+.4f} "
-            f"| {row['genes_improved']:.0%} | {row['seconds']:.1f} |"
-        )
-    lines += ["", f"agreement: {json.dumps(report['all_genes']['agreement'])[:400]}"]
-    if "skipped" not in report["unseen"]:
-        lines += ["", "| lincs_lung, unseen compounds | set | score | minus cell_type | 95 % interval |"]
-        lines += ["|---|---|---|---|---|"]
-        lines += [
-            f"| {name} | {found} | {score:.4f} | {difference:+.4f} | {low:+.4f} to {high:+.4f} |"
-            for name, sets in report["unseen"].items()
-            for found, (score, difference, low, high) in sets.items()
+        score, difference, better = row["score"], row["difference"], row["genes_improved"]
+        numbers = f"{score:.4f}", f"{difference:+.4f}", f"{better:.0%}", f"{row['seconds']:.1f}"
+        sets.append((row["feature_set"], *numbers))
+    unseen_rows = [
+        (name, found, f"{score:.4f}", f"{difference:+.4f}", f"{low:+.4f} to {high:+.4f}")
+        for name, of_target in ({} if "skipped" in report["unseen"] else report["unseen"]).items()
+        for found, (score, difference, low, high) in of_target.items()
+    ]
+    alarms = [
+        (name, *(f"{shares[found]:.0%}" for found in NOISE_SETS)) for name, shares in report["noise"].items()
+    ]
+    times = ["demo data, all sets, 5 folds", "process, s", "of which screening", "core-s", "peak memory"]
+    columns = ["lincs_lung, unseen compounds", "set", "score", "minus cell_type", "95 % interval"]
+    return "\n\n".join(
+        [
+            table(times, processes),
+            f"first process: {first} s (may compile)\n"
+            f"largest difference of a score to the loop's: {loop['largest_difference']:.1e}",
+            table(["all genes", "MRRMSE", "minus onehot", "genes better", "seconds"], sets),
+            f"agreement: {json.dumps(report['all_genes']['agreement'])[:400]}",
+            *([table(columns, unseen_rows)] if unseen_rows else []),
+            table([f"pure noise, {NOISE_SEEDS} data sets: called better in", *NOISE_SETS], alarms),
         ]
-    lines += ["", f"| pure noise, {NOISE_SEEDS} data sets: called better in | {' | '.join(NOISE_SETS)} |"]
-    lines += ["|---" * (1 + len(NOISE_SETS)) + "|"]
-    for name, shares in report["noise"].items():
-        lines.append(f"| {name} | {' | '.join(f'{shares[found]:.0%}' for found in NOISE_SETS)} |")
-    return "\n".join(lines)
+    )
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table as Markdown."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
 if __name__ == "__main__":
