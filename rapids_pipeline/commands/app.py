@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 import rapids_pipeline
 from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, exits_cleanly
+from rapids_pipeline.commands.options import with_home
 
 SUBCOMMANDS = "run evaluate predict submit cv tune screen recipes features demo start doctor".split()
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -28,7 +29,7 @@ def subcommand(name: str) -> Any:
     """Return a subcommand by its name; its module is imported now."""
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command = import_module(f"rapids_pipeline.commands.{name}").command
-    single.command(name, context_settings=HELP)(exits_cleanly(command))
+    single.command(name, context_settings=HELP)(exits_cleanly(with_home(command)))
     return typer.main.get_command(single)
 
 

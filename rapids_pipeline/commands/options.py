@@ -1,7 +1,10 @@
 """Options that several subcommands share."""
 
+import functools
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,6 +70,23 @@ OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of anot
 MetadataOption = Annotated[
     str, typer.Option("--metadata-columns", help="Numeric columns that are not genes, separated by commas.")
 ]
+
+
+def with_home(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a command take `~` in a path for the user's home folder, as a shell does not where it follows a `=`."""
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, list):
+            return [expanded(one) for one in value]
+        if isinstance(value, Path | str) and str(value).startswith("~"):
+            return type(value)(os.path.expanduser(value))  # noqa: PTH111 (an unknown ~user stays as it is)
+        return value
+
+    @functools.wraps(command)
+    def called(**given: Any) -> Any:
+        return command(**{name: expanded(value) for name, value in given.items()})
+
+    return called
 
 
 def announce(stages: "LiveStages", device: "Device", config: "RunConfig") -> None:

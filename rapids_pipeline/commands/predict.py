@@ -10,10 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rapids_pipeline.backend.errors import exits_cleanly
 
-
-@exits_cleanly
 def command(
     model: Annotated[Path, typer.Option(help="Folder of a run, or of its trained model (DIR/model).")],
     pairs: Annotated[

@@ -13,10 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError, exits_cleanly
+from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError
 
 
-@exits_cleanly
 def command(
     run: Annotated[
         list[Path] | None,

@@ -8,20 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.commands import app as cli
-from rapids_pipeline.commands import submit
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.predictions.formats import write_kaggle_csv
 
 
 def invoke(*arguments):
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(submit.command)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(cli.app, ["submit", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +84,13 @@ def test_an_id_map_orders_the_rows_and_a_list_the_genes(run, expected, small_fil
     assert list(found.columns) == ["id", *names]
     pd.testing.assert_frame_equal(found, expected.iloc[::-1].reset_index(drop=True)[["id", *names]])
     assert invoke("--check", tmp_path / "s.csv", *arguments).exit_code == 0
+
+
+def test_a_tilde_is_the_home_folder(run, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    result = invoke("--run", f"~/{run.name}", "--out=~/tilde.csv")
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_csv(run.parent / "tilde.csv")) == len(expected)
 
 
 def test_digits(run, expected, tmp_path):

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from typer.testing import CliRunner
 
 from rapids_pipeline.backend.files import sha256_of
-from rapids_pipeline.commands import submit
+from rapids_pipeline.commands import app as cli
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.predictions import formats
@@ -28,9 +27,7 @@ N_TRAIN = 7
 
 
 def invoke(*arguments):
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(submit.command)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(cli.app, ["submit", *map(str, arguments)])
 
 
 def refused(*arguments):
