@@ -9,21 +9,20 @@ the fitted one, to the last bit.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from sklearn.preprocessing import OneHotEncoder
 
-from features.molecules.descriptors import DescriptorEncoder
-from features.molecules.encoders import fitted_in_fold
-from features.reduction import TruncatedSVD
+from features.molecules import fitted_in_fold
 from features.rows import Rows
-from features.targets.encoders import GroupEncoder, LeaveOneOutEncoder, TargetEncoder
 from features.targets.statistics import checked_statistics
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
+
+if TYPE_CHECKING:
+    from features.targets.encoders import GroupEncoder
 
 FittedOn = Literal["nothing", "levels", "molecules", "targets", "predictions"]
 Column = Literal["cell_type", "sm_name"]
@@ -162,6 +161,8 @@ class LeaveOneOutBlock(BlockSpec):
 
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
+        from features.targets.encoders import LeaveOneOutEncoder
+
         return Encoded(self.column, LeaveOneOutEncoder(noise.sigma, noise.seed))
 
 
@@ -208,6 +209,8 @@ class StatisticsBlock(BlockSpec):
 
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
+        from features.targets.encoders import TargetEncoder
+
         encoder = TargetEncoder(
             self.statistics,
             smoothing=self.smoothing,
@@ -282,6 +285,8 @@ class OneHot:
         return len(levels)
 
     def _learn(self, levels: list[str]) -> None:
+        from sklearn.preprocessing import OneHotEncoder
+
         encoder = OneHotEncoder(
             categories=[levels], handle_unknown="ignore", sparse_output=False, dtype=np.float32
         )
@@ -301,6 +306,8 @@ class Descriptors:
     """Descriptors of molecules, standardised by the training molecules."""
 
     def __init__(self) -> None:
+        from features.molecules.descriptors import DescriptorEncoder
+
         self._encoder = DescriptorEncoder()
 
     def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
@@ -317,7 +324,7 @@ class Descriptors:
 
     def restore(self, reader: StateReader) -> int:
         """Take over the encoder; return how many columns it makes."""
-        self._encoder = DescriptorEncoder.from_state(reader)
+        self._encoder = self._encoder.from_state(reader)
         return len(self._encoder.names_)
 
 
@@ -365,7 +372,7 @@ class Given:
 class Encoded:
     """Encodings of one column by the targets: each target's statistics, or its leave-one-out mean."""
 
-    def __init__(self, column: str, encoder: GroupEncoder, own_target: bool = False) -> None:
+    def __init__(self, column: str, encoder: "GroupEncoder", own_target: bool = False) -> None:
         self._column, self._encoder, self._own = column, encoder, own_target
 
     def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
@@ -402,6 +409,8 @@ class Reduced:
     """A TruncatedSVD, fitted on the training rows' columns, of what another maker makes."""
 
     def __init__(self, maker: Maker, n_components: int) -> None:
+        from features.reduction import TruncatedSVD
+
         self._maker, self._reduction = maker, TruncatedSVD(n_components)
 
     def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
@@ -420,7 +429,7 @@ class Reduced:
     def restore(self, reader: StateReader) -> int:
         """Take over both; return the number of components."""
         width = self._maker.restore(reader.part("reduced"))
-        self._reduction = TruncatedSVD.from_state(reader.part("svd"))
+        self._reduction = self._reduction.from_state(reader.part("svd"))
         n_kept, n_features = self._reduction.components_.shape
         if n_features != width:
             raise reader.fault(f"svd reduces {n_features} columns, and there are {width}")

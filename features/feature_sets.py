@@ -38,7 +38,7 @@ from features.blocks import (
     PredictionBlock,
     StatisticsBlock,
 )
-from features.molecules.encoders import fitted_in_fold
+from features.molecules import fitted_in_fold
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError, first_fault

@@ -7,14 +7,16 @@ computed once for all folds (`Levels.between`).
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from rapids_pipeline.backend.arrays import Codes, Float32, Float64, Indices, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Rows:
         First-level predictions that never saw the row; for feature sets that stack.
     """
 
-    obs: pd.DataFrame
+    obs: "pd.DataFrame"
     molecules: Mapping[str, Float32] = field(default_factory=dict)
     predictions: Float32 | None = None
 
@@ -44,6 +46,8 @@ class Rows:
     @classmethod
     def joined(cls, first: "Rows", second: "Rows") -> "Rows":
         """Return the rows of both, those of `first` before; predictions only where both have them."""
+        import pandas as pd
+
         obs = pd.concat([first.obs, second.obs], ignore_index=True)
         molecules = {
             name: np.concatenate([values, second.molecules[name]]) for name, values in first.molecules.items()
@@ -169,12 +173,16 @@ class Pairs:
         return cls(Levels(cells, compounds, smiles, features), cell, compound, molecule)
 
 
-def numbered(labels: Any) -> tuple[pd.Index, Indices]:
+def numbered(labels: Any) -> "tuple[pd.Index, Indices]":
     """Return the distinct labels, sorted, and the place of each label among them."""
+    import pandas as pd
+
     codes, distinct = pd.factorize(labels, sort=True)
     return pd.Index(distinct), codes.astype(np.intp)
 
 
-def places(labels: Sequence[Any] | Labels | pd.Index, among: Sequence[str] | pd.Index) -> Indices:
+def places(labels: "Sequence[Any] | Labels | pd.Index", among: "Sequence[str] | pd.Index") -> Indices:
     """Return the place of each label among distinct others, −1 where it is none of them."""
+    import pandas as pd
+
     return pd.Index(among).get_indexer(pd.Index(labels))

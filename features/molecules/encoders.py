@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from features.molecules import language_model
+from features.molecules import fitted_in_fold, language_model
 from features.molecules.cache import EmbeddingCache, cache_folder, embed_through
 from features.molecules.descriptors import DescriptorEncoder
 from features.molecules.morgan import MorganEncoder
@@ -30,8 +30,6 @@ from rapids_pipeline.backend.errors import InputError, PerturbError
 DEFAULT_CHEMBERTA = "DeepChem/ChemBERTa-10M-MTR"
 POOLINGS = ("mean", "cls")
 UNKNOWN_WARNING = 0.1
-FITTED_IN_FOLD = ("descriptors",)
-WITHOUT_WEIGHTS = ("morgan", "descriptors")
 
 
 class ChemBERTaEncoder(MoleculeEncoder):
@@ -247,16 +245,6 @@ class MoleculeColumns:
     training: dict[str, Float32] = field(default_factory=dict)
     others: dict[str, Float32] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-def fitted_in_fold(encoder: str) -> bool:
-    """Say whether an encoder learns from the molecules it is fitted to."""
-    return encoder in FITTED_IN_FOLD
-
-
-def needs_weights(encoder: str) -> bool:
-    """Say whether an encoder is a language model, whose weights must be on this machine or fetched."""
-    return encoder not in WITHOUT_WEIGHTS
 
 
 def encode_molecules(

@@ -9,16 +9,18 @@ little a row as groups of many (cell types).
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from features.rows import numbered
 from rapids_pipeline.backend.arrays import Float32, Float64, Floats, Indices, Labels, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLAIN_STATISTICS = ("mean", "std", "min", "max", "median", "first", "count")
 BLOCK_SIZE = 2**18
@@ -45,7 +47,7 @@ class GroupedTargets:
     """
 
     column: str
-    levels: pd.Index
+    levels: "pd.Index"
     codes: Indices
     Y: Floats
 
@@ -66,6 +68,8 @@ class GroupedTargets:
 
 def read_labels(groups: Any) -> Labels:
     """Return the labels of groups, (n,), of an array-like or a series (InputError: one is missing)."""
+    import pandas as pd
+
     labels = np.asarray(groups, dtype=object)
     if labels.ndim != 1:
         raise InputError(f"groups must be one label a row, (n,), not {labels.shape}")
@@ -95,7 +99,7 @@ class GroupTable:
     """
 
     column: str
-    levels: pd.Index
+    levels: "pd.Index"
     values: Float32
 
     def state(self) -> State:
@@ -108,6 +112,8 @@ class GroupTable:
     @classmethod
     def from_state(cls, reader: StateReader, n_statistics: int) -> "GroupTable":
         """Make what `state` described."""
+        import pandas as pd
+
         column, levels = reader.text("column"), reader.levels("levels")
         if not levels:
             raise reader.fault("levels are empty")

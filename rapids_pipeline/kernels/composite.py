@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics.pairwise import euclidean_distances
 
+from features.molecules import fitted_in_fold
 from features.molecules.descriptors import DescriptorEncoder
-from features.molecules.encoders import fitted_in_fold
 from features.molecules.morgan import tanimoto
 from features.rows import Levels, Pairs, places
 from rapids_pipeline.backend.arrays import Array, Codes, Float64, Mask, namespace

@@ -1,16 +1,15 @@
 """The report of a run: tables and sentences of scores, of recipes and of feature sets."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from features.feature_sets import FeatureSet
-from rapids_pipeline.evaluation.evaluate import Evaluation, best_baseline
-from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
-from rapids_pipeline.evaluation.perturbation_metrics import HIGHER_IS_BETTER as PERTURBATION_METRICS
-from rapids_pipeline.stack.recipe import Recipe
+if TYPE_CHECKING:
+    from features.feature_sets import FeatureSet
+    from rapids_pipeline.evaluation.evaluate import Evaluation
+    from rapids_pipeline.stack.recipe import Recipe
 
 
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
@@ -21,6 +20,8 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     scores : mapping of method to mapping of metric to float
         Metrics of `rapids_pipeline.evaluation.metrics`.
     """
+    from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
+
     table = Table()
     table.add_column("method")
     metrics = list(next(iter(scores.values())))
@@ -45,13 +46,15 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
 
     ↑: higher is better, ↓: lower.
     """
+    from rapids_pipeline.evaluation.perturbation_metrics import HIGHER_IS_BETTER
+
     ours, *others = scores
     table = Table()
     for heading in ("score", "", ours, *(["best", "baseline"] if others else [])):
         left = heading in ("score", "", "baseline")
         table.add_column(heading, justify="left" if left else "right", no_wrap=left)
     for metric, value in scores[ours].items():
-        higher = PERTURBATION_METRICS[metric]
+        higher = HIGHER_IS_BETTER[metric]
         cells = [f"{value:.4f}"]
         if others:
             best = (max if higher else min)(others, key=lambda name, m=metric: scores[name][m])  # type: ignore[misc]
@@ -62,8 +65,10 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def evaluation_sentences(found: Evaluation) -> list[str]:
+def evaluation_sentences(found: "Evaluation") -> list[str]:
     """Return in words what an evaluation says besides its table."""
+    from rapids_pipeline.evaluation.evaluate import best_baseline
+
     ours = next(iter(found.scores))
     metric = "mean_rowwise_rmse"
     sentences = []
@@ -83,7 +88,7 @@ def evaluation_sentences(found: Evaluation) -> list[str]:
     return [*sentences, *([found.note] if found.note else [])]
 
 
-def feature_sets_table(sets: Mapping[str, FeatureSet]) -> Table:
+def feature_sets_table(sets: "Mapping[str, FeatureSet]") -> Table:
     """Return a table with one row a feature set."""
     table = Table()
     table.add_column("feature set", no_wrap=True)
@@ -94,7 +99,7 @@ def feature_sets_table(sets: Mapping[str, FeatureSet]) -> Table:
     return table
 
 
-def feature_set_table(recipe: FeatureSet) -> Table:
+def feature_set_table(recipe: "FeatureSet") -> Table:
     """Return a table with one row a block of a feature set."""
     table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
     table.add_column("block", overflow="fold")
@@ -105,7 +110,7 @@ def feature_set_table(recipe: FeatureSet) -> Table:
     return table
 
 
-def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
+def recipes_table(recipes: "Mapping[str, Recipe]") -> Table:
     """Return a table with one row a recipe."""
     table = Table()
     table.add_column("recipe", no_wrap=True)
@@ -118,7 +123,7 @@ def recipes_table(recipes: Mapping[str, Recipe]) -> Table:
     return table
 
 
-def recipe_table(recipe: Recipe) -> Table:
+def recipe_table(recipe: "Recipe") -> Table:
     """Return a table with one row a setting of a recipe, member by member."""
     table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
     for column in ("stage", "setting", "value"):

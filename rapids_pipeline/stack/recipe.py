@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureSet, feature_set
-from features.molecules.encoders import fitted_in_fold
+from features.molecules import fitted_in_fold
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.kernels.composite import CompositeKernel
 from rapids_pipeline.stack.target_transforms import TransformName

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from features.molecules.encoders import encode_molecules, needs_weights
+from features.molecules import needs_weights
+from features.molecules.encoders import encode_molecules
 from features.molecules.smiles import canonical_smiles
 from features.rows import Rows
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle

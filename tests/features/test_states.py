@@ -9,9 +9,8 @@ import pytest
 
 from features.blocks import Noise, OneHotBlock
 from features.feature_sets import FeatureSet, FeatureTable
-from features.molecules import descriptors
+from features.molecules import FITTED_IN_FOLD, descriptors
 from features.molecules.descriptors import DescriptorEncoder
-from features.molecules.encoders import FITTED_IN_FOLD
 from features.reduction import TruncatedSVD
 from features.rows import Rows
 from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder

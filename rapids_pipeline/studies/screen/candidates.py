@@ -13,7 +13,7 @@ import numpy as np
 
 from features.blocks import Block
 from features.feature_sets import FEATURE_SETS, FeatureSet, feature_set
-from features.molecules.encoders import needs_weights
+from features.molecules import needs_weights
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
