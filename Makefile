@@ -97,7 +97,7 @@ bench-accuracy: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python benchmarks/accuracy_ablation.py
 
 bench-batches: $(VENV)/.ready-to-run
-	$(BIN)/python benchmarks/big_batches.py
+	$(BIN)/python -m benchmarks.predictions.big_batches
 
 bench-screen: $(VENV)/.ready-to-run
 	$(BIN)/python -m benchmarks.studies.screen

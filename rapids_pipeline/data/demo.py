@@ -32,7 +32,7 @@ one common to all rows, one common to each of three lineages (B, myeloid, T and 
 mean_across_compounds (`rapids_pipeline.evaluation.baselines` defines them) scored on the test rows as
 published: MRRMSE 0.918, 0.899, 0.8925 and 0.943 (source: Open Problems, perturbation prediction).
 Largest difference of a mean score and of a single one: 0.001 and 0.020 over seeds 0 to 39, which the tuning
-saw, 0.003 and 0.021 over seeds 40 to 79, which it did not (`benchmarks/demo_baselines.py`).
+saw, 0.003 and 0.021 over seeds 40 to 79, which it did not (`benchmarks/data/demo_baselines.py`).
 """
 
 import json

@@ -1,0 +1,116 @@
+"""Big batches: does memory stay the same while the number of pairs grows, and how fast do they go through?
+
+    python -m benchmarks.predictions.big_batches [--rows N,N,…] [--recipes NAME,…]
+
+Trains recipes on the demo data (18,211 genes), then predicts more and more pairs of new compounds, each batch by
+`rapids-perturb predict` in a process of its own, into a folder of Parquet parts. Prints seconds, rows and bytes a
+second, the peak memory of the process, and the disk's own speed: the same number of bytes written and synchronised by
+nothing but the system, right after. What 100,000 pairs would take is extrapolated from the largest batch, and the table
+says so. Writes benchmarks/results/big_batches.json.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.harness import DATA, command, options_of, seconds, written
+from rapids_pipeline.backend.versions import installed_versions
+from rapids_pipeline.data.demo import simulate
+
+WANTED = 100_000
+HEADER = "recipe | pairs | seconds | of which predicting | rows/s | MB/s | the disk's MB/s | peak memory | GB"
+
+
+def batch(model: Path, n: int, out: Path) -> dict[str, Any]:
+    """Return what predicting n pairs took, and what the disk takes for as many bytes."""
+    place, manifest = out / "predicted", out / "predicted.manifest.json"
+    new_pairs(n).to_csv(out / "pairs.csv", index=False)
+    files = ["--model", str(model), "--pairs", str(out / "pairs.csv"), "--out", str(place)]
+    taken, parts = command("predict", *files), list(place.iterdir())
+    size, stages = sum(part.stat().st_size for part in parts), json.loads(manifest.read_text())["seconds"]
+    shutil.rmtree(place)
+    disk = seconds(lambda: fill(out / "plain", size))
+    return {
+        "rows": n,
+        **taken,
+        "stage_seconds": stages,
+        "bytes": size,
+        "parts": len(parts),
+        "disk_bytes_per_second": round(size / disk),
+    }
+
+
+def new_pairs(n: int) -> pd.DataFrame:
+    """Return n pairs of compounds by cell types of the demo, and one that it does not have, again and again.
+
+    The 1,356 compounds of the lincs data where they are at hand, otherwise the demo's.
+    """
+    made, file = simulate(0, 1).de_train, DATA / "lincs_compounds.csv"
+    smiles = list(dict.fromkeys(made["SMILES"]))
+    if file.exists():
+        smiles = list(pd.read_csv(file).filter(regex="(?i)^smiles$").iloc[:, 0].dropna().unique())
+    pairs = list(product(smiles, [*sorted(set(made["cell_type"])), "a new cell type"]))
+    rows = np.random.default_rng(0).permutation(len(pairs))
+    return pd.DataFrame([pairs[rows[k % len(rows)]] for k in range(n)], columns=["SMILES", "cell_type"])
+
+
+def fill(path: Path, size: int) -> None:
+    """Write and synchronise so many random bytes, and remove them."""
+    block = np.random.default_rng(0).bytes(2**24)
+    with path.open("wb") as file:
+        for start in range(0, size, len(block)):
+            file.write(block[: min(len(block), size - start)])
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def rate(one: dict[str, Any]) -> float:
+    """Return rows a second while predicting and writing."""
+    return float(one["rows"] / max(one["stage_seconds"].get("predict", one["seconds"]), 1e-9))
+
+
+def table(report: dict[str, Any]) -> str:
+    """Return the report as Markdown."""
+    lines = [f"| {HEADER} |", "|" + "---|" * (HEADER.count("|") + 1)]
+    for recipe, batches in report["batches"].items():
+        for one in batches:
+            moved, disk = rate(one) * one["bytes"] / one["rows"] / 1e6, one["disk_bytes_per_second"] / 1e6
+            predicting = one["stage_seconds"].get("predict", 0)
+            lines.append(
+                f"| {recipe} | {one['rows']:,} | {one['seconds']} | {predicting:.1f} | {rate(one):.0f} | {moved:.0f} "
+                f"| {disk:.0f} | {one['peak_memory_gib']} GiB | {one['bytes'] / 1e9:.2f} |"
+            )
+        last = batches[-1]
+        whole, size = (
+            last["seconds"] + (WANTED - last["rows"]) / rate(last),
+            last["bytes"] / last["rows"] * WANTED,
+        )
+        lines.append(f"| {recipe} | {WANTED:,} (extrapolated) | {whole:.0f} | | | | | | {size / 1e9:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, predict, print and write."""
+    parser = options_of(__doc__, "big_batches.json")
+    parser.add_argument("--rows", default="1000,4000,16000")
+    parser.add_argument("--recipes", default="quick,published")
+    chosen, found = parser.parse_args(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        for recipe in chosen.recipes.split(","):
+            command("demo", "--recipe", recipe, "--molecules", "morgan", "--out", str(out / recipe))
+            model = out / recipe / "model"
+            batch(model, 10, out)  # compiles what is compiled on first use
+            found[recipe] = [batch(model, int(n), out) for n in chosen.rows.split(",")]
+    written(chosen.out, table, installed_versions(), batches=found)
+
+
+if __name__ == "__main__":
+    main()
