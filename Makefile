@@ -84,7 +84,7 @@ bench-features: $(VENV)/.ready-to-test
 # CatBoost and LightGBM are rivals that only the benchmark needs.
 bench-boosting: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
-	$(ONE_THREAD) $(BIN)/python benchmarks/boosting.py
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.boosting.speed
 
 bench-evaluation: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python benchmarks/evaluation.py

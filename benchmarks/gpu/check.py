@@ -39,7 +39,7 @@ TESTS = harness.REPOSITORY / "tests" / "gpu"
 TEST_LIMIT_S, PROGRAM_LIMIT_S, FULL_LIMIT_S = 120.0, 100.0, 3600.0
 BENCHMARKS = {
     "svr": ("-m", "benchmarks.svr.gpu"),
-    "boosting": ("benchmarks/gpu_boosting.py",),
+    "boosting": ("-m", "benchmarks.boosting.gpu"),
     "pipeline": ("-m", "benchmarks.gpu.pipeline"),
 }
 DOCTOR = (
