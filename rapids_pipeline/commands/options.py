@@ -49,7 +49,7 @@ EngineOption = Annotated[
     ),
 ]
 BoostingEngineOption = Annotated[
-    str | None, typer.Option(help="The boosting engine: auto, or one of those in docs/boosting.md.")
+    str | None, typer.Option(help="The boosting engine: auto, or one of those in docs/methods/boosting.md.")
 ]
 SvrFeaturesOption = Annotated[
     str | None,

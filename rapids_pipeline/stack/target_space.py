@@ -53,7 +53,7 @@ class TargetSpace(TruncatedSVD):
 
 
 class WholeTargets:
-    """The targets as they are: scores Y. For few of them, or for sketched boosting."""
+    """The targets as they are: scores Y. For few of them."""
 
     explained_share_ = 1.0
 
