@@ -87,7 +87,7 @@ bench-boosting: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.boosting.speed
 
 bench-evaluation: $(VENV)/.ready-to-run
-	$(ONE_THREAD) $(BIN)/python benchmarks/evaluation.py
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.evaluation
 
 # himalaya and CatBoost are rivals that only the benchmark needs. BENCH_ACCURACY="--tuned FILE.toml --plot FILE.png"
 BENCH_ACCURACY ?=

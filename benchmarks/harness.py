@@ -85,7 +85,7 @@ def described() -> dict[str, Any]:
 
 def named(machine: Mapping[str, Any]) -> str:
     """Return a machine as one line: processor, cores and GPU."""
-    card = machine["gpu"]
+    card = machine.get("gpu")
     shown = f"{card['name']} (driver {card['driver']}, CUDA {card['cuda']})" if card else "no GPU"
     return f"{machine['processor']}, {machine['cores']} cores; {shown}"
 
@@ -247,7 +247,7 @@ def written(
     /,
     **report: Any,
 ) -> dict[str, Any]:
-    """Write a report with the date, the machine and versions as JSON, and print its Markdown; return the report.
+    """Write a report with the date, the machine and versions as JSON and Markdown, and print it; return the report.
 
     Parameters
     ----------
@@ -266,8 +266,10 @@ def written(
         "versions": dict(all_versions() if versions is None else versions),
         **report,
     }
+    shown = f"{whole['date']}, {named(whole['machine'])}\n\n{markdown(whole)}"
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{whole['date']}, {named(whole['machine'])}\n\n{markdown(whole)}")
+        path.with_suffix(".md").write_text(f"{shown}\n", encoding="utf-8")
+    print(shown)
     return whole
