@@ -18,11 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics.pairwise import euclidean_distances
 
 from features.molecules import fitted_in_fold
-from features.molecules.descriptors import DescriptorEncoder
-from features.molecules.morgan import tanimoto
 from features.rows import Levels, Pairs, places
 from rapids_pipeline.backend.arrays import Array, Codes, Float64, Mask, namespace
 from rapids_pipeline.backend.errors import InputError
@@ -151,6 +148,8 @@ class LearntKernel:
             return self._correlation(here, there)
         if factor.name == "tanimoto" or factor.encoder is None:
             return here.between(there, factor.name, lambda: _fixed(factor.name, here, there))
+        from sklearn.metrics.pairwise import euclidean_distances
+
         used = np.unique(self.rows.molecule)
         if fitted_in_fold(factor.encoder):
             A, B = self._standardised(used, here, there)
@@ -169,6 +168,8 @@ class LearntKernel:
     def _standardised(self, used: Codes, here: Levels, there: Levels) -> tuple[Float64, Float64]:
         if not (here.smiles and there.smiles):
             raise InputError("the rows have no column SMILES, which rbf(descriptors) reads")
+        from features.molecules.descriptors import DescriptorEncoder
+
         encoder = DescriptorEncoder().fit([there.smiles[k] for k in used])
         A, B = (encoder.transform(list(levels.smiles)).astype(np.float64) for levels in (here, there))
         return A, B
@@ -253,6 +254,8 @@ def _level_of(factor: Factor) -> str:
 def _fixed(name: str, here: Levels, there: Levels) -> Float64:
     """Return the matrix of a factor that learns nothing, between distinct ones."""
     if name == "tanimoto":
+        from features.molecules.morgan import tanimoto
+
         return tanimoto(here.molecules["morgan"], there.molecules["morgan"]).astype(np.float64)
     if name == "compound":
         return _equal(here.compounds, there.compounds)

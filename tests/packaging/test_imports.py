@@ -4,7 +4,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from rapids_pipeline.commands.app import SUBCOMMANDS
+
 HEAVY = ("torch", "transformers", "cudf", "cupy", "xgboost", "rdkit")
+NUMERICAL = {*HEAVY, "pandas", "pyarrow", "scipy", "sklearn", "numba", "matplotlib", "optuna", "joblib"}
 LIMIT_SECONDS = 0.3
 
 
@@ -39,9 +44,20 @@ def test_optional_packages_load_only_when_used():
 
 
 def test_the_command_line_is_parsed_without_the_numerical_stack():
-    assert not imported_by("import rapids_pipeline.commands.app") & {
-        *HEAVY,
-        "pandas",
-        "sklearn",
-        "matplotlib",
-    }
+    assert not imported_by("import rapids_pipeline.commands.app") & NUMERICAL
+
+
+def invoked(words: list[str]) -> str:
+    """Return the statements that run a command and throw its output away."""
+    imports = "from typer.testing import CliRunner; from rapids_pipeline.commands.app import app"
+    return f"{imports}; assert CliRunner().invoke(app, {words}).exit_code == 0"
+
+
+@pytest.mark.parametrize("words", [[name, "--help"] for name in SUBCOMMANDS if name != "tune"], ids=" ".join)
+def test_help_loads_nothing_heavy(words):
+    assert not imported_by(invoked(words)) & NUMERICAL
+
+
+@pytest.mark.parametrize("words", [["recipes"], ["recipes", "best"], ["features"], ["features", "boosting"]])
+def test_listings_load_no_solver_and_no_table(words):
+    assert not imported_by(invoked(words)) & NUMERICAL
