@@ -93,8 +93,8 @@ bench-evaluation: $(VENV)/.ready-to-run
 BENCH_ACCURACY ?=
 bench-accuracy: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
-	$(ONE_THREAD) $(BIN)/python benchmarks/accuracy.py $(BENCH_ACCURACY)
-	$(ONE_THREAD) $(BIN)/python benchmarks/accuracy_ablation.py
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.compare $(BENCH_ACCURACY)
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.ablation
 
 bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python -m benchmarks.predictions.big_batches

@@ -1,34 +1,17 @@
 """The accuracy benchmark on small data: its tables against naive code, its cache, and that tasks hide their truth."""
 
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.accuracy import ablation, compare, jobs, peers, tables
 from rapids_pipeline.data.demo import write_demo
 from rapids_pipeline.stack.named_recipes import RECIPES, to_toml
+from rapids_pipeline.studies.store import content_hash
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = (
-    "accuracy_peers",
-    "accuracy_jobs",
-    "accuracy_table",
-    "accuracy",
-    "accuracy_strata",
-    "accuracy_ablation",
-)
 N_GENES = 12
-
-
-@pytest.fixture(scope="module")
-def programs():
-    """The benchmark's modules, by name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield {name: importlib.import_module(name) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +23,16 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def task(programs, folder):
-    return programs["accuracy"].test_task("test rows", folder)
+def task(folder):
+    return compare.test_task("test rows", folder)
 
 
 @pytest.fixture
-def example(programs):
+def example():
     """Three made-up predictions of rows of seven compounds, their truth and the rows."""
     rng = np.random.default_rng(0)
     obs = pd.DataFrame({"cell_type": "T", "sm_name": [f"compound {k}" for k in rng.integers(7, size=40)]})
     truth = rng.normal(size=(40, 9)).astype(np.float32)
-    jobs = programs["accuracy_jobs"]
     cost = jobs.Cost(1, 2.0, 1.0, 0.5, "2026-01-01")
     made = {
         "close": truth + rng.normal(size=truth.shape).astype(np.float32) / 2,
@@ -69,9 +51,9 @@ def naive_errors(truth, predicted):
     )
 
 
-def test_differences_are_those_of_naive_code_and_lie_in_their_intervals(programs, example):
+def test_differences_are_those_of_naive_code_and_lie_in_their_intervals(example):
     found, truth, obs = example
-    table = programs["accuracy_table"].compared(found, truth, obs, "far")
+    table = tables.compared(found, truth, obs, "far")
     errors = {name: naive_errors(truth, one.predicted) for name, one in found.items()}
     assert list(table) == sorted(table, key=lambda name: errors[name].mean())
     for name, one in table.items():
@@ -82,9 +64,9 @@ def test_differences_are_those_of_naive_code_and_lie_in_their_intervals(programs
     assert table["far"]["difference_interval"] == [0, 0]
 
 
-def test_intervals_draw_whole_compounds(programs, example):
+def test_intervals_draw_whole_compounds(example):
     found, truth, obs = example
-    table = programs["accuracy_table"].compared(found, truth, obs, "far")
+    table = tables.compared(found, truth, obs, "far")
     gaps = naive_errors(truth, found["close"].predicted) - naive_errors(truth, found["far"].predicted)
     by_compound = [gaps[(obs["sm_name"] == name).to_numpy()] for name in obs["sm_name"].unique()]
     rng = np.random.default_rng(1)
@@ -97,24 +79,23 @@ def test_intervals_draw_whole_compounds(programs, example):
     np.testing.assert_allclose(table["close"]["difference_interval"], expected, atol=0.1 * width)
 
 
-def test_the_amplitude_is_the_slope_of_least_squared_error(programs, example):
+def test_the_amplitude_is_the_slope_of_least_squared_error(example):
     found, truth, _ = example
-    amplitude = programs["accuracy_table"].amplitude
-    assert amplitude(truth, found["zeros"].predicted) is None
-    assert amplitude(truth, 4 * truth) == pytest.approx(0.25)
+    assert tables.amplitude(truth, found["zeros"].predicted) is None
+    assert tables.amplitude(truth, 4 * truth) == pytest.approx(0.25)
     for name in ("close", "far"):
         p = found[name].predicted
         pairs = list(zip(truth.ravel().tolist(), p.ravel().tolist(), strict=True))
-        slope = amplitude(truth, p)
+        slope = tables.amplitude(truth, p)
         assert slope == pytest.approx(sum(y * q for y, q in pairs) / sum(q * q for _, q in pairs), rel=1e-5)
         least = ((truth - slope * p) ** 2).sum()
         assert least < min(((truth - (slope + step) * p) ** 2).sum() for step in (-0.05, 0.05))
 
 
-def test_thirds_are_those_of_a_loop(programs, example):
+def test_thirds_are_those_of_a_loop(example):
     found, truth, _ = example
     predicted, values = found["close"].predicted, np.random.default_rng(3).normal(size=len(truth))
-    thirds = programs["accuracy_strata"].in_thirds(values, truth, predicted)
+    thirds = tables.in_thirds(values, truth, predicted)
     assert [one["rows"] for one in thirds.values()] == [
         len(x) for x in np.array_split(np.arange(len(truth)), 3)
     ]
@@ -128,8 +109,8 @@ def test_thirds_are_those_of_a_loop(programs, example):
     assert thirds["low"]["to"] == max(values[first]) <= thirds["middle"]["from"]
 
 
-def test_every_ablation_changes_the_member(programs):
-    made = programs["accuracy_ablation"].variants()
+def test_every_ablation_changes_the_member():
+    made = ablation.variants()
     documents = [json.dumps(one.model_dump(mode="json"), sort_keys=True) for one in made.values()]
     assert len(set(documents)) == len(made) > 10
     weights = made["no structure"].known.weights
@@ -137,9 +118,9 @@ def test_every_ablation_changes_the_member(programs):
     assert not made["no response profiles"].known.kernel.of_profiles
 
 
-def test_the_pictured_rows_are_good_median_and_bad(programs, example, tmp_path):
+def test_the_pictured_rows_are_good_median_and_bad(example, tmp_path):
     found, truth, obs = example
-    tables, predicted = programs["accuracy_table"], found["close"].predicted
+    predicted = found["close"].predicted
     relative = naive_errors(truth, predicted) / np.sqrt((truth**2).mean(axis=1))
     rows = tables.example_rows(truth, predicted)
     shares = {name: np.mean(relative <= relative[row]) for name, row in rows.items()}
@@ -148,8 +129,7 @@ def test_the_pictured_rows_are_good_median_and_bad(programs, example, tmp_path):
     assert (tmp_path / "made" / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_finished_work_is_kept_and_damaged_files_are_made_anew(programs, task, tmp_path, monkeypatch):
-    jobs = programs["accuracy_jobs"]
+def test_finished_work_is_kept_and_damaged_files_are_made_anew(task, tmp_path, monkeypatch):
     method, calls = jobs.Method("mean_across_compounds", "baseline"), []
     monkeypatch.setattr(jobs, "in_own_process", lambda function, *args: calls.append(args) or function(*args))
     first = jobs.finished(method, task, tmp_path)
@@ -158,20 +138,23 @@ def test_finished_work_is_kept_and_damaged_files_are_made_anew(programs, task, t
     np.testing.assert_array_equal(first.predicted, again.predicted)
     assert first.cost == again.cost and first.cost.fits == 1
     np.testing.assert_array_equal(first.predicted, method.predict(*task.problem(0)))
-    (path,) = tmp_path.glob("*.safetensors")
+    (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     np.testing.assert_array_equal(jobs.finished(method, task, tmp_path).predicted, first.predicted)
     assert len(calls) == 2
 
 
-def test_the_key_changes_with_whatever_changes_predictions(programs, task, monkeypatch):
-    jobs, accuracy = programs["accuracy_jobs"], programs["accuracy"]
+def key(method, task):
+    return content_hash(jobs.conditions(), jobs.identity(method, task))
+
+
+def test_the_key_changes_with_whatever_changes_predictions(task, monkeypatch):
     recipe = RECIPES["quick"]
     other = recipe.model_copy(update={"n_folds": 4})
-    split = accuracy.split_task("unseen compound", task, "compound")
+    split = compare.split_task("unseen compound", task, "compound")
     responses = jobs.PerturbationData(task.data.obs, task.data.Y + 1, task.data.genes)
     keys = [
-        jobs.key(method, one)
+        key(method, one)
         for method, one in [
             (jobs.Method("ridge", "baseline"), task),
             (jobs.Method("additive", "baseline"), task),
@@ -179,28 +162,27 @@ def test_the_key_changes_with_whatever_changes_predictions(programs, task, monke
             (jobs.Method("ridge", "baseline"), jobs.Task("test rows", responses, pairs=task.pairs)),
             (jobs.Method("quick", "recipe", recipe), task),
             (jobs.Method("quick", "recipe", other), task),
-            *((jobs.Method(name, "peer"), task) for name in programs["accuracy_peers"].PEERS),
+            *((jobs.Method(name, "peer"), task) for name in peers.PEERS),
         ]
     ]
     assert len(set(keys)) == len(keys)
     same = jobs.Method("another name", "recipe", recipe)
-    assert jobs.key(same, task) == jobs.key(jobs.Method("quick", "recipe", recipe), task)
+    assert key(same, task) == key(jobs.Method("quick", "recipe", recipe), task)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert jobs.key(jobs.Method("ridge", "baseline"), task) != keys[0]
+    assert key(jobs.Method("ridge", "baseline"), task) != keys[0]
 
 
-def test_methods_run_without_the_truth(programs, task, tmp_path):
-    jobs = programs["accuracy_jobs"]
+def test_methods_run_without_the_truth(task, tmp_path):
     hidden = jobs.Task(task.name, task.data, pairs=task.pairs, truth_file=tmp_path / "nowhere.parquet")
     assert jobs.finished(jobs.Method("zeros", "baseline"), hidden, tmp_path).predicted.shape == (255, N_GENES)
 
 
-def test_the_truth_is_that_of_the_predicted_rows(programs, task, folder):
+def test_the_truth_is_that_of_the_predicted_rows(task, folder):
     test = pd.read_parquet(folder / "de_test.parquet").set_index(["cell_type", "sm_name"])
     for row, (_, pair) in enumerate(task.obs.iloc[::50].iterrows()):
         expected = test.loc[(pair["cell_type"], pair["sm_name"]), list(task.data.genes)]
         np.testing.assert_array_equal(task.truth()[50 * row], expected.to_numpy(np.float32))
-    split = programs["accuracy"].split_task("unseen cell type", task, "cell_type")
+    split = compare.split_task("unseen cell type", task, "cell_type")
     train = pd.read_parquet(folder / "de_train.parquet").set_index(["cell_type", "sm_name"])
     expected = train.loc[list(zip(split.obs["cell_type"], split.obs["sm_name"], strict=True))]
     np.testing.assert_array_equal(split.truth(), expected[list(task.data.genes)].to_numpy(np.float32))
@@ -210,8 +192,8 @@ def test_the_truth_is_that_of_the_predicted_rows(programs, task, folder):
         assert len(training.obs) == len(one.training)
 
 
-def test_peers_choose_by_folds_like_the_pairs(programs, task):
-    peers, split_task = programs["accuracy_peers"], programs["accuracy"].split_task
+def test_peers_choose_by_folds_like_the_pairs(task):
+    split_task = compare.split_task
     for split, unseen in (("compound", "sm_name"), ("cell_type", "cell_type"), ("random", None)):
         training, pairs = split_task(split, task, split).problem(0)
         known = peers.shared_levels(training.obs, pairs)
@@ -223,10 +205,9 @@ def test_peers_choose_by_folds_like_the_pairs(programs, task):
             )
 
 
-def test_the_svr_loop_is_scikit_learns(programs, task):
+def test_the_svr_loop_is_scikit_learns(task):
     from sklearn.svm import SVR
 
-    peers = programs["accuracy_peers"]
     training, pairs = task.problem(0)
     found = peers.predicted("scikit-learn SVR loop", training, pairs)
     X, new = (np.hstack(part) for part in peers.blocks(training.obs, pairs, "raw"))
@@ -235,8 +216,7 @@ def test_the_svr_loop_is_scikit_learns(programs, task):
         np.testing.assert_allclose(found[:, gene], expected, atol=2e-3)
 
 
-def test_a_rows_own_target_is_in_no_column_of_its_own(programs, task):
-    peers = programs["accuracy_peers"]
+def test_a_rows_own_target_is_in_no_column_of_its_own(task):
     training, pairs = task.problem(0)
     Z, settings = training.Y[:, :3].copy(), peers.PEERS["XGBoost"].settings
     before = peers.tree_columns(training, pairs, Z, settings)[0]
@@ -257,8 +237,7 @@ def tiny(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_whole_run(programs, folder, tiny, monkeypatch, capsys):
-    jobs, accuracy = programs["accuracy_jobs"], programs["accuracy"]
+def test_a_whole_run(folder, tiny, monkeypatch, capsys):
     monkeypatch.setattr(jobs, "in_own_process", lambda function, *arguments: function(*arguments))
     options = {
         "data": folder,
@@ -270,8 +249,8 @@ def test_a_whole_run(programs, folder, tiny, monkeypatch, capsys):
         "plot": tiny / "rows.png",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    monkeypatch.setattr("sys.argv", ["accuracy.py", *words, "--no-demo"])
-    accuracy.main()
+    monkeypatch.setattr("sys.argv", ["compare.py", *words, "--no-demo"])
+    compare.main()
     report = json.loads((tiny / "found.json").read_text())
     found = report["tasks"]["test rows"]
     assert set(found["methods"]) == {"zeros", "additive", "tiny"}

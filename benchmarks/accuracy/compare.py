@@ -1,43 +1,37 @@
 """How well methods predict real responses: our recipes beside baselines and libraries, on three tasks of lincs_lung.
 
-    python benchmarks/accuracy.py [--data FOLDER] [--recipes published,standard,best] [--tuned FILE.toml]
-                                  [--plot FILE.png] [--cache DIR] [--no-demo] …
+    python -m benchmarks.accuracy.compare [--data FOLDER] [--recipes published,standard,best] [--tuned FILE.toml]
+                                          [--plot FILE.png] [--cache DIR] [--no-demo] …
 
     test rows           trained on de_train.parquet, the pairs of id_map.csv, scored by de_test.parquet
     unseen compound     five folds of the training file by compound
     unseen cell type    each cell type of the training file in turn
     demo, test rows     the same as the first for the simulated data of `rapids-perturb demo --genes 2000`
 
-Methods: all baselines, the peers of accuracy_peers.py (settings there), and recipes as `rapids-perturb run` fits them
+Methods: all baselines, the peers of peers.py (settings there), and recipes as `rapids-perturb run` fits them
 with Morgan fingerprints; the last of `--recipes` is the one that the others are compared with. A recipe tuned on the
 training file (`--tuned`) is shown for the test rows alone, since the other tasks are made of rows that it was tuned on.
 
 Every method × task runs in a fresh process, one after another: seconds and core-seconds of fitting and predicting
 (reading files, loading libraries and compiling are left out), and the process's peak memory. Finished ones are kept in
-`--cache` (accuracy_jobs.py says under which key), so that an interrupted run continues. Libraries run on
-OMP_NUM_THREADS threads (with make, one), our recipes' boosters side by side on all cores: compare core-seconds. The
-test rows' truth is read after the last method has run. accuracy_strata.py says in which third of the rows, by what is
-known of them beforehand, to expect which error. Prints Markdown and writes benchmarks/results/accuracy.json:
-all numbers, settings, machine, date and versions.
+`--cache`, so that an interrupted run continues. Libraries run on OMP_NUM_THREADS threads (with make, one), our recipes'
+boosters side by side on all cores: compare core-seconds. The test rows' truth is read after the last method has run.
+Prints Markdown and writes benchmarks/results/accuracy.json: all numbers, settings, machine, date and versions.
 """
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_jobs import MOLECULES, SEED, Finished, Method, Task, finished, versions
-from accuracy_peers import PEERS, threads
-from accuracy_strata import strata, strata_markdown
-from accuracy_table import compared, markdown, picture
-from machine import described, named
 
-from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.run_folder import write_json
+from benchmarks import harness
+from benchmarks.accuracy.jobs import MOLECULES, SEED, Finished, Method, Task, finished, versions
+from benchmarks.accuracy.peers import PEERS, threads
+from benchmarks.accuracy.tables import compared, markdown, picture, strata, strata_markdown
 from rapids_pipeline.commands.run_options import RecipeChanges, run_config
 from rapids_pipeline.data.demo import write_demo
 from rapids_pipeline.data.pairs import read_pairs, with_smiles
@@ -47,71 +41,58 @@ from rapids_pipeline.evaluation.baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.splits import named_splits
 from rapids_pipeline.stack.recipe import Recipe
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 DEMO_GENES = 2_000
 TEST_ROWS, DEMO = "test rows", "demo, test rows"
 SPLITS = {"unseen compound": "compound", "unseen cell type": "cell_type"}
 
 
+@harness.ends_in_one_line
 def main() -> None:
     """Run, print and write."""
     chosen = options()
-    try:
-        report = measured(chosen)
-    except InputError as error:
-        raise SystemExit(f"accuracy.py: {error}") from None
-    chosen.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(chosen.json, report)
-    print(tables(report))
-
-
-def measured(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Run everything that was asked for; return the report."""
     recipes = {recipe.name: recipe for recipe in map(named_recipe, chosen.recipes.split(","))}
     tuned = None if chosen.tuned is None else named_recipe(str(chosen.tuned))
     methods, ours = every_method(recipes), list(recipes)[-1]
     methods = [one for one in methods if one.name == ours or wanted(one.name, chosen.methods)]
-    report = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": described(),
-        "threads": threads(),
-        "versions": versions(),
-        "settings": {method.name: method.settings() for method in methods},
-        "left_out": [method.name for method in methods if not method.available],
-    }
-    if tuned is not None:
-        report["settings"]["tuned"] = Method("tuned", "recipe", tuned).settings()
+    shown = methods if tuned is None else [*methods, Method("tuned", "recipe", tuned)]
+    harness.written(
+        chosen.json,
+        tables,
+        versions(),
+        threads=threads(),
+        settings={method.name: method.settings() for method in shown},
+        left_out=[method.name for method in methods if not method.available],
+        tasks=measured(methods, ours, tuned, chosen),
+    )
+
+
+def measured(
+    methods: Sequence[Method], ours: str, tuned: Recipe | None, chosen: argparse.Namespace
+) -> dict[str, Any]:
+    """Run everything that was asked for; return the tasks' part of the report."""
     with tempfile.TemporaryDirectory() as folder:
         tasks = lung_tasks(chosen.data, chosen.genes)
         if chosen.demo:
             write_demo(Path(folder), n_genes=DEMO_GENES)
             tasks.append(test_task(DEMO, Path(folder), chosen.genes))
         tasks = [task for task in tasks if wanted(task.name, chosen.tasks)]
-        report["tasks"] = scored(tasks, methods, ours, tuned, chosen)
-    return report
+        return scored(tasks, methods, ours, tuned, chosen)
 
 
 def options() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    lung = REPOSITORY.parent / "shared" / "data" / "lincs_lung"
-    parser.add_argument("--data", type=Path, default=lung, help="folder of de_train, de_test, id_map")
-    parser.add_argument(
-        "--recipes", default="published,standard,best", help="ours; the last is the reference"
-    )
-    parser.add_argument("--tuned", type=Path, help="a recipe's TOML file, for the test rows")
-    parser.add_argument("--no-demo", dest="demo", action="store_false")
-    parser.add_argument(
-        "--plot", type=Path, help="a picture of three test rows as the reference predicts them"
-    )
-    parser.add_argument("--cache", type=Path, default=REPOSITORY / "runs" / "accuracy")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the results go")
-    parser.add_argument(
-        "--methods", default="", help="only these, separated by semicolons; and the reference"
-    )
-    parser.add_argument("--tasks", default="", help="only these, separated by semicolons")
-    parser.add_argument("--genes", type=int, help="only the first so many genes, for a trial")
+    parser = harness.options_of(__doc__)
+    add, lung = parser.add_argument, harness.DATA / "lincs_lung"
+    add("--data", type=Path, default=lung, help="folder of de_train, de_test, id_map")
+    add("--recipes", default="published,standard,best", help="ours; the last is the reference")
+    add("--tuned", type=Path, help="a recipe's TOML file, for the test rows")
+    add("--no-demo", dest="demo", action="store_false")
+    add("--plot", type=Path, help="a picture of three test rows as the reference predicts them")
+    add("--cache", type=Path, default=harness.REPOSITORY / "runs" / "accuracy")
+    add("--json", type=Path, default=harness.RESULTS / "accuracy.json", help="where the results go")
+    add("--methods", default="", help="only these, separated by semicolons; and the reference")
+    add("--tasks", default="", help="only these, separated by semicolons")
+    add("--genes", type=int, help="only the first so many genes, for a trial")
     return parser.parse_args()
 
 
@@ -213,7 +194,7 @@ def ours_of(report: dict[str, Any]) -> str:
 
 def tables(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    lines = [f"{report['date']}, {named(report['machine'])}; {report['threads']} threads"]
+    lines = [f"libraries on {report['threads']} threads"]
     if report["left_out"]:
         lines.append(f"not installed here: {', '.join(report['left_out'])}")
     for name, task in report["tasks"].items():

@@ -1,6 +1,6 @@
 """What each ingredient of the composite kernel is worth: the member alone, with one thing changed at a time.
 
-    python benchmarks/accuracy_ablation.py [--data FOLDER]
+    python -m benchmarks.accuracy.ablation [--data FOLDER] [--out FILE]
 
 Every variant of the recipe `best`'s composite member is fitted to the training rows of the splits scarce, made_scarce,
 compound (two repeats each) and cell_type of lincs_lung's training file, and to all of them for the test rows. Prints
@@ -8,27 +8,23 @@ a Markdown table of MRRMSE with the difference from the member as it is and its 
 writes benchmarks/results/accuracy_ablation.json.
 """
 
-import argparse
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import REPOSITORY, TEST_ROWS, test_task
-from accuracy_jobs import Cost, Finished, Task, versions
-from accuracy_table import ablation_markdown, compared
-from machine import described, named
 
+from benchmarks import harness
+from benchmarks.accuracy.compare import TEST_ROWS, test_task
+from benchmarks.accuracy.jobs import Cost, Finished, Task, versions
+from benchmarks.accuracy.tables import ablation_markdown, compared
 from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
-from rapids_pipeline.backend.run_folder import write_json
 from rapids_pipeline.evaluation.splits import Split, named_splits
 from rapids_pipeline.stack.members.composite import fit_and_predict
 from rapids_pipeline.stack.named_recipes import COMPOSITE
 from rapids_pipeline.stack.recipe import KernelConfig
 
-RESULTS = Path(__file__).parent / "results" / "accuracy_ablation.json"
 REPEATS = {"scarce": 2, "made_scarce": 2, "compound": 2, "cell_type": 1}
 AS_IT_IS = "as it is"
 
@@ -88,35 +84,32 @@ def bare(member: KernelConfig) -> Any:
 
 def main() -> None:
     """Fit, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    lung = REPOSITORY.parent / "shared" / "data" / "lincs_lung"
+    parser = harness.options_of(__doc__, results="accuracy_ablation.json")
+    lung = harness.DATA / "lincs_lung"
     parser.add_argument("--data", type=Path, default=lung, help="folder of de_train, de_test, id_map")
-    report = measured(parser.parse_args().data)
-    write_json(RESULTS, report)
-    print(f"{report['date']}, {named(report['machine'])}\n\n{ablation_markdown(report['tasks'])}")
+    chosen = parser.parse_args()
+    documents = {name: config.model_dump(mode="json") for name, config in variants().items()}
+    harness.written(chosen.out, markdown, versions(), variants=documents, tasks=measured(chosen.data))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the report's table."""
+    return ablation_markdown(report["tasks"])
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    """Return the report: every variant on every task."""
+    """Return every variant on every task."""
     test = test_task(TEST_ROWS, folder)
     made = {name: dealt(test, name, repeats) for name, repeats in REPEATS.items()}
-    both = rows_of(test)
-    tasks = {}
+    both, tasks = rows_of(test), {}
     for name, splits in [*made.items(), (TEST_ROWS, None)]:
         found = {variant: predicted(config, both, test, splits) for variant, config in variants().items()}
-        held = (
-            test.pairs if splits is None else test.data.obs.iloc[np.concatenate([s.held_out for s in splits])]
-        )
-        truth = test.truth() if splits is None else test.data.Y[np.concatenate([s.held_out for s in splits])]
-        methods = compared(found, truth, held.reset_index(drop=True), AS_IT_IS)
+        rows = None if splits is None else np.concatenate([split.held_out for split in splits])
+        obs = test.pairs if rows is None else test.data.obs.iloc[rows].reset_index(drop=True)
+        truth = test.truth() if rows is None else test.data.Y[rows]
+        methods = compared(found, truth, obs, AS_IT_IS)
         tasks[name] = {"rows": len(truth), "order": list(found), "reference": AS_IT_IS, "methods": methods}
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": described(),
-        "versions": versions(),
-        "variants": {name: config.model_dump(mode="json") for name, config in variants().items()},
-        "tasks": tasks,
-    }
+    return tasks
 
 
 def dealt(test: Task, name: str, repeats: int) -> list[Split]:

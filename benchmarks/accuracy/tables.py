@@ -1,4 +1,4 @@
-"""What `make bench-accuracy` says of predictions: scores, paired intervals, Markdown tables and a picture.
+"""What `make bench-accuracy` says of predictions: scores, paired intervals, thirds of the rows, tables, a picture.
 
 With y the truth and p a method's prediction of the m rows of a task (t genes):
 
@@ -7,6 +7,11 @@ With y the truth and p a method's prediction of the m rows of a task (t genes):
                 draws compounds with all their rows, the same draws for both
     amplitude   a = Σ y p / Σ p², over all rows and genes: what the predictions would have to be multiplied by for the
                 least squared error. Below 1 they are too large. None where they are all 0
+
+    thirds      MRRMSE, that divided by the root mean square of the rows' true responses (1: as good as predicting
+                zeros), and Pearson, of the rows in thirds of what is known of a pair before it is measured: how strong
+                a response training rows let expect (`rapids_pipeline.evaluation.expectation`), and for compounds that
+                are not in training the Tanimoto similarity of the nearest training compound (Morgan)
 
 Cell types are not drawn: with two or five of them an interval would say little. Intervals are of these cell types.
 """
@@ -18,22 +23,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from accuracy_jobs import Finished
-from numpy.typing import NDArray
 
+from benchmarks.accuracy.jobs import Finished, Task
+from features.molecules.morgan import MorganEncoder, nearest
+from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.evaluation.bootstrap import paired_intervals, replicate_weights
+from rapids_pipeline.evaluation.expectation import strengths
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_rmse, rowwise_scores
 from rapids_pipeline.evaluation.splits import bootstrap_units
 
 MRRMSE = "mean_rowwise_rmse"
 PERCENTILES = {"good": 10, "median": 50, "bad": 90}
 """Rows of the picture, by their place in the order of relative error."""
+THIRDS = ("low", "middle", "high")
 OURS, GREY = "#33718a", "#888888"
 
-Matrix = NDArray[np.float32]
 
-
-def amplitude(truth: Matrix, predicted: Matrix) -> float | None:
+def amplitude(truth: Float32, predicted: Float32) -> float | None:
     """Return Σ y p / Σ p² over all rows and genes; None where all predictions are 0."""
     y, p = truth.astype(np.float64).ravel(), predicted.astype(np.float64).ravel()
     square = float(p @ p)
@@ -41,7 +47,7 @@ def amplitude(truth: Matrix, predicted: Matrix) -> float | None:
 
 
 def compared(
-    found: Mapping[str, Finished], truth: Matrix, obs: pd.DataFrame, reference: str
+    found: Mapping[str, Finished], truth: Float32, obs: pd.DataFrame, reference: str
 ) -> dict[str, dict[str, Any]]:
     """Return scores, difference from the reference, amplitude and cost of every method, the best first.
 
@@ -121,18 +127,18 @@ def ablation_markdown(tasks: Mapping[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def example_rows(truth: Matrix, predicted: Matrix) -> dict[str, int]:
+def example_rows(truth: Float32, predicted: Float32) -> dict[str, int]:
     """Return the rows at `PERCENTILES` of the error relative to the row's own root mean square."""
     order = np.argsort(rowwise_rmse(truth, predicted) / root_mean_squares(truth), kind="stable")
     return {name: int(order[round(share / 100 * (len(order) - 1))]) for name, share in PERCENTILES.items()}
 
 
-def root_mean_squares(truth: Matrix) -> NDArray[np.float64]:
+def root_mean_squares(truth: Float32) -> Float64:
     """Return the size of every row's response, (m,), never 0."""
     return np.maximum(np.sqrt((truth.astype(np.float64) ** 2).mean(axis=1)), 1e-12)
 
 
-def picture(path: Path, truth: Matrix, predicted: Matrix, obs: pd.DataFrame) -> None:
+def picture(path: Path, truth: Float32, predicted: Float32, obs: pd.DataFrame) -> None:
     """Draw predicted against true responses of all genes for a good, a median and a bad row, to a PNG."""
     import matplotlib as mpl
 
@@ -162,3 +168,54 @@ def picture(path: Path, truth: Matrix, predicted: Matrix, obs: pd.DataFrame) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def known_beforehand(task: Task) -> dict[str, Float64]:
+    """Return what is known of every predicted row, (m,): strength, and similarity where no compound is in training."""
+    strength, similarity = [], []
+    for fit in range(task.n_fits):
+        training, pairs = task.problem(fit)
+        strength.append(strengths(training.obs, training.Y, pairs))
+        bits = [MorganEncoder().transform(list(obs["SMILES"])) for obs in (pairs, training.obs)]
+        similarity.append(nearest(*bits)[1].astype(np.float64))
+        known = pairs["sm_name"].isin(training.obs["sm_name"]).any()
+    found = {"strength": np.concatenate(strength)}
+    return found if known else found | {"similarity": np.concatenate(similarity)}
+
+
+def in_thirds(values: Float64, truth: Float32, predicted: Float32) -> dict[str, dict[str, float]]:
+    """Return the scores of the rows in each third of `values`, (m,), lowest first."""
+    scores, size = rowwise_scores(truth, predicted), np.sqrt((truth.astype(np.float64) ** 2).mean(axis=1))
+    parts = np.array_split(np.argsort(values, kind="stable"), len(THIRDS))
+    return {
+        name: {
+            "rows": len(rows),
+            "from": float(values[rows].min()),
+            "to": float(values[rows].max()),
+            "mean_rowwise_rmse": float(scores["mean_rowwise_rmse"][rows].mean()),
+            "relative": float(scores["mean_rowwise_rmse"][rows].mean() / size[rows].mean()),
+            "mean_rowwise_pearson": float(scores["mean_rowwise_pearson"][rows].mean()),
+        }
+        for name, rows in zip(THIRDS, parts, strict=True)
+    }
+
+
+def strata(task: Task, truth: Float32, predicted: Float32) -> dict[str, Any]:
+    """Return the thirds of everything that is known beforehand."""
+    return {name: in_thirds(values, truth, predicted) for name, values in known_beforehand(task).items()}
+
+
+def strata_markdown(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a Markdown table with a row a third."""
+    lines = [
+        "| task | known beforehand | third | rows | MRRMSE | share of the rows' size | Pearson |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task, report in tasks.items():
+        for what, thirds in report["strata"].items():
+            for name, one in thirds.items():
+                lines.append(
+                    f"| {task} | {what} | {name} ({one['from']:.2f} to {one['to']:.2f}) | {one['rows']} "
+                    f"| {one['mean_rowwise_rmse']:.4f} | {one['relative']:.0%} | {one['mean_rowwise_pearson']:.3f} |"
+                )
+    return "\n".join(lines)

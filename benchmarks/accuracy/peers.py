@@ -19,19 +19,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from machine import cores
-from numpy.typing import NDArray
 from sklearn.preprocessing import OneHotEncoder
 
+from benchmarks.harness import cores
 from features.molecules.morgan import MorganEncoder
 from features.reduction import TruncatedSVD
 from features.targets.encoders import LeaveOneOutEncoder
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.splits import group_folds, random_folds, same_compound
 
-Matrix = NDArray[np.float32]
-Floats = NDArray[np.float64]
-Fit = Callable[[PerturbationData, pd.DataFrame, dict[str, Any]], Matrix]
+Fit = Callable[[PerturbationData, pd.DataFrame, dict[str, Any]], Float32]
 
 LEVELS = ("cell_type", "sm_name")
 FOLDS = 5
@@ -58,7 +56,7 @@ def shared_levels(training: pd.DataFrame, pairs: pd.DataFrame) -> list[str]:
     ]
 
 
-def folds_like(training: pd.DataFrame, pairs: pd.DataFrame) -> NDArray[np.intp]:
+def folds_like(training: pd.DataFrame, pairs: pd.DataFrame) -> Indices:
     """Return folds of the training rows that hold out what is new about the pairs, (n,).
 
     Compounds where no pair's compound is known, cell types where no pair's cell type is, otherwise random rows.
@@ -72,7 +70,7 @@ def folds_like(training: pd.DataFrame, pairs: pd.DataFrame) -> NDArray[np.intp]:
     return random_folds(len(training), FOLDS, 0)
 
 
-def blocks(training: pd.DataFrame, pairs: pd.DataFrame, bits: str) -> tuple[list[Floats], list[Floats]]:
+def blocks(training: pd.DataFrame, pairs: pd.DataFrame, bits: str) -> tuple[list[Float64], list[Float64]]:
     """Return the blocks of columns of training rows and of pairs: known levels, then the fingerprint, raw or unit.
 
     An unseen level's row is 0.
@@ -89,7 +87,7 @@ def blocks(training: pd.DataFrame, pairs: pd.DataFrame, bits: str) -> tuple[list
     return inside, outside
 
 
-def kernel_ridge(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Matrix:
+def kernel_ridge(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Float32:
     """himalaya's `KernelRidgeCV`: one kernel of all columns, a penalty for each gene by cross-validation."""
     from himalaya.kernel_ridge import KernelRidgeCV
     from sklearn.model_selection import PredefinedSplit
@@ -109,7 +107,7 @@ def kernel_ridge(training: PerturbationData, pairs: pd.DataFrame, settings: dict
 
 def multiple_kernel_ridge(
     training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]
-) -> Matrix:
+) -> Float32:
     """himalaya's `MultipleKernelRidgeCV`: weights of the kernels and a penalty for each gene by random search.
 
     The kernels: same cell type, same compound, an RBF of the fingerprint, and an RBF of all columns together.
@@ -137,7 +135,7 @@ def multiple_kernel_ridge(
     return np.asarray(model.predict(kernels(outside, inside, settings["gamma"])), dtype=np.float32)
 
 
-def kernels(rows: list[Floats], others: list[Floats], gamma: float) -> Floats:
+def kernels(rows: list[Float64], others: list[Float64], gamma: float) -> Float64:
     """Return the Gram matrices of blocks, (n_blocks, n, m): levels linear, the last two (with fingerprints) RBF."""
     from sklearn.metrics.pairwise import rbf_kernel
 
@@ -147,7 +145,7 @@ def kernels(rows: list[Floats], others: list[Floats], gamma: float) -> Floats:
     )
 
 
-def svr_loop(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Matrix:
+def svr_loop(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Float32:
     """scikit-learn's `SVR`, one a gene; the Gram matrix, which is the same for all genes, is computed once."""
     from sklearn.metrics.pairwise import rbf_kernel
     from sklearn.svm import SVR
@@ -163,8 +161,8 @@ def svr_loop(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str
 
 
 def tree_columns(
-    training: PerturbationData, pairs: pd.DataFrame, Z: Matrix, settings: dict[str, Any]
-) -> tuple[Matrix, Matrix]:
+    training: PerturbationData, pairs: pd.DataFrame, Z: Float32, settings: dict[str, Any]
+) -> tuple[Float32, Float32]:
     """Return the boosters' columns: one-hot, leave-one-out encodings of the targets `Z`, SVD of the fingerprint.
 
     A training row's encoding is made of the other rows of its level, with multiplicative noise (as the published
@@ -180,10 +178,10 @@ def tree_columns(
     return tuple(np.hstack(found).astype(np.float32) for found in (inside, outside))
 
 
-def in_reduced_space(grow: Callable[[Matrix, Matrix, Matrix, dict[str, Any]], Any]) -> Fit:
+def in_reduced_space(grow: Callable[[Float32, Float32, Float32, dict[str, Any]], Any]) -> Fit:
     """Return a peer that boosts a TruncatedSVD of the targets: `grow` is (X, Z, new X, settings) → new Z."""
 
-    def fit(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Matrix:
+    def fit(training: PerturbationData, pairs: pd.DataFrame, settings: dict[str, Any]) -> Float32:
         space = TruncatedSVD(settings["components"]).fit(training.Y)
         Z = np.asarray(space.transform(training.Y))
         X, new = tree_columns(training, pairs, Z, settings)
@@ -193,7 +191,7 @@ def in_reduced_space(grow: Callable[[Matrix, Matrix, Matrix, dict[str, Any]], An
     return fit
 
 
-def xgboost(X: Matrix, Z: Matrix, new: Matrix, settings: dict[str, Any]) -> Any:
+def xgboost(X: Float32, Z: Float32, new: Float32, settings: dict[str, Any]) -> Any:
     """XGBoost, one tree a round with a vector in every leaf."""
     from xgboost import XGBRegressor
 
@@ -203,7 +201,7 @@ def xgboost(X: Matrix, Z: Matrix, new: Matrix, settings: dict[str, Any]) -> Any:
     return model.fit(X, Z).predict(new)
 
 
-def catboost(X: Matrix, Z: Matrix, new: Matrix, settings: dict[str, Any]) -> Any:
+def catboost(X: Float32, Z: Float32, new: Float32, settings: dict[str, Any]) -> Any:
     """CatBoost's MultiRMSE: one symmetric tree a round for all outputs."""
     from catboost import CatBoostRegressor
 
@@ -217,7 +215,7 @@ def catboost(X: Matrix, Z: Matrix, new: Matrix, settings: dict[str, Any]) -> Any
     return model.fit(X, Z).predict(new)
 
 
-def predicted(name: str, training: PerturbationData, pairs: pd.DataFrame) -> Matrix:
+def predicted(name: str, training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     """Return what a peer predicts, float32, (n_pairs, n_genes)."""
     peer = PEERS[name]
     with warnings.catch_warnings():

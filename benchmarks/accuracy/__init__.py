@@ -1,0 +1,1 @@
+"""How well methods predict real responses: our recipes beside baselines and libraries."""
