@@ -116,7 +116,7 @@ class OwnTargetSVR:
         return cls(*fit.trained.sides, fit.Y, dual_coef, intercept, gammas, settings.single)
 
     def predict(self, rows: Rows, progress: Progress | None = None) -> Float32:
-        """Return the predictions of rows, (m, t) float32; a row's do not depend on the other rows."""
+        """Return the predictions of rows, (m, t) float32; a row's depend on the other rows by rounding alone."""
         trained = TrainedRows(self.first, self.second)
         parts = _parts(trained, rows)
         predicted = np.empty((len(rows.obs), self.targets.shape[1]), np.float32)

@@ -50,16 +50,8 @@ POWER_64 = tuple(LN2**k / math.factorial(k) for k in range(11, -1, -1))
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _gaussian(
-    typing: Any,
-    out: Any,
-    start: Any,
-    scale: Any,
-    statistics: Any,
-    at: Any,
-    own: Any,
-    own_at: Any,
-    factor: Any,
-) -> Any:
+    typing: Any, out: Any, start: Any, scale: Any, statistics: Any, at: Any, own: Any, own_at: Any, factor: Any
+) -> Any:  # fmt: skip
     """out[j] ← factor[j]·2^−(scale·start[j] + Σ_s (statistics[s, j] − own[own_at + s])²), in the type of `out`.
 
     Over `UNROLLED` statistics; `at` is where the first begins in the memory of `statistics`, `factor` may be None.
@@ -157,8 +149,8 @@ class Rows(NamedTuple):
 class Memory(NamedTuple):
     """Work arrays of one thread: `work` of the iterations in float32, f in float64, and the second side's factor.
 
-    Row i of K is in work.K[place[i]], or not made where that is negative; `count` (1,) are made. One after the other
-    in memory they are written twice as fast as in the order of the rows.
+    `count` (1,) rows of K are made. One after the other in memory they are written twice as fast as in the order of
+    the rows.
 
     `statistics_1` (S1 padded, padded n) are those of the rows, `statistics_2` (S2 padded, padded L2) of the levels,
     times √(γ/ln 2); `factor_2` (L2, padded n) is B expanded to the rows, `line_2` one row of B, and `own_1` and
@@ -166,7 +158,6 @@ class Memory(NamedTuple):
     """
 
     work: Work
-    place: Any
     count: Any
     statistics_1: Any
     statistics_2: Any
@@ -191,8 +182,9 @@ class Solved(NamedTuple):
 
 
 @compiled
-def _make_row(rows: Rows, memory: Memory, scale: Any, i: int) -> None:
+def _make_row(source: Any, i: int) -> None:
     """Write row i of K, and before it the row of the second side's factor that it needs."""
+    rows, memory, scale = source
     level, n = rows.level_2[i], rows.level_2.size
     if not memory.made_2[level]:
         line = memory.line_2
@@ -209,20 +201,11 @@ def _make_row(rows: Rows, memory: Memory, scale: Any, i: int) -> None:
         own[s] = memory.statistics_1[s, i]
     squared, place = rows.distances[rows.features[i]], memory.count[0]
     gaussian_row(memory.work.K[place], squared, memory.statistics_1, own, scale, memory.factor_2[level])
-    memory.place[i] = place
+    memory.work.place[i] = place
     memory.count[0] = place + 1
 
 
-@compiled
-def _row_of(source: Any, i: int) -> int:
-    """Return where row i of K is, made now where it is not made yet; the source is (rows, memory, scale)."""
-    rows, memory, scale = source
-    if memory.place[i] < 0:
-        _make_row(rows, memory, scale, i)
-    return memory.place[i]  # type: ignore[no-any-return]
-
-
-_descend = descend_on(_row_of)
+_descend = descend_on(_make_row)
 
 
 @compiled
@@ -258,7 +241,7 @@ def _load(rows: Rows, memory: Memory, statistics_1: Any, statistics_2: Any, gamm
     for s in range(statistics_2.shape[0]):
         for level in range(statistics_2.shape[1]):
             memory.statistics_2[s, level] = root * statistics_2[s, level]
-    memory.place[:] = -1
+    memory.work.place[:] = -1
     memory.count[0] = 0
     memory.made_2[:] = False
 
@@ -282,7 +265,7 @@ def _solve_one(
             work.f[i], work.up[i], work.down[i] = f[i], up[i], down[i]
         limit = min(max_iter - done, 20 * y.size + 1000)
         done += _descend(work, source, beta, cap, epsilon, goal, limit)
-        _residual(f, y, beta, work.K, memory.place)
+        _residual(f, y, beta, work.K, work.place)
         top, bottom, intercept = offsets(f, up, down, beta, cap, epsilon)
     return done, top - bottom, intercept
 

@@ -228,7 +228,6 @@ class TrainedRows:
         one, two = (self.width(side) for side in self.sides)
         return kernels.Memory(
             work=pairs.work_on(aligned((n, length), np.float32), np.full(n, 0.5)),
-            place=np.zeros(n, np.int64),
             count=np.zeros(1, np.int64),
             statistics_1=aligned((one, length), np.float32),
             statistics_2=aligned((two, width), np.float32),

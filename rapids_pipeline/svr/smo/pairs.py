@@ -72,13 +72,17 @@ DISTANCE_BLOCK = 512
 
 
 class Work(NamedTuple):
-    """What the iterations of one target read and write; arrays over rows are padded by rows that never move."""
+    """What the iterations of one target read and write; arrays over rows are padded by rows that never move.
+
+    Row i of K is in K[place[i]], or not made yet where that is negative.
+    """
 
     f: Any
     up: Any
     down: Any
     half_diagonal: Any
     K: Any
+    place: Any
 
 
 def table_of(K: Float64, dtype: DTypeLike) -> Floats:
@@ -94,25 +98,29 @@ def work_on(table: Floats, half_diagonal: Float64) -> Work:
     half = aligned((length,), dtype, 0.5)
     half[: len(table)] = half_diagonal
     f, up, down = (aligned((length,), dtype, fill) for fill in (0.0, BLOCKED, -BLOCKED))
-    return Work(f, up, down, half, table)
+    return Work(f, up, down, half, table, np.arange(len(table)))
 
 
-def descend_on(row_of: Callable[..., int]) -> Callable[..., int]:
-    """Return the loop over rows of K of which `row_of(source, i)` says where row i is, and makes it where it is not."""
+def descend_on(make_row: Callable[..., None]) -> Callable[..., int]:
+    """Return the loop over rows of K of which `make_row(source, i)` makes those that are not made yet."""
 
     @compiled
     def descend(work: Work, source: Any, beta: Any, cap: Any, epsilon: float, tol: float, most: int) -> int:
         """Iterate until U − L ≤ tol or `most` iterations; f, β and the offsets change in place."""
-        f, up, down, half, K = work.f, work.up, work.down, work.half_diagonal, work.K
+        f, up, down, half, K, place = work.f, work.up, work.down, work.half_diagonal, work.K, work.place
         width, length, kind = K.shape[1], f.size, f.dtype.type
         flat = kind(max((5e-7 if f.itemsize == 4 else 5e-13) * half[: beta.size].max(), 1e-30))
         i, top = first_row(f, up, K, 0, 0, length, kind(0.0))
         for iteration in range(most):
-            at_i = row_of(source, i)
+            if place[i] < 0:
+                make_row(source, i)
+            at_i = place[i]
             j, bottom = second_row(f, down, half, K, at_i * width, length, top, half[i], flat)
             if np.float64(top) - np.float64(bottom) <= tol:
                 return iteration
-            at_j = row_of(source, j)
+            if place[j] < 0:
+                make_row(source, j)
+            at_j = place[j]
             half_curvature = max(half[i] + half[j] - K[at_i, j], flat)
             slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
             beta[i], beta[j], step = step_pair(
@@ -128,11 +136,11 @@ def descend_on(row_of: Callable[..., int]) -> Callable[..., int]:
 
 
 @compiled
-def _as_it_is(source: Any, i: int) -> int:
-    return i
+def _nothing(source: Any, i: int) -> None:
+    pass
 
 
-_descend = descend_on(_as_it_is)
+_descend = descend_on(_nothing)
 
 
 @compiled

@@ -169,17 +169,9 @@ class Lanes:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def second_row(
-    typing: Any,
-    f: Any,
-    down: Any,
-    half_diagonal: Any,
-    table: Any,
-    start: Any,
-    length: Any,
-    top: Any,
-    half_diagonal_i: Any,
-    flat: Any,
-) -> Any:
+    typing: Any, f: Any, down: Any, half_diagonal: Any, table: Any, start: Any, length: Any, top: Any,
+    half_diagonal_i: Any, flat: Any,
+) -> Any:  # fmt: skip
     """(j, L): the partner with the largest second-order decrease, and min of f − down over all rows."""
     scalar = f.dtype
     result = types.Tuple((types.int64, scalar))
@@ -263,17 +255,9 @@ def _advance_of(rows: int) -> Callable[..., Any]:
 
     @intrinsic  # type: ignore[untyped-decorator]
     def advance(
-        typing: Any,
-        f: Any,
-        up: Any,
-        table: Any,
-        starts: Any,
-        steps: Any,
-        shift: Any,
-        length: Any,
-        tops: Any,
+        typing: Any, f: Any, up: Any, table: Any, starts: Any, steps: Any, shift: Any, length: Any, tops: Any,
         top_rows: Any,
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         """f ← f + Σ steps_a·table[starts_a:] − shift; write each quarter's largest f − up, and its row."""
         signature = types.void(f, up, table, starts, steps, f.dtype, types.int64, tops, top_rows)
 
@@ -324,16 +308,8 @@ def _partners_of(count: int) -> Callable[..., Any]:
 
     @intrinsic  # type: ignore[untyped-decorator]
     def partners(
-        typing: Any,
-        f: Any,
-        down: Any,
-        table: Any,
-        starts: Any,
-        tops: Any,
-        row_bits: Any,
-        length: Any,
-        keys: Any,
-    ) -> Any:
+        typing: Any, f: Any, down: Any, table: Any, starts: Any, tops: Any, row_bits: Any, length: Any, keys: Any
+    ) -> Any:  # fmt: skip
         """Write each lane's best key for every row i; return min of f − down over all rows."""
         signature = f.dtype(f, down, table, starts, tops, types.int32, types.int64, keys)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rapids_pipeline.svr.smo import vectors
-from rapids_pipeline.svr.smo.kernels import aligned, balance, fall_offset, rise_offset
+from rapids_pipeline.svr.smo.kernels import AT_BOUND, aligned, balance, fall_offset, rise_offset
 from rapids_pipeline.svr.smo.pairs import descend, distance_table, pair_work, row_mask
 from rapids_pipeline.svr.smo.vectors import BLOCKED
 from rapids_pipeline.svr.solution import optimality_gap
@@ -189,4 +189,4 @@ def test_balance_makes_any_start_feasible_and_leaves_a_feasible_one(n, seed, bou
     assert (beta * signs >= 0).all()
     again = beta.copy()
     balance(again, cap)
-    np.testing.assert_array_equal(again, beta)
+    np.testing.assert_allclose(again, beta, rtol=0, atol=AT_BOUND)  # what is that near a bound is put there
