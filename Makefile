@@ -14,12 +14,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-batches clean
+.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-batches clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
 	@echo 'make lint   ruff, mypy, import-linter, pre-commit configuration'
 	@echo 'make unit   the tests alone'
+	@echo 'make test-blas   the numerical tests under lower kernels of OpenBLAS and with two threads (after make test)'
 	@echo 'make packaging   every extra resolves on every Python, uv.lock and docker/constraints/ are those of pyproject.toml'
 	@echo 'make lock   uv.lock and docker/constraints/ anew, after a change of the dependencies'
 	@echo 'make image, image-cpu   container images (docs/guide/docker.md)'
@@ -55,6 +56,14 @@ format: $(VENV)/.ready-to-test
 
 unit: $(VENV)/.ready-to-test
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m 'not index'
+
+# The numerical tests once more with matrix products of other processors: OpenBLAS kernels that are lower than this
+# machine's own (one above the processor crashes), with one thread and with two. `make test` has compiled numba's kernels.
+BLAS_TESTS ?= tests/svr tests/kernels tests/stack tests/features
+BLAS_PYTEST := $(BIN)/python -m pytest -q -n 2 -m 'not slow and not index and not gpu' $(BLAS_TESTS)
+test-blas: $(VENV)/.ready-to-test
+	if grep -qw avx2 /proc/cpuinfo; then $(ONE_THREAD) OPENBLAS_CORETYPE=Haswell $(BLAS_PYTEST); fi
+	if grep -qw avx /proc/cpuinfo; then OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 OPENBLAS_CORETYPE=Sandybridge $(BLAS_PYTEST); fi
 
 packaging: $(VENV)/.ready-to-test
 	$(BIN)/python -m pytest -m index tests/packaging
