@@ -25,7 +25,7 @@ def command(
         bool,
         typer.Option(
             "--perturbations",
-            help="Also score how well single perturbations are told apart (docs/evaluation.md).",
+            help="Also score how well single perturbations are told apart (docs/guide/evaluation.md).",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
