@@ -19,7 +19,7 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from rapids_pipeline.backend.arrays import Float32, Floats
 from rapids_pipeline.backend.errors import InputError
@@ -73,7 +72,7 @@ class Labels:
 
 def write_kaggle_csv(
     path: Path,
-    ids: Sequence[Any] | NDArray[Any],
+    ids: Iterable[Any],
     genes: Sequence[str],
     predictions: Floats,
     *,
@@ -115,7 +114,7 @@ def write_kaggle_csv(
             _write_formatted_rows(sink, names, predictions, spec)
 
 
-def write_parquet(path: Path, ids: Sequence[Any], genes: Sequence[str], predictions: Floats) -> None:
+def write_parquet(path: Path, ids: Iterable[Any], genes: Sequence[str], predictions: Floats) -> None:
     """Write predictions as Parquet; parameters and errors as `write_kaggle_csv`.
 
     `id` is int64 where every id is an integer as `str(int)` writes it, otherwise text.
@@ -134,7 +133,7 @@ def write_parquet(path: Path, ids: Sequence[Any], genes: Sequence[str], predicti
 
 def write_prediction_h5ad(
     path: Path,
-    ids: Sequence[Any],
+    ids: Iterable[Any],
     genes: Sequence[str],
     predictions: Floats,
     *,

@@ -233,18 +233,18 @@ def test_a_run_that_was_changed_is_refused(made, tmp_path):
     assert not (tmp_path / "s.csv").exists()
 
 
+ONE_SOURCE = "give either --run DIR, or --model DIR and --pairs FILE"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "give --out FILE to write a submission, or --check FILE to check one"),
         (["--check", "s.csv"], "--check needs --id-map FILE, or --run DIR"),
         (["--check", "s.csv", "--out", "o.csv"], "--check writes nothing; leave out --out"),
-        (["--out", "s.csv"], "give either --run DIR, or --model DIR and --pairs FILE"),
-        (
-            ["--run", "a", "--pairs", "p", "--out", "s.csv"],
-            "give either --run DIR, or --model DIR and --pairs FILE",
-        ),
-        (["--model", "a", "--out", "s.csv"], "give either --run DIR, or --model DIR and --pairs FILE"),
+        (["--out", "s.csv"], ONE_SOURCE),
+        (["--run", "a", "--pairs", "p", "--out", "s.csv"], ONE_SOURCE),
+        (["--model", "a", "--out", "s.csv"], ONE_SOURCE),
         (["--run", "a", "--out", "s.txt"], "s.txt: unknown submission format"),
         (
             ["--run", "a", "--out", "s.csv"],
@@ -256,6 +256,24 @@ def test_a_run_that_was_changed_is_refused(made, tmp_path):
             "--float-format is for .csv and .csv.gz",
         ),
         (["--run", "a", "--out", "s.csv", "--method-id", "m"], "--method-id is for .h5ad"),
+        (["--run", "a", "--run", "./a", "--out", "s.csv"], "--run a: is given twice; give every run once"),
+        (
+            ["--run", "a", "--combine", "max", "--out", "s.csv"],
+            "--combine max: is unknown; give median or mean",
+        ),
+        (
+            ["--model", "m", "--pairs", "p", "--combine", "mean", "--out", "s.csv"],
+            "--combine is for several --run; leave it out with --model",
+        ),
+        (["--run", "a", "--model", "m", "--pairs", "p", "--out", "s.csv"], ONE_SOURCE),
+        (
+            ["--check", "s.csv", "--run", "a", "--run", "b"],
+            "--check takes one --run: those that are combined have",
+        ),
+        (
+            ["--check", "s.csv", "--run", "a", "--combine", "mean"],
+            "--check writes nothing; leave out --combine",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(arguments, words):

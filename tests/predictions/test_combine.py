@@ -26,20 +26,13 @@ IDS = ["3", "1", "2", "0", "5"]
 N_TRAIN = 7
 
 
-def invoke(*arguments):
+def submit(*arguments):
     return CliRunner().invoke(cli.app, ["submit", *map(str, arguments)])
-
-
-def refused(*arguments):
-    """Return what the command says on stderr when it ends with exit code 2."""
-    result = invoke(*arguments)
-    assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.output, result.output
-    return result.stderr
 
 
 @dataclass
 class Runs:
-    """Run folders made by hand, and what they predict."""
+    """Run folders made by hand, what they predict, and the submission to make of them."""
 
     folders: list[Path]
     test: Path
@@ -47,10 +40,26 @@ class Runs:
     Y: np.ndarray  # (n_runs, 5, 4)
     oof: np.ndarray  # (n_runs, 7, 4)
     truth: np.ndarray
+    out: Path
 
-    @property
-    def options(self):
-        return [part for folder in self.folders for part in ("--run", folder)]
+    def submit(self, *more):
+        runs = [part for folder in self.folders for part in ("--run", folder)]
+        return submit(*runs, "--out", self.out, *more)
+
+    def said(self, *more):
+        """Return what the command says on stderr where it writes the submission."""
+        result = self.submit(*more)
+        assert result.exit_code == 0 and self.out.exists(), result.output
+        return result.stderr
+
+    def refused(self, *more):
+        """Return what the command says on stderr where it ends with exit code 2 and writes nothing."""
+        result = self.submit(*more)
+        assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.output, (
+            result.output
+        )
+        assert not self.out.exists()
+        return result.stderr
 
 
 def training_rows():
@@ -62,6 +71,10 @@ def training_rows():
 
 def write_oof(path, values):
     pd.concat([training_rows(), pd.DataFrame(values, columns=GENES)], axis=1).to_parquet(path, index=False)
+
+
+def recorded(path):
+    return {"path": str(path), "sha256": sha256_of(path)}
 
 
 def edit_manifest(run, change):
@@ -89,19 +102,15 @@ def runs(tmp_path):
         ids, genes = [IDS[row] for row in rows], [GENES[column] for column in columns]
         write_kaggle_csv(folder / "submission.csv", ids, genes, Y[k][rows][:, columns])
         write_oof(folder / "oof.parquet", oof[k])
-        inputs = {
-            name: {"path": str(path), "sha256": sha256_of(path)}
-            for name, path in (("train", train), ("test", test))
-        }
         manifest = {
-            "inputs": inputs,
+            "inputs": {"train": recorded(train), "test": recorded(test)},
             "options": {"layer": "clipped_sign_log10_pval", "metadata_columns": []},
             "config": {"recipe": {"name": "quick"}, "molecules": "morgan", "seed": k},
             "device": "cpu",
         }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         folders.append(folder)
-    return Runs(folders, test, train, Y, oof, truth)
+    return Runs(folders, test, train, Y, oof, truth, tmp_path / "s.csv")
 
 
 def middle_by_loop(tables, how):
@@ -156,19 +165,18 @@ def test_blocks_change_nothing(monkeypatch, block):
 def test_runs_are_combined_in_the_order_of_the_first(runs, tmp_path, how, suffix):
     if suffix == ".h5ad":
         pytest.importorskip("anndata")
-    out = tmp_path / f"made{suffix}"
-    result = invoke(*runs.options, "--out", out, *([] if how is None else ["--combine", how]))
-    assert result.exit_code == 0, result.output
-    back = read_responses(out, layer="prediction")
+    runs.out = tmp_path / f"made{suffix}"
+    runs.said(*([] if how is None else ["--combine", how]))
+    back = read_responses(runs.out, layer="prediction")
     assert back.obs["id"].astype(str).tolist() == IDS and list(back.genes) == GENES
     np.testing.assert_allclose(back.Y, middle_by_loop(runs.Y, how or "median"), rtol=1e-6)
-    checked = invoke("--check", out, "--run", runs.folders[0])
+    checked = submit("--check", runs.out, "--run", runs.folders[0])
     assert checked.exit_code == 0, checked.output
 
 
 @pytest.mark.parametrize("how", ["median", "mean"])
-def test_each_run_and_the_combination_are_scored(runs, tmp_path, how):
-    result = invoke(*runs.options, "--out", tmp_path / "s.csv", "--combine", how)
+def test_each_run_and_the_combination_are_scored(runs, how):
+    result = runs.submit("--combine", how)
     lines = result.stdout.splitlines()
     assert lines[0] == "MRRMSE of 7 training rows, out-of-fold:"
     expected = [rmse_by_loop(runs.truth, table) for table in (*runs.oof, middle_by_loop(runs.oof, how))]
@@ -176,7 +184,7 @@ def test_each_run_and_the_combination_are_scored(runs, tmp_path, how):
     assert [line.rsplit(maxsplit=1)[0].strip() for line in lines[1:6]] == names
     assert [line.rsplit(maxsplit=1)[1] for line in lines[1:6]] == [f"{score:.4f}" for score in expected]
     assert f"their {how} is out-of-fold, too" in lines[6]
-    assert lines[7] == f"5 rows × 4 genes written: {tmp_path}/s.csv"
+    assert lines[7] == f"5 rows × 4 genes written: {runs.out}"
     assert result.stderr == ""
 
 
@@ -186,25 +194,22 @@ def test_scores_are_the_metrics_whatever_the_blocks(runs, monkeypatch, block):
     truth = PerturbationData(training_rows(), runs.truth, tuple(GENES))
     files = [folder / "oof.parquet" for folder in runs.folders]
     found = out_of_fold_scores(files, truth, runs.train, "median")
-    expected = [mean_rowwise_rmse(runs.truth, table) for table in runs.oof]
-    np.testing.assert_allclose(found.single, expected, rtol=1e-6)
-    combination = np.median(runs.oof, axis=0)
-    np.testing.assert_allclose(found.combination, mean_rowwise_rmse(runs.truth, combination), rtol=1e-6)
+    expected = [mean_rowwise_rmse(runs.truth, table) for table in (*runs.oof, np.median(runs.oof, axis=0))]
+    np.testing.assert_allclose([*found.single, found.combination], expected, rtol=1e-6)
     assert found.n_rows == N_TRAIN
 
 
-def test_one_run_is_submitted_as_it_is(runs, tmp_path):
-    result = invoke("--run", runs.folders[0], "--out", tmp_path / "s.csv", "--combine", "mean")
-    assert result.stdout == f"5 rows × 4 genes written: {tmp_path}/s.csv\n"
-    assert (tmp_path / "s.csv").read_bytes() == (runs.folders[0] / "submission.csv").read_bytes()
+def test_one_run_is_submitted_as_it_is(runs):
+    runs.folders = runs.folders[:1]
+    assert runs.submit("--combine", "mean").stdout == f"5 rows × 4 genes written: {runs.out}\n"
+    assert runs.out.read_bytes() == (runs.folders[0] / "submission.csv").read_bytes()
 
 
 def test_an_id_map_and_a_gene_list_order_the_combination(runs, tmp_path):
     (tmp_path / "genes.txt").write_text("\n".join(GENES[::-1]))
     pd.DataFrame({"id": IDS[::-1]}).to_csv(tmp_path / "turned.csv", index=False)
-    order = ["--id-map", tmp_path / "turned.csv", "--genes", tmp_path / "genes.txt"]
-    assert invoke(*runs.options, "--out", tmp_path / "s.csv", *order).exit_code == 0
-    back = read_responses(tmp_path / "s.csv")
+    runs.said("--id-map", tmp_path / "turned.csv", "--genes", tmp_path / "genes.txt")
+    back = read_responses(runs.out)
     np.testing.assert_allclose(back.Y, np.median(runs.Y, axis=0)[::-1, ::-1], rtol=1e-6)
     assert back.obs["id"].astype(str).tolist() == IDS[::-1] and list(back.genes) == GENES[::-1]
 
@@ -212,97 +217,73 @@ def test_an_id_map_and_a_gene_list_order_the_combination(runs, tmp_path):
 # --- runs that do not go together ---------------------------------------------------------------------------
 
 
-def rewrite(run, ids=None, genes=None):
-    """Write another submission.csv, its test file forgotten, as that of a run on other pairs or genes."""
-    values = np.zeros((len(ids or IDS), len(genes or GENES)), np.float32)
-    write_kaggle_csv(run / "submission.csv", ids or IDS, genes or GENES, values)
+def give(run, ids=IDS, names="vwxyz", genes=GENES):
+    """Make a run one of other ids, pairs or genes."""
+    pairs = pd.DataFrame({"id": ids, "cell_type": "B", "sm_name": list(names)})
+    path = run.with_name("other.csv")
+    pairs.to_csv(path, index=False)
+    write_kaggle_csv(run / "submission.csv", ids, genes, np.zeros((len(ids), len(genes)), np.float32))
+    edit_manifest(run, lambda content: content["inputs"].update(test=recorded(path)))
+
+
+SAME = "; runs that are combined must have the same"
 
 
 @pytest.mark.parametrize(
-    ("ids", "words"),
+    ("other", "words"),
     [
-        (IDS[:3], "lacks 2 of the ids of {first} ('0', '5'); runs that are combined must have the same ids"),
-        ([*IDS, "9"], "has 1 ids that {first} lacks ('9'); runs that are combined must have the same ids"),
+        ({"ids": IDS[:3], "names": "abc"}, f"lacks 2 of the ids of {{first}} ('0', '5'){SAME} ids"),
+        ({"ids": [*IDS, "9"], "names": "vwxyza"}, f"has 1 ids that {{first}} lacks ('9'){SAME} ids"),
         (
-            [*IDS[1:], "9"],
-            "lacks 1 of the ids of {first} ('3') and has 1 ids that {first} lacks ('9'); runs that are combined must "
-            "have the same ids",
+            {"ids": [*IDS[1:], "9"]},
+            f"lacks 1 of the ids of {{first}} ('3') and has 1 ids that {{first}} lacks ('9'){SAME} ids",
+        ),
+        (
+            {"genes": [*GENES[:3], "X"]},
+            f"lacks 1 of the genes of {{first}} ('AACS') and has 1 genes that {{first}} lacks ('X'){SAME} genes",
+        ),
+        (
+            {"names": "vwxzy"},
+            "id 0 is ('B', 'z'), but ('B', 'y') in {first}; runs that are combined must predict the same pairs under "
+            "the same ids",
         ),
     ],
 )
-def test_other_ids_are_refused(runs, tmp_path, ids, words):
-    other = tmp_path / "other.csv"
-    pairs = pd.DataFrame({"id": ids, "cell_type": "B", "sm_name": [f"x{k}" for k in range(len(ids))]})
-    pairs.to_csv(other, index=False)
-    rewrite(runs.folders[2], ids=ids)
-    recorded = {"path": str(other), "sha256": sha256_of(other)}
-    edit_manifest(runs.folders[2], lambda content: content["inputs"].update(test=recorded))
+def test_other_ids_genes_and_pairs_are_refused(runs, other, words):
+    give(runs.folders[2], **other)
     first, third = (runs.folders[k] / "submission.csv" for k in (0, 2))
-    said = refused(*runs.options, "--out", tmp_path / "s.csv")
-    assert said == f"error: {third}: {words.format(first=first)}\n"
-    assert not (tmp_path / "s.csv").exists()
+    assert runs.refused() == f"error: {third}: {words.format(first=first)}\n"
 
 
-def test_other_genes_are_refused(runs, tmp_path):
-    rewrite(runs.folders[1], genes=[*GENES[:3], "X"])
-    first, second = (runs.folders[k] / "submission.csv" for k in (0, 1))
-    assert refused(*runs.options, "--out", tmp_path / "s.csv") == (
-        f"error: {second}: lacks 1 of the genes of {first} ('AACS') and has 1 genes that {first} lacks ('X'); runs "
-        "that are combined must have the same genes\n"
-    )
-    assert not (tmp_path / "s.csv").exists()
-
-
-def give_other_test_file(run, path, pairs):
-    pairs.to_csv(path, index=False)
-    recorded = {"path": str(path), "sha256": sha256_of(path)}
-    edit_manifest(run, lambda content: content["inputs"].update(test=recorded))
-
-
-def test_other_pairs_under_the_same_ids_are_refused(runs, tmp_path):
-    pairs = pd.DataFrame({"id": IDS, "cell_type": "B", "sm_name": list("vwxzy")})
-    give_other_test_file(runs.folders[3], tmp_path / "other.csv", pairs)
-    first, last = (runs.folders[k] / "submission.csv" for k in (0, 3))
-    assert refused(*runs.options, "--out", tmp_path / "s.csv") == (
-        f"error: {last}: id 0 is ('B', 'z'), but ('B', 'y') in {first}; runs that are combined must predict the same "
-        "pairs under the same ids\n"
-    )
-
-
-def test_runs_whose_pairs_nobody_knows_are_refused(runs, tmp_path):
+def test_runs_whose_pairs_nobody_knows_are_refused(runs):
     edit_manifest(runs.folders[1], lambda content: content["inputs"]["test"].update(path="/gone.csv"))
-    assert (
-        invoke(*runs.options, "--out", tmp_path / "s.csv").exit_code == 0
-    )  # the hash says that they are the same
+    runs.said()  # the hash says that they are the same
+    runs.out.unlink()
     edit_manifest(runs.folders[1], lambda content: content["inputs"]["test"].update(sha256="0" * 64))
-    (tmp_path / "s.csv").unlink()
-    assert refused(*runs.options, "--out", tmp_path / "s.csv") == (
+    assert runs.refused() == (
         f"error: --run {runs.folders[1]}: its pairs cannot be compared with those of {runs.folders[0]} (the run's test "
         "file /gone.csv is gone); put the test files back where the runs read them\n"
     )
-    assert not (tmp_path / "s.csv").exists()
 
 
-def test_without_the_files_they_were_made_from_runs_are_combined_and_not_scored(runs, tmp_path):
+def test_without_the_files_they_were_made_from_runs_are_combined_and_not_scored(runs):
     """As where the runs were made in a container, and are combined outside it."""
     runs.test.unlink()
     runs.train.unlink()
-    result = invoke(*runs.options, "--out", tmp_path / "s.csv")
-    assert result.exit_code == 0, result.output
-    assert result.stdout == f"5 rows × 4 genes written: {tmp_path}/s.csv\n"
+    result = runs.submit()
+    assert result.exit_code == 0 and result.stdout == f"5 rows × 4 genes written: {runs.out}\n", result.output
     assert f"not scored out-of-fold: the run's train file {runs.train} is gone" in result.stderr
     assert f"the run's test file {runs.test} is gone: ids and their order are those of" in result.stderr
-    np.testing.assert_allclose(read_responses(tmp_path / "s.csv").Y, np.median(runs.Y, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(read_responses(runs.out).Y, np.median(runs.Y, axis=0), rtol=1e-6)
 
 
-def test_a_run_that_differs_in_more_than_its_seed_is_named(runs, tmp_path):
+def test_a_run_that_differs_in_more_than_its_seed_is_named(runs):
     def change(content):
         content["config"]["molecules"] = "descriptors"
         content["inputs"]["train"]["sha256"] = "0" * 64
 
     edit_manifest(runs.folders[2], change)
-    result = invoke(*runs.options, "--out", tmp_path / "s.csv")
-    assert result.exit_code == 0 and result.stderr.splitlines() == [
+    assert runs.said().splitlines() == [
         f"{runs.folders[2]} differs from {runs.folders[0]} in more than the seed: training file, molecules",
         f"not scored out-of-fold: {runs.folders[2]} was trained on another file than {runs.folders[0]}",
     ]
@@ -310,10 +291,14 @@ def test_a_run_that_differs_in_more_than_its_seed_is_named(runs, tmp_path):
 
 def test_a_copy_of_a_run_is_named(runs, tmp_path):
     shutil.copytree(runs.folders[1], tmp_path / "copy")
-    result = invoke(*runs.options, "--run", tmp_path / "copy", "--out", tmp_path / "s.csv")
-    assert result.exit_code == 0 and result.stderr == (
+    assert runs.said("--run", tmp_path / "copy") == (
         f"{tmp_path}/copy has the training file, settings and seed of {runs.folders[1]}: the same run counts twice\n"
     )
+
+
+def changed(change):
+    """Return a damage that writes another table."""
+    return lambda path, oof: change(pd.read_parquet(path)).to_parquet(path, index=False)
 
 
 @pytest.mark.parametrize(
@@ -325,72 +310,33 @@ def test_a_copy_of_a_run_is_named(runs, tmp_path):
             lambda path, oof: write_oof(path, np.where(oof == oof[1, 2], np.nan, oof)),
             "row 2, gene A is nan; it is ",
         ),
-        (
-            lambda path, oof: pd.read_parquet(path).iloc[::-1].to_parquet(path, index=False),
-            "row 1 is ('T', 'compound",
-        ),
-        (lambda path, oof: pd.read_parquet(path).iloc[1:].to_parquet(path, index=False), "has 6 rows, "),
-        (
-            lambda path, oof: pd.read_parquet(path).drop(columns="A").to_parquet(path, index=False),
-            "lacks 1 column(s)",
-        ),
+        (changed(lambda table: table.iloc[::-1]), "row 1 is ('T', 'compound"),
+        (changed(lambda table: table.iloc[1:]), "has 6 rows, "),
+        (changed(lambda table: table.drop(columns="A")), "lacks 1 column(s)"),
     ],
 )
-def test_damaged_out_of_fold_predictions_are_refused(runs, tmp_path, damage, words):
+def test_damaged_out_of_fold_predictions_are_refused(runs, damage, words):
     path = runs.folders[1] / "oof.parquet"
     damage(path, runs.oof[1])
-    assert f"error: {path}: {words}" in refused(*runs.options, "--out", tmp_path / "s.csv")
-    assert not (tmp_path / "s.csv").exists()
+    assert f"error: {path}: {words}" in runs.refused()
 
 
-def test_a_run_without_out_of_fold_predictions_is_not_scored(runs, tmp_path):
+def test_a_run_without_out_of_fold_predictions_is_not_scored(runs):
     (runs.folders[3] / "oof.parquet").unlink()
-    result = invoke(*runs.options, "--out", tmp_path / "s.csv")
-    assert result.exit_code == 0
-    assert result.stderr == f"not scored out-of-fold: {runs.folders[3]} has no oof.parquet\n"
+    assert runs.said() == f"not scored out-of-fold: {runs.folders[3]} has no oof.parquet\n"
 
 
-def test_no_runs_result_is_overwritten(runs):
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_no_runs_result_is_overwritten(runs, more):
     for folder in runs.folders:
-        out = folder / "submission.csv"
-        before = out.read_bytes()
-        assert "is an input or a run's result" in refused(*runs.options, "--out", out)
-        assert out.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--run", "a", "--run", "./a", "--out", "s.csv"], "--run a: is given twice; give every run once"),
-        (
-            ["--run", "a", "--combine", "max", "--out", "s.csv"],
-            "--combine max: is unknown; give median or mean",
-        ),
-        (
-            ["--model", "m", "--pairs", "p", "--combine", "mean", "--out", "s.csv"],
-            "--combine is for several --run; leave it out with --model",
-        ),
-        (
-            ["--run", "a", "--run", "b", "--model", "m", "--pairs", "p", "--out", "s.csv"],
-            "give either --run DIR, or --model DIR and --pairs FILE",
-        ),
-        (
-            ["--check", "s.csv", "--run", "a", "--run", "b"],
-            "--check takes one --run: those that are combined have",
-        ),
-        (
-            ["--check", "s.csv", "--run", "a", "--combine", "mean"],
-            "--check writes nothing; leave out --combine",
-        ),
-    ],
-)
-def test_options_that_do_not_go_together(arguments, words):
-    assert f"error: {words}" in refused(*arguments)
+        runs.out = folder / "submission.csv"
+        before, result = runs.out.read_bytes(), runs.submit(*more)
+        assert result.exit_code == 2 and "is an input or a run's result" in result.stderr
+        assert runs.out.read_bytes() == before
 
 
 def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
     (tmp_path / "empty").mkdir()
-    said = refused(*runs.options, "--run", tmp_path / "empty", "--out", tmp_path / "s.csv")
-    assert (
-        said == f"error: --run {tmp_path}/empty: has no submission.csv; give the folder of a finished run\n"
+    assert runs.refused("--run", tmp_path / "empty") == (
+        f"error: --run {tmp_path}/empty: has no submission.csv; give the folder of a finished run\n"
     )
