@@ -11,6 +11,7 @@ import pytest
 
 from rapids_pipeline.backend.run_folder import MANIFEST, MODEL, OOF, RESULTS, SUBMISSION
 from rapids_pipeline.stack.saved import load_model
+from tests.command_line import run_arguments
 
 STAGES = ("ingest", "svr_shared", "composite", "boosting", "blend", "scores")
 DEADLINE_S = 300
@@ -140,19 +141,12 @@ def test_a_run_killed_while_it_writes_leaves_whole_results_or_none(small_files, 
 
 def started(files, out) -> subprocess.Popen[str]:
     """Start a run of every stage on small data."""
-    options = [
-        "--train",
-        files.train,
-        "--test",
-        files.test,
-        "--out",
-        out,
-        "--molecules",
-        "morgan",
-        "--folds",
-        "3",
+    command = [
+        sys.executable,
+        "-m",
+        "rapids_pipeline",
+        *map(str, run_arguments(files.train, files.test, out)),
     ]
-    command = [sys.executable, "-m", "rapids_pipeline", "run", *map(str, options), "--device", "cpu"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment

@@ -1,17 +1,14 @@
 """Whole runs as a user starts them: on real data, and with a real pretrained SMILES transformer."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from rapids_pipeline.commands import app as cli
+from tests.command_line import manifest_of, program, succeed
 
 pytest.importorskip("xgboost")
 
@@ -22,36 +19,16 @@ HALF_THE_COMPOUND_MEAN = 1.473
 """MRRMSE of the best simple baseline on the test rows of lincs_lung (its README)."""
 
 
-def rapids_perturb(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "rapids_pipeline", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", AT_MOST)
 def test_a_recipe_predicts_lincs_lung_better_than_the_best_baseline(shared_data, tmp_path, recipe):
     lung = shared_data / "lincs_lung"
     files = ["--train", lung / "de_train.parquet", "--test", lung / "id_map.csv"]
-    ran = rapids_perturb(
-        "run", *files, "--molecules", "morgan", "--recipe", recipe, "--out", tmp_path / "lung"
-    )
+    ran = program("run", *files, "--molecules", "morgan", "--recipe", recipe, "--out", tmp_path / "lung")
     assert ran.returncode == 0, ran.stderr
-    submission = pd.read_csv(tmp_path / "lung" / "submission.csv")
-    assert submission.shape == (364, 1 + 978)
-    scored = rapids_perturb(
-        "evaluate",
-        *[
-            "--prediction",
-            tmp_path / "lung" / "submission.csv",
-            "--truth",
-            lung / "de_test.parquet",
-            "--json",
-        ],
-    )
+    submission = tmp_path / "lung" / "submission.csv"
+    assert pd.read_csv(submission).shape == (364, 1 + 978)
+    scored = program("evaluate", "--prediction", submission, "--truth", lung / "de_test.parquet", "--json")
     assert scored.returncode == 0, scored.stderr
     scores = json.loads(scored.stdout)["scores"]
     assert scores["submission"]["mean_rowwise_rmse"] <= AT_MOST[recipe] < HALF_THE_COMPOUND_MEAN
@@ -78,19 +55,43 @@ def test_a_run_with_a_pretrained_transformer(shared_data, pretrained, tmp_path, 
     pairs = pd.read_csv(lung / "id_map.csv")
     pairs[pairs["sm_name"].isin(compounds)].to_csv(tmp_path / "pairs.csv", index=False)
     files = ["--train", tmp_path / "train.parquet", "--test", tmp_path / "pairs.csv"]
-    arguments = ["run", *files, "--molecules", pretrained, "--quick", "--out", tmp_path / "run"]
-    ran = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-    assert ran.exit_code == 0, ran.output
+    succeed("run", *files, "--molecules", pretrained, "--quick", "--out", tmp_path / "run")
     assert len(pd.read_csv(tmp_path / "run" / "submission.csv")) == pairs["sm_name"].isin(compounds).sum() > 0
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert manifest["config"]["molecules"] == str(pretrained)
-    assert {"torch", "transformers"} <= set(manifest["versions"])
-    known = ["predict", "--model", tmp_path / "run" / "model", "--pairs", tmp_path / "pairs.csv"]
-    again = CliRunner().invoke(
-        cli.app, [str(argument) for argument in [*known, "--out", tmp_path / "again.csv"]]
+    assert manifest_of(tmp_path / "run")["config"]["molecules"] == str(pretrained)
+    assert {"torch", "transformers"} <= set(manifest_of(tmp_path / "run")["versions"])
+    again = tmp_path / "again.csv"
+    succeed(
+        "predict", "--model", tmp_path / "run" / "model", "--pairs", tmp_path / "pairs.csv", "--out", again
     )
-    assert again.exit_code == 0, again.output
-    one, other = (
-        pd.read_csv(tmp_path / name).set_index("id") for name in ("run/submission.csv", "again.csv")
-    )
+    one, other = (pd.read_csv(file).set_index("id") for file in (tmp_path / "run" / "submission.csv", again))
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_from_files_of_ones_own_to_a_checked_submission(small_files, tmp_path):
+    """What README shows: run, evaluate, predict pairs of a new compound, submit, check."""
+    train, run, made = tmp_path / "train.csv", tmp_path / "run", tmp_path / "made.csv.gz"
+    small_files.de_train.to_csv(train, index=False)
+    succeed("run", "--train", train, "--test", small_files.test, "--quick", "--out", run)
+    assert manifest_of(run)["config"]["molecules"] in ("morgan", "chemberta")
+    scored = succeed(
+        "evaluate", "--prediction", run / "submission.csv", "--truth", small_files.truth, "--json"
+    )
+    ours, *others = json.loads(scored.stdout)["scores"].values()
+    assert ours["mean_rowwise_rmse"] < others[0]["mean_rowwise_rmse"]
+    (tmp_path / "new.csv").write_text(
+        "cell_type,sm_name,SMILES\nB cells,toluene,Cc1ccccc1\nT cells,toluene,Cc1ccccc1\n"
+    )
+    succeed(
+        "predict",
+        "--model",
+        run / "model",
+        "--pairs",
+        tmp_path / "new.csv",
+        "--out",
+        tmp_path / "new_out.csv",
+    )
+    predicted = pd.read_csv(tmp_path / "new_out.csv")
+    assert len(predicted) == 2 and np.isfinite(predicted.select_dtypes("number").to_numpy()).all()
+    succeed("submit", "--run", run, "--out", made)
+    checked = succeed("submit", "--check", made, "--id-map", small_files.test, "--genes", train)
+    assert checked.stdout.startswith(f"OK: {made}: {len(small_files.id_map)} rows × 8 genes")
