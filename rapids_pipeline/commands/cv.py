@@ -5,29 +5,12 @@ from typing import Annotated
 
 import typer
 
-from rapids_pipeline.commands.options import (
-    BoostingEngineOption,
-    BoostingFeaturesOption,
-    DeviceOption,
-    EngineOption,
-    LayerOption,
-    MetadataOption,
-    MoleculesOption,
-    OutOption,
-    QuickOption,
-    RecipeOption,
-    SeedOption,
-    SplitOption,
-    SvrFeaturesOption,
-    TrainOption,
-    announce,
-    names_in,
-)
+from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 
 
 def command(
-    train: TrainOption,
+    train: options.TrainOption,
     test: Annotated[
         Path | None,
         typer.Option(
@@ -35,21 +18,21 @@ def command(
             "expect of them."
         ),
     ] = None,
-    out: OutOption = Path("runs/cv"),
-    split: SplitOption = "auto",
+    out: options.OutOption = Path("runs/cv"),
+    split: options.SplitOption = "auto",
     folds: Annotated[int, typer.Option(help="The number of folds of the split.")] = 5,
     repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
-    seed: SeedOption = 0,
-    molecules: MoleculesOption = "auto",
-    device: DeviceOption = "auto",
-    recipe: RecipeOption = "best",
-    quick: QuickOption = False,
-    engine: EngineOption = None,
-    boosting_engine: BoostingEngineOption = None,
-    svr_features: SvrFeaturesOption = None,
-    boosting_features: BoostingFeaturesOption = None,
-    layer: LayerOption = DEFAULT_LAYER,
-    metadata_columns: MetadataOption = "",
+    seed: options.SeedOption = 0,
+    molecules: options.MoleculesOption = "auto",
+    device: options.DeviceOption = "auto",
+    recipe: options.RecipeOption = "best",
+    quick: options.QuickOption = False,
+    engine: options.EngineOption = None,
+    boosting_engine: options.BoostingEngineOption = None,
+    svr_features: options.SvrFeaturesOption = None,
+    boosting_features: options.BoostingFeaturesOption = None,
+    layer: options.LayerOption = DEFAULT_LAYER,
+    metadata_columns: options.MetadataOption = "",
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
@@ -66,9 +49,11 @@ def command(
     request = CvRequest(split, folds, repeats, seed)
     chosen, stages = resolve_device(device), LiveStages()
     require_writable(out)
-    announce(stages, chosen, config)
+    options.announce(stages, chosen, config)
     with stages.stage("ingest"):
-        problem = open_problem(ProblemFiles(train, test, layer, names_in(metadata_columns)), chosen.name)
+        problem = open_problem(
+            ProblemFiles(train, test, layer, options.names_in(metadata_columns)), chosen.name
+        )
     given = problem.data, problem.pairs, request, config, chosen
     try:
         outcome = cross_validate(*given, source=problem.source, folder=out, stages=stages)

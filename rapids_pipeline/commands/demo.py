@@ -6,14 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.commands import options
 from rapids_pipeline.commands.evaluate import score_files
-from rapids_pipeline.commands.options import (
-    DeviceOption,
-    MoleculesOption,
-    OverwriteOption,
-    QuickOption,
-    RecipeOption,
-)
 from rapids_pipeline.commands.run import run_files
 
 if TYPE_CHECKING:
@@ -28,14 +22,14 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder for the simulated data and the results.")] = Path(
         "runs/demo"
     ),
-    molecules: MoleculesOption = "auto",
-    device: DeviceOption = "auto",
-    recipe: RecipeOption = "best",
-    quick: QuickOption = False,
+    molecules: options.MoleculesOption = "auto",
+    device: options.DeviceOption = "auto",
+    recipe: options.RecipeOption = "best",
+    quick: options.QuickOption = False,
     seed: SeedOption = 0,
     genes: GenesOption = None,
     data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
-    overwrite: OverwriteOption = False,
+    overwrite: options.OverwriteOption = False,
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
     from rapids_pipeline.commands.run_options import RecipeChanges, run_config

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rapids_pipeline.commands.options import LayerOption, MetadataOption, names_in
+from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 
 
@@ -19,8 +19,8 @@ def command(
             help="The training file, for the baselines. The one in the prediction's manifest is the default."
         ),
     ] = None,
-    layer: LayerOption = DEFAULT_LAYER,
-    metadata_columns: MetadataOption = "",
+    layer: options.LayerOption = DEFAULT_LAYER,
+    metadata_columns: options.MetadataOption = "",
     perturbations: Annotated[
         bool,
         typer.Option(
@@ -31,7 +31,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
-    score_files(prediction, truth, train, layer, as_json, names_in(metadata_columns), perturbations)
+    score_files(prediction, truth, train, layer, as_json, options.names_in(metadata_columns), perturbations)
 
 
 def score_files(

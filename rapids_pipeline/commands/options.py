@@ -91,11 +91,8 @@ def with_home(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def announce(stages: "LiveStages", device: "Device", config: "RunConfig") -> None:
     """Print the device and the molecule features, and why they were chosen."""
-    for line in (
-        f"device: {device.name} ({device.reason})",
-        f"molecules: {config.molecules} ({config.molecules_because})",
-    ):
-        stages.console.print(line, highlight=False, soft_wrap=True, markup=False)
+    stages.say(f"device: {device.name} ({device.reason})")
+    stages.say(f"molecules: {config.molecules} ({config.molecules_because})")
 
 
 def names_in(text: str) -> tuple[str, ...]:

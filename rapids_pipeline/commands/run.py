@@ -5,26 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from rapids_pipeline.commands.options import (
-    BoostingEngineOption,
-    BoostingFeaturesOption,
-    DeviceOption,
-    EngineOption,
-    FoldsOption,
-    LayerOption,
-    MetadataOption,
-    MoleculesOption,
-    OutOption,
-    OverwriteOption,
-    QuickOption,
-    RecipeOption,
-    SeedOption,
-    SvrFeaturesOption,
-    TestOption,
-    TrainOption,
-    announce,
-    names_in,
-)
+from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 
 if TYPE_CHECKING:
@@ -33,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def command(
-    train: TrainOption,
-    test: TestOption,
-    out: OutOption,
-    molecules: MoleculesOption = "auto",
-    device: DeviceOption = "auto",
-    recipe: RecipeOption = "best",
-    quick: QuickOption = False,
-    folds: FoldsOption = None,
-    seed: SeedOption = 0,
-    engine: EngineOption = None,
-    boosting_engine: BoostingEngineOption = None,
-    svr_features: SvrFeaturesOption = None,
-    boosting_features: BoostingFeaturesOption = None,
-    layer: LayerOption = DEFAULT_LAYER,
-    metadata_columns: MetadataOption = "",
-    overwrite: OverwriteOption = False,
+    train: options.TrainOption,
+    test: options.TestOption,
+    out: options.OutOption,
+    molecules: options.MoleculesOption = "auto",
+    device: options.DeviceOption = "auto",
+    recipe: options.RecipeOption = "best",
+    quick: options.QuickOption = False,
+    folds: options.FoldsOption = None,
+    seed: options.SeedOption = 0,
+    engine: options.EngineOption = None,
+    boosting_engine: options.BoostingEngineOption = None,
+    svr_features: options.SvrFeaturesOption = None,
+    boosting_features: options.BoostingFeaturesOption = None,
+    layer: options.LayerOption = DEFAULT_LAYER,
+    metadata_columns: options.MetadataOption = "",
+    overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
     from rapids_pipeline.commands.run_options import RecipeChanges, run_config
@@ -56,7 +37,9 @@ def command(
 
     changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = run_config("quick" if quick else recipe, changes, molecules, seed)
-    run_files(ProblemFiles(train, test, layer, names_in(metadata_columns)), out, config, device, overwrite)
+    run_files(
+        ProblemFiles(train, test, layer, options.names_in(metadata_columns)), out, config, device, overwrite
+    )
 
 
 def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str, overwrite: bool) -> None:
@@ -69,7 +52,7 @@ def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str
     from rapids_pipeline.reports.run import print_result
 
     chosen, stages = resolve_device(device), LiveStages()
-    announce(stages, chosen, config)
+    options.announce(stages, chosen, config)
     result = pipeline.run(files, out, config, chosen, overwrite=overwrite, stages=stages)
     print_result(Console(), result.document, result.notes)
     typer.echo(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rapids_pipeline.commands.options import SPLIT_NAMES, LayerOption, MoleculesOption, names_in
+from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 
 
@@ -40,16 +40,16 @@ def command(
     model: Annotated[
         Literal["svr", "ridge", "boosting"], typer.Option(help="What is fitted to the columns.")
     ] = "svr",
-    split: Annotated[str, typer.Option(help=f"What is held out: {SPLIT_NAMES}.")] = "random",
+    split: Annotated[str, typer.Option(help=f"What is held out: {options.SPLIT_NAMES}.")] = "random",
     test: Annotated[
         Path | None,
         typer.Option(help="The pairs to predict, for --split scarce or made_scarce with --train."),
     ] = None,
-    molecules: MoleculesOption = "auto",
+    molecules: options.MoleculesOption = "auto",
     folds: Annotated[int, typer.Option(help="The number of folds of the cross-validation.")] = 5,
     repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
     seed: Annotated[int, typer.Option(help="The seed of the folds.")] = 0,
-    layer: LayerOption = DEFAULT_LAYER,
+    layer: options.LayerOption = DEFAULT_LAYER,
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
@@ -68,7 +68,7 @@ def command(
     stages.say(f"molecules: {encoder} ({because})")
     with stages.stage("ingest"):
         problem = open_problem(ProblemFiles(train, test, layer))
-    names = () if features == "all" else names_in(features)
+    names = () if features == "all" else options.names_in(features)
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
     pairs, source = problem.pairs, problem.source
     try:

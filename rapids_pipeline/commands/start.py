@@ -9,16 +9,9 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.commands import options
 from rapids_pipeline.commands.demo import GenesOption, SeedOption, run_demo
 from rapids_pipeline.commands.evaluate import score_files
-from rapids_pipeline.commands.options import (
-    DeviceOption,
-    MoleculesOption,
-    OutOption,
-    OverwriteOption,
-    QuickOption,
-    RecipeOption,
-)
 from rapids_pipeline.commands.run import run_files
 
 DataOption = Annotated[
@@ -29,14 +22,14 @@ SUFFIXES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 def command(
     data: DataOption,
-    out: OutOption,
-    molecules: MoleculesOption = "auto",
-    recipe: RecipeOption = "best",
-    quick: QuickOption = False,
-    device: DeviceOption = "auto",
+    out: options.OutOption,
+    molecules: options.MoleculesOption = "auto",
+    recipe: options.RecipeOption = "best",
+    quick: options.QuickOption = False,
+    device: options.DeviceOption = "auto",
     seed: SeedOption = 0,
     demo_genes: GenesOption = None,
-    overwrite: OverwriteOption = False,
+    overwrite: options.OverwriteOption = False,
 ) -> None:
     """Run on the training file and the pairs of a folder; where it holds nothing, run the demo."""
     from rapids_pipeline.commands.run_options import RecipeChanges, run_config
