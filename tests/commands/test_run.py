@@ -12,7 +12,6 @@ from rapids_pipeline import __version__, pipeline
 from rapids_pipeline.backend import devices
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.backend.gpu import Problem
-from rapids_pipeline.data.tables import read_responses
 from tests.command_line import (
     RESULTS,
     error_line,
@@ -46,17 +45,6 @@ def test_the_submission_has_the_rows_of_the_test_file_in_its_order(finished, sma
     genes = [name for name in small_files.de_train.columns if small_files.de_train[name].dtype == np.float32]
     assert list(submission.columns) == ["id", *genes]
     assert np.isfinite(submission[genes].to_numpy()).all()
-
-
-def test_the_rows_of_a_submission_belong_to_their_ids(finished, small_files, tmp_path):
-    """The same pairs in another order give the same row for each id."""
-    turned = small_files.id_map.iloc[::-1]
-    turned.to_csv(tmp_path / "id_map.csv", index=False)
-    out = tmp_path / "out"
-    succeed(*run_arguments(small_files.train, tmp_path / "id_map.csv", out))
-    one, other = (pd.read_csv(f / "submission.csv").set_index("id") for f in (finished[0], out))
-    assert other.index.tolist() == turned["id"].tolist()
-    np.testing.assert_allclose(other.loc[one.index].to_numpy(), one.to_numpy(), atol=1e-4)
 
 
 def test_out_of_fold_predictions_follow_the_training_file(finished, small_files):
@@ -110,13 +98,14 @@ def test_the_same_run_again_gives_the_same_bytes(finished, small):
     assert names_in(out) == RESULTS
 
 
-def test_another_row_order_of_the_training_file_gives_the_same_predictions(finished, small_files, tmp_path):
-    small_files.de_train.sample(frac=1, random_state=1).to_parquet(tmp_path / "shuffled.parquet")
-    out = tmp_path / "out"
-    succeed(*run_arguments(tmp_path / "shuffled.parquet", small_files.test, out))
-    one, other = (read_responses(folder / "submission.csv") for folder in (finished[0], out))
-    assert one.obs["id"].tolist() == other.obs["id"].tolist()
-    np.testing.assert_allclose(one.Y, other.Y, atol=1e-4)
+def test_the_order_of_the_files_changes_no_prediction(finished, small_files, tmp_path):
+    turned = small_files.id_map.iloc[::-1]
+    turned.to_csv(tmp_path / "id_map.csv", index=False)
+    small_files.de_train.sample(frac=1, random_state=1).to_parquet(tmp_path / "train.parquet")
+    succeed(*run_arguments(tmp_path / "train.parquet", tmp_path / "id_map.csv", tmp_path / "out"))
+    one, other = (pd.read_csv(f / "submission.csv").set_index("id") for f in (finished[0], tmp_path / "out"))
+    assert other.index.tolist() == turned["id"].tolist()
+    np.testing.assert_allclose(other.loc[one.index].to_numpy(), one.to_numpy(), atol=1e-4)
 
 
 def test_another_runs_results_are_kept_unless_told_otherwise(finished, small, tmp_path, quick):
@@ -145,122 +134,124 @@ def test_levels_that_no_training_row_has_are_counted(small_files, tmp_path, quic
 
 # --- how a run refuses ------------------------------------------------------------------------------------
 
-BAD_INPUTS = {
-    "missing column": ("train.csv", TABLE.replace("sm_name", "name"), "missing column sm_name"),
-    "duplicate pair": (
-        "train.csv",
-        TABLE + "B,ethanol,CCO,1,2\n",
-        "the pair (B, ethanol) occurs in rows 1, 5",
-    ),
+BAD_TRAINING = {
+    "missing column": (TABLE.replace("sm_name", "name"), "missing column sm_name"),
+    "duplicate pair": (TABLE + "B,ethanol,CCO,1,2\n", "the pair (B, ethanol) occurs in rows 1, 5"),
     "not finite": (
-        "train.csv",
         TABLE.replace("7,8", "inf,"),
         "2 target value(s) are not finite, in 1 row(s); first: row 4 (T, benzene), gene G1 = inf",
     ),
     "two molecules of one name": (
-        "train.csv",
         TABLE.replace("T,ethanol,CCO", "T,ethanol,CCN"),
         "compound 'ethanol' has two SMILES: 'CCO' in row 1 and 'CCN' in row 2",
     ),
     "invalid SMILES": (
-        "train.csv",
         TABLE.replace("B,benzene,c1ccccc1", "B,benzene,c1cc"),
-        "row 3 (benzene): 'c1cc' is not a valid SMILES",
+        "row 3 (benzene): 'c1cc' is not a valid",
     ),
-    "missing value": (
-        "train.csv",
-        TABLE.replace("T,ethanol", ",ethanol"),
-        "column cell_type has no value in row 2",
-    ),
-    "text among numbers": (
-        "train.csv",
-        TABLE.replace("5,6", "5,high"),
-        "column G2 holds text among numbers: row 3 has 'high'",
-    ),
-    "duplicate gene names": ("train.csv", TABLE.replace("G2", "G1"), "duplicate column names: 'G1'"),
-    "empty training file": ("train.csv", "", "the file is empty (0 bytes)"),
-    "header only": ("train.csv", TABLE.splitlines()[0] + "\n", "the table has a header but no rows"),
-    "unreadable": ("train.parquet", "garbage" * 99, "cannot be read as Parquet ("),
-    "unknown kind": ("train.docx", "garbage", "unknown file type"),
-    "too few rows": ("train.csv", TABLE, None),
-    "test invalid SMILES": (
-        "id_map.csv",
-        "id,cell_type,sm_name,SMILES\n0,B,new,C(C\n",
-        "row 1 (new): 'C(C' is not a valid SMILES",
-    ),
-    "test without SMILES": (
-        "id_map.csv",
+    "missing value": (TABLE.replace("T,ethanol", ",ethanol"), "column cell_type has no value in row 2"),
+    "text": (TABLE.replace("5,6", "5,high"), "column G2 holds text among numbers: row 3 has 'high'"),
+    "duplicate gene names": (TABLE.replace("G2", "G1"), "duplicate column names: 'G1'"),
+    "empty": ("", "the file is empty (0 bytes)"),
+    "header only": (TABLE.splitlines()[0] + "\n", "the table has a header but no rows"),
+}
+SMILES = "id,cell_type,sm_name,SMILES\n"
+BAD_PAIRS = {
+    "invalid SMILES": (SMILES + "0,B,new,C(C\n", "row 1 (new): 'C(C' is not a valid SMILES"),
+    "no SMILES": (
         PAIRS + "2,B,new\n",
-        "no SMILES for 'new' (first in row 3), which the training file does not have either",
+        "no SMILES for 'new' (first in row 3), which the training file does not have",
     ),
-    "test with another molecule": (
-        "id_map.csv",
-        "id,cell_type,sm_name,SMILES\n0,B,ethanol,CCN\n",
+    "another molecule": (
+        SMILES + "0,B,ethanol,CCN\n",
         "row 1 gives 'ethanol' the SMILES 'CCN', the training file 'CCO'",
     ),
-    "test missing column": ("id_map.csv", "id,sm_name\n0,ethanol\n", "missing column cell_type"),
-    "test id twice": ("id_map.csv", PAIRS + "1,B,benzene\n", "id 1 occurs in rows 2, 3"),
-    "empty test file": ("id_map.csv", "", "the file is empty (0 bytes)"),
+    "missing column": ("id,sm_name\n0,ethanol\n", "missing column cell_type"),
+    "id twice": (PAIRS + "1,B,benzene\n", "id 1 occurs in rows 2, 3"),
+    "empty": ("", "the file is empty (0 bytes)"),
 }
+BAD_FILES = [
+    *(pytest.param("train.csv", *case, id=f"train: {name}") for name, case in BAD_TRAINING.items()),
+    *(pytest.param("id_map.csv", *case, id=f"pairs: {name}") for name, case in BAD_PAIRS.items()),
+    pytest.param("train.parquet", "garbage" * 99, "cannot be read as Parquet (", id="unreadable"),
+    pytest.param("train.docx", "garbage", "unknown file type", id="unknown kind"),
+    pytest.param("train.none", None, "no such file", id="no training file"),
+    pytest.param("id_map.none", None, "no such file", id="no pairs"),
+]
 
 
-@pytest.mark.parametrize(("name", "content", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS.keys())
-def test_bad_input_ends_with_one_line_and_leaves_nothing(tiny, name, content, message):
+@pytest.mark.parametrize(("name", "content", "message"), BAD_FILES)
+def test_a_bad_file_ends_with_one_line_and_leaves_nothing(tiny, name, content, message):
     bad = tiny / name
-    bad.write_text(content)
-    train = bad if name.startswith("train") else tiny / "train.csv"
+    if content is not None:
+        bad.write_text(content)
+    train, test = (bad if name.startswith(stem) else tiny / f"{stem}.csv" for stem in ("train", "id_map"))
     before = names_in(tiny)
-    line = error_line(invoke(*run_arguments(train, tiny / "id_map.csv", tiny / "new" / "out")))
-    too_few = "error: 3 folds of 4 training rows: need at least 2 folds and 2 rows"
-    assert line.startswith(f"error: {bad}: {message}" if message else too_few)
+    line = error_line(invoke(*run_arguments(train, test, tiny / "new" / "out")))
+    assert line.startswith(f"error: {bad}: {message}")
     assert names_in(tiny) == before, "nothing left at --out, nor beside it"
 
 
-@pytest.mark.parametrize("option", ["--train", "--test"])
-def test_a_missing_file_is_named(tiny, option):
-    arguments = run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out")
-    arguments[arguments.index(option) + 1] = tiny / "none.csv"
-    assert error_line(invoke(*arguments)) == f"error: {tiny}/none.csv: no such file"
-    assert not (tiny / "out").exists()
+def test_too_few_rows_are_refused(tiny):
+    line = error_line(invoke(*run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out")))
+    assert line.startswith("error: 3 folds of 4 training rows: need at least 2 folds and 2 rows")
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--device", "tpu"], "--device tpu: choose one of auto, cpu, cuda"),
-        (["--folds", "2"], "--folds 2: input should be greater than or equal to 3"),
-        (["--folds", "21"], "--folds 21: input should be less than or equal to 20"),
-        (["--seed", "-1"], "--seed -1: input should be greater than or equal to 0"),
-    ],
-)
-def test_bad_options_are_named(tiny, more, message):
-    arguments = run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out", *more)
-    assert error_line(invoke(*arguments)) == f"error: {message}"
-    assert not (tiny / "out").exists()
+ASKED = "choose among best, standard, published, quick, or name a .toml"
+BAD_OPTIONS = [
+    ("--device", "tpu", "--device tpu: choose one of auto, cpu, cuda"),
+    ("--folds", 2, "--folds 2: input should be greater than or equal to 3"),
+    ("--folds", 21, "--folds 21: input should be less than or equal to 20"),
+    ("--seed", -1, "--seed -1: input should be greater than or equal to 0"),
+    ("--molecules", "mordred", "--molecules mordred: choose auto, morgan, descriptors, chemberta, an"),
+    ("--engine", "libsvm", "choose one of auto"),
+    ("--boosting-engine", "magic", "no boosting engine 'magic'; choose one of auto, exact"),
+    ("--recipe", "magic", f"no recipe 'magic'; {ASKED}"),
+    ("--recipe", "none.toml", "none.toml: No such file or directory"),
+    ("--svr-features", "magic", "no feature set 'magic'; choose among cell_type, "),
+    ("--svr-features", "boosting", "--svr-features: boosting stacks on predictions of the SVRs"),
+    ("--svr-features", "onehot,onehot", "--svr-features: two members are called onehot"),
+    ("--boosting-features", "svr_per_target", "--boosting-features: svr_per_target gives every gene"),
+    ("--boosting-features", "none.toml", "none.toml: No such file or directory"),
+]
 
 
-def test_unknown_molecules_are_refused(small, tmp_path):
-    arguments = small(tmp_path / "out", "--molecules", "mordred")
-    line = error_line(invoke(*arguments))
-    assert line.startswith("error: --molecules mordred: choose auto, morgan, descriptors, chemberta, an")
+@pytest.mark.parametrize(("option", "value", "message"), BAD_OPTIONS)
+def test_an_option_that_cannot_be_used_is_named_before_the_work(small, tmp_path, option, value, message):
+    assert message in error_line(invoke(*small(tmp_path / "out", option, value)))
     assert names_in(tmp_path) == []
 
 
-def test_cuda_without_cuda_ends_with_3(tiny, monkeypatch):
-    lacks = [
-        Problem("the driver is missing", "install it"),
-        Problem("cudf is not installed", "install it, too"),
-    ]
+@pytest.mark.skipif(find_spec("cuml") is not None, reason="cuml is installed here")
+def test_an_engine_that_is_not_installed_ends_with_3(small, tmp_path):
+    assert "cuml" in error_line(invoke(*small(tmp_path / "out", "--engine", "cuml")), 3)
+    assert names_in(tmp_path) == []
+
+
+def test_cuda_without_cuda_ends_with_3(small, tmp_path, monkeypatch):
+    lacks = [Problem("the driver is missing", "install it"), Problem("cudf is missing", "install it, too")]
     monkeypatch.setattr(devices, "gpu_problems", lambda: lacks)
-    arguments = run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out", "--device", "cuda")
-    done = invoke(*arguments)
+    done = invoke(*small(tmp_path / "out", "--device", "cuda"))
     assert done.exit_code == 3
     assert done.stderr.splitlines() == [
         "error: --device cuda: the driver is missing; install it",
-        "error: --device cuda: cudf is not installed; install it, too",
+        "error: --device cuda: cudf is missing; install it, too",
     ]
-    assert invoke("demo", "--out", tiny / "out", "--device", "cuda").exit_code == 3
-    assert not (tiny / "out").exists()
+    assert invoke("demo", "--out", tmp_path / "out", "--device", "cuda").exit_code == 3
+    assert names_in(tmp_path) == []
+
+
+def test_out_must_be_a_folder_that_can_be_made(small, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    remedy = "choose another folder (in a container: docker run --user $(id -u):$(id -g))"
+    for out, message in {
+        file: "is a file, expected a folder",
+        file / "out": f"{file} cannot be written to; {remedy}",
+        tmp_path / ("x" * 300): "cannot be a folder (File name too long)",
+    }.items():
+        assert error_line(invoke(*small(out))) == f"error: --out {out}: {message}"
+    assert file.read_text() == "x"
 
 
 def test_weights_that_cannot_be_had_end_with_3_and_both_remedies(small, tmp_path):
@@ -288,19 +279,6 @@ def test_molecules_that_are_left_to_the_program_are_named_with_the_reason(small_
     )  # the same run, its own results to replace
 
 
-def test_out_must_be_a_folder_that_can_be_made(small, tmp_path):
-    (tmp_path / "file").write_text("x")
-    for out, message in {
-        tmp_path / "file": "is a file, expected a folder",
-        tmp_path / "file" / "out": f"{tmp_path / 'file'} cannot be written to; choose another folder "
-        "(in a container: docker run --user $(id -u):$(id -g))",
-        tmp_path / ("x" * 300): "cannot be a folder (File name too long)",
-    }.items():
-        line = error_line(invoke(*small(out)))
-        assert line == f"error: --out {out}: {message}"
-    assert (tmp_path / "file").read_text() == "x"
-
-
 @pytest.mark.parametrize(
     "error", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")]
 )
@@ -324,31 +302,16 @@ def test_a_failure_while_writing_leaves_nothing(small, tmp_path, monkeypatch, qu
 
 
 @pytest.mark.parametrize(
-    ("engine", "code", "message"), [("libsvm", 2, "choose one of auto"), ("cuml", 3, "cuml")]
+    ("option", "engine", "member", "chosen"),
+    [
+        ("--engine", "sklearn", "svr_shared", "sklearn (asked for)"),
+        ("--boosting-engine", "xgboost", "boosting", "xgboost (asked for)"),
+        ("--boosting-engine", "auto", "boosting", "exact (auto: "),
+    ],
 )
-def test_an_engine_that_cannot_be_used_ends_before_the_work(small, tmp_path, engine, code, message):
-    if engine == "cuml" and find_spec("cuml") is not None:
-        pytest.skip("cuml is installed here")
-    out = tmp_path / "out"
-    arguments = small(out, "--engine", engine)
-    assert message in error_line(invoke(*arguments), code)
-    assert not out.exists()
-
-
-def test_the_engine_asked_for_is_used_and_recorded(small, tmp_path, quick):
-    out = tmp_path / "out"
-    succeed(*small(out, "--engine", "sklearn"))
-    assert manifest_of(out)["chosen"]["engine of svr_shared"] == "sklearn (asked for)"
-
-
-def test_the_boosting_engine_asked_for_is_used_and_recorded(small, tmp_path, quick):
-    for engine, chosen in (("xgboost", "xgboost (asked for)"), ("auto", "exact (auto: ")):
-        out = tmp_path / engine
-        succeed(*small(out, "--boosting-engine", engine))
-        assert manifest_of(out)["chosen"]["engine of boosting"].startswith(chosen)
-    line = error_line(invoke(*small(tmp_path / "no", "--boosting-engine", "magic")))
-    assert "no boosting engine 'magic'; choose one of auto, exact" in line
-    assert not (tmp_path / "no").exists()
+def test_the_engine_asked_for_is_used_and_recorded(small, tmp_path, quick, option, engine, member, chosen):
+    succeed(*small(tmp_path / "out", option, engine))
+    assert manifest_of(tmp_path / "out")["chosen"][f"engine of {member}"].startswith(chosen)
 
 
 MINE = """name = "mine"
@@ -383,29 +346,6 @@ def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small, tmp_
     assert any("LEAKY" in note for note in manifest_of(tmp_path / "leaky")["notes"])
     plain, mine = (out_of_fold_scores(tmp_path / name) for name in ("plain", "mine"))
     assert plain["svr_shared"] != mine["mine"] and plain["zeros"] == mine["zeros"]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("--svr-features", "magic", "no feature set 'magic'; choose among cell_type, "),
-        ("--svr-features", "boosting", "--svr-features: boosting stacks on predictions of the SVRs"),
-        ("--svr-features", "onehot,onehot", "--svr-features: two members are called onehot"),
-        (
-            "--recipe",
-            "magic",
-            "no recipe 'magic'; choose among best, standard, published, quick, or name a .toml",
-        ),
-        ("--recipe", "none.toml", "none.toml: No such file or directory"),
-        ("--boosting-features", "svr_per_target", "--boosting-features: svr_per_target gives every gene"),
-        ("--boosting-features", "none.toml", "none.toml: No such file or directory"),
-    ],
-)
-def test_feature_sets_that_a_run_cannot_use_are_refused_before_anything(
-    small, tmp_path, option, value, message
-):
-    assert message in error_line(invoke(*small(tmp_path / "out", option, value)))
-    assert names_in(tmp_path) == []
 
 
 def test_quick_is_the_quick_recipe(small, tmp_path):
