@@ -14,7 +14,6 @@ from features.rows import Rows
 from rapids_pipeline.backend import run_folder as runs
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.boosting.engines import choose_engine
 from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES
@@ -22,7 +21,6 @@ from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.predictions.formats import write_kaggle_csv
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
-from rapids_pipeline.stack.members.svr import member_engine
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.stack.saved import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
 
@@ -84,7 +82,7 @@ def run(
     document = scores_document(scores, stack, config)
     notes = [
         *(f"{engine}: {why}" for engine, why in chosen.items() if engine.startswith("engine")),
-        f"the target space keeps {stack.explained_share:.1%} of the sum of squared targets",
+        *stack.notes,
         *molecules.notes,
         *notes_on(problem, config),
     ]
@@ -97,12 +95,9 @@ def run(
 
 def engines_of(problem: Problem, recipe: Recipe, device: Device) -> dict[str, str]:
     """Return which device and engines the run uses, and why; raises where one cannot be had."""
-    booster = choose_engine(recipe.boosting.engine, device.name)
     chosen = {"device": f"{device.name} ({device.reason})"}
-    for member in recipe.first_level:
-        engine = member_engine(problem.data.Y, member, device.name)
-        chosen[f"engine of {member.name}"] = f"{engine.engine.name} ({engine.reason})"
-    return chosen | {"engine of boosting": f"{booster.engine.name} ({booster.reason})"}
+    engines = {m.name: m.engine_choice(problem.data.Y, device.name) for m in recipe.members}
+    return chosen | {f"engine of {name}": engine for name, engine in engines.items() if engine}
 
 
 def saved_model(

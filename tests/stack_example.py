@@ -6,18 +6,18 @@ import pandas as pd
 from features.feature_sets import feature_set
 from features.rows import Rows
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.stack.recipe import (
-    BoostingConfig,
-    KernelConfig,
-    MachineConfig,
-    PseudoLabelConfig,
-    Recipe,
-    SvrConfig,
-)
+from rapids_pipeline.stack.members.booster import BoosterMember
+from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
+from rapids_pipeline.stack.members.member import TrainingSet
+from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
+from rapids_pipeline.stack.nested import FoldedRows, fit_member
+from rapids_pipeline.stack.recipe import Recipe
 
 N_FOLDS = 3
 UNMOVED = 1e-4
 """How far rounding may move a prediction that must not move."""
+TO_ROUNDING = 1e-5
+"""How far a row's prediction may depend on the rows beside it, relative to the spread of the predictions."""
 
 
 def with_made_up(name):
@@ -25,10 +25,10 @@ def with_made_up(name):
     return feature_set(name).with_molecules("made up")
 
 
-SVR = SvrConfig(engine="douglas-rachford", features=with_made_up("svr_shared"))
-LOO = SVR.model_copy(update={"features": with_made_up("svr_loo")})
-OWN = SvrConfig(features=with_made_up("svr_per_target"))
-MACHINE = MachineConfig(
+SVR = SvrMember(engine="douglas-rachford", features=with_made_up("svr_shared"))
+LOO = SvrMember(engine="douglas-rachford", features=with_made_up("svr_loo"))
+OWN = OwnTargetSvrMember(features=with_made_up("svr_per_target"))
+KERNEL_MODEL = KernelModelConfig(
     weights={
         "cell_type": 1.0,
         "correlation * rbf(made up)": 1.0,
@@ -40,28 +40,34 @@ MACHINE = MachineConfig(
     penalty=0.5,
     noise_exponent=0.1,
 )
-COMPOSITE = KernelConfig(
-    known=MACHINE,
-    new_compounds=MACHINE.model_copy(
+COMPOSITE = CompositeMember(
+    known_compounds=KERNEL_MODEL,
+    new_compounds=KERNEL_MODEL.model_copy(
         update={"weights": {"cell_type": 1.0, "rbf(made up)": 1.0}, "transform": "none"}
     ),
 )
-BOOSTING = BoostingConfig(
-    n_estimators=10, n_components=5, learning_rate=0.3, features=with_made_up("boosting")
-)
 
 
-def recipe(svrs=(SVR,), boosting=BOOSTING, use="off", kernels=(), **changed):
-    """A recipe of the example."""
-    return Recipe(
-        name="example",
-        n_folds=N_FOLDS,
-        svrs=svrs,
-        kernels=kernels,
-        boosting=boosting,
-        pseudo_labels=PseudoLabelConfig(use=use),
-        **changed,
+def booster(*stacks_on, **changed):
+    """A quick booster on some members, or on none."""
+    features = with_made_up("boosting" if stacks_on else "onehot_loo")
+    settings = {"n_estimators": 10, "n_components": 5, "learning_rate": 0.3, "features": features}
+    return BoosterMember(**settings | changed, stacks_on=stacks_on)
+
+
+BOOSTER = booster("svr_shared")
+
+
+def stacked_svr(*stacks_on, **changed):
+    """An SVR of the second level."""
+    return SvrMember(
+        engine="douglas-rachford", features=with_made_up("boosting"), stacks_on=stacks_on, **changed
     )
+
+
+def recipe(*members, **changed):
+    """A recipe of the example."""
+    return Recipe(name="example", n_folds=N_FOLDS, members=members or (SVR, BOOSTER), **changed)
 
 
 def example(n_genes=25, seed=0):
@@ -89,6 +95,16 @@ def folded(Y, seed=0):
     return random_folds(len(Y), N_FOLDS, seed)
 
 
+def training_set(train, test, Y, weight=None, seed=0):
+    """All rows of a problem, for fits that stack on nothing."""
+    return TrainingSet(Rows.joined(train, test), Y, weight, (), seed, "cpu")
+
+
+def fitted(member, train, test, Y, folds, first=(), labels=None, seed=0, **options):
+    """A member fitted and nested."""
+    return fit_member(member, FoldedRows(train, test, Y, folds, seed, "cpu"), first, labels, **options)
+
+
 def moved(Y, rows, predict):
     """Largest change of each row's prediction when 1000 is added to the targets of `rows`; by member.
 
@@ -105,3 +121,10 @@ def assert_leak_free(movement, rows, folds):
     for name, by_row in movement.items():
         assert by_row[rows].max() <= UNMOVED, f"{name}: the prediction of a row moved with its own target"
         assert by_row[folds != folds[rows[0]]].max() > 1, f"{name}: nothing learns from the row"
+
+
+def assert_alone_as_among_others(predict, rows):
+    """A row's prediction alone is its prediction in a batch, to rounding."""
+    together = predict(rows)
+    alone = np.vstack([predict(rows.take(np.array([row]))) for row in range(len(rows.obs))])
+    np.testing.assert_allclose(alone, together, rtol=0, atol=TO_ROUNDING * np.ptp(together))

@@ -19,17 +19,17 @@ from benchmarks.accuracy.compare import TEST_ROWS, test_task
 from benchmarks.accuracy.jobs import Cost, Finished, Task, versions
 from benchmarks.accuracy.tables import ablation_markdown, compared
 from features.molecules.encoders import encode_molecules
-from features.rows import Pairs, Rows
+from features.rows import Rows
 from rapids_pipeline.evaluation.splits import Split, named_splits
-from rapids_pipeline.stack.members.composite import fit_and_predict
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.member import TrainingSet
 from rapids_pipeline.stack.named_recipes import COMPOSITE
-from rapids_pipeline.stack.recipe import KernelConfig
 
 REPEATS = {"scarce": 2, "made_scarce": 2, "compound": 2, "cell_type": 1}
 AS_IT_IS = "as it is"
 
 
-def variants() -> dict[str, KernelConfig]:
+def variants() -> dict[str, CompositeMember]:
     """Return the member and what is made of it, by what is changed."""
     tube = {"engine": "smo", "epsilon": 0.1}
     return {
@@ -41,7 +41,7 @@ def variants() -> dict[str, KernelConfig]:
         "new compounds without descriptors": changed(
             new={"weights": cut(COMPOSITE.new_compounds.weights, "rbf(")}
         ),
-        "known machine for all": COMPOSITE.model_copy(update={"new_compounds": bare(COMPOSITE)}),
+        "model of known compounds for all": COMPOSITE.model_copy(update={"new_compounds": bare(COMPOSITE)}),
         "targets as they are": changed({"transform": "none"}),
         "asinh for new compounds, too": changed(new={"transform": "asinh"}),
         "each gene scaled": changed({"transform": "gene_scale"}),
@@ -49,16 +49,16 @@ def variants() -> dict[str, KernelConfig]:
         "45 components": changed({"n_components": 45}, {"n_components": 45}),
         "rows equally noisy": changed({"noise_exponent": 0.0}, {"noise_exponent": 0.0}),
         "epsilon-insensitive (SVR)": changed(tube, tube),
-        "half the penalties": changed(*({"penalty": m.penalty / 2} for m in COMPOSITE.machines)),
-        "twice the penalties": changed(*({"penalty": m.penalty * 2} for m in COMPOSITE.machines)),
+        "half the penalties": changed(*({"penalty": m.penalty / 2} for m in COMPOSITE.models)),
+        "twice the penalties": changed(*({"penalty": m.penalty * 2} for m in COMPOSITE.models)),
     }
 
 
-def changed(known: Mapping[str, Any] | None = None, new: Mapping[str, Any] | None = None) -> KernelConfig:
-    """Return the member with other settings of its machines."""
-    machines = zip(("known", "new_compounds"), COMPOSITE.machines, (known, new), strict=True)
-    return KernelConfig(
-        **{name: machine.model_dump() | dict(values or {}) for name, machine, values in machines}
+def changed(known: Mapping[str, Any] | None = None, new: Mapping[str, Any] | None = None) -> CompositeMember:
+    """Return the member with other settings of its models."""
+    models = zip(("known_compounds", "new_compounds"), COMPOSITE.models, (known, new), strict=True)
+    return CompositeMember(
+        **{name: model.model_dump() | dict(values or {}) for name, model, values in models}
     )
 
 
@@ -67,19 +67,23 @@ def cut(weights: Mapping[str, float], *factors: str) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if not any(one in name for one in factors)}
 
 
-def without(*factors: str) -> KernelConfig:
-    """Return the member without some factors, in both machines."""
-    return changed(*({"weights": cut(machine.weights, *factors)} for machine in COMPOSITE.machines))
+def without(*factors: str) -> CompositeMember:
+    """Return the member without some factors, in both models."""
+    return changed(*({"weights": cut(model.weights, *factors)} for model in COMPOSITE.models))
 
 
-def renamed(old: str, new: str) -> KernelConfig:
-    """Return the member with other products in the known machine."""
-    return changed({"weights": {n.replace(old, new): w for n, w in COMPOSITE.known.weights.items()}})
+def renamed(old: str, new: str) -> CompositeMember:
+    """Return the member with other products in the model of known compounds."""
+    return changed(
+        {"weights": {n.replace(old, new): w for n, w in COMPOSITE.known_compounds.weights.items()}}
+    )
 
 
-def bare(member: KernelConfig) -> Any:
-    """Return the known machine less its profiles: what it would make of pairs that have none."""
-    return member.known.model_copy(update={"weights": cut(member.known.weights, "profile")})
+def bare(member: CompositeMember) -> Any:
+    """Return the model of known compounds less its profiles: what it would make of pairs that have none."""
+    return member.known_compounds.model_copy(
+        update={"weights": cut(member.known_compounds.weights, "profile")}
+    )
 
 
 def main() -> None:
@@ -118,24 +122,19 @@ def dealt(test: Task, name: str, repeats: int) -> list[Split]:
     return [split for splits in every for split in splits]
 
 
-def rows_of(test: Task) -> Pairs:
-    """Return the training rows and the pairs below them, as kernels see them."""
+def rows_of(test: Task) -> Rows:
+    """Return the training rows and the pairs below them."""
     smiles = list(test.data.obs["SMILES"]), list(test.pairs["SMILES"])
     columns = encode_molecules(COMPOSITE.encoders, *smiles)
-    both = Rows.joined(Rows(test.data.obs, columns.training), Rows(test.pairs, columns.others))
-    return Pairs.of(both, COMPOSITE.encoders)
+    return Rows.joined(Rows(test.data.obs, columns.training), Rows(test.pairs, columns.others))
 
 
-def predicted(config: KernelConfig, both: Pairs, test: Task, splits: list[Split] | None) -> Finished:
+def predicted(config: CompositeMember, both: Rows, test: Task, splits: list[Split] | None) -> Finished:
     """Return a variant's predictions of held-out rows, or of the test rows where there are no splits."""
     n = len(test.data.obs)
-    everything = [Split("test", np.arange(n), np.arange(n, len(both)))] if splits is None else splits
-    parts = [
-        fit_and_predict(
-            config, both.take(s.training), test.data.Y[s.training], [both.take(s.held_out)], "cpu"
-        )[0]
-        for s in everything
-    ]
+    everything = [Split("test", np.arange(n), np.arange(n, len(both.obs)))] if splits is None else splits
+    fits = config.prepare(TrainingSet(both, test.data.Y, None, (), 0, "cpu"))
+    parts = [fits.fit_predict(split.training, [split.held_out])[0] for split in everything]
     return Finished(np.concatenate(parts), Cost(len(parts), 0.0, 0.0, 0.0, ""))
 
 

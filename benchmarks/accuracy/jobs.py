@@ -197,8 +197,11 @@ def warm_up(recipe: Recipe, task: Task) -> None:
     rows = np.unique(np.linspace(0, len(training.obs) - 1, WARM_ROWS).astype(int))
     few = training.take(rows)
     few = PerturbationData(few.obs, np.ascontiguousarray(few.Y[:, :WARM_GENES]), few.genes[:WARM_GENES])
-    boosting = recipe.boosting and recipe.boosting.model_copy(update={"n_estimators": WARM_TREES})
-    in_own_process(stacked, recipe.model_copy(update={"boosting": boosting}), few, pairs.iloc[:5])
+    quick = (
+        member.model_copy(update={"n_estimators": WARM_TREES} if member.kind == "booster" else {})
+        for member in recipe.members
+    )
+    in_own_process(stacked, recipe.with_members(*quick), few, pairs.iloc[:5])
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> None:

@@ -30,7 +30,7 @@ from rapids_pipeline.backend.versions import installed_versions
 
 __all__ = ["FORMAT", "Bundle", "read_bundle", "write_bundle"]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, STATE, ARRAYS = "manifest.json", "state.json", ".safetensors"
 LARGEST_MANIFEST, LARGEST_STATE = 16 * 2**20, 32 * 2**20
 """Bytes; read as Python objects they take up to about twenty times as much memory."""
@@ -176,6 +176,9 @@ def _manifest(folder: Path) -> _Manifest:
         made = (
             f"made by a newer version, format {str(found)[:20]}; this program reads format {FORMAT}: upgrade"
         )
+        raise InputError(f"{folder}: {MANIFEST}: {made}")
+    if isinstance(found, int) and not isinstance(found, bool) and 0 < found < FORMAT:
+        made = f"made by an earlier version, format {found}; this program reads format {FORMAT}: train again"
         raise InputError(f"{folder}: {MANIFEST}: {made}")
     if found != FORMAT:
         raise _fault(folder, MANIFEST, f"says no format that this program reads ({FORMAT})")

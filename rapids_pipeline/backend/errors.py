@@ -80,7 +80,7 @@ def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def first_fault(error: "ValidationError") -> str:
-    """Return the first thing that is wrong with settings that pydantic refused, as "svrs[1].C: …"."""
+    """Return the first thing that is wrong with settings that pydantic refused, as "members[1].C: …"."""
     found = error.errors()[0]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).lstrip(".")
     message = found["msg"].removeprefix("Value error, ")

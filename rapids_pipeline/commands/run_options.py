@@ -1,14 +1,17 @@
 """From the options of a command line to one validated `RunConfig`; what cannot be used is named by its option."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from features.feature_sets import feature_set
+from features.feature_sets import FeatureSet, feature_set
 from features.molecules.encoders import chosen_encoder
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.stack.members.member import Member
+from rapids_pipeline.stack.members.svr import AnySvrMember, OwnTargetSvrMember, SvrMember
 from rapids_pipeline.stack.named_recipes import recipe
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 
@@ -23,11 +26,14 @@ class RecipeChanges:
     ----------
     folds : int
     engine : str
-        Of the SVRs on shared features.
+        Of the members of kind svr.
     boosting_engine : str
+        Of all boosters.
     svr_features : str
-        Feature sets separated by commas: one SVR member each, with the settings of the recipe's first.
+        Feature sets separated by commas: one SVR member each, in the place of the recipe's SVRs of the first level and
+        with the settings of the first of them; a set with columns of each gene's own makes an own_target_svr.
     boosting_features : str
+        Of all boosters.
     """
 
     folds: int | None = None
@@ -57,26 +63,62 @@ def changed_recipe(found: Recipe, changes: RecipeChanges) -> Recipe:
         found = _named("--folds", lambda: _updated(found, n_folds=changes.folds))
     if changes.svr_features is not None:
         names = [name.strip() for name in changes.svr_features.split(",") if name.strip()]
-        sets, first = [feature_set(name) for name in names], found.svrs[0]
-        svrs = _named("--svr-features", lambda: tuple(_updated(first, features=chosen) for chosen in sets))
-        found = _named("--svr-features", lambda: _updated(found, svrs=svrs))
-    if changes.boosting_features is not None:
-        chosen = feature_set(changes.boosting_features)
-        found = _named(
-            "--boosting-features",
-            lambda: _updated(found, boosting=_updated(found.boosting, features=chosen)),
-        )
-    if changes.engine is not None:
-        svrs = _named(
-            "--engine",
-            lambda: tuple(
-                svr if svr.features.own_target else _updated(svr, engine=changes.engine) for svr in found.svrs
-            ),
-        )
-        found = _updated(found, svrs=svrs)
-    if changes.boosting_engine is not None:
-        found = _updated(found, boosting=_updated(found.boosting, engine=changes.boosting_engine))
+        sets = [feature_set(name) for name in names]
+        found = _named("--svr-features", lambda: _with_svrs(found, sets))
+    for option, kind, setting, value in (
+        ("--boosting-features", "booster", "features", changes.boosting_features),
+        ("--engine", "svr", "engine", changes.engine),
+        ("--boosting-engine", "booster", "engine", changes.boosting_engine),
+    ):
+        if value is not None:
+            found = _named(option, partial(_with_setting, found, option, kind, setting, value))
     return found
+
+
+def _with_setting(found: Recipe, option: str, kind: str, setting: str, value: str) -> Recipe:
+    """Return a recipe whose members of a kind have another setting."""
+    if not any(member.kind == kind for member in found.members):
+        raise InputError(f"{option}: the recipe {found.name} has no member of kind {kind}")
+    changed: dict[str, Any] = {setting: value}
+    if setting == "features":
+        changed["features"] = feature_set(value)
+        changed |= {} if changed["features"].needs_predictions else {"stacks_on": ()}
+    return found.with_members(*(_updated(m, **changed) if m.kind == kind else m for m in found.members))
+
+
+def _with_svrs(found: Recipe, sets: Sequence[FeatureSet]) -> Recipe:
+    """Return a recipe with one SVR a feature set where its SVRs of the first level were."""
+    old = [m for m in found.members if isinstance(m, AnySvrMember) and not m.stacks_on]
+    if not old:
+        raise InputError(f"--svr-features: the recipe {found.name} has no SVR of the first level")
+    new = [_svr_like(old[0], features) for features in sets]
+    names = {member.name for member in old}
+
+    def renamed(listed: Sequence[str]) -> list[str]:
+        place = next((place for place, name in enumerate(listed) if name in names), None)
+        kept = [name for name in listed if name not in names]
+        return kept if place is None else [*kept[:place], *(svr.name for svr in new), *kept[place:]]
+
+    members: list[Member] = []
+    for member in found.members:
+        if member is old[0]:
+            members += new
+        elif member.name not in names:
+            labels = _updated(member.pseudo_labels, teacher=renamed(member.pseudo_labels.teacher))
+            members.append(_updated(member, stacks_on=renamed(member.stacks_on), pseudo_labels=labels))
+    return found.with_members(*members)
+
+
+def _svr_like(other: AnySvrMember, features: FeatureSet) -> AnySvrMember:
+    """Return an SVR on a feature set, called like it, with the settings of another SVR."""
+    kind = OwnTargetSvrMember if features.own_target else SvrMember
+    if features.own_target and getattr(other, "kernel", "rbf") != "rbf":
+        raise InputError(
+            f"--svr-features: {features.name} gives every gene columns of its own, which needs kernel = 'rbf'"
+        )
+    fields = set(kind.model_fields) & set(type(other).model_fields) - {"kind", "name", "features"}
+    settings: dict[str, Any] = {name: getattr(other, name) for name in fields}
+    return kind(**settings, features=features)
 
 
 def _updated(settings: T, **values: Any) -> T:

@@ -37,6 +37,7 @@ from rapids_pipeline.data.problem import ProblemFiles, canonical_order, open_pro
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.splits import SPLITS, same_compound
 from rapids_pipeline.reports.tune_live import SEARCH, LiveTrials
+from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.studies.tune.limits import Limits, Watcher
 from rapids_pipeline.studies.tune.objective import KEPT_BYTES, KeptComponents, Objective
@@ -99,9 +100,10 @@ def tune(
     from rapids_pipeline.studies.tune.study import search
 
     stages, limits = stages or Stages(), Limits(request.minutes, request.trials)
-    if not config.recipe.kernels:
+    if not any(isinstance(member, CompositeMember) for member in config.recipe.members):
         raise InputError(
-            f"--recipe {config.recipe.name}: has no composite kernel to tune; take best, or a recipe with [[kernels]]"
+            f"--recipe {config.recipe.name}: has no composite kernel to tune; take best, or a recipe with a member of "
+            "kind composite"
         )
     data = data.take(canonical_order(data.obs))
     with stages.stage("features"):
@@ -128,7 +130,7 @@ def _opened(
     from rapids_pipeline.studies.tune.identity import identity_of
     from rapids_pipeline.studies.tune.study import open_studies
 
-    member = config.recipe.kernels[0]
+    member = next(member for member in config.recipe.members if isinstance(member, CompositeMember))
     encoders = member.with_molecules(config.molecules).encoders
     train = Rows(data.obs, encode_molecules(encoders, list(data.obs["SMILES"]), (), device.name).training)
     rows = Pairs.of(train, encoders)

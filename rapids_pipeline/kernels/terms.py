@@ -5,7 +5,7 @@
 A product is written as its factors with " * " between them, a factor to a whole power as `factor^2`; a recipe's TOML
 file has one line a term:
 
-    [kernels.known.weights]
+    [members.known_compounds.weights]
     cell_type = 1.5
     "correlation * tanimoto" = 1.2
     "correlation * profile_linear" = 6.0

@@ -13,7 +13,7 @@ import csv
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from rapids_pipeline.data.pairs import PairBatch, read_batch
 from rapids_pipeline.predictions.applicability import applicability
 from rapids_pipeline.predictions.formats import require_csv, write_kaggle_csv
 from rapids_pipeline.predictions.parts import PartFolder
-from rapids_pipeline.stack.model import StackModel
 from rapids_pipeline.stack.saved import SavedModel, load_model
 
 FOLDER_SUFFIXES = ("", ".parquet")
@@ -46,8 +45,6 @@ BLOCK_BYTES = 2**28
 """Bytes of a block by default: predictions, and `VALUES_A_ROW` for features."""
 VALUES_A_ROW = 8192
 """float32 values that features and kernel of a row take, about."""
-ROWS_AT_ONCE = 512
-"""Rows of a block that the second level predicts at once."""
 MOLECULES_AT_ONCE = 4096
 """Molecules featurised at once."""
 FEATURE_BYTES = 2**27
@@ -340,22 +337,7 @@ class BlockPredictor:
     def _distinct(self, which: Indices) -> Float32:
         some = self._batch.table[["cell_type", "SMILES"]].iloc[which]
         obs = some.assign(sm_name=self._batch.known_as[which]).reset_index(drop=True)
-        return blended(self._model.stack, Rows(obs, self.molecules.of(self._batch.molecule[which])))
-
-
-def blended(stack: StackModel, rows: Rows) -> Float32:
-    """Return `stack.predict(rows)`, the second level `ROWS_AT_ONCE` rows at a time: a third of the memory."""
-    first = {name: model.predict(rows) for name, model in stack.first.items()}
-    predicted = np.empty((len(rows.obs), len(stack.low)), np.float32)
-    for start in range(0, len(predicted), ROWS_AT_ONCE):
-        some = slice(start, min(start + ROWS_AT_ONCE, len(predicted)))
-        members = {name: values[some] for name, values in first.items()}
-        stacked = replace(
-            rows.take(np.arange(some.start, some.stop)), predictions=np.hstack(list(members.values()))
-        )
-        members[stack.booster_name] = stack.boosters.predict(stacked)
-        predicted[some] = stack.blend(members)
-    return predicted
+        return self._model.stack.predict(Rows(obs, self.molecules.of(self._batch.molecule[which])))
 
 
 def added(notes: Iterable[str]) -> list[str]:

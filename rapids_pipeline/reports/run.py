@@ -9,6 +9,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from features.feature_sets import FeatureSet
     from rapids_pipeline.evaluation.evaluate import Evaluation
+    from rapids_pipeline.stack.members.member import Member
     from rapids_pipeline.stack.recipe import Recipe
 
 
@@ -117,9 +118,7 @@ def recipes_table(recipes: "Mapping[str, Recipe]") -> Table:
     table.add_column("what it does")
     table.add_column("members")
     for name, recipe in recipes.items():
-        table.add_row(
-            name, recipe.description, ", ".join([*(member.name for member in recipe.first_level), "boosting"])
-        )
+        table.add_row(name, recipe.description, ", ".join(member.name for member in recipe.members))
     return table
 
 
@@ -129,19 +128,30 @@ def recipe_table(recipe: "Recipe") -> Table:
     for column in ("stage", "setting", "value"):
         table.add_column(column, overflow="fold")
     stages = [("stack", {"n_folds": recipe.n_folds})]
-    stages += [(f"svr {svr.name}", svr.model_dump(exclude={"features"})) for svr in recipe.svrs]
-    for kernel in recipe.kernels:
-        for part, machine in zip(("known", "new_compounds"), kernel.machines, strict=True):
-            weights = "\n".join(f"{name}: {weight:g}" for name, weight in machine.weights.items())
-            stages.append((f"{kernel.name} {part}", machine.model_dump() | {"weights": weights}))
-    boosting = recipe.boosting.model_dump(exclude={"features"}) | {"features": recipe.boosting.features.name}
-    stages.append(("boosting", boosting))
-    stages += [(name, getattr(recipe, name).model_dump()) for name in ("pseudo_labels", "blend")]
+    for member in recipe.members:
+        stages += _settings_of(member)
+    stages.append(("blend", recipe.blend.model_dump()))
     for stage, settings in stages:
         for number, (name, value) in enumerate(settings.items()):
             table.add_row("" if number else stage, name, "-" if value is None else str(value))
         table.add_section()
     return table
+
+
+def _settings_of(member: "Member") -> list[tuple[str, dict[str, Any]]]:
+    """Return a member's settings by stage; groups of settings within it are stages of their own."""
+    own: dict[str, Any] = {}
+    groups = []
+    for name, value in member.model_dump(exclude={"name", "features"}).items():
+        if not isinstance(value, dict):
+            own[name] = ", ".join(value) or None if isinstance(value, tuple) else value
+        elif value.get("use") != "off":
+            weights = value.get("weights", {})
+            shown = {"weights": "\n".join(f"{factors}: {w:g}" for factors, w in weights.items())}
+            groups.append((f"{member.name} {name}", value | (shown if weights else {})))
+    if member.feature_sets:
+        own["features"] = ", ".join(features.name for features in member.feature_sets)
+    return [(member.name, own), *groups]
 
 
 def stack_table(document: Mapping[str, Any]) -> Table:
@@ -168,11 +178,13 @@ def result_sentences(document: Mapping[str, Any]) -> list[str]:
     sentences = [f"out-of-fold: {document['split']}; {document['caution']}"]
     if amplitude < 1:
         sentences.append(f"the blend is scaled by {amplitude:.3f}")
-    if pseudo:
-        better = "used" if pseudo["on"] < pseudo["off"] else "not used"
-        sentences.append(
-            f"pseudo-labels: out-of-fold {pseudo['off']:.4f} without, {pseudo['on']:.4f} with them: {better}"
-        )
+    compared = {"": pseudo} if "on" in pseudo else {f" of {name}": found for name, found in pseudo.items()}
+    for member, found in compared.items():
+        if found:
+            better = "used" if found["on"] < found["off"] else "not used"
+            sentences.append(
+                f"pseudo-labels{member}: out-of-fold {found['off']:.4f} without, {found['on']:.4f} with them: {better}"
+            )
     return sentences
 
 

@@ -14,14 +14,16 @@ other rows come from models that were trained on fold k, and choices fitted to t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.stack.nested import Indices, Matrix, neighbours
+from rapids_pipeline.stack.nested import neighbours
 
+K = TypeVar("K")
 GENES_AT_ONCE = 2048
 
 
@@ -32,7 +34,7 @@ class Weights:
     weights: Mapping[str, float]
     amplitude: float = 1.0
 
-    def mix(self, predictions: Mapping[str, Matrix]) -> Matrix:
+    def mix(self, predictions: Mapping[str, Float32]) -> Float32:
         """Return the blend of the members' predictions, float32."""
         parts = (np.float32(self.amplitude * w) * predictions[name] for name, w in self.weights.items())
         return np.asarray(sum(parts), dtype=np.float32)
@@ -51,10 +53,10 @@ class Products:
     """G_i of every row, (n, M + 1, M + 1) float64 divided by the number of targets; the last index is the target's."""
 
     names: Sequence[str]
-    values: NDArray[np.float64]
+    values: Float64
 
     @classmethod
-    def of(cls, predictions: Mapping[str, Matrix], Y: Matrix) -> "Products":
+    def of(cls, predictions: Mapping[str, Float32], Y: Float32) -> "Products":
         """Make them from members' predictions (n, t) and the targets (n, t)."""
         columns = [*predictions.values(), Y]
         values = np.zeros((len(Y), len(columns), len(columns)))
@@ -71,7 +73,7 @@ class Products:
         places = np.array([*(self.names.index(name) for name in wanted), len(self.names)])
         return Products(wanted, self.values[np.ix_(rows, places, places)])
 
-    def rowwise_rmse(self, weights: Weights) -> NDArray[np.float64]:
+    def rowwise_rmse(self, weights: Weights) -> Float64:
         """Return every row's root mean square error under a blend of (some of) the members, (n,)."""
         v = np.array([*(weights.amplitude * weights.weights.get(name, 0.0) for name in self.names), -1.0])
         return np.asarray(np.sqrt(np.einsum("a,iab,b->i", v, self.values, v).clip(min=0)))
@@ -85,7 +87,7 @@ def best_weights(products: Products, *, shrink: bool) -> Weights:
     m = len(products.names)
     G = products.values
 
-    def mrrmse(w: NDArray[np.float64]) -> float:
+    def mrrmse(w: Float64) -> float:
         v = np.append(w, -1.0)
         return float(np.mean(np.sqrt(np.einsum("a,iab,b->i", v, G, v).clip(min=0))))
 
@@ -113,7 +115,7 @@ class Evidence:
     Attributes
     ----------
     oof, judged : Products
-        Of all members and rows; see `rapids_pipeline.stack.members.booster.BoostedMember`.
+        Of all members and rows; see `rapids_pipeline.stack.nested.NestedPredictions`.
     folds : ndarray of int, (n,)
     shrink : bool
     """
@@ -131,15 +133,15 @@ class Evidence:
         """Return the weights of the rows of a fold, from the rows of the next."""
         return best_weights(self.judged.take(self._next(fold), names), shrink=self.shrink)
 
-    def chosen(self, candidates: Mapping[str, Sequence[str]]) -> str:
+    def chosen(self, candidates: Mapping[K, Sequence[str]]) -> K:
         """Return which of several lists of members has the best nested score."""
         return min(candidates, key=lambda name: self.score(candidates[name]))
 
-    def chosen_for(self, fold: int, candidates: Mapping[str, Sequence[str]]) -> str:
+    def chosen_for(self, fold: int, candidates: Mapping[K, Sequence[str]]) -> K:
         """Return which list of members is best for a fold, judged by the rows of the next."""
         judges = self._next(fold)
 
-        def score(name: str) -> float:
+        def score(name: K) -> float:
             products = self.judged.take(judges, candidates[name])
             return float(products.rowwise_rmse(best_weights(products, shrink=self.shrink)).mean())
 

@@ -1,33 +1,36 @@
-"""The two-level stack: SVRs of all genes, boosters on top, pseudo-labels where they help, and the blend.
+"""The fit of a whole stack: members of both levels, with and without pseudo-labels, the choice between them, the blend.
 
-One set of outer folds scores everything. Members of the first level (`rapids_pipeline.stack.members.svr`) are nested
-over it; boosters (`rapids_pipeline.stack.members.booster`) learn from those predictions; the blend and the choice for
-or against pseudo-labels (`rapids_pipeline.stack.blend`) rest on rows that no member saw. A fitted stack is a
-`StackModel`, which predicts new pairs and can be saved.
+One set of outer folds scores everything. Every member is nested over it (`rapids_pipeline.stack.nested`); the blend and
+the choice for or against pseudo-labels (`rapids_pipeline.stack.blend`) rest on rows that no member saw. A fitted stack
+is a `StackModel`, which predicts new pairs and can be saved.
 
-    stage 1   boosters on the training rows
-    labels    of the test rows: the mean of all stage-1 members (for outer fold k of those that never saw fold k)
-    stage 2   boosters on the training rows and the labelled test rows
+    level 1          members that learn from the training rows
+    level 2          members that also read the predictions of others
+    pseudo-labels    of the test rows: the mean of a member's teachers (for outer fold k of those that never saw fold k)
+    NAME_pseudo      a member that learns from the training rows and the labelled test rows
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.stack.blend import Evidence, Products
-from rapids_pipeline.stack.members.booster import BoostedMember, BoostingProblem, PseudoLabels, boosted_member
-from rapids_pipeline.stack.members.svr import FittedMember, fit_member
-from rapids_pipeline.stack.model import StackModel
-from rapids_pipeline.stack.nested import FirstLevel, Indices, Matrix, neighbours
-from rapids_pipeline.stack.recipe import BOOSTING, BOOSTING_PSEUDO, Recipe
+from rapids_pipeline.stack.members.member import PSEUDO
+from rapids_pipeline.stack.model import StackModel, stacks_on_of
+from rapids_pipeline.stack.nested import FittedMember, FoldedRows, Labels, fit_member, neighbours
+from rapids_pipeline.stack.recipe import Recipe
 
-STAGE_1, STAGE_2 = "off", "on"
-"""What is chosen between: without and with pseudo-labels."""
+OFF, ON = "off", "on"
+"""What is chosen between for a member: without and with pseudo-labels."""
+Uses = tuple[str, ...]
+"""A choice for every member of a recipe, in its order."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,13 @@ class Scores:
     ----------
     dropping : dict of member to float
         By how much the blend gets worse without the member.
-    pseudo_labels : dict of "off" and "on" to float
-        The blend's without and with pseudo-labels; empty where only one was made.
+    pseudo_labels : dict
+        "off" and "on" to the blend's MRRMSE without and with pseudo-labels; with several members to choose for, that
+        by member, the others as they were chosen; empty where there was no choice.
     """
 
     dropping: dict[str, float]
-    pseudo_labels: dict[str, float]
+    pseudo_labels: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,24 +64,24 @@ class FittedStack:
     members, test_members : dict of member to (n, t), (m, t)
         Out-of-fold and test predictions of every member that was made.
     scores : Scores
-    explained_share : float
-        Share of the squared (transformed) targets that the boosters' target space keeps.
+    notes : list of str
+        What a reader should know of the members.
     """
 
     model: StackModel
-    oof: Matrix
-    test: Matrix
-    members: dict[str, Matrix]
-    test_members: dict[str, Matrix]
+    oof: Float32
+    test: Float32
+    members: dict[str, Float32]
+    test_members: dict[str, Float32]
     scores: Scores
-    explained_share: float
+    notes: list[str]
 
 
 def fit_stack(
     train: Rows,
     test: Rows,
-    Y: Matrix,
-    folds: NDArray[np.intp],
+    Y: Float32,
+    folds: Indices,
     recipe: Recipe,
     seed: int,
     device: DeviceName,
@@ -99,108 +103,72 @@ def fit_stack(
     stages : Stages, optional
         One stage a member, named like it.
     """
-    stages = stages or Stages()
-    first = fit_first_level(train, test, Y, folds, recipe, seed, device, stages)
-    level_1 = FirstLevel([member.predictions for member in first.values()])
-    problem = BoostingProblem(train, test, Y, folds, level_1, recipe.boosting, device)
-    with stages.stage(BOOSTING) as progress:
-        boosted = {BOOSTING: boosted_member(problem, seed, progress)}
-    if recipe.pseudo_labels.use != "off":
-        with stages.stage(BOOSTING_PSEUDO) as progress:
-            labels = labels_of(first, boosted[BOOSTING], recipe.pseudo_labels.weight)
-            problem = BoostingProblem(train, test, Y, folds, level_1, recipe.boosting, device, labels)
-            boosted[BOOSTING_PSEUDO] = boosted_member(problem, seed, progress)
+    stages, rows = stages or Stages(), FoldedRows(train, test, Y, folds, seed, device)
+    fitted: dict[str, FittedMember] = {}
+    for form in recipe.forms:
+        member = form.member
+        with stages.stage(form.name) as progress:
+            first = [fitted[name].predictions for name in member.stacks_on]
+            labels = None
+            if form.labelled:
+                teachers = [fitted[teacher.name].predictions for teacher in recipe.teachers_of(member)]
+                labels = Labels.mean_of(teachers, member.pseudo_labels.weight)
+            fitted[form.name] = fit_member(member, rows, first, labels, progress)
     with stages.stage("blend"):
-        return _blended(first, boosted, Y, folds, recipe)
+        return _blended(fitted, Y, folds, recipe)
 
 
-def fit_first_level(
-    train: Rows,
-    test: Rows,
-    Y: Matrix,
-    folds: NDArray[np.intp],
-    recipe: Recipe,
-    seed: int,
-    device: DeviceName,
-    stages: Stages,
-) -> dict[str, FittedMember]:
-    """Fit the members of the first level, by name."""
-    members = {}
-    for config in recipe.first_level:
-        with stages.stage(config.name) as progress:
-            members[config.name] = fit_member(train, test, Y, folds, config, seed, device, progress)
-    return members
-
-
-def labels_of(first: Mapping[str, FittedMember], boosted: BoostedMember, weight: float) -> PseudoLabels:
-    """Return the mean of all stage-1 members' predictions of the test rows."""
-    share = np.float32(1 / (len(first) + 1))
-    nested, test = boosted.nested_test * share, boosted.test * share
-    for member in first.values():
-        nested += member.predictions.nested_test * share
-        test += member.predictions.test * share
-    return PseudoLabels(nested, test, weight)
-
-
-def _blended(
-    first: Mapping[str, FittedMember],
-    boosted: Mapping[str, BoostedMember],
-    Y: Matrix,
-    folds: Indices,
-    recipe: Recipe,
-) -> FittedStack:
-    oof = {name: member.predictions.oof for name, member in first.items()}
-    oof |= {name: member.oof for name, member in boosted.items()}
-    judged = {name: _judged(member, folds) for name, member in first.items()}
-    judged |= {name: member.judged for name, member in boosted.items()}
+def _blended(fitted: Mapping[str, FittedMember], Y: Float32, folds: Indices, recipe: Recipe) -> FittedStack:
+    oof = {name: member.predictions.oof for name, member in fitted.items()}
+    judged = {name: member.predictions.judged for name, member in fitted.items()}
     evidence = Evidence(Products.of(oof, Y), Products.of(judged, Y), folds, recipe.blend.shrink)
-    candidates = _candidates(list(first), recipe.pseudo_labels.use)
-    stage = evidence.chosen(candidates)
-    members = candidates[stage]
-    booster = boosted[members[-1]]
+    candidates = _candidates(recipe)
+    chosen = evidence.chosen(candidates)
+    blended = candidates[chosen]
+    read = {name for names in stacks_on_of(recipe, blended).values() for name in names}
+    kept = [name for name in fitted if name in read or name in blended]
     low, high = _bounds(Y, recipe.blend.clip)
     model = StackModel(
-        first={name: member.model for name, member in first.items()},
-        boosters=booster.model,
-        booster_name=members[-1],
-        weights=evidence.weights(members),
+        models={name: fitted[name].model for name in kept},
+        stacks_on=stacks_on_of(recipe, kept),
+        weights=evidence.weights(blended),
         low=low,
         high=high,
     )
-    test = {name: member.predictions.test for name, member in first.items()}
-    test |= {name: member.test for name, member in boosted.items()}
+    test = {name: member.predictions.test for name, member in fitted.items()}
+    forms = [form for form in recipe.forms if form.name in blended]
     return FittedStack(
         model,
         _out_of_fold(evidence, candidates, oof, Y, recipe.blend.clip),
         model.blend(test),
         oof,
         test,
-        _scores(evidence, candidates, stage),
-        booster.model.fitted[0].space.explained_share_,
+        Scores(_dropping(evidence, blended), _compared(evidence, candidates, chosen, recipe)),
+        [note for form in forms for note in form.member.notes(fitted[form.name].model)],
     )
 
 
-def _candidates(first: list[str], use: str) -> dict[str, list[str]]:
-    """Return the lists of members to choose from, the booster last."""
-    stages = {STAGE_1: [*first, BOOSTING], STAGE_2: [*first, BOOSTING_PSEUDO]}
-    return stages if use == "auto" else {use: stages[use]}
-
-
-def _judged(member: FittedMember, folds: Indices) -> Matrix:
-    """Return the predictions of every fold's rows by models that the fold before it reached in no way."""
-    judged = np.empty_like(member.predictions.oof)
-    for k, before in neighbours(folds):
-        judged[folds == k] = member.predictions.nested[before][folds == k]
-    return judged
+def _candidates(recipe: Recipe) -> dict[Uses, list[str]]:
+    """Return the lists of members to choose from, by what each member's pseudo-labels are in it."""
+    uses = (
+        (OFF, ON) if member.pseudo_labels.use == "auto" else (member.pseudo_labels.use,)
+        for member in recipe.members
+    )
+    order = [form.name for form in recipe.forms]
+    found = {}
+    for choice in product(*uses):
+        names = {m.name + PSEUDO * (use == ON) for m, use in zip(recipe.members, choice, strict=True)}
+        found[choice] = [name for name in order if name in names]
+    return found
 
 
 def _out_of_fold(
     evidence: Evidence,
-    candidates: Mapping[str, list[str]],
-    oof: Mapping[str, Matrix],
-    Y: Matrix,
+    candidates: Mapping[Uses, list[str]],
+    oof: Mapping[str, Float32],
+    Y: Float32,
     clip: bool,
-) -> Matrix:
+) -> Float32:
     """Return the blend of every fold's rows, with choices, weights and bounds that never saw the fold."""
     blended = np.empty_like(Y)
     for fold, _ in neighbours(evidence.folds):
@@ -212,7 +180,7 @@ def _out_of_fold(
     return blended
 
 
-def _bounds(Y: Matrix, clip: bool) -> tuple[Matrix, Matrix]:
+def _bounds(Y: Float32, clip: bool) -> tuple[Float32, Float32]:
     """Return the smallest and largest value of every gene, or no bounds at all."""
     if clip:
         return Y.min(axis=0), Y.max(axis=0)
@@ -220,13 +188,21 @@ def _bounds(Y: Matrix, clip: bool) -> tuple[Matrix, Matrix]:
     return -none, none
 
 
-def _scores(evidence: Evidence, candidates: Mapping[str, list[str]], stage: str) -> Scores:
-    members = candidates[stage]
+def _dropping(evidence: Evidence, members: Sequence[str]) -> dict[str, float]:
+    """Return by how much the blend gets worse without each member, where there are several."""
+    if len(members) == 1:
+        return {}
     whole = evidence.score(members)
-    dropping = {}
-    if len(members) > 1:
-        dropping = {name: evidence.score([m for m in members if m != name]) - whole for name in members}
-    compared = (
-        {name: evidence.score(found) for name, found in candidates.items()} if len(candidates) > 1 else {}
-    )
-    return Scores(dropping, compared)
+    return {name: evidence.score([m for m in members if m != name]) - whole for name in members}
+
+
+def _compared(
+    evidence: Evidence, candidates: Mapping[Uses, list[str]], chosen: Uses, recipe: Recipe
+) -> dict[str, Any]:
+    """Return `Scores.pseudo_labels`."""
+    found = {}
+    for place, member in enumerate(recipe.members):
+        if member.pseudo_labels.use == "auto":
+            either = {use: (*chosen[:place], use, *chosen[place + 1 :]) for use in (OFF, ON)}
+            found[member.name] = {use: evidence.score(candidates[uses]) for use, uses in either.items()}
+    return next(iter(found.values())) if len(found) == 1 else found

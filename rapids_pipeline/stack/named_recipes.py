@@ -1,19 +1,20 @@
 """Named recipes: how a run's members are made, stacked and blended. A TOML file defines others:
 
     name = "mine"
-    description = "one SVR and a quick booster"
+    description = "one SVR and a quick booster that reads its predictions"
     n_folds = 5
 
-    [[svrs]]
+    [[members]]
+    kind = "svr"                   # or own_target_svr, composite, booster
     features = "svr_shared"        # a name, a .toml file, or a table as in `rapids-perturb features NAME --toml`
     C = 2.0
 
-    [boosting]
+    [[members]]
+    kind = "booster"
     n_estimators = 300
     features = "boosting"
-
-    [pseudo_labels]
-    use = "off"
+    stacks_on = ["svr_shared"]     # members are called by `name`, by default like their feature set
+    pseudo_labels = { use = "auto", weight = 0.5 }
 
 Whatever it leaves out has its default; `rapids-perturb recipes NAME --toml` prints a recipe in full.
 """
@@ -26,21 +27,18 @@ from pydantic import ValidationError
 
 from features.feature_sets import FEATURE_SETS
 from rapids_pipeline.backend.errors import InputError, first_fault
-from rapids_pipeline.stack.recipe import (
-    BoostingConfig,
-    KernelConfig,
-    MachineConfig,
-    PseudoLabelConfig,
-    Recipe,
-    SvrConfig,
-)
+from rapids_pipeline.stack.members.booster import BoosterMember
+from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
+from rapids_pipeline.stack.members.member import PseudoLabels
+from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
+from rapids_pipeline.stack.recipe import Recipe
 
 BEST, STANDARD, PUBLISHED, QUICK = "best", "standard", "published", "quick"
 
-_SHARED, _PER_TARGET = (SvrConfig(features=FEATURE_SETS[name]) for name in ("svr_shared", "svr_per_target"))
+_SHARED, _PER_TARGET = SvrMember(), OwnTargetSvrMember()
 
-COMPOSITE = KernelConfig(
-    known=MachineConfig(
+COMPOSITE = CompositeMember(
+    known_compounds=KernelModelConfig(
         weights={
             "cell_type": 1.5,
             "tanimoto": 0.7,
@@ -55,7 +53,7 @@ COMPOSITE = KernelConfig(
         penalty_growth=1.0,
         noise_exponent=0.1,
     ),
-    new_compounds=MachineConfig(
+    new_compounds=KernelModelConfig(
         weights={
             "cell_type": 0.1,
             "correlation * tanimoto^2": 2.0,
@@ -67,7 +65,7 @@ COMPOSITE = KernelConfig(
         noise_exponent=0.6,
     ),
 )
-"""Kernel machines whose settings were chosen by cross-validation on the training rows of lincs_lung."""
+"""Settings chosen by cross-validation on the training rows of lincs_lung."""
 
 RECIPES = {
     recipe.name: recipe
@@ -75,33 +73,41 @@ RECIPES = {
         Recipe(
             name=BEST,
             description="the most accurate: composite kernels with response profiles, an SVR, a booster on top",
-            svrs=(_SHARED,),
-            kernels=(COMPOSITE,),
-            pseudo_labels=PseudoLabelConfig(use="off"),
+            members=(_SHARED, COMPOSITE, BoosterMember(stacks_on=("svr_shared", "composite"))),
         ),
         Recipe(
             name=STANDARD,
             description="SVRs with and without each gene's own statistics, a booster on top, their blend",
-            svrs=(_SHARED, _PER_TARGET),
+            members=(
+                _SHARED,
+                _PER_TARGET,
+                BoosterMember(stacks_on=("svr_shared", "svr_per_target"), pseudo_labels=PseudoLabels()),
+            ),
         ),
         Recipe(
             name=PUBLISHED,
             description="the settings of the fourth place of the competition, its leaks closed",
-            svrs=(_SHARED, _PER_TARGET),
-            boosting=BoostingConfig(
-                n_estimators=1000,
-                learning_rate=0.01,
-                max_depth=10,
-                features=FEATURE_SETS["boosting_aggregates"],
+            members=(
+                _SHARED,
+                _PER_TARGET,
+                BoosterMember(
+                    stacks_on=("svr_shared", "svr_per_target"),
+                    pseudo_labels=PseudoLabels(),
+                    n_estimators=1000,
+                    learning_rate=0.01,
+                    max_depth=10,
+                    features=FEATURE_SETS["boosting_aggregates"],
+                ),
             ),
         ),
         Recipe(
             name=QUICK,
             description="a first look: one SVR, few folds and trees, no pseudo-labels",
             n_folds=3,
-            svrs=(_SHARED.model_copy(update={"tol": 1e-2}),),
-            boosting=BoostingConfig(n_estimators=100, learning_rate=0.1),
-            pseudo_labels=PseudoLabelConfig(use="off"),
+            members=(
+                SvrMember(tol=1e-2),
+                BoosterMember(stacks_on=("svr_shared",), n_estimators=100, learning_rate=0.1),
+            ),
         ),
     )
 }
@@ -131,10 +137,17 @@ def recipe(name: str | Path) -> Recipe:
 
 
 def to_toml(found: Recipe) -> str:
-    """Return a recipe as the TOML file that defines it; feature sets that have a name are named."""
+    """Return a recipe as the TOML file that defines it; feature sets that have a name are named.
+
+    Members that stack on none, or have no pseudo-labels, say nothing of it.
+    """
     content = found.model_dump(mode="json", exclude_none=True)
-    sets = [svr.features for svr in found.svrs] + [found.boosting.features]
-    for stage, features in zip([*content["svrs"], content["boosting"]], sets, strict=True):
-        if FEATURE_SETS.get(features.name) == features:
-            stage["features"] = features.name
+    for member, settings in zip(found.members, content["members"], strict=True):
+        if member.pseudo_labels.use == "off":
+            del settings["pseudo_labels"]
+        if not member.stacks_on:
+            del settings["stacks_on"]
+        for features in member.feature_sets:
+            if "features" in settings and FEATURE_SETS.get(features.name) == features:
+                settings["features"] = features.name
     return tomli_w.dumps(content)

@@ -1,7 +1,7 @@
-"""Out-of-fold predictions of the training rows and predictions of the test rows, nested over the outer folds.
+"""Predictions of members nested over the outer folds: a model that is scored on a fold never saw it, in no way.
 
-A model that is scored on outer fold k may learn only from what never saw fold k, first-level predictions
-included. With S(A) a first-level model (the SVRs of all genes) of all training rows outside the folds in A:
+A member of the first level, fitted without pseudo-labels, learns from training rows alone. With S(A) its fit to all
+training rows outside the folds in A:
 
     out-of-fold        row i of fold k     S({k})
     nested, outer k    row of fold j ≠ k   S({k, j})
@@ -10,53 +10,132 @@ included. With S(A) a first-level model (the SVRs of all genes) of all training 
     test               test row            S(∅), the model that is kept
 
 S({k, j}) serves outer fold k and outer fold j alike, so the nesting costs n(n−1)/2 + n fits instead of n².
-Nothing is shared between fits that depends on targets: each fit takes γ, and features made from targets, from its
-own training rows.
+
+Any other fit also learns from predictions: those of the members it stacks on, or pseudo-labels of the test rows. With
+R(k, u) its fit to the training rows outside the folds k and u, on predictions by models that never saw fold u:
+
+    out-of-fold        row of fold k       R(k, k)
+    test, outer k      test row            R(k, k)
+    judged             row of fold k       R(k, k − 1)
+    test               test row            the fit to all rows, on out-of-fold predictions; the model that is kept
+
+The judged predictions of fold k make the choices for the fold before it (blend, pseudo-labels): they rest on rows that
+the model was not trained on, and the fold before it reached that model in no way. (What it learns from did see fold k
+there; that can only bend the choices.) A member of the first level is judged by its nested predictions.
+
+Nothing is shared between fits that depends on targets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from joblib import Parallel, delayed
 
+from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.progress import Progress
-
-Indices = NDArray[np.intp]
-Matrix = NDArray[np.float32]
-FitPredict = Callable[[Indices, list[Indices]], list[Matrix]]
-"""Training rows of a fit, groups of rows → predictions of each group (float32, on the host).
-
-Rows are numbered over the n training rows, then the m test rows.
-"""
+from rapids_pipeline.stack.members.member import Fits, Member, Model, TrainingSet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NestedPredictions:
-    """A member's nested predictions, float32 on the host; n training rows, m test rows, t targets.
+    """A member's predictions, float32 on the host; n training rows, m test rows, t targets.
 
     Attributes
     ----------
     oof : (n, t)
-        Out-of-fold predictions.
-    nested : (n_folds, n, t)
-        For each outer fold, the predictions of all training rows by models that never saw that fold.
+        Rows of fold k by models that never saw fold k.
+    judged : (n, t)
+        Rows of fold k by models that the fold before it reached in no way and that were not trained on fold k.
     nested_test : (n_folds, m, t)
-        For each outer fold, the predictions of the test rows by a model that never saw that fold.
+        For each outer fold, the test rows by a model that never saw that fold.
     test : (m, t)
-        Predictions of the test rows by the model of all training rows.
+        Test rows by the model of all training rows.
+    nested : (n_folds, n, t), optional
+        For each outer fold, all training rows by models that never saw that fold; of members that others can stack on.
     """
 
-    oof: Matrix
-    nested: Matrix
-    nested_test: Matrix
-    test: Matrix
+    oof: Float32
+    judged: Float32
+    nested_test: Float32
+    test: Float32
+    nested: Float32 | None = None
+
+    def without(self, unseen: int | None) -> tuple[Float32, Float32]:
+        """Return the predictions of training and of test rows by models that never saw fold `unseen`.
+
+        With None the out-of-fold predictions and those of the model of all rows, for a model of all rows.
+        """
+        if unseen is None:
+            return self.oof, self.test
+        if self.nested is None:
+            raise ValueError("only members of the first level, without pseudo-labels, can be stacked on")
+        return self.nested[unseen], self.nested_test[unseen]
 
 
-def n_fits(n_folds: int) -> int:
-    """Return how many fits the nesting takes, the one on all rows not counted."""
-    return n_folds + n_folds * (n_folds - 1) // 2
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Pseudo-labels of the m test rows.
+
+    Attributes
+    ----------
+    nested : ndarray of float32, (n_folds, m, t)
+        For each outer fold, by models that never saw it.
+    test : ndarray of float32, (m, t)
+        By models of all training rows.
+    weight : float
+        What a pseudo-labelled row counts in training; a measured one counts 1.
+    """
+
+    nested: Float32
+    test: Float32
+    weight: float
+
+    @classmethod
+    def mean_of(cls, teachers: Sequence[NestedPredictions], weight: float) -> "Labels":
+        """Return the mean of some members' predictions of the test rows."""
+        share = np.float32(1 / len(teachers))
+        nested, test = teachers[0].nested_test * share, teachers[0].test * share
+        for teacher in teachers[1:]:
+            nested += teacher.nested_test * share
+            test += teacher.test * share
+        return cls(nested, test, weight)
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedRows:
+    """What a stack is fitted to: training rows with their outer folds, and the test rows; n, m rows, t targets."""
+
+    train: Rows
+    test: Rows
+    Y: Float32
+    folds: Indices
+    seed: int
+    device: DeviceName
+
+    def training_set(
+        self, both: Rows, unseen: int | None, first: Sequence[NestedPredictions], labels: Labels | None
+    ) -> TrainingSet:
+        """Return the rows of fits that fold `unseen` reaches in no way; `both` are training and test rows."""
+        stacked = [member.without(unseen) for member in first]
+        if labels is None:
+            return TrainingSet(both, self.Y, None, stacked, self.seed, self.device)
+        given = labels.test if unseen is None else labels.nested[unseen]
+        weight = np.concatenate([np.ones(len(self.Y)), np.full(len(given), labels.weight)])
+        Y = np.concatenate([self.Y, given])
+        return TrainingSet(both, Y, weight, stacked, self.seed, self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMember:
+    """The model of all training rows, and the nested predictions."""
+
+    model: Model
+    predictions: NestedPredictions
 
 
 def neighbours(folds: Indices) -> list[tuple[int, int]]:
@@ -65,61 +144,121 @@ def neighbours(folds: Indices) -> list[tuple[int, int]]:
     return [(k, (k - 1) % n_folds) for k in range(n_folds)]
 
 
-def nested_predictions(
-    fit_predict: FitPredict, test: Matrix, folds: Indices, progress: Progress | None = None
-) -> NestedPredictions:
-    """Make all predictions of a first-level member.
+def fit_member(
+    member: Member,
+    rows: FoldedRows,
+    first: Sequence[NestedPredictions] = (),
+    labels: Labels | None = None,
+    progress: Progress | None = None,
+) -> FittedMember:
+    """Fit a member to all rows, and nested over the outer folds.
+
+    The fits are independent tasks of joblib: for a kind that says so on a CPU side by side in threads, else one after
+    the other; `joblib.parallel_config` spreads them otherwise.
 
     Parameters
     ----------
-    fit_predict : callable
-        Fits on some training rows and predicts others.
-    test : ndarray of float32, (m, t)
-        The predictions of the test rows by the model of all training rows.
-    folds : ndarray of int, (n,)
-        Outer fold of each training row.
+    member : Member
+    rows : FoldedRows
+    first : sequence of NestedPredictions
+        Of the members that it stacks on, in this order.
+    labels : Labels, optional
+        Pseudo-labels of the test rows, which it then learns from, too.
     progress : Progress, optional
-        Advances once a fit, `n_fits` times.
+        Advances once a fit.
     """
-    n, n_folds = len(folds), int(folds.max()) + 1
-    m, t = test.shape
-    oof = np.empty((n, t), dtype=np.float32)
-    nested = np.zeros((n_folds, n, t), dtype=np.float32)
-    nested_test = np.empty((n_folds, m, t), dtype=np.float32)
-    progress = progress or Progress()
-    for k in range(n_folds):
-        held_out = np.flatnonzero(folds == k)
-        oof[held_out], nested_test[k] = fit_predict(
-            np.flatnonzero(folds != k), [held_out, np.arange(n, n + m)]
+    both = Rows.joined(rows.train, rows.test)
+    run = _Run(member, rows.device, progress or Progress())
+    if first or labels is not None:
+        return _refitted(
+            run, rows, lambda unseen: member.prepare(rows.training_set(both, unseen, first, labels))
         )
-        progress.advance()
-    for k, j in combinations(range(n_folds), 2):
-        in_k, in_j = np.flatnonzero(folds == k), np.flatnonzero(folds == j)
-        of_k, of_j = fit_predict(np.flatnonzero((folds != k) & (folds != j)), [in_k, in_j])
-        nested[k, in_j], nested[j, in_k] = of_j, of_k
-        nested[k, in_k] += of_k / (n_folds - 1)
-        nested[j, in_j] += of_j / (n_folds - 1)
-        progress.advance()
-    return NestedPredictions(oof, nested, nested_test, test)
+    return _nested(run, rows, member.prepare(rows.training_set(both, None, (), None)))
+
+
+Task = tuple[Fits, Indices, list[Indices] | None]
+"""Fits, training rows, and groups of rows to predict; None: the model is wanted."""
 
 
 @dataclass(frozen=True)
-class FirstLevel:
-    """What a second-level model may know of the first level: the members' predictions side by side."""
+class _Run:
+    """How a member's fits are run."""
 
-    members: Sequence[NestedPredictions]
+    member: Member
+    device: DeviceName
+    progress: Progress
 
-    def training(self, unseen: int | None, rows: Indices) -> Matrix:
-        """Return the columns of training rows, (len(rows), n_members · t), by models that never saw fold `unseen`.
+    def results(self, tasks: Iterator[Task], n_tasks: int) -> Iterator[Any]:
+        """Yield the results of tasks, in their order."""
+        self.progress.start(n_tasks)
+        jobs = processor_count() if self.member.side_by_side and self.device == "cpu" else 1
+        calls = (delayed(_result)(task) for task in tasks)
+        for result in Parallel(jobs, prefer="threads", return_as="generator")(calls):
+            self.progress.advance()
+            yield result
 
-        With None the out-of-fold predictions, for a model of all training rows.
-        """
-        return np.hstack(
-            [(member.oof if unseen is None else member.nested[unseen])[rows] for member in self.members]
-        )
 
-    def test(self, unseen: int | None) -> Matrix:
-        """Return the columns of the test rows, likewise."""
-        return np.hstack(
-            [member.test if unseen is None else member.nested_test[unseen] for member in self.members]
-        )
+def _result(task: Task) -> Model | list[Float32]:
+    fits, training, groups = task
+    return fits.fit(training) if groups is None else fits.fit_predict(training, groups)
+
+
+def _nested(run: _Run, rows: FoldedRows, fits: Fits) -> FittedMember:
+    """Return a member of the first level, fitted to training rows alone."""
+    folds, n, n_folds = rows.folds, len(rows.folds), int(rows.folds.max()) + 1
+    m, t = len(rows.test.obs), rows.Y.shape[1]
+    tests, held_out = np.arange(n, n + m), [np.flatnonzero(folds == k) for k in range(n_folds)]
+    pairs = list(combinations(range(n_folds), 2))
+
+    def tasks() -> Iterator[Task]:
+        yield fits, np.arange(n), None
+        for k in range(n_folds):
+            yield fits, np.flatnonzero(folds != k), [held_out[k], tests]
+        for k, j in pairs:
+            yield fits, np.flatnonzero((folds != k) & (folds != j)), [held_out[k], held_out[j]]
+
+    results = run.results(tasks(), 1 + n_folds + len(pairs))
+    model: Model = next(results)
+    oof = np.empty((n, t), dtype=np.float32)
+    nested = np.zeros((n_folds, n, t), dtype=np.float32)
+    nested_test = np.empty((n_folds, m, t), dtype=np.float32)
+    for k in range(n_folds):
+        oof[held_out[k]], nested_test[k] = next(results)
+    for (k, j), (of_k, of_j) in zip(pairs, results, strict=True):
+        nested[k, held_out[j]], nested[j, held_out[k]] = of_j, of_k
+        nested[k, held_out[k]] += of_k / (n_folds - 1)
+        nested[j, held_out[j]] += of_j / (n_folds - 1)
+    judged = np.empty_like(oof)
+    for k, before in neighbours(folds):
+        judged[held_out[k]] = nested[before][held_out[k]]
+    test = model.predict(fits.data.take(tests))
+    return FittedMember(model, NestedPredictions(oof, judged, nested_test, test, nested))
+
+
+def _refitted(run: _Run, rows: FoldedRows, prepare: Callable[[int | None], Fits]) -> FittedMember:
+    """Return a member that also learns from predictions; `prepare(unseen)` gives fits on those that suit a fold."""
+    folds, n, n_folds = rows.folds, len(rows.folds), int(rows.folds.max()) + 1
+    tests, whole = np.arange(n, n + len(rows.test.obs)), prepare(None)
+    labelled = np.arange(n, len(whole.data.Y))
+    order = [(k, unseen) for unseen in range(n_folds) for k in (unseen, (unseen + 1) % n_folds)]
+
+    def tasks() -> Iterator[Task]:
+        yield whole, np.arange(len(whole.data.Y)), None
+        for k, unseen in order:
+            if k == unseen:
+                fits = prepare(unseen)
+            inside = np.flatnonzero((folds != k) & (folds != unseen))
+            wanted = [np.flatnonzero(folds == k), *([tests] if k == unseen else [])]
+            yield fits, np.concatenate([inside, labelled]), wanted
+
+    results = run.results(tasks(), 1 + len(order))
+    model: Model = next(results)
+    oof, judged = np.empty_like(rows.Y), np.empty_like(rows.Y)
+    nested_test = np.empty((n_folds, len(tests), rows.Y.shape[1]), dtype=np.float32)
+    for (k, unseen), found in zip(order, results, strict=True):
+        if k == unseen:
+            oof[folds == k], nested_test[k] = found
+        else:
+            judged[folds == k] = found[0]
+    test = model.predict(whole.data.take(tests))
+    return FittedMember(model, NestedPredictions(oof, judged, nested_test, test))

@@ -4,7 +4,7 @@
     pairs            cell type, compound and SMILES of the training rows; the genes
     embeddings       features of the molecules known to the run, for encoders whose weights may not be at hand later
     check            a few training pairs and what the model predicts for them
-    first_…, booster_…, blend   the members (`rapids_pipeline.stack.model`)
+    member_…, blend  the members (`rapids_pipeline.stack.model`)
 
 On loading, the model predicts its check pairs again: a package that computes something else than it did at
 training (other fingerprints, for one) is noticed before it can spoil a prediction.
@@ -22,12 +22,12 @@ from features.molecules import needs_weights
 from features.molecules.encoders import encode_molecules
 from features.molecules.smiles import canonical_smiles
 from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError, first_fault
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.stack.model import StackModel
-from rapids_pipeline.stack.nested import Matrix
 from rapids_pipeline.stack.recipe import RunConfig
 
 CHECK_PAIRS = 3
@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 """How far a loaded model may be from its check predictions, relative to 1 + their size."""
 PAIR_COLUMNS = ("cell_type", "sm_name", "SMILES")
 
-Embeddings = Mapping[str, tuple[list[str], Matrix]]
+Embeddings = Mapping[str, tuple[list[str], Float32]]
 """Encoder → canonical SMILES and their features."""
 
 
@@ -78,12 +78,12 @@ class SavedModel:
             notes.extend(found)
         return Rows(pairs.reset_index(drop=True), molecules), notes
 
-    def predict(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Matrix, list[str]]:
+    def predict(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Float32, list[str]]:
         """Return the predictions of pairs, (m, n_genes) float32, and notes."""
         rows, notes = self.rows(pairs, device)
         return self.stack.predict(rows), notes
 
-    def _embedded(self, name: str, smiles: Sequence[str], device: DeviceName) -> tuple[Matrix, list[str]]:
+    def _embedded(self, name: str, smiles: Sequence[str], device: DeviceName) -> tuple[Float32, list[str]]:
         known, features = self.embeddings[name]
         place = {molecule: row for row, molecule in enumerate(known)}
         canonical = [str(canonical_smiles(string)) for string in smiles]
@@ -107,7 +107,7 @@ class SavedModel:
         return features[[place[molecule] for molecule in canonical]], notes
 
 
-def embeddings_of(encoders: Sequence[str], pairs: pd.DataFrame, columns: Mapping[str, Matrix]) -> Embeddings:
+def embeddings_of(encoders: Sequence[str], pairs: pd.DataFrame, columns: Mapping[str, Float32]) -> Embeddings:
     """Return the features of distinct molecules, for the encoders that read them with weights.
 
     `pairs` has the SMILES of n rows, `columns` their features by encoder, (n, p).

@@ -1,180 +1,199 @@
-"""The space of the targets that boosting is trained in: reduced, or as it is; chosen by name.
+"""The space of the targets that a model is fitted in: transformed, centred or not, leading components, and back.
 
-svd         scores Y V, the leading right singular vectors of Y (not centred)
-none        scores Y
-pca_asinh   scores (z − mean z) V with z = asinh(Y / 2): large responses count less
+    Y  →  z = T(Y) − μ  →  scores z V                back:  scores Vᵀ + μ = T(y)  →  y
+
+    none         T(y) = y
+    asinh        T(y) = asinh(y / u),   u = scale · root mean square of all training targets
+    gene_scale   T(y) = y / u_g,        u_g² = mean_i y_ig², drawn half way (in logarithms) to the mean over genes
+
+μ is the mean of T(Y) over the training rows (0 where it is not centred), V its leading right singular vectors (the
+identity where there are no components). All of it is learnt from the training rows of a fit.
+
+The way back from asinh is biased: a prediction stands for an expected z, and E[sinh z] ≠ sinh E[z]. With z spread by σ
+about its expectation the result is smaller in size by about exp(−σ²/2) than the mean response: nearer to 0, the price
+of an error in which large responses count less. `benchmarks/accuracy.py` measures it as the amplitude that held-out
+responses would ask for.
 """
 
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 
-from features.reduction import TruncatedSVD
+from rapids_pipeline.backend.arrays import Array, Float32, Float64, Floats, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
-Matrix = NDArray[np.float32]
-TargetSpaceName = Literal["svd", "none", "pca_asinh"]
+if TYPE_CHECKING:
+    from features.reduction import Products, TruncatedSVD
 
-ASINH_SCALE = 2.0
-"""Unit of the targets in pca_asinh."""
+TransformName = Literal["none", "asinh", "gene_scale"]
+TRANSFORMS: tuple[TransformName, ...] = ("none", "asinh", "gene_scale")
 
-
-class AnyTargetSpace(Protocol):
-    """A space of targets, fitted on training targets (n, t)."""
-
-    explained_share_: float
-
-    def components_for(self, Y: Matrix) -> Matrix:
-        """Fit on the training targets `Y` (n, t) and return their scores (n, k)."""
-
-    def transform(self, Y: Matrix) -> Any:
-        """Return the scores of other targets."""
-
-    def inverse_transform(self, scores: Matrix) -> Any:
-        """Return the targets (m, t) that scores (m, k) stand for."""
-
-    def state(self) -> State:
-        """Return what it has learnt."""
+LEAST_SQUARE = 1e-4
+"""Least mean square of a gene, relative to the mean over genes, that gene_scale divides by."""
+DRAWN = 0.5
+"""Power of a gene's relative size in gene_scale: 0 would leave all genes as they are, 1 make them equal."""
 
 
-class TargetSpace(TruncatedSVD):
-    """TruncatedSVD of the targets: transform gives (n, n_components) scores, inverse_transform all genes.
-
-    `explained_share_` is the share of the sum of squared training targets that the components keep.
-    """
-
-    def components_for(self, Y: Matrix) -> Matrix:
-        """Fit on the training targets `Y` (n, n_targets) and return their scores (n, n_kept)."""
-        return np.asarray(self.fit(Y).transform(Y))
-
-
-class WholeTargets:
-    """The targets as they are: scores Y. For few of them."""
-
-    explained_share_ = 1.0
-
-    def components_for(self, Y: Matrix) -> Matrix:
-        """Return the targets, float32."""
-        return self.transform(Y)
-
-    def transform(self, Y: Matrix) -> Matrix:
-        """Return the targets, float32."""
-        return np.asarray(Y, dtype=np.float32)
-
-    def inverse_transform(self, scores: Matrix) -> Matrix:
-        """Return the scores, float32."""
-        return np.asarray(scores, dtype=np.float32)
-
-    def state(self) -> State:
-        """Return nothing: there is nothing to learn."""
-        return {}
-
-    @classmethod
-    def from_state(cls, reader: StateReader) -> Self:
-        """Make it; InputError where the state holds anything."""
-        if reader.names():
-            raise reader.fault(f"a space of targets as they are has no {reader.names()[0]}")
-        return cls()
-
-
-class AsinhTargets(BaseEstimator):
-    """Principal components of z = asinh(Y / scale): scores (z − mean z) V; back: scale · sinh(scores Vᵀ + mean z).
-
-    The way back is biased: a model's scores stand for an expected z, and E[sinh z] ≠ sinh E[z]. With z spread by σ
-    about its expectation, sinh E[z] is smaller in size by about exp(−σ²/2), so predictions are nearer to 0 than the
-    mean response: the price of an error in which large responses count less.
+class TargetSpace:
+    """A space of t targets.
 
     Parameters
     ----------
-    n_components : int
-        At most min(n, t) are kept.
+    n_components : int or None
+        Leading components that are kept, at most min(n, t); None leaves the targets as they are.
+    transform : {"none", "asinh", "gene_scale"}
     scale : float
-        Unit of the targets; far below it z is linear in y, far above it logarithmic.
+        Of asinh, in root mean squares of the training targets: far below it z is linear in y, far above logarithmic.
+    centre : bool
+        Whether the mean over the training rows is taken off.
+    products : {"float64", "float32"}
+        In which the products with the targets are computed (`features.reduction.TruncatedSVD`).
 
     Attributes
     ----------
-    mean_ : ndarray of float32, (t,)
-        Of z over the training rows.
-    svd_ : TruncatedSVD
-        Of the centred z.
+    unit_ : ndarray of float64, (t,)
+        What targets are divided by.
+    mean_ : ndarray of float32, (t,), or None
+        μ, where it is centred.
+    svd_ : TruncatedSVD or None
+        Of z, on the host.
     explained_share_ : float
-        Share of the variance of z, not of Y, that the components keep.
-    """
-
-    mean_: Matrix
-    svd_: TruncatedSVD
-    explained_share_: float
-
-    def __init__(self, n_components: int = 45, scale: float = ASINH_SCALE) -> None:
-        self.n_components = n_components
-        self.scale = scale
-
-    def fit(self, Y: Matrix) -> Self:
-        """Learn the means and the components of the training targets `Y` (n, t).
-
-        Raises
-        ------
-        InputError
-            `scale` is not above 0.
-        """
-        if not 0 < self.scale < np.inf:
-            raise InputError(f"the scale of pca_asinh must be above 0, not {self.scale!r}")
-        z = self._stretched(Y)
-        self.mean_ = z.mean(axis=0).astype(np.float32)
-        self.svd_ = TruncatedSVD(self.n_components).fit(z - self.mean_)
-        self.explained_share_ = self.svd_.explained_share_
-        return self
-
-    def components_for(self, Y: Matrix) -> Matrix:
-        """Fit on the training targets `Y` (n, t) and return their scores (n, n_kept)."""
-        return self.fit(Y).transform(Y)
-
-    def transform(self, Y: Matrix) -> Matrix:
-        """Return the scores of targets (n, t)."""
-        check_is_fitted(self)
-        return np.asarray(self.svd_.transform(self._stretched(Y) - self.mean_))
-
-    def inverse_transform(self, scores: Matrix) -> Matrix:
-        """Return the targets that scores stand for, float32."""
-        check_is_fitted(self)
-        z = np.asarray(self.svd_.inverse_transform(np.asarray(scores)), dtype=np.float64) + self.mean_
-        return np.asarray(self.scale * np.sinh(z), dtype=np.float32)
-
-    def state(self) -> State:
-        """Return the scale, the means and the components."""
-        check_is_fitted(self)
-        return {"scale": float(self.scale), "mean": self.mean_, "svd": self.svd_.state()}
-
-    @classmethod
-    def from_state(cls, reader: StateReader) -> Self:
-        """Make it of its state; InputError where that is damaged."""
-        svd, scale = TruncatedSVD.from_state(reader.part("svd")), reader.number("scale")
-        if not scale > 0:
-            raise reader.fault(f"scale {scale} is not above 0")
-        made = cls(svd.n_components, scale)
-        made.mean_ = reader.array("mean", np.float32, (svd.components_.shape[1],))
-        made.svd_, made.explained_share_ = svd, svd.explained_share_
-        return made
-
-    def _stretched(self, Y: Matrix) -> NDArray[np.float64]:
-        return np.asarray(np.arcsinh(np.asarray(Y, dtype=np.float64) / self.scale))
-
-
-TARGET_SPACES: dict[str, Any] = {"svd": TargetSpace, "none": WholeTargets, "pca_asinh": AsinhTargets}
-
-
-def target_space(name: str, n_components: int) -> Any:
-    """Return the target space of a name, not fitted.
+        Share of the sum of squares of z that the components keep.
 
     Raises
     ------
     InputError
-        There is no such space; the message lists them.
+        There is no such transform (the message lists them), or `scale` is not above 0.
     """
-    if name not in TARGET_SPACES:
-        raise InputError(f"no target space {name!r}; choose among {', '.join(TARGET_SPACES)}")
-    return WholeTargets() if name == "none" else TARGET_SPACES[name](n_components)
+
+    unit_: Float64
+    mean_: Float32 | None
+    svd_: "TruncatedSVD | None"
+
+    def __init__(
+        self,
+        n_components: int | None = 45,
+        transform: TransformName = "none",
+        scale: float = 1.0,
+        *,
+        centre: bool = False,
+        products: "Products" = "float64",
+    ) -> None:
+        if transform not in TRANSFORMS:
+            raise InputError(f"no target transform {transform!r}; choose among {', '.join(TRANSFORMS)}")
+        if not 0 < scale < np.inf:
+            raise InputError(f"the scale of a target transform must be above 0, not {scale!r}")
+        self.n_components, self.name, self.scale = n_components, transform, scale
+        self.centre, self.products = centre, products
+
+    @property
+    def explained_share_(self) -> float:
+        """Share of the sum of squares of z that the components keep."""
+        return 1.0 if self.svd_ is None else self.svd_.explained_share_
+
+    @property
+    def singular_values(self) -> Float64:
+        """Those of the components, float64, in descending order; none where there are no components."""
+        values = [] if self.svd_ is None else self.svd_.singular_values_
+        return np.asarray(values, dtype=np.float64)
+
+    def learn(self, Y: Array) -> tuple[Array, Array]:
+        """Learn from training targets (n, t), float32, an array of any library.
+
+        Returns
+        -------
+        z : array, (n, t)
+            In the library and dtype of Y.
+        scores : array of float32, (n, k)
+            Likewise; z itself where there are no components.
+        """
+        from features.reduction import TruncatedSVD
+
+        xp = namespace(Y)
+        self.unit_ = self._units(Y)
+        z = self._transformed(Y)
+        self.mean_ = None
+        if self.centre:
+            mean = xp.astype(xp.sum(z, axis=0, dtype=xp.float64) / Y.shape[0], z.dtype)
+            z = z - mean[None, :]
+            self.mean_ = to_host(mean).astype(np.float32)
+        if self.n_components is None:
+            self.svd_ = None
+            return z, xp.astype(z, xp.float32)
+        svd = TruncatedSVD(self.n_components, products=self.products).fit(z)
+        scores = svd.transform(z)
+        svd.components_, svd.singular_values_ = to_host(svd.components_), to_host(svd.singular_values_)
+        self.svd_ = svd
+        return z, scores
+
+    def components_for(self, Y: Float32) -> Float32:
+        """Learn from the training targets `Y` (n, t) and return their scores, (n, k) float32."""
+        return np.asarray(self.learn(Y)[1])
+
+    def centred(self, Y: Array) -> Array:
+        """Return z of targets (n, t), in their library and dtype."""
+        z = self._transformed(Y)
+        if self.mean_ is None:
+            return z
+        return z - namespace(Y).asarray(self.mean_, dtype=z.dtype, device=Y.device)[None, :]
+
+    def transform(self, Y: Float32) -> Float32:
+        """Return the scores of targets, (n, k) float32."""
+        z = self.centred(Y)
+        return np.asarray(z if self.svd_ is None else self.svd_.transform(z), dtype=np.float32)
+
+    def inverse_transform(self, scores: Float32) -> Float32:
+        """Return the targets (m, t) that scores (m, k) stand for, float32."""
+        z = np.asarray(scores if self.svd_ is None else self.svd_.inverse_transform(np.asarray(scores)))
+        return self.back(z)
+
+    def back(self, z: Floats) -> Float32:
+        """Return the targets that z (m, t) stand for, float32; on the host, in the dtype of z."""
+        z = z if self.mean_ is None else z + self.mean_
+        y = np.sinh(z) if self.name == "asinh" else z
+        return np.asarray(y if self.name == "none" else y * self.unit_.astype(y.dtype), dtype=np.float32)
+
+    def state(self) -> State:
+        """Return what was learnt; the settings are saved apart."""
+        mean = {} if self.mean_ is None else {"mean": self.mean_}
+        svd = {} if self.svd_ is None else {"svd": self.svd_.state()}
+        return {"unit": self.unit_, **mean, **svd}
+
+    def restore(self, reader: StateReader) -> "TargetSpace":
+        """Take over what `state` described; InputError where it is damaged or of other settings."""
+        from features.reduction import TruncatedSVD
+
+        wanted = {"unit", *(["mean"] if self.centre else []), *(["svd"] if self.n_components else [])}
+        if set(reader.names()) - wanted:
+            raise reader.fault(f"this space of targets has no {sorted(set(reader.names()) - wanted)[0]}")
+        self.unit_ = reader.array("unit", np.float64, (None,))
+        if not (self.unit_ > 0).all():
+            raise reader.fault("a unit of the targets is not above 0")
+        shape = (len(self.unit_),)
+        self.mean_ = reader.array("mean", np.float32, shape) if self.centre else None
+        self.svd_ = TruncatedSVD.from_state(reader.part("svd")) if self.n_components else None
+        if self.svd_ is not None:
+            if self.svd_.components_.shape[1] != len(self.unit_):
+                raise reader.fault(f"the components are of {self.svd_.components_.shape[1]} targets")
+            self.svd_.products = self.products
+        return self
+
+    def _units(self, Y: Array) -> Float64:
+        unit = np.ones(Y.shape[1])
+        if self.name == "none":
+            return unit
+        xp = namespace(Y)
+        squares = to_host(xp.sum(Y * Y, axis=0, dtype=xp.float64)) / Y.shape[0]
+        mean = float(squares.mean())
+        if mean == 0:
+            return unit
+        relative = np.maximum(squares / mean, LEAST_SQUARE) ** (DRAWN / 2)
+        return np.asarray(unit * (self.scale * np.sqrt(mean)) if self.name == "asinh" else relative)
+
+    def _transformed(self, Y: Array) -> Array:
+        if self.name == "none":
+            return Y
+        xp = namespace(Y)
+        z = Y / xp.asarray(self.unit_, dtype=Y.dtype, device=Y.device)
+        return xp.asinh(z) if self.name == "asinh" else z

@@ -40,5 +40,6 @@ def tiny(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """One tree a booster, one SVR member and no second stage, where predictions do not matter."""
-    small = RECIPES["quick"].boosting.model_copy(update={"n_estimators": 1})
-    monkeypatch.setitem(RECIPES, "best", RECIPES["quick"].model_copy(update={"boosting": small}))
+    svr, booster = RECIPES["quick"].members
+    small = booster.model_copy(update={"n_estimators": 1})
+    monkeypatch.setitem(RECIPES, "best", RECIPES["quick"].with_members(svr, small))

@@ -334,10 +334,10 @@ def test_a_set_from_a_file_is_used_by_a_run_and_kept_in_its_manifest(small, tmp_
     sets = ["--svr-features", tmp_path / "mine.toml", "--boosting-features", "loo"]
     succeed(*small(tmp_path / "mine", *sets))
     config = manifest_of(tmp_path / "mine")["config"]
-    blocks = config["recipe"]["svrs"][0]["features"]["blocks"]
+    blocks = config["recipe"]["members"][0]["features"]["blocks"]
     assert [block["kind"] for block in blocks] == ["onehot", "statistics"]
-    assert config["recipe"]["boosting"]["features"]["name"] == "loo"
-    default = manifest_of(tmp_path / "plain")["config"]["recipe"]["svrs"][0]["features"]["blocks"]
+    assert config["recipe"]["members"][1]["features"]["name"] == "loo"
+    default = manifest_of(tmp_path / "plain")["config"]["recipe"]["members"][0]["features"]["blocks"]
     assert {block.get("encoder") for block in default} == {None, "morgan"}
     assert not any("LEAKY" in note for note in manifest_of(tmp_path / "mine")["notes"])
     (tmp_path / "leaky.toml").write_text(MINE + "leaky = true\n")

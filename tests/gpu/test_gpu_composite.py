@@ -9,8 +9,7 @@ from rapids_pipeline.backend.arrays import is_on_cuda, to_host
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.kernels.composite import CompositeKernel
 from rapids_pipeline.stack.members import composite as composite_model
-from rapids_pipeline.stack.members.composite import fit_machine
-from rapids_pipeline.stack.recipe import MachineConfig
+from rapids_pipeline.stack.members.composite import KernelModelConfig, fit_kernel_model
 from rapids_pipeline.svr import kernel_ridge
 
 KERNEL = CompositeKernel(
@@ -37,7 +36,7 @@ def data():
 @pytest.mark.parametrize("targets", ["components", "genes"])
 def test_a_machine(moved, monkeypatch, data, transform, targets):
     rows, Y = data
-    config = MachineConfig(
+    config = KernelModelConfig(
         weights=dict(KERNEL.weights),
         n_components=20,
         transform=transform,
@@ -45,10 +44,10 @@ def test_a_machine(moved, monkeypatch, data, transform, targets):
         noise_exponent=0.2,
     )
     some, others = np.arange(250), np.arange(250, len(Y))
-    here = fit_machine(config, rows.take(some), Y[some], "cpu").predict(rows.take(others))
+    here = fit_kernel_model(config, rows.take(some), Y[some], "cpu").predict(rows.take(others))
     used = []
     monkeypatch.setattr(composite_model, "to_device", lambda x, _: used.append(moved(x)) or used[-1])
-    there = fit_machine(config, rows.take(some), Y[some], "cpu").predict(rows.take(others))
+    there = fit_kernel_model(config, rows.take(some), Y[some], "cpu").predict(rows.take(others))
     assert used and all(is_on_cuda(x) == is_on_cuda(moved(Y)) and not isinstance(x, np.ndarray) for x in used)
     np.testing.assert_allclose(there, here, atol=2e-3 * np.abs(Y).max())
 

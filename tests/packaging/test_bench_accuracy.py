@@ -230,8 +230,9 @@ def test_a_rows_own_target_is_in_no_column_of_its_own(task):
 def tiny(tmp_path):
     """A folder with a recipe of a few trees in a TOML file."""
     quick = RECIPES["quick"]
-    boosting = quick.boosting.model_copy(update={"n_estimators": 3, "max_depth": 2})
-    recipe = quick.model_copy(update={"name": "tiny", "boosting": boosting})
+    svr, booster = quick.members
+    booster = booster.model_copy(update={"n_estimators": 3, "max_depth": 2})
+    recipe = quick.model_copy(update={"name": "tiny", "members": (svr, booster)})
     (tmp_path / "tiny.toml").write_text(to_toml(recipe), encoding="utf-8")
     return tmp_path
 

@@ -109,9 +109,11 @@ def test_a_training_molecule_under_another_name_is_that_compound(model, tmp_path
 @pytest.fixture
 def predicted_rows(monkeypatch):
     """The numbers of rows that the stack is asked for, one after the other."""
-    rows, first = [], predict.blended
+    rows, honest = [], predict.BlockPredictor._distinct
     monkeypatch.setattr(
-        predict, "blended", lambda stack, some: rows.append(len(some.obs)) or first(stack, some)
+        predict.BlockPredictor,
+        "_distinct",
+        lambda self, which: rows.append(len(which)) or honest(self, which),
     )
     return rows
 

@@ -1,4 +1,4 @@
-"""Kernel machines on composite kernels: against a naive fit, never leaking, and the same after a save."""
+"""Models on composite kernels: against a naive fit, never leaking, and the same after a save."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,22 @@ from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.stack.members.composite import (
+    CompositeMember,
     CompositeModel,
-    fit_and_predict,
-    fit_composite,
-    fit_machine,
+    KernelModelConfig,
+    fit_kernel_model,
     row_noise,
 )
+from rapids_pipeline.stack.members.member import TrainingSet
 from rapids_pipeline.stack.named_recipes import COMPOSITE as SHIPPED
-from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
-from tests.stack_example import COMPOSITE, MACHINE, example
+from tests.stack_example import (
+    COMPOSITE,
+    KERNEL_MODEL,
+    TO_ROUNDING,
+    assert_alone_as_among_others,
+    example,
+    training_set,
+)
 
 LIKE = np.empty(0)
 
@@ -28,8 +35,13 @@ def problem(n_genes=25):
     return both.take(np.arange(len(Y))), both.take(np.arange(len(Y), len(Y) + 6)), Y
 
 
-def changed(machine=MACHINE, **values):
-    return MachineConfig(**machine.model_dump() | values)
+def changed(machine=KERNEL_MODEL, **values):
+    return KernelModelConfig(**machine.model_dump() | values)
+
+
+def fit_composite(train, Y, test=None):
+    """Both models, fitted to training rows."""
+    return COMPOSITE.prepare(training_set(train, train if test is None else test, Y)).fit(np.arange(len(Y)))
 
 
 def naive(config, rows, tests, Y):
@@ -70,10 +82,10 @@ def naive(config, rows, tests, Y):
         {"n_components": 3},
     ],
 )
-def test_a_machine_is_what_a_naive_fit_is(values):
+def test_a_model_is_what_a_naive_fit_is(values):
     rows, tests, Y = problem()
     config = changed(**values)
-    found = fit_machine(config, rows, Y, "cpu").predict(tests)
+    found = fit_kernel_model(config, rows, Y, "cpu").predict(tests)
     np.testing.assert_allclose(found, naive(config, rows, tests, Y), atol=2e-3 * np.abs(Y).max())
 
 
@@ -81,7 +93,9 @@ def test_genes_and_all_components_are_one_with_one_penalty():
     rows, tests, Y = problem()
     by_components = changed(n_components=25, penalty_growth=0.0, noise_exponent=0.0)
     by_genes = changed(by_components, targets="genes")
-    one, other = (fit_machine(config, rows, Y, "cpu").predict(tests) for config in (by_components, by_genes))
+    one, other = (
+        fit_kernel_model(config, rows, Y, "cpu").predict(tests) for config in (by_components, by_genes)
+    )
     np.testing.assert_allclose(one, other, atol=1e-3)
 
 
@@ -89,33 +103,33 @@ def test_a_tube_of_nothing_and_a_wide_box_are_nearly_an_interpolation():
     """Without penalty both losses interpolate, so they must agree; with one they are different problems."""
     rows, tests, Y = problem(3)
     values = {"penalty": 3e-3, "penalty_growth": 0.0, "noise_exponent": 0.0, "tol": 1e-4}
-    ridge = fit_machine(changed(**values), rows, Y, "cpu").predict(tests)
+    ridge = fit_kernel_model(changed(**values), rows, Y, "cpu").predict(tests)
     for engine in ("douglas-rachford", "smo", "sklearn"):
-        tube = fit_machine(changed(engine=engine, **values), rows, Y, "cpu").predict(tests)
+        tube = fit_kernel_model(changed(engine=engine, **values), rows, Y, "cpu").predict(tests)
         np.testing.assert_allclose(tube, ridge, atol=0.05 * np.abs(Y).max())
-    looser = fit_machine(changed(engine="smo", epsilon=0.5, penalty=1.0), rows, Y, "cpu").predict(tests)
+    looser = fit_kernel_model(changed(engine="smo", epsilon=0.5, penalty=1.0), rows, Y, "cpu").predict(tests)
     assert np.abs(looser - ridge).max() > 0.1
 
 
-def test_pairs_without_a_profile_are_predicted_by_the_other_machine():
+def test_pairs_without_a_profile_are_predicted_by_the_other_model():
     train, test, Y = example()
-    model = fit_composite(COMPOSITE, Pairs.of(train, ["made up"]), Y, "cpu")
+    model = fit_composite(train, Y)
     new = test.obs.copy()
     new["sm_name"] = ["never seen", *new["sm_name"][1:]]
     found = model.predict(Rows(new, test.molecules))
     pairs = Pairs.of(Rows(new, test.molecules), ["made up"])
-    one = np.array([0])
-    np.testing.assert_array_equal(found[0], model.new_compounds.predict(pairs.take(one))[0])
-    np.testing.assert_array_equal(found[1:], model.known.predict(pairs)[1:])
-    assert np.abs(model.known.predict(pairs.take(one)) - found[0]).max() > 1e-3
+    close = {"rtol": 0, "atol": TO_ROUNDING * np.ptp(found)}
+    np.testing.assert_allclose(found[0], model.new_compounds.predict(pairs)[0], **close)
+    np.testing.assert_allclose(found[1:], model.known_compounds.predict(pairs)[1:], **close)
+    assert np.abs(model.known_compounds.predict(pairs)[0] - found[0]).max() > 1e-3
 
 
 def test_only_one_cell_type_has_no_profiles_at_all():
     train, test, Y = example()
     rows = np.flatnonzero(train.obs["cell_type"] == "cell 0")
-    model = fit_composite(COMPOSITE, Pairs.of(train.take(rows), ["made up"]), Y[rows], "cpu")
+    model = fit_composite(train.take(rows), Y[rows])
     pairs = Pairs.of(test, ["made up"])
-    assert not model.known.kernel.has_profile(
+    assert not model.known_compounds.kernel.has_profile(
         pairs.take(np.flatnonzero(test.obs["cell_type"] == "cell 0"))
     ).any()
     assert np.isfinite(model.predict(test)).all()
@@ -123,42 +137,48 @@ def test_only_one_cell_type_has_no_profiles_at_all():
 
 def test_a_row_is_predicted_alone_as_among_others_and_in_any_order():
     train, test, Y = example()
-    model = fit_composite(COMPOSITE, Pairs.of(train, ["made up"]), Y, "cpu")
+    model = fit_composite(train, Y)
+    assert_alone_as_among_others(model.predict, test)
     together = model.predict(test)
-    for k in range(6):
-        np.testing.assert_allclose(model.predict(test.take(np.array([k])))[0], together[k], atol=1e-5)
     order = np.random.default_rng(0).permutation(len(Y))
-    shuffled = fit_composite(COMPOSITE, Pairs.of(train.take(order), ["made up"]), Y[order], "cpu")
+    shuffled = fit_composite(train.take(order), Y[order])
     np.testing.assert_allclose(shuffled.predict(test), together, atol=2e-3)
 
 
-def test_a_fit_for_predictions_is_the_model_that_is_kept():
+def test_a_row_of_nearly_no_weight_is_as_if_left_out():
+    """In the solution; what is learnt before it (kernel, space of the targets) counts rows alike."""
     rows, tests, Y = problem()
-    model = fit_composite(COMPOSITE, rows, Y, "cpu")
-    train, test, _ = example()
-    found, again = fit_and_predict(COMPOSITE, rows, Y, [tests, rows], "cpu")
-    np.testing.assert_allclose(found, model.predict(test), atol=1e-5)
-    np.testing.assert_allclose(again, model.predict(train), atol=1e-5)
+    weight, some = np.ones(len(Y)), np.arange(5, len(Y))
+    weight[:5] = 1e-12
+    config = changed(noise_exponent=0.0, n_components=25, weights={"cell_type": 1.0, "rbf(made up)": 1.0})
+    space = config.space
+    space.learn(Y[some])
+
+    def learn(_, targets):
+        return space, targets, space.transform(targets)
+
+    left_out = fit_kernel_model(config, rows.take(some), Y[some], "cpu").predict(tests)
+    light = fit_kernel_model(config, rows, Y, "cpu", weight, learn).predict(tests)
+    np.testing.assert_allclose(light, left_out, atol=0.02 * np.abs(Y).max())
+    assert np.abs(fit_kernel_model(config, rows, Y, "cpu", None, learn).predict(tests) - left_out).max() > 0.1
 
 
 def test_a_model_is_the_same_after_a_save_and_damage_is_named():
     train, test, Y = example()
-    model = fit_composite(COMPOSITE, Pairs.of(train, ["made up"]), Y, "cpu")
+    model = fit_composite(train, Y)
     state = model.state()
     again = CompositeModel.from_state(COMPOSITE, StateReader(state, "saved"))
     assert np.array_equal(again.predict(test), model.predict(test))
-    state["known"]["components"] = {**state["known"]["components"], "mean": np.zeros(3, np.float32)}
-    with pytest.raises(InputError, match=r"saved\.known\.components: directions must be float32 \(any, 3\)"):
+    state["known_compounds"]["space"] = {**state["known_compounds"]["space"], "mean": np.zeros(3, np.float32)}
+    with pytest.raises(InputError, match=r"saved\.known_compounds\.space: mean must be float32 \(25\)"):
         CompositeModel.from_state(COMPOSITE, StateReader(state, "saved"))
     state = {
         **model.state(),
-        "new_compounds": fit_composite(COMPOSITE, Pairs.of(train, ["made up"]), Y[:, :9], "cpu").state()[
-            "known"
-        ],
+        "new_compounds": fit_composite(train, Y[:, :9]).state()["known_compounds"],
     }
     with pytest.raises(InputError, match="different numbers of targets"):
         CompositeModel.from_state(
-            COMPOSITE.model_copy(update={"new_compounds": MACHINE}), StateReader(state, "saved")
+            COMPOSITE.model_copy(update={"new_compounds": KERNEL_MODEL}), StateReader(state, "saved")
         )
 
 
@@ -186,15 +206,15 @@ def test_settings_that_cannot_be_used_are_named(values, message):
         changed(**values)
 
 
-def test_an_engine_that_there_is_not_is_named_wherever_a_machine_is_fitted():
+def test_an_engine_that_there_is_not_is_named_wherever_a_model_is_fitted():
     rows, _, Y = problem()
     with pytest.raises(InputError, match="no SVR engine 'magic'; choose one of auto, douglas-rachford"):
-        fit_machine(changed(engine="magic"), rows, Y, "cpu")
+        fit_kernel_model(changed(engine="magic"), rows, Y, "cpu")
 
 
-def test_a_machine_for_new_compounds_has_no_profiles_in_it():
+def test_a_model_for_new_compounds_has_no_profiles_in_it():
     with pytest.raises(ValueError, match="new_compounds is for pairs without a response profile"):
-        KernelConfig(known=MACHINE, new_compounds=MACHINE)
+        CompositeMember(known_compounds=KERNEL_MODEL, new_compounds=KERNEL_MODEL)
 
 
 def test_real_data_are_predicted_better_than_by_the_additive_model(shared_data):
@@ -204,14 +224,12 @@ def test_real_data_are_predicted_better_than_by_the_additive_model(shared_data):
 
     data = read_training(shared_data / "lincs_lung" / "de_train.parquet")
     rows = Rows(data.obs, encode_molecules(["morgan"], list(data.obs["SMILES"])).training)
-    pairs = Pairs.of(rows, ["morgan"])
     names = np.unique(data.obs["sm_name"])[::4]
     everywhere = np.isin(data.obs["sm_name"], names)
     for held in (everywhere & (data.obs["cell_type"] == "HFL1").to_numpy(), everywhere):
         inside, outside = np.flatnonzero(~held), np.flatnonzero(held)
-        predicted = fit_and_predict(
-            SHIPPED, pairs.take(inside), data.Y[inside], [pairs.take(outside)], "cpu"
-        )[0]
+        fits = SHIPPED.prepare(TrainingSet(rows, data.Y, None, (), 0, "cpu"))
+        predicted = fits.fit_predict(inside, [outside])[0]
         baseline = additive(data.take(inside), data.obs.iloc[outside])
         errors = [rowwise_rmse(data.Y[outside], x).mean() for x in (predicted, baseline)]
         assert errors[0] < 0.99 * errors[1]

@@ -6,59 +6,111 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands.run_options import RecipeChanges, changed_recipe, run_config
+from rapids_pipeline.stack.members.booster import BoosterMember
+from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
+from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.named_recipes import RECIPES, recipe, to_toml
-from rapids_pipeline.stack.recipe import BoostingConfig, KernelConfig, MachineConfig
-from rapids_pipeline.stack.target_space import TARGET_SPACES
+from rapids_pipeline.stack.recipe import Recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_comes_back_from_its_toml(name, tmp_path):
     (tmp_path / "copy.toml").write_text(to_toml(RECIPES[name]))
     assert recipe(tmp_path / "copy.toml") == recipe(name) == RECIPES[name]
-    assert isinstance(tomllib.loads(to_toml(RECIPES[name]))["boosting"]["features"], str), (
-        "named, not spelt out"
-    )
+    sets = [member.get("features", "none") for member in tomllib.loads(to_toml(RECIPES[name]))["members"]]
+    assert all(isinstance(features, str) for features in sets), "named, not spelt out"
 
 
-def test_kernels_come_back_from_toml_to_the_last_bit(tmp_path):
+def test_composite_members_come_back_from_toml_to_the_last_bit(tmp_path):
     known = {"tanimoto^2 * cell_type": 0.1 + 0.2, "correlation * profile_linear": 1e-7, "compound": 0.0}
-    new = MachineConfig(weights={"rbf(molecules)": 1 / 3}, engine="smo", epsilon=0.1, max_iter=7, tol=1e-5)
-    kernel = KernelConfig(name="mine", known=MachineConfig(weights=known, targets="genes"), new_compounds=new)
-    changed = RECIPES["best"].model_copy(update={"svrs": (), "kernels": (kernel, *RECIPES["best"].kernels)})
+    new = KernelModelConfig(
+        weights={"rbf(molecules)": 1 / 3}, engine="smo", epsilon=0.1, max_iter=7, tol=1e-5
+    )
+    member = CompositeMember(
+        name="mine", known_compounds=KernelModelConfig(weights=known, targets="genes"), new_compounds=new
+    )
+    changed = RECIPES["best"].with_members(member, RECIPES["best"].members[1])
     (tmp_path / "copy.toml").write_text(to_toml(changed))
     found = recipe(tmp_path / "copy.toml")
-    assert found == changed and list(found.kernels[0].known.weights) == list(known), "and in their order"
+    assert found == changed
+    assert list(found.members[0].known_compounds.weights) == list(known), "and in their order"
 
 
 def test_the_published_recipe_has_the_published_settings():
-    published = RECIPES["published"]
-    assert [(svr.name, svr.C, svr.epsilon, svr.gamma) for svr in published.svrs] == [
-        ("svr_shared", 1.0, 0.1, "scale"),
-        ("svr_per_target", 1.0, 0.1, "scale"),
+    *svrs, boosting = RECIPES["published"].members
+    assert [(svr.kind, svr.name, svr.C, svr.epsilon, svr.gamma) for svr in svrs] == [
+        ("svr", "svr_shared", 1.0, 0.1, "scale"),
+        ("own_target_svr", "svr_per_target", 1.0, 0.1, "scale"),
     ]
-    boosting = published.boosting
     assert (boosting.n_estimators, boosting.learning_rate, boosting.max_depth) == (1000, 0.01, 10)
     assert (boosting.colsample, boosting.min_samples_leaf, boosting.encoder_sigma) == (0.2, 1, 0.21)
-    assert (published.n_folds, boosting.n_components, boosting.features.name) == (
-        5,
-        45,
-        "boosting_aggregates",
-    )
+    assert (RECIPES["published"].n_folds, boosting.n_components) == (5, 45)
+    assert boosting.features.name == "boosting_aggregates" and boosting.pseudo_labels.use == "auto"
+
+
+MINE = """name = "mine"
+[[members]]
+kind = "svr"
+C = 2.0
+features = "onehot"
+[[members]]
+kind = "booster"
+name = "trees"
+stacks_on = ["onehot"]
+pseudo_labels = { teacher = ["onehot"], weight = 0.5 }
+"""
 
 
 def test_a_changed_recipe_keeps_the_rest(tmp_path):
-    (tmp_path / "mine.toml").write_text('name = "mine"\n[[svrs]]\nC = 2.0\nfeatures = "onehot"\n')
+    (tmp_path / "mine.toml").write_text(MINE)
     mine = recipe(tmp_path / "mine.toml")
-    assert [(svr.name, svr.C, svr.epsilon) for svr in mine.svrs] == [("onehot", 2.0, 0.1)]
-    assert mine.boosting == BoostingConfig()
-    changes = RecipeChanges(folds=4, engine="sklearn", svr_features="onehot,svr_per_target")
-    changed = changed_recipe(mine, changes)
-    assert [(svr.name, svr.C, svr.engine) for svr in changed.svrs] == [
-        ("onehot", 2.0, "sklearn"),
-        ("svr_per_target", 2.0, "auto"),
+    svr, trees = mine.members
+    assert (svr.name, svr.C, svr.epsilon) == ("onehot", 2.0, 0.1)
+    labels = {"teacher": ("onehot",), "weight": 0.5, "use": "auto"}
+    assert trees == BoosterMember(name="trees", stacks_on=("onehot",), pseudo_labels=labels)
+    assert recipe(tmp_path / "mine.toml") == mine and [form.name for form in mine.forms] == [
+        "onehot",
+        "trees",
+        "trees_pseudo",
     ]
-    assert changed.n_folds == 4 and changed.boosting == mine.boosting
+    changes = RecipeChanges(folds=4, engine="sklearn", svr_features="svr_shared,svr_per_target")
+    changed = changed_recipe(mine, changes)
+    shared, own, trees = changed.members
+    assert (shared.kind, shared.name, shared.C, shared.engine) == ("svr", "svr_shared", 2.0, "sklearn")
+    assert (own.kind, own.name, own.C) == ("own_target_svr", "svr_per_target", 2.0)
+    assert trees.stacks_on == trees.pseudo_labels.teacher == ("svr_shared", "svr_per_target")
+    assert changed.n_folds == 4 and trees.features == mine.members[1].features
     assert changed_recipe(mine, RecipeChanges()) == mine
+
+
+def test_new_svrs_stand_where_the_old_ones_were_read():
+    changed = changed_recipe(RECIPES["best"], RecipeChanges(svr_features="onehot"))
+    assert [member.name for member in changed.members] == ["onehot", "composite", "boosting"]
+    assert changed.members[2].stacks_on == ("onehot", "composite")
+
+
+def test_options_of_boosters_change_all_of_them():
+    svr = SvrMember()
+    both = (BoosterMember(name=name, stacks_on=("svr_shared",)) for name in ("one", "other"))
+    two = Recipe(name="two", members=(svr, *both))
+    changes = RecipeChanges(boosting_engine="xgboost", boosting_features="boosting_aggregates")
+    found = changed_recipe(two, changes)
+    assert [(m.engine, m.features.name) for m in found.members[1:]] == [
+        ("xgboost", "boosting_aggregates")
+    ] * 2
+    below = changed_recipe(two, RecipeChanges(boosting_features="onehot_loo"))
+    assert {member.stacks_on for member in below.members} == {()}, "these features read no predictions"
+
+
+def member(kind, more=""):
+    return f'name = "x"\n[[members]]\nkind = "{kind}"\n{more}\n'
+
+
+def above(name, stacks_on, more=""):
+    return f'[[members]]\nkind = "booster"\nname = "{name}"\nstacks_on = {stacks_on}\n{more}\n'
+
+
+SVR = member("svr")
 
 
 @pytest.mark.parametrize(
@@ -66,16 +118,72 @@ def test_a_changed_recipe_keeps_the_rest(tmp_path):
     [
         ("name = ", "not a TOML file"),
         ("n_folds = 5", "name: field required"),
-        ('name = "x"\ncolour = 1', "colour: extra inputs are not permitted"),
-        ('name = "x"\n[[svrs]]\nC = -1', r"svrs\[0\].C: input should be greater than 0"),
-        ('name = "x"\n[[svrs]]\nfeatures = "magic"', r"svrs\[0\].features: no feature set 'magic'"),
-        ('name = "x"\n[[svrs]]\nfeatures = "boosting"', "stacks on predictions of the SVRs"),
-        ('name = "x"\n[boosting]\nfeatures = "svr_per_target"', "gives every gene columns of its own"),
-        ('name = "x"\n[[svrs]]\nfeatures = "svr_per_target"\nkernel = "linear"', "needs kernel = 'rbf'"),
-        ('name = "x"\n[[svrs]]\n[[svrs]]\n', "two members are called svr_shared"),
-        ('name = "x"\nsvrs = []', "at least one member among svrs and kernels"),
-        ('name = "x"\n[pseudo_labels]\nuse = "maybe"', "pseudo_labels.use: input should be"),
-        ('name = "x"\n[boosting]\ntarget_space = "magic"', "boosting.target_space: input should be"),
+        ('name = "x"\ncolour = 1\n[[members]]\nkind = "svr"', "colour: extra inputs are not permitted"),
+        ('name = "x"', "members: field required"),
+        ('name = "x"\nmembers = []', "members: tuple should have at least 1 item"),
+        (
+            'name = "x"\n[[members]]\nC = 1',
+            r"members\[0\]: no kind of member None; choose among svr, own_target_svr",
+        ),
+        (member("magic"), r"members\[0\]: no kind of member 'magic'"),
+        (member("svr", "C = -1"), r"members\[0\].C: input should be greater than 0"),
+        (member("svr", "colour = 1"), r"members\[0\].colour: extra inputs are not permitted"),
+        (member("svr", 'features = "magic"'), r"members\[0\].features: no feature set 'magic'"),
+        (
+            member("svr", 'features = "boosting"'),
+            "reads predictions of other members: name them in stacks_on",
+        ),
+        (member("svr", 'features = "svr_per_target"'), "take kind = 'own_target_svr'"),
+        (member("booster", 'features = "svr_per_target"'), "gives every gene columns of its own"),
+        (member("own_target_svr", 'kernel = "linear"'), "kernel: extra inputs are not permitted"),
+        (SVR + '[[members]]\nkind = "svr"', "two members are called svr_shared"),
+        (SVR + above("svr_shared", ["svr_shared"]), "two members are called svr_shared"),
+        (
+            SVR + above("a", ["svr_shared"], "pseudo_labels = {}") + above("a_pseudo", ["svr_shared"]),
+            "two members are called a_pseudo",
+        ),
+        (SVR + above("a", ["magic"]), "a: there is no member magic; the members are svr_shared, a"),
+        (SVR + above("a", ["svr_shared", "svr_shared"]), "a names a member twice"),
+        (SVR + above("a", ["a"]), "a stacks on itself"),
+        (SVR + above("a", ["b"]) + above("b", ["a"]), "a stacks on b, which itself stacks on others"),
+        (
+            member("svr", 'pseudo_labels = { use = "on" }') + above("a", ["svr_shared"]),
+            "a stacks on svr_shared, whose pseudo_labels are on",
+        ),
+        (
+            SVR + above("a", ["svr_shared"], 'pseudo_labels = { teacher = ["magic"] }'),
+            "a: there is no member magic",
+        ),
+        (
+            SVR + above("a", ["svr_shared"], 'pseudo_labels = { use = "maybe" }'),
+            r"members\[1\].pseudo_labels.use: input should be",
+        ),
+        (SVR + above("a", ["svr_shared"], 'transform = "magic"'), r"members\[1\].transform: input should be"),
+        (
+            SVR
+            + """[[members]]
+            kind = "composite"
+            stacks_on = ["svr_shared"]
+            known_compounds = { weights = { tanimoto = 1.0 } }
+            new_compounds = { weights = { tanimoto = 1.0 } }""",
+            "composite: kind composite reads no predictions, so it cannot stack on others",
+        ),
+        (
+            member("composite", "known = { weights = { tanimoto = 1.0 } }"),
+            "known is called known_compounds now; `rapids-perturb recipes best --toml` prints a recipe to copy",
+        ),
+        *(
+            (
+                f'name = "x"\n{old}',
+                f"{key} is a key of earlier versions, members are listed now; `rapids-perturb",
+            )
+            for key, old in (
+                ("svrs", "[[svrs]]\nC = 1.0"),
+                ("kernels", "[[kernels]]"),
+                ("boosting", "[boosting]\nn_estimators = 3"),
+                ("pseudo_labels", '[pseudo_labels]\nuse = "off"'),
+            )
+        ),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_by_its_key(tmp_path, text, says):
@@ -97,7 +205,7 @@ def test_unknown_names_and_files():
     ("changes", "seed", "says"),
     [
         (RecipeChanges(folds=2), 0, "--folds 2: input should be greater than or equal to 3"),
-        (RecipeChanges(svr_features="boosting"), 0, "--svr-features: boosting stacks on"),
+        (RecipeChanges(svr_features="boosting"), 0, "--svr-features: boosting: feature set boosting reads"),
         (RecipeChanges(svr_features="onehot,onehot"), 0, "--svr-features: two members are called onehot"),
         (RecipeChanges(boosting_features="svr_per_target"), 0, "--boosting-features: svr_per_target gives"),
         (RecipeChanges(), -1, "--seed -1: input should be"),
@@ -113,6 +221,24 @@ def test_options_that_cannot_be_used_are_named(changes, seed, says):
         run_config("standard", changes, "morgan", seed)
 
 
-def test_every_target_space_can_be_named():
-    for name in TARGET_SPACES:
-        assert BoostingConfig(target_space=name).target_space == name
+@pytest.mark.parametrize(
+    ("members", "changes", "says"),
+    [
+        (
+            (SvrMember(),),
+            RecipeChanges(boosting_engine="exact"),
+            "--boosting-engine: .* no member of kind booster",
+        ),
+        ((SvrMember(),), RecipeChanges(boosting_features="onehot"), "--boosting-features: .* kind booster"),
+        (RECIPES["best"].members[1:2], RecipeChanges(engine="smo"), "--engine: .* no member of kind svr"),
+        (RECIPES["best"].members[1:2], RecipeChanges(svr_features="onehot"), "no SVR of the first level"),
+        (
+            (SvrMember(kernel="linear"),),
+            RecipeChanges(svr_features="svr_per_target"),
+            "--svr-features: svr_per_target gives every gene columns of its own, which needs kernel = 'rbf'",
+        ),
+    ],
+)
+def test_options_without_a_member_to_act_on_are_refused(members, changes, says):
+    with pytest.raises(InputError, match=says):
+        changed_recipe(Recipe(name="few", members=members), changes)

@@ -15,27 +15,45 @@ from rapids_pipeline.stack.saved import load_model
 
 RECIPE = """name = "small"
 n_folds = 3
-[[svrs]]
-features = "svr_shared"
-[[svrs]]
-features = "svr_per_target"
-[[kernels]]
-[kernels.known]
+[[members]]
+kind = "svr"
+[[members]]
+kind = "own_target_svr"
+[[members]]
+kind = "composite"
+[members.known_compounds]
 n_components = 6
 weights = { cell_type = 1.0, tanimoto = 0.5, "correlation * profile_linear" = 3.0, "rbf(molecules)" = 0.2 }
-[kernels.new_compounds]
+[members.new_compounds]
 n_components = 6
 transform = "gene_scale"
 targets = "genes"
 weights = { cell_type = 1.0, "correlation * tanimoto^2" = 1.0, "rbf(descriptors)" = 0.5 }
-[boosting]
+[[members]]
+kind = "booster"
+stacks_on = ["svr_shared", "svr_per_target", "composite"]
+pseudo_labels = { use = "on" }
 n_estimators = 20
 learning_rate = 0.2
 n_seeds = 2
 features = "boosting_aggregates"
-[pseudo_labels]
-use = "on"
+[[members]]
+kind = "booster"
+name = "trees"
+stacks_on = ["composite"]
+n_estimators = 5
+transform = "asinh"
+centre = true
+[[members]]
+kind = "svr"
+name = "above"
+stacks_on = ["composite", "svr_shared"]
+features = "boosting"
 """
+
+
+BOOSTER = 5
+"""Place of the first booster among the models: those of the first level, then `trees` and `above`, come before it."""
 
 
 def invoke(*arguments):
@@ -169,11 +187,13 @@ def test_parts_that_do_not_fit_together_are_refused(finished, tmp_path):
 
     state = {name: plain(bundle.state, name) for name in bundle.state.names()}
     changes = {
-        "few support rows": lambda s: s["first_0"].update(support=s["first_0"]["support"][:5]),
+        "few support rows": lambda s: s["member_0"].update(support=s["member_0"]["support"][:5]),
         "other genes": lambda s: s["genes"].update(names=s["genes"]["names"][:-1]),
-        "narrow table": lambda s: s["first_0"].update(support=s["first_0"]["support"][:, :-1].copy()),
+        "narrow table": lambda s: s["member_0"].update(support=s["member_0"]["support"][:, :-1].copy()),
         "no blend": lambda s: s.pop("blend"),
-        "wide trees": lambda s: s["booster_0"]["trees"].update(n_features=np.array([10_000])),
+        "wide trees": lambda s: s[f"member_{BOOSTER}"]["seed_0"]["trees"].update(
+            n_features=np.array([10_000])
+        ),
     }
     for number, (name, change) in enumerate(changes.items()):
         changed = {

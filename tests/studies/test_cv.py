@@ -19,10 +19,11 @@ from rapids_pipeline.studies import cv
 from rapids_pipeline.studies.cv import HeldOut, RowScores, fit_split, mean_predictions, methods_of, split_rows
 from tests.command_line import error_line, invoke, succeed
 from tests.reports.pages import Page
-from tests.stack_example import OWN, SVR, UNMOVED, example, recipe
+from tests.stack_example import OWN, SVR, UNMOVED, booster, example, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*did not reach tol")  # with 1000 in a target
-CONFIG = RunConfig(recipe=recipe(svrs=(SVR, OWN), use="auto"), molecules="made up")
+MEMBERS = SVR, OWN, booster("svr_shared", "svr_per_target", pseudo_labels={"use": "auto"})
+CONFIG = RunConfig(recipe=recipe(*MEMBERS), molecules="made up")
 
 
 def problem(Y=None):

@@ -1,1 +1,13 @@
-"""Members of a stack: one file a kind."""
+"""Members of a stack: one file a kind. `KINDS` names them; a new kind is one more file and one more line."""
+
+from rapids_pipeline.stack.members.booster import BoosterMember
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.member import Member
+from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
+
+KINDS: dict[str, type[Member]] = {
+    "svr": SvrMember,
+    "own_target_svr": OwnTargetSvrMember,
+    "composite": CompositeMember,
+    "booster": BoosterMember,
+}

@@ -1,36 +1,37 @@
-r"""Kernel machines on composite kernels: targets transformed, reduced to components, solved on one Gram matrix.
+r"""Models on composite kernels: targets transformed, reduced to components, solved on one Gram matrix.
 
-With z = T(y) the transformed targets (`rapids_pipeline.stack.target_transforms`), μ their mean over the training rows
-and Z − μ ≈ A Vᵀ its leading principal components, component j is solved as a_j / u_j, u_j = s_j/√n, by an engine of
+With z = T(y) − μ the centred transformed targets and A Vᵀ ≈ Z their leading components
+(`rapids_pipeline.stack.target_space`), component j is solved as a_j / u_j, u_j = s_j/√n, by an engine of
 `rapids_pipeline.svr.engines` on K = `LearntKernel.gram`; a new pair gets
 
     ŷ = T⁻¹( μ + Σ_j u_j (k β_j + b_j) V_j ),   k = K(pair, training rows)
 
-All machines share one K for all genes, so a fit takes one factorisation however many genes there are. Whatever is
-learnt (μ, V, S of the kernel, profiles, scales) is learnt from the training rows of the fit.
+One K serves all genes, so a fit takes one factorisation however many genes there are. Whatever is learnt (μ, V, S of
+the kernel, profiles, scales) is learnt from the training rows of the fit.
+
+A member has two such models: `known_compounds` for pairs whose compound was measured in another cell type, so that it
+has a response profile, and `new_compounds` for all others.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from features.reduction import TruncatedSVD
+from features.molecules import fitted_in_fold
 from features.rows import Pairs, Rows
-from rapids_pipeline.backend.arrays import Array, namespace, to_device, to_host
+from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.kernels.composite import LearntKernel
-from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
-from rapids_pipeline.stack.target_transforms import TargetTransform
+from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
+from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, StageConfig, TrainingSet
+from rapids_pipeline.stack.members.svr import NO_TUBE
+from rapids_pipeline.stack.target_space import TargetSpace, TransformName
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
 from rapids_pipeline.svr.gram import require_room
-
-Floats = NDArray[np.float64]
-Matrix = NDArray[np.float32]
 
 LEAST_NOISE = 1e-3
 """Part of the rows' mean square that is added to each row's before noise is made of it."""
@@ -38,69 +39,127 @@ ROWS_AT_ONCE = 1024
 """Rows predicted at once."""
 
 
-@dataclass(frozen=True, eq=False)
-class Components:
-    """Principal components of transformed targets, learnt from n training rows of t targets.
+class KernelModelConfig(StageConfig):
+    """A model on a composite kernel: targets transformed and reduced to principal components, each solved on it.
 
-    Attributes
-    ----------
-    transform : TargetTransform
-    mean : ndarray of float32, (t,)
-        μ.
-    directions : ndarray of float32, (q, t)
-        Vᵀ.
+    Component j, with singular value s_j, is divided by its root mean square s_j/√n and has the penalty
+    λ_j = `penalty` · (s_1/s_j)^`penalty_growth` ("ridge": λ; engines with a tube: C = 1/λ, and `epsilon` in units of
+    the component's root mean square). With `targets` = "genes" the transformed genes are solved as they are, each with
+    `penalty`, and components serve the response profiles only. Row i has the noise h_i ∝ (|a_i|²)^`noise_exponent`, a_i
+    its scores: strong responses vary more. h multiplies the penalty.
     """
 
-    transform: TargetTransform
-    mean: Matrix
-    directions: Matrix
+    weights: dict[str, float]
+    profile_shrinkage: float = Field(default=1.0, ge=0)
+    transform: TransformName = "asinh"
+    transform_scale: float = Field(default=2.0, gt=0)
+    n_components: int = Field(default=120, ge=1)
+    targets: Literal["components", "genes"] = "components"
+    engine: str = "ridge"
+    penalty: float = Field(default=1.5, gt=0)
+    penalty_growth: float = Field(default=1.0, ge=0)
+    epsilon: float = Field(default=0.0, ge=0)
+    noise_exponent: float = Field(default=0.0, ge=0, le=1)
+    tol: float = Field(default=1e-3, gt=0)
+    max_iter: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        CompositeKernel(self.weights)
+        if self.engine == "ridge" and self.epsilon:
+            raise ValueError(NO_TUBE)
+        if self.engine == "auto":
+            raise ValueError(
+                "engine = 'auto' would leave open which loss is meant: name 'ridge' (squared errors) or an engine of "
+                "epsilon-insensitive ones, such as 'douglas-rachford' or 'smo'"
+            )
+        return self
+
+    @property
+    def kernel(self) -> CompositeKernel:
+        """The composite kernel."""
+        return CompositeKernel(self.weights, self.profile_shrinkage)
+
+    @property
+    def space(self) -> TargetSpace:
+        """The space of the targets, not learnt yet."""
+        return TargetSpace(
+            self.n_components, self.transform, self.transform_scale, centre=True, products="float32"
+        )
+
+    def with_molecules(self, encoder: str) -> Self:
+        """Return the settings with `encoder` for rbf(molecules)."""
+        return self.model_copy(update={"weights": dict(self.kernel.with_molecules(encoder).weights)})
+
+
+class CompositeMember(Member):
+    """A member of two models on composite kernels.
+
+    `known_compounds` predicts pairs whose compound was measured in another cell type, so that it has a response
+    profile; all others are predicted by `new_compounds`, whose kernel therefore has no profiles in it.
+    """
+
+    kind: Literal["composite"] = "composite"
+    known_compounds: KernelModelConfig
+    new_compounds: KernelModelConfig
+
+    @model_validator(mode="before")
     @classmethod
-    def learn(cls, config: MachineConfig, Y: Array) -> tuple["Components", Array, Floats, Floats]:
-        """Learn from training targets (n, t), float32, in their library and on their device.
+    def _old_name(cls, values: Any) -> Any:
+        if "known" in values:
+            raise ValueError(f"known is called known_compounds now; {REMEDY}")
+        return values
 
-        Returns
-        -------
-        components : Components
-        centred : array, (n, t)
-            Z − μ, in the library of Y.
-        scores : ndarray of float64, (n, q)
-            A, on the host.
-        singular_values : ndarray of float64, (q,)
-        """
-        xp = namespace(Y)
-        transform = TargetTransform(config.transform, config.transform_scale).fit(Y)
-        z = transform.forward(Y)
-        mean = xp.astype(xp.sum(z, axis=0, dtype=xp.float64) / Y.shape[0], z.dtype)
-        z -= mean[None, :]
-        svd = TruncatedSVD(config.n_components, products="float32").fit(z)
-        if not len(svd.singular_values_):
-            raise InputError("all training rows have the same targets: there is nothing to learn")
-        directions = np.asarray(to_host(svd.components_), dtype=np.float32)
-        scores = to_host(svd.transform(z)).astype(np.float64)
-        values = to_host(svd.singular_values_).astype(np.float64)
-        return cls(transform, to_host(mean).astype(np.float32), directions), z, scores, values
+    @model_validator(mode="after")
+    def _no_profiles_of_new_compounds(self) -> Self:
+        if self.new_compounds.kernel.of_profiles:
+            raise ValueError(
+                f"{self.name}: new_compounds is for pairs without a response profile, so its weights cannot have one"
+            )
+        return self
 
-    def state(self) -> State:
-        """Return what was learnt."""
-        return {"transform": self.transform.state(), "mean": self.mean, "directions": self.directions}
+    @property
+    def default_name(self) -> str:
+        """The kind's name."""
+        return "composite"
 
-    @classmethod
-    def from_state(cls, config: MachineConfig, reader: StateReader) -> "Components":
-        """Make them of their state; InputError where it is damaged."""
-        mean = reader.array("mean", np.float32, (None,))
-        directions = reader.array("directions", np.float32, (None, len(mean)))
-        transform = TargetTransform(config.transform, config.transform_scale)
-        return cls(transform.restore(reader.part("transform"), len(mean)), mean, directions)
+    @property
+    def models(self) -> tuple[KernelModelConfig, KernelModelConfig]:
+        """The settings of both models, `known_compounds` first."""
+        return self.known_compounds, self.new_compounds
+
+    @property
+    def encoders(self) -> list[str]:
+        """The molecule encoders whose features `Rows.molecules` must hold."""
+        named = {name for model in self.models for name in model.kernel.encoders}
+        return sorted(name for name in named if not fitted_in_fold(name))
+
+    def with_molecules(self, encoder: str) -> Self:
+        """Return the member with `encoder` for rbf(molecules)."""
+        known, new = (model.with_molecules(encoder) for model in self.models)
+        return self.model_copy(update={"known_compounds": known, "new_compounds": new})
+
+    def engine_choice(self, Y: Float32, device: DeviceName) -> str:
+        """Return which engine solves `known_compounds`, and why."""
+        known, _ = (choose_engine(model.engine, to_device(Y[:1], device)) for model in self.models)
+        return f"{known.engine.name} ({known.reason})"
+
+    def prepare(self, data: TrainingSet) -> "CompositeFits":
+        """Return its fits, which share what kernels compare and no target enters (numbers, similarities)."""
+        return CompositeFits(self, data)
+
+    def model_from_state(self, reader: StateReader) -> "CompositeModel":
+        """Make a fitted model of its state."""
+        return CompositeModel.from_state(self, reader)
 
 
 @dataclass(frozen=True, eq=False)
-class FittedMachine:
-    """A kernel machine of n training rows.
+class KernelModel:
+    """A fitted model on a composite kernel, of n training rows.
 
     Attributes
     ----------
-    components : Components
+    space : TargetSpace
     kernel : LearntKernel
     dual_coef : ndarray of float32, (n, q) or, solved by genes, (n, t)
         u_j β_j.
@@ -110,116 +169,135 @@ class FittedMachine:
         Whether genes were solved, not components.
     """
 
-    components: Components
+    space: TargetSpace
     kernel: LearntKernel
-    dual_coef: Matrix
-    intercept: Matrix
+    dual_coef: Float32
+    intercept: Float32
     by_genes: bool
 
-    def predict(self, pairs: Pairs) -> Matrix:
-        """Return the predictions of pairs, (m, t) float32; a pair's do not depend on the others."""
-        predicted = np.empty((len(pairs), len(self.components.mean)), dtype=np.float32)
+    def predict(self, pairs: Pairs) -> Float32:
+        """Return the predictions of pairs, (m, t) float32; a pair's do not depend on the others, to rounding."""
+        predicted = np.empty((len(pairs), len(self.space.unit_)), dtype=np.float32)
         for start in range(0, len(pairs), ROWS_AT_ONCE):
             some = np.arange(start, min(start + ROWS_AT_ONCE, len(pairs)))
             K = self.kernel.between(pairs.take(some), np.empty(0))
             z = (K @ self.dual_coef.astype(np.float64)).astype(np.float32) + self.intercept
-            if not self.by_genes:
-                z = z @ self.components.directions
-            predicted[some] = self.components.transform.back(z + self.components.mean)
+            predicted[some] = self.space.back(z) if self.by_genes else self.space.inverse_transform(z)
         return predicted
 
     def state(self) -> State:
         """Return what was learnt."""
         return {
-            "components": self.components.state(),
+            "space": self.space.state(),
             "kernel": self.kernel.state(),
             "dual_coef": self.dual_coef,
             "intercept": self.intercept,
         }
 
     @classmethod
-    def from_state(cls, config: MachineConfig, reader: StateReader) -> "FittedMachine":
+    def from_state(cls, config: KernelModelConfig, reader: StateReader) -> "KernelModel":
         """Make it of its state; InputError where that is damaged."""
-        components = Components.from_state(config, reader.part("components"))
+        space = config.space.restore(reader.part("space"))
         kernel = LearntKernel.from_state(config.kernel, reader.part("kernel"))
         by_genes = config.targets == "genes"
-        width = components.directions.shape[1 if by_genes else 0]
+        width = len(space.unit_) if by_genes else len(space.singular_values)
         dual_coef = reader.array("dual_coef", np.float32, (len(kernel.rows), width))
-        return cls(components, kernel, dual_coef, reader.array("intercept", np.float32, (width,)), by_genes)
+        return cls(space, kernel, dual_coef, reader.array("intercept", np.float32, (width,)), by_genes)
 
 
 @dataclass(frozen=True, eq=False)
 class CompositeModel:
-    """The two machines of a member: pairs with a response profile are `known`'s, all others `new_compounds`'."""
+    """Both models of a member: pairs with a response profile are `known_compounds`', all others `new_compounds`'."""
 
     encoders: Sequence[str]
-    known: FittedMachine
-    new_compounds: FittedMachine
+    known_compounds: KernelModel
+    new_compounds: KernelModel
 
-    def predict(self, rows: Rows) -> Matrix:
-        """Return the predictions of rows, (m, t) float32; a row's do not depend on the others."""
+    def predict(self, rows: Rows) -> Float32:
+        """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
         pairs = Pairs.of(rows, self.encoders)
-        return _by_profile(pairs, self.known, lambda: self.new_compounds)
+        return _by_profile(pairs, self.known_compounds, lambda: self.new_compounds)
 
     def state(self) -> State:
-        """Return what the machines have learnt."""
-        return {"known": self.known.state(), "new_compounds": self.new_compounds.state()}
+        """Return what both have learnt."""
+        return {"known_compounds": self.known_compounds.state(), "new_compounds": self.new_compounds.state()}
 
     @classmethod
-    def from_state(cls, config: KernelConfig, reader: StateReader) -> "CompositeModel":
+    def from_state(cls, member: CompositeMember, reader: StateReader) -> "CompositeModel":
         """Make it of its state; InputError where that is damaged."""
-        known = FittedMachine.from_state(config.known, reader.part("known"))
-        new = FittedMachine.from_state(config.new_compounds, reader.part("new_compounds"))
-        if known.components.mean.shape != new.components.mean.shape:
-            raise reader.fault("the two machines have different numbers of targets")
-        return cls(config.encoders, known, new)
+        known = KernelModel.from_state(member.known_compounds, reader.part("known_compounds"))
+        new = KernelModel.from_state(member.new_compounds, reader.part("new_compounds"))
+        if known.space.unit_.shape != new.space.unit_.shape:
+            raise reader.fault("the two models have different numbers of targets")
+        return cls(member.encoders, known, new)
 
 
-def fit_composite(config: KernelConfig, rows: Pairs, Y: Matrix, device: DeviceName) -> CompositeModel:
-    """Fit both machines to training rows and their targets (n, t)."""
-    machines = (fit_machine(machine, rows, Y, device) for machine in config.machines)
-    return CompositeModel(config.encoders, *machines)
+class CompositeFits(Fits):
+    """Fits of both models; `new_compounds` is fitted for a prediction only where a pair needs it."""
+
+    def __init__(self, member: CompositeMember, data: TrainingSet) -> None:
+        super().__init__(data)
+        self.member = member
+        self._pairs = Pairs.of(data.rows, member.encoders)
+
+    def fit(self, training: Indices) -> CompositeModel:
+        """Fit to some rows."""
+        return CompositeModel(
+            self.member.encoders, *(self._fitted(config, training) for config in self.member.models)
+        )
+
+    def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
+        """Return the predictions of groups of rows by a fit to some others."""
+        known = self._fitted(self.member.known_compounds, training)
+        made: list[KernelModel] = []
+
+        def new_compounds() -> KernelModel:
+            if not made:
+                made.append(self._fitted(self.member.new_compounds, training))
+            return made[0]
+
+        return [_by_profile(self._pairs.take(group), known, new_compounds) for group in groups]
+
+    def _fitted(self, config: KernelModelConfig, training: Indices) -> KernelModel:
+        weight = None if self.data.weight is None else self.data.weight[training]
+        return fit_kernel_model(
+            config, self._pairs.take(training), self.data.Y[training], self.data.device, weight
+        )
 
 
-def fit_and_predict(
-    config: KernelConfig, rows: Pairs, Y: Matrix, groups: Sequence[Pairs], device: DeviceName
-) -> list[Matrix]:
-    """Return what `fit_composite(…)` predicts for groups of pairs; the second machine is fitted where it is needed."""
-    known = fit_machine(config.known, rows, Y, device)
-    made: list[FittedMachine] = []
-
-    def new_compounds() -> FittedMachine:
-        if not made:
-            made.append(fit_machine(config.new_compounds, rows, Y, device))
-        return made[0]
-
-    return [_by_profile(group, known, new_compounds) for group in groups]
+Learnt = tuple[TargetSpace, Array, Array]
+"""A learnt space of targets, the centred training targets z and their scores (`TargetSpace.learn`)."""
 
 
-Reduced = tuple[Components, Array, Floats, Floats]
-"""What `Components.learn` returns."""
+def learn_space(config: KernelModelConfig, Y: Array) -> Learnt:
+    """Learn the space of training targets `Y` (n, t), float32, in their library and on their device."""
+    space = config.space
+    return space, *space.learn(Y)
 
 
-def fit_machine(
-    config: MachineConfig,
-    rows: Pairs,
-    Y: Matrix,
+def fit_kernel_model(
+    config: KernelModelConfig,
+    pairs: Pairs,
+    Y: Float32,
     device: DeviceName,
-    learn: Callable[[MachineConfig, Array], Reduced] = Components.learn,
-) -> FittedMachine:
-    """Fit one machine.
+    weight: Float64 | None = None,
+    learn: Callable[[KernelModelConfig, Array], Learnt] = learn_space,
+) -> KernelModel:
+    """Fit one model on its composite kernel.
 
     Parameters
     ----------
-    config : MachineConfig
-    rows : Pairs
+    config : KernelModelConfig
+    pairs : Pairs
         n training rows.
     Y : ndarray of float32, (n, t)
     device : str
         Where the Gram matrix is made and solved.
+    weight : ndarray of float64, (n,), optional
+        What each row counts; all alike by default.
     learn : callable
-        `Components.learn`, or what has kept its result; of `centred` it then reads the place, and with targets =
-        "genes" the values.
+        `learn_space`, or what has kept its result; of z it then reads the place, and with targets = "genes" the
+        values.
 
     Raises
     ------
@@ -229,13 +307,16 @@ def fit_machine(
     UnavailableError
         The engine cannot run here.
     """
-    components, centred, scores, singular = learn(config, to_device(Y, device))
-    require_room(centred, len(rows), len(rows), choose_engine(config.engine, centred).engine.work_bytes)
-    learnt = config.kernel.learn(rows, scores)
+    space, z, reduced = learn(config, to_device(Y, device))
+    if not len(space.singular_values):
+        raise InputError("all training rows have the same targets: there is nothing to learn")
+    require_room(z, len(pairs), len(pairs), choose_engine(config.engine, z).engine.work_bytes)
+    scores, singular = to_host(reduced).astype(np.float64), space.singular_values
+    learnt = config.kernel.learn(pairs, scores)
     by_genes = config.targets == "genes"
     unit = np.ones(Y.shape[1]) if by_genes else singular / np.sqrt(len(Y))
     growth = np.ones(len(unit)) if by_genes else (singular[0] / singular) ** config.penalty_growth
-    targets = centred if by_genes else to_device(scores / unit, device)
+    targets = z if by_genes else to_device(scores / unit, device)
     solution = solve_duals(
         learnt.gram(targets),
         targets,
@@ -244,15 +325,13 @@ def fit_machine(
         tol=config.tol,
         max_iter=config.max_iter,
         engine_name=config.engine,
-        sample_weight=1 / row_noise(scores, config.noise_exponent),
+        sample_weight=(1 if weight is None else weight) / row_noise(scores, config.noise_exponent),
     )
     dual_coef, intercept = (to_host(x) * unit for x in (solution.dual_coef, solution.intercept))
-    return FittedMachine(
-        components, learnt, dual_coef.astype(np.float32), intercept.astype(np.float32), by_genes
-    )
+    return KernelModel(space, learnt, dual_coef.astype(np.float32), intercept.astype(np.float32), by_genes)
 
 
-def row_noise(scores: Floats, exponent: float) -> Floats:
+def row_noise(scores: Float64, exponent: float) -> Float64:
     """Return h ∝ (|a_i|² + LEAST_NOISE · mean |a|²)^exponent of rows of scores (n, q), of geometric mean 1, (n,)."""
     squares = np.einsum("ij,ij->i", scores, scores)
     mean = float(squares.mean())
@@ -262,12 +341,13 @@ def row_noise(scores: Floats, exponent: float) -> Floats:
     return np.asarray(noise / np.exp(np.log(noise).mean()), dtype=np.float64)
 
 
-def _by_profile(pairs: Pairs, known: FittedMachine, new_compounds: Any) -> Matrix:
-    """Return the predictions of each pair by its machine; `new_compounds()` is called where a pair needs it."""
+def _by_profile(pairs: Pairs, known: KernelModel, new_compounds: Callable[[], KernelModel]) -> Float32:
+    """Return the predictions of each pair by its model; `new_compounds()` is called where a pair needs it."""
     profiled = known.kernel.has_profile(pairs)
-    predicted = np.empty((len(pairs), len(known.components.mean)), dtype=np.float32)
-    for mine, machine in ((profiled, lambda: known), (~profiled, new_compounds)):
-        which = np.flatnonzero(mine)
-        if len(which):
-            predicted[which] = machine().predict(pairs.take(which))
+    predicted = np.empty((len(pairs), len(known.space.unit_)), dtype=np.float32)
+    with_profile, without = np.flatnonzero(profiled), np.flatnonzero(~profiled)
+    if len(with_profile):
+        predicted[with_profile] = known.predict(pairs.take(with_profile))
+    if len(without):
+        predicted[without] = new_compounds().predict(pairs.take(without))
     return predicted

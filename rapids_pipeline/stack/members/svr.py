@@ -1,43 +1,106 @@
-"""The first level: members that predict every gene by a kernel machine, fitted, nested and saved.
+"""SVRs of all genes: on one table of features that all genes share, or with columns of each gene's own.
 
-`SharedSVR` has one table of features for all genes, so one Gram matrix; `rapids_pipeline.svr.own_target` has columns
-of each gene's own; `rapids_pipeline.stack.members.composite` has a composite kernel. All are made by `fit_member` and
-predict rows that need not be known to them.
+svr               ŷ = K(x, support) β + b, one kernel and one Gram matrix for all genes
+own_target_svr    a kernel for each gene, of shared columns and that gene's own statistics
+                  (`rapids_pipeline.svr.own_target`)
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from features.feature_sets import FeatureSet, FeatureTable
-from features.rows import Pairs, Rows
-from rapids_pipeline.backend.arrays import to_device, to_host
+from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
+from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.stack.members.composite import CompositeModel, fit_and_predict, fit_composite
-from rapids_pipeline.stack.nested import Indices, Matrix, NestedPredictions, n_fits, nested_predictions
-from rapids_pipeline.stack.recipe import KernelConfig, SvrConfig
-from rapids_pipeline.svr.engines import Choice, TableFit, choose_engine, fit_on_table
+from rapids_pipeline.stack.members.member import Features, Fits, TrainingSet, WithFeatures
+from rapids_pipeline.svr.engines import TableFit, choose_engine, fit_on_table
 from rapids_pipeline.svr.gram import GramTable, Kernel, kernel_between
-from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
-from rapids_pipeline.svr.own_target.estimator import fit_predict as own_target_predictions
+
+if TYPE_CHECKING:
+    from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
 
 GENES_AT_ONCE = 4096
 """Genes whose coefficients are turned into float64 at once."""
+NO_TUBE = "engine = 'ridge' has squared errors, which have no tube: epsilon must be 0, or take another engine"
 
 
-class FirstLevelModel(Protocol):
-    """A fitted member of the first level."""
+class AnySvrMember(WithFeatures):
+    """What both kinds of SVR have (published: RBF, C=1, epsilon=0.1, gamma="scale")."""
 
-    def predict(self, rows: Rows) -> Matrix:
-        """Return the predictions of rows, (m, t) float32."""
+    C: float = Field(default=1.0, gt=0)
+    epsilon: float = Field(default=0.1, ge=0)
+    gamma: float | Literal["scale"] = "scale"
+    tol: float = Field(default=1e-3, gt=0)
+    max_iter: int | None = Field(default=None, ge=1)
 
-    def state(self) -> State:
-        """Return what it has learnt."""
+
+class SvrMember(AnySvrMember):
+    """One SVR a gene on a table of features that all genes share."""
+
+    kind: Literal["svr"] = "svr"
+    kernel: Literal["rbf", "linear"] = "rbf"
+    engine: str = "auto"
+    features: Features = FEATURE_SETS["svr_shared"]
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if self.features.own_target:
+            raise ValueError(
+                f"{self.features.name} gives every gene columns of its own: take kind = 'own_target_svr'"
+            )
+        if self.engine == "ridge" and self.epsilon:
+            raise ValueError(NO_TUBE)
+        return self
+
+    def engine_choice(self, Y: Float32, device: DeviceName) -> str:
+        """Return which engine solves it, and why."""
+        choice = choose_engine(self.engine, to_device(Y[:1], device))
+        return f"{choice.engine.name} ({choice.reason})"
+
+    def prepare(self, data: TrainingSet) -> "SharedFits":
+        """Return its fits, which share features and Gram matrix where neither depends on targets or predictions."""
+        return SharedFits(self, data)
+
+    def model_from_state(self, reader: StateReader) -> "SharedSVR":
+        """Make a fitted model of its state."""
+        return SharedSVR.from_state(self.features, reader)
+
+
+class OwnTargetSvrMember(AnySvrMember):
+    """One SVR a gene, each with columns of its own: the blocks of its feature set that say `own_target`."""
+
+    kind: Literal["own_target_svr"] = "own_target_svr"
+    features: Features = FEATURE_SETS["svr_per_target"]
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not self.features.own_target:
+            raise ValueError(f"{self.features.name} has no columns of each gene's own: take kind = 'svr'")
+        if self.pseudo_labels.use != "off" and self.pseudo_labels.weight != 1:
+            raise ValueError(
+                f"{self.name}: it counts all rows alike, so the weight of pseudo-labels must be 1"
+            )
+        return self
+
+    def engine_choice(self, Y: Float32, device: DeviceName) -> str:
+        """Return which engine solves it, and why."""
+        choice = choose_engine("auto", to_device(Y[:1], device), own_target=True)
+        return f"{choice.engine.name} ({choice.reason})"
+
+    def prepare(self, data: TrainingSet) -> "OwnTargetFits":
+        """Return its fits; each makes its statistics from its own training rows."""
+        return OwnTargetFits(self, data)
+
+    def model_from_state(self, reader: StateReader) -> "OwnTargetSVR":
+        """Make a fitted model of its state."""
+        from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
+
+        return OwnTargetSVR.from_state(self.features, reader)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +121,14 @@ class SharedSVR:
     """
 
     table: FeatureTable
-    support: Matrix
+    support: Float32
     kernel: Kernel
     gamma: float
-    dual_coef: Matrix
-    intercept: Matrix
+    dual_coef: Float32
+    intercept: Float32
 
-    def predict(self, rows: Rows) -> Matrix:
-        """Return the predictions of rows, (m, t) float32."""
+    def predict(self, rows: Rows) -> Float32:
+        """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
         X = self.table.transform(rows).astype(np.float64)
         K = kernel_between(X, self.support.astype(np.float64), self.kernel, self.gamma)
         predicted = np.empty((len(X), len(self.intercept)), dtype=np.float32)
@@ -86,7 +149,7 @@ class SharedSVR:
         }
 
     @classmethod
-    def from_state(cls, recipe: FeatureSet, reader: StateReader) -> "SharedSVR":
+    def from_state(cls, features: FeatureSet, reader: StateReader) -> "SharedSVR":
         """Make it of its state; InputError where that is damaged."""
         kernel = reader.text("kernel")
         if kernel not in ("rbf", "linear"):
@@ -95,156 +158,104 @@ class SharedSVR:
         dual_coef = reader.array("dual_coef", np.float32, (len(support), None))
         intercept = reader.array("intercept", np.float32, (dual_coef.shape[1],))
         gamma = reader.number("gamma")
-        table = FeatureTable.from_state(recipe, reader.part("table"))
+        table = FeatureTable.from_state(features, reader.part("table"))
         return cls(table, support, kernel, gamma, dual_coef, intercept)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class FittedMember:
-    """A member of the first level: the model of all training rows, and its nested predictions."""
-
-    model: FirstLevelModel
-    predictions: NestedPredictions
+Columns = tuple[FeatureTable, Float32, GramTable]
+"""A fitted table, the features of all rows by it, and the kernel between them."""
 
 
-def member_engine(Y: Matrix, config: SvrConfig | KernelConfig, device: DeviceName) -> Choice:
-    """Return the engine that `fit_member` will use, of two machines that of `known`, and why."""
-    if isinstance(config, KernelConfig):
-        known, _ = (choose_engine(machine.engine, to_device(Y[:1], device)) for machine in config.machines)
-        return known
-    return choose_engine(config.engine, to_device(Y[:1], device), own_target=config.features.own_target)
+class SharedFits(Fits):
+    """Fits on shared features; columns that neither targets nor predictions enter are made once, others by each fit."""
+
+    def __init__(self, member: SvrMember, data: TrainingSet) -> None:
+        super().__init__(data)
+        self.member = member
+        self._Y = to_device(data.Y, data.device)
+        features = member.features
+        anew = features.uses_targets or features.needs_predictions
+        self._once = None if anew else self._columns(np.arange(len(data.Y)))
+
+    def fit(self, training: Indices) -> SharedSVR:
+        """Fit to some rows."""
+        table, X, gram = self._once or self._columns(training)
+        fit = self._solved(gram, training, ())
+        dual_coef, intercept = (
+            np.asarray(to_host(x), dtype=np.float32) for x in (fit.solution.dual_coef, fit.solution.intercept)
+        )
+        return SharedSVR(table, X[training], self.member.kernel, float(fit.gamma), dual_coef, intercept)
+
+    def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
+        """Return the predictions of groups of rows by a fit to some others.
+
+        A row that is fitted to, too, is predicted from the features of new rows, as the model would.
+        """
+        if self._once is None and np.isin(np.concatenate(groups), training).any():
+            return super().fit_predict(training, groups)
+        gram = (self._once or self._columns(training))[2]
+        return [to_host(predicted) for predicted in self._solved(gram, training, groups).predictions]
+
+    def _columns(self, training: Indices) -> Columns:
+        table = FeatureTable(self.member.features, seed=self.data.seed)
+        X = features_of_all(table, self.data, training)
+        return table, X, GramTable(to_device(X, self.data.device), self.member.kernel, self.member.gamma)
+
+    def _solved(self, gram: GramTable, training: Indices, groups: Sequence[Indices]) -> TableFit:
+        weight, member = self.data.weight, self.member
+        return fit_on_table(
+            gram,
+            self._Y,
+            training,
+            groups,
+            C=member.C,
+            epsilon=member.epsilon,
+            tol=member.tol,
+            max_iter=member.max_iter,
+            engine_name=member.engine,
+            sample_weight=None if weight is None else weight[training],
+        )
 
 
-def fit_member(
-    train: Rows,
-    test: Rows,
-    Y: Matrix,
-    folds: NDArray[np.intp],
-    config: SvrConfig | KernelConfig,
-    seed: int,
-    device: DeviceName,
-    progress: Progress | None = None,
-) -> FittedMember:
-    """Fit a member on all rows, and nested over the outer folds.
-
-    Parameters
-    ----------
-    train, test : Rows
-        n training rows, m test rows.
-    Y : ndarray of float32, (n, t)
-    folds : ndarray of int, (n,)
-    config : SvrConfig or KernelConfig
-    seed : int
-        Seed of the inner folds of cross-fitted features.
-    device : str
-    progress : Progress, optional
-        Advances once a fit.
-    """
-    progress = progress or Progress()
-    progress.start(n_fits(int(folds.max()) + 1) + 1)
-    if isinstance(config, KernelConfig):
-        model, fit_predict = _composite_member(train, test, Y, config, device)
-    elif config.features.own_target:
-        model, fit_predict = _own_target_member(train, test, Y, config, seed)
-    else:
-        model, fit_predict = _shared_member(train, test, Y, config, seed, device)
-    progress.advance()
-    return FittedMember(model, nested_predictions(fit_predict, model.predict(test), folds, progress))
-
-
-def model_from_state(config: SvrConfig | KernelConfig, reader: StateReader) -> FirstLevelModel:
-    """Make a fitted model of its state; InputError where that is damaged."""
-    if isinstance(config, KernelConfig):
-        return CompositeModel.from_state(config, reader)
-    kind = OwnTargetSVR if config.features.own_target else SharedSVR
-    return kind.from_state(config.features, reader)
-
-
-def features_of_all(
-    table: FeatureTable, train: Rows, test: Rows, Y: NDArray[np.float32], training: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    """Fit a table on some training rows; return the features of all of them, then those of the test rows.
+def features_of_all(table: FeatureTable, data: TrainingSet, training: Indices) -> Float32:
+    """Fit a table on some training rows; return the features of all rows, (n + m, p).
 
     Rows of `training` have the cross-fitted features they are trained on, all others what new rows get.
     """
-    inside = table.fit_transform(train.take(training), Y[training])
-    X = np.empty((len(Y) + len(test.obs), inside.shape[1]), dtype=np.float32)
+    inside = table.fit_transform(data.take(training), data.Y[training])
+    X = np.empty((len(data.rows.obs), inside.shape[1]), dtype=np.float32)
     X[training] = inside
-    left = np.setdiff1d(np.arange(len(Y)), training)
+    left = np.setdiff1d(np.arange(len(X)), training)
     if len(left):
-        X[left] = table.transform(train.take(left))
-    X[len(Y) :] = table.transform(test)
+        X[left] = table.transform(data.take(left))
     return X
 
 
-FitOf = tuple[Any, Callable[[Indices, list[Indices]], list[Matrix]]]
+class OwnTargetFits(Fits):
+    """Fits on columns of each gene's own."""
 
+    def __init__(self, member: OwnTargetSvrMember, data: TrainingSet) -> None:
+        super().__init__(data)
+        self._features = member.features
+        self._how: dict[str, Any] = {
+            "C": member.C,
+            "epsilon": member.epsilon,
+            "gamma": member.gamma,
+            "tol": member.tol,
+            "max_iter": member.max_iter,
+            "seed": data.seed,
+        }
 
-def _shared_member(
-    train: Rows, test: Rows, Y: Matrix, config: SvrConfig, seed: int, device: DeviceName
-) -> FitOf:
-    """Fit on all rows. Columns that no target enters are made once; others by every fit, from its training rows."""
-    on_device = to_device(Y, device)
+    def fit(self, training: Indices) -> "OwnTargetSVR":
+        """Fit to some rows."""
+        from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
 
-    def table_for(training: Indices) -> tuple[FeatureTable, Matrix, GramTable]:
-        table = FeatureTable(config.features, seed=seed)
-        X = features_of_all(table, train, test, Y, training)
-        return table, X, GramTable(to_device(X, device), config.kernel, config.gamma)
+        return OwnTargetSVR.fit(self._features, self.data.take(training), self.data.Y[training], **self._how)
 
-    whole, X, gram = table_for(np.arange(len(Y)))
+    def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
+        """Return the predictions of groups of rows by a fit to some others."""
+        from rapids_pipeline.svr.own_target import estimator
 
-    def solved(grams: GramTable, training: Indices, groups: list[Indices]) -> TableFit:
-        return fit_on_table(
-            grams,
-            on_device,
-            training,
-            groups,
-            C=config.C,
-            epsilon=config.epsilon,
-            tol=config.tol,
-            max_iter=config.max_iter,
-            engine_name=config.engine,
-        )
-
-    def fit_predict(training: Indices, groups: list[Indices]) -> list[Matrix]:
-        own = table_for(training)[2] if config.features.uses_targets else gram
-        return [to_host(predicted) for predicted in solved(own, training, groups).predictions]
-
-    fit = solved(gram, np.arange(len(Y)), [])
-    dual_coef, intercept = (
-        np.asarray(to_host(x), dtype=np.float32) for x in (fit.solution.dual_coef, fit.solution.intercept)
-    )
-    model = SharedSVR(whole, X[: len(Y)], config.kernel, float(fit.gamma), dual_coef, intercept)
-    return model, fit_predict
-
-
-def _composite_member(train: Rows, test: Rows, Y: Matrix, config: KernelConfig, device: DeviceName) -> FitOf:
-    """Fit on all rows; the fits share what kernels compare and no target enters (numbers, similarities)."""
-    both = Pairs.of(Rows.joined(train, test), config.encoders)
-
-    def fit_predict(training: Indices, groups: list[Indices]) -> list[Matrix]:
-        return fit_and_predict(
-            config, both.take(training), Y[training], [both.take(g) for g in groups], device
-        )
-
-    return fit_composite(config, both.take(np.arange(len(Y))), Y, device), fit_predict
-
-
-def _own_target_member(train: Rows, test: Rows, Y: Matrix, config: SvrConfig, seed: int) -> FitOf:
-    """Fit on all rows; each fit makes its statistics from its own training rows."""
-    both = Rows.joined(train, test)
-    how: dict[str, Any] = {
-        "C": config.C,
-        "epsilon": config.epsilon,
-        "gamma": config.gamma,
-        "tol": config.tol,
-        "max_iter": config.max_iter,
-        "seed": seed,
-    }
-
-    def fit_predict(training: Indices, groups: list[Indices]) -> list[Matrix]:
-        others = both.take(np.concatenate(groups))
-        predicted = own_target_predictions(config.features, train.take(training), Y[training], others, **how)
+        rows, others = self.data.take(training), self.data.take(np.concatenate(groups))
+        predicted = estimator.fit_predict(self._features, rows, self.data.Y[training], others, **self._how)
         return np.split(predicted, np.cumsum([len(group) for group in groups])[:-1])
-
-    return OwnTargetSVR.fit(config.features, train, Y, **how), fit_predict

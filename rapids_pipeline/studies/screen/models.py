@@ -28,7 +28,8 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import Split
-from rapids_pipeline.stack.recipe import BoostingConfig, SvrConfig
+from rapids_pipeline.stack.members.booster import BoosterMember
+from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.studies.screen.results import Losses
 from rapids_pipeline.svr.engines import fit_on_table
@@ -36,7 +37,7 @@ from rapids_pipeline.svr.gram import squared_distances
 from rapids_pipeline.svr.own_target import estimator as own_target
 
 ModelName = Literal["svr", "ridge", "boosting"]
-SVR, BOOSTING = SvrConfig(), BoostingConfig()
+SVR, BOOSTING = SvrMember(), BoosterMember(stacks_on=("svr_shared",))
 SVR_ENGINE = "smo"
 """A screen has many fits of few genes: SMO's start is paid once, where "auto" judges single fits."""
 PENALTIES = np.logspace(-1, 5, 13)
@@ -254,7 +255,7 @@ def boosting(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32
     """The booster of a run's second level, in the 45 leading components of the genes."""
     split = tables.splits[number]
     X, X_held_out = tables.columns(features, number)
-    space = TargetSpace(BOOSTING.n_components)
+    space = BOOSTING.space
     scores = space.components_for(tables.Y[split.training])
     settings = BOOSTING.model_dump(
         include={

@@ -9,7 +9,7 @@ import numpy as np
 from features.rows import Rows
 from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.tables import PerturbationData
-from rapids_pipeline.stack.recipe import KernelConfig
+from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.studies.tune.task import Duty
 
 PACKAGES = ("rapids-perturb", "numpy", "scipy", "scikit-learn", "rdkit", "optuna")
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 def identity_of(
     data: PerturbationData,
     train: Rows,
-    member: KernelConfig,
+    member: CompositeMember,
     duties: Iterable[Duty],
     molecules: str,
     device: str,
@@ -38,7 +38,7 @@ def identity_of(
         The training rows with their responses.
     train : Rows
         The same rows, molecules encoded.
-    member : KernelConfig
+    member : CompositeMember
         The recipe's.
     duties : iterable of Duty
     molecules, device : str

@@ -2,9 +2,9 @@
 
     score = mean over lots of log(MRRMSE / MRRMSE of the recipe's machine)
 
-Every prediction is that of `rapids_pipeline.stack.members.composite.fit_machine` on a split's training rows; nothing is
-approximated. What no parameter changes is shared between trials: the levels of all rows with the kernels between them,
-and, kept in bounded memory, the components that a transform gives of a split's training targets.
+Every prediction is that of `rapids_pipeline.stack.members.composite.fit_kernel_model` on a split's training rows;
+nothing is approximated. What no parameter changes is shared between trials: the levels of all rows with the kernels
+between them, and, kept in bounded memory, the components that a transform gives of a split's training targets.
 """
 
 import warnings
@@ -18,19 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.rows import Pairs
-from rapids_pipeline.backend.arrays import Array, namespace
+from rapids_pipeline.backend.arrays import Array
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.evaluation.bootstrap import row_losses
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import Split
-from rapids_pipeline.stack.members.composite import Components, Reduced, fit_machine
-from rapids_pipeline.stack.recipe import MachineConfig
+from rapids_pipeline.stack.members.composite import (
+    KernelModelConfig,
+    Learnt,
+    fit_kernel_model,
+    learn_space,
+)
+from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.studies.tune.task import Lot
 from rapids_pipeline.svr.engines import NotConvergedWarning
 
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
-_Learnt = tuple[Components, Floats, Floats]
+_Kept = tuple[TargetSpace, Array]
 
 KEPT_BYTES = 384 * 2**20
 """Memory for components of earlier trials."""
@@ -45,10 +50,10 @@ class KeptComponents:
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit, self._bytes = limit, 0
-        self._kept: OrderedDict[tuple[object, ...], _Learnt] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], _Kept] = OrderedDict()
 
-    def learn(self, rows: bytes, config: MachineConfig, Y: Array) -> Reduced:
-        """Return what `Components.learn(config, Y)` does, Y the targets of the training rows that `rows` tells apart.
+    def learn(self, rows: bytes, config: KernelModelConfig, Y: Array) -> Learnt:
+        """Return what `learn_space(config, Y)` does, Y the targets of the training rows that `rows` tells apart.
 
         Centred targets are as large as the targets, so they are not kept: made again where genes are solved, and
         otherwise, as nobody reads them, Y in their place.
@@ -57,14 +62,14 @@ class KeptComponents:
         key = (rows, config.transform, scale, config.n_components)
         if key in self._kept:
             self._kept.move_to_end(key)
-            components, scores, singular = self._kept[key]
-            return components, _centred(components, Y) if config.targets == "genes" else Y, scores, singular
-        components, centred, scores, singular = Components.learn(config, Y)
-        self._kept[key] = components, scores, singular
+            space, scores = self._kept[key]
+            return space, space.centred(Y) if config.targets == "genes" else Y, scores
+        space, centred, scores = learn_space(config, Y)
+        self._kept[key] = space, scores
         self._bytes += _bytes_of(self._kept[key])
         while self._bytes > self._limit and len(self._kept) > 1:
             self._bytes -= _bytes_of(self._kept.popitem(last=False)[1])
-        return components, centred, scores, singular
+        return space, centred, scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +96,7 @@ class Objective:
     kept: KeptComponents
 
     def losses(
-        self, machine: MachineConfig, lot: Lot, checkpoint: Callable[[], None] = lambda: None
+        self, machine: KernelModelConfig, lot: Lot, checkpoint: Callable[[], None] = lambda: None
     ) -> Floats:
         """Return the RMSE of every row, the mean over repeats, (n,); NaN for rows that are not held out.
 
@@ -105,17 +110,17 @@ class Objective:
                 errors[repeat, split.held_out] = _errors(self.Y[split.held_out], predicted)
         return row_losses(errors, one_gene=True)
 
-    def predicted(self, machine: MachineConfig, split: Split) -> Matrix:
+    def predicted(self, machine: KernelModelConfig, split: Split) -> Matrix:
         """Return the predictions of a split's held-out rows, (m, t), by a fit to its training rows."""
         machine = machine.with_molecules(self.encoder)
         learn = partial(self.kept.learn, sha256(split.training.tobytes()).digest())
         with np.errstate(over="ignore", invalid="ignore"):
             training = self.rows.take(split.training)
-            fitted = fit_machine(machine, training, self.Y[split.training], self.device, learn)
+            fitted = fit_kernel_model(machine, training, self.Y[split.training], self.device, learn=learn)
             return fitted.predict(self.rows.take(split.held_out))
 
     def scores(
-        self, machine: MachineConfig, checkpoint: Callable[[], None]
+        self, machine: KernelModelConfig, checkpoint: Callable[[], None]
     ) -> Iterator[tuple[str, float, int]]:
         """Yield lot by lot, those of few fits first, its name, MRRMSE and the number of fits that did not converge."""
         for lot in sorted(self.lots, key=lambda lot: len(lot.splits)):
@@ -148,12 +153,8 @@ def _errors(truth: Matrix, predicted: Matrix) -> Floats:
     return errors
 
 
-def _centred(components: Components, Y: Array) -> Array:
-    z = components.transform.forward(Y)
-    return z - namespace(Y).asarray(components.mean, dtype=z.dtype, device=Y.device)[None, :]
-
-
-def _bytes_of(learnt: _Learnt) -> int:
-    components, scores, singular = learnt
-    arrays = components.mean, components.directions, components.transform.unit_, scores, singular
-    return sum(array.nbytes for array in arrays)
+def _bytes_of(kept: _Kept) -> int:
+    space, scores = kept
+    components = [] if space.svd_ is None else [space.svd_.components_]
+    arrays = space.unit_, space.mean_, *components, space.singular_values, scores
+    return sum(array.nbytes for array in arrays if array is not None)

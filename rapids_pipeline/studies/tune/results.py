@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rapids_pipeline.evaluation.bootstrap import LEVEL, replicate_weights
 from rapids_pipeline.evaluation.splits import SPLITS
-from rapids_pipeline.stack.recipe import KernelConfig, Recipe
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.recipe import Recipe
 from rapids_pipeline.studies.tune.objective import HOPELESS, mean_loss
 from rapids_pipeline.studies.tune.study import MachineStudy
 
@@ -166,9 +167,9 @@ def results_of(
 
 
 def tuned_recipe(recipe: Recipe, studies: Sequence[MachineStudy], source: str) -> Recipe:
-    """Return the recipe with the best trials' machines in its first member of kernels."""
-    first = recipe.kernels[0]
-    settings: dict[str, Any] = {name: getattr(first, name) for name in KernelConfig.model_fields}
+    """Return the recipe with the best trials' settings in its first composite member."""
+    first = next(member for member in recipe.members if isinstance(member, CompositeMember))
+    settings: dict[str, Any] = {name: getattr(first, name) for name in CompositeMember.model_fields}
     for study in studies:
         settings[study.duty.machine] = study.space.machine_of(study.best.params)
     how = " and ".join(
@@ -179,7 +180,7 @@ def tuned_recipe(recipe: Recipe, studies: Sequence[MachineStudy], source: str) -
     changed = {
         "name": RECIPE_NAME,
         "description": f"{recipe.name} with its kernels tuned: {how}; data: {source}",
-        "kernels": (KernelConfig(**settings), *recipe.kernels[1:]),
+        "members": tuple(CompositeMember(**settings) if m is first else m for m in recipe.members),
     }
     return Recipe(**{name: getattr(recipe, name) for name in Recipe.model_fields} | changed)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rapids_pipeline.stack.recipe import MachineConfig
-from rapids_pipeline.stack.target_transforms import TRANSFORMS
+from rapids_pipeline.stack.members.composite import KernelModelConfig
+from rapids_pipeline.stack.target_space import TRANSFORMS
 
 REACH = 10.0
 """Factor by which weights and the penalty may grow or shrink."""
@@ -127,11 +127,11 @@ Parameter = Range | Grid | Choice
 class MachineSpace:
     """A machine and what of it is tuned."""
 
-    machine: MachineConfig
+    machine: KernelModelConfig
     parameters: tuple[Parameter, ...]
 
     @classmethod
-    def of(cls, machine: MachineConfig, n_rows: int) -> "MachineSpace":
+    def of(cls, machine: KernelModelConfig, n_rows: int) -> "MachineSpace":
         """Return the space around a machine that is fitted to at least `n_rows` rows."""
         found: list[Parameter] = [*_weights(machine), _around("penalty", machine.penalty)]
         by_components = machine.targets == "components"
@@ -168,23 +168,25 @@ class MachineSpace:
             found["transform_scale"] = self.machine.transform_scale
         return found
 
-    def machine_of(self, raw: Mapping[str, Raw]) -> MachineConfig:
+    def machine_of(self, raw: Mapping[str, Raw]) -> KernelModelConfig:
         """Return the machine that parameters stand for; what is not tuned is the recipe's."""
-        settings: dict[str, Any] = {name: getattr(self.machine, name) for name in MachineConfig.model_fields}
+        settings: dict[str, Any] = {
+            name: getattr(self.machine, name) for name in KernelModelConfig.model_fields
+        }
         settings["weights"] = dict(self.machine.weights)
         for name, value in self.values(raw).items():
             if name.startswith(WEIGHTS):
                 settings["weights"][name.removeprefix(WEIGHTS)] = value
             else:
                 settings[name] = value
-        return MachineConfig(**settings)
+        return KernelModelConfig(**settings)
 
     def at_edge(self, raw: Mapping[str, Raw]) -> list[str]:
         """Return the names of the parameters at the edge of their range; a grid's are not told."""
         return [p.name for p in self.parameters if isinstance(p, Range) and p.at_edge(raw[p.name])]
 
 
-def _weights(machine: MachineConfig) -> list[Parameter]:
+def _weights(machine: KernelModelConfig) -> list[Parameter]:
     """Return all weights but those of 0 and the largest one, the unit."""
     unit = max(machine.weights, key=lambda name: machine.weights[name])
     return [_around(WEIGHTS + name, x) for name, x in machine.weights.items() if x and name != unit]

@@ -1,10 +1,10 @@
 """Which held-out rows a machine is tuned on: those that are most like the pairs it will serve.
 
-A pair whose compound was measured in another cell type is served by the machine `known`, any other by `new_compounds`
-(`rapids_pipeline.stack.members.composite`). The pairs to predict are told apart so, and each part asks for the split
-that is most like it (`recommended_split`). Scarce cell types have few rows to hold out, so `made_scarce`, the same
-task made of other cell types, stands beside `scarce`. A machine that no pair needs stays as it is. The share of the
-pairs that a machine serves is its share of the trials and its weight in the overall score.
+A pair whose compound was measured in another cell type is served by the model `known_compounds`, any other by
+`new_compounds` (`rapids_pipeline.stack.members.composite`). The pairs to predict are told apart so, and each part asks
+for the split that is most like it (`recommended_split`). Scarce cell types have few rows to hold out, so `made_scarce`,
+the same task made of other cell types, stands beside `scarce`. A machine that no pair needs stays as it is. The share
+of the pairs that a machine serves is its share of the trials and its weight in the overall score.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,10 +22,10 @@ from rapids_pipeline.evaluation.audit import recommended_split
 from rapids_pipeline.evaluation.splits import SPLITS, Split, named_splits
 from rapids_pipeline.kernels.response_profiles import ResponseProfiles
 
-MachineName = Literal["known", "new_compounds"]
+MachineName = Literal["known_compounds", "new_compounds"]
 MACHINES: tuple[MachineName, ...] = get_args(MachineName)
 SERVES = {
-    "known": "compounds measured in another cell type",
+    "known_compounds": "compounds measured in another cell type",
     "new_compounds": "compounds without a response profile",
 }
 """The pairs that a machine predicts, in words."""
@@ -199,7 +199,7 @@ def _lot(
 
 def _served(rows: Pairs, split: Split, machine: MachineName) -> Split:
     profiled = has_profile(rows.take(split.training), rows.take(split.held_out))
-    mine = profiled if machine == "known" else ~profiled
+    mine = profiled if machine == "known_compounds" else ~profiled
     return Split(split.name, split.training, split.held_out[mine])
 
 

@@ -90,7 +90,7 @@ class OwnTargetSVR:
             n training rows.
         Y : ndarray of float32, (n, t)
         C, epsilon, gamma, tol, max_iter
-            As `rapids_pipeline.stack.recipe.SvrConfig`.
+            As `rapids_pipeline.stack.members.svr.OwnTargetSvrMember`.
         seed : int
             Seed of the inner folds: those of `FeatureTable(features, seed=seed)`.
         progress : Progress, optional

@@ -26,7 +26,7 @@ LEVELS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """How every target's SVR is fitted; `rapids_pipeline.stack.recipe.SvrConfig` has the same names."""
+    """How every target's SVR is fitted; `rapids_pipeline.stack.members.svr.OwnTargetSvrMember` has the same names."""
 
     C: float = 1.0
     epsilon: float = 0.1

@@ -11,7 +11,7 @@ from features.rows import Pairs, Rows
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import read_training
-from rapids_pipeline.stack.recipe import KernelConfig, MachineConfig
+from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
 
 N_SCARCE = 12
 """Compounds that the scarce cell types have in training."""
@@ -19,19 +19,19 @@ N_SCARCE = 12
 
 @pytest.fixture(scope="session")
 def member():
-    known = MachineConfig(
+    known = KernelModelConfig(
         weights={"cell_type": 1.0, "compound": 0.0, "tanimoto": 0.5, "correlation * profile_linear": 4.0},
         n_components=6,
         transform_scale=1.7,
         penalty=1.23456789,
     )
-    new = MachineConfig(
+    new = KernelModelConfig(
         weights={"tanimoto": 1.0, "rbf(molecules)": 0.3, "cell_type": 0.2},
         n_components=6,
         transform="none",
         noise_exponent=0.1,
     )
-    return KernelConfig(known=known, new_compounds=new)
+    return CompositeMember(known_compounds=known, new_compounds=new)
 
 
 @pytest.fixture(scope="session")

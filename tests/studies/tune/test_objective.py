@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.stack.members.composite import fit_and_predict
+from rapids_pipeline.stack.members.composite import fit_kernel_model
 from rapids_pipeline.studies.tune.objective import HOPELESS, KeptComponents, Objective, score
 from rapids_pipeline.studies.tune.space import MachineSpace
 from rapids_pipeline.studies.tune.task import Lot, plan
 
 
 def objective_of(task, machine, Y=None, limit=2**30):
-    pairs = task.pairs if machine == "known" else task.new
+    pairs = task.pairs if machine == "known_compounds" else task.new
     [duty] = plan(task.data.obs, task.Y, task.rows, pairs).duties
     assert duty.machine == machine
     return Objective(duty.lots, task.rows, task.Y if Y is None else Y, "cpu", "morgan", KeptComponents(limit))
@@ -21,26 +21,22 @@ def scores_of(objective, machine):
     return {name: value for name, value, _ in objective.scores(machine, lambda: None)}
 
 
-@pytest.mark.parametrize("name", ["known", "new_compounds"])
+@pytest.mark.parametrize("name", ["known_compounds", "new_compounds"])
 def test_it_is_a_naive_loop_of_fits(task, name):
     objective, member = objective_of(task, name), task.member.with_molecules("morgan")
     found = scores_of(objective, getattr(task.member, name))
     for lot in objective.lots:
         errors = {}
         for split in lot.splits:
-            [predicted] = fit_and_predict(
-                member,
-                task.rows.take(split.training),
-                task.Y[split.training],
-                [task.rows.take(split.held_out)],
-                "cpu",
-            )
+            training, held_out = task.rows.take(split.training), task.rows.take(split.held_out)
+            fitted = fit_kernel_model(getattr(member, name), training, task.Y[split.training], "cpu")
+            predicted = fitted.predict(held_out)
             for row, values in zip(split.held_out, predicted, strict=True):
                 errors.setdefault(row, []).append(mean_rowwise_rmse(task.Y[[row]], values[None]))
         assert found[lot.name] == pytest.approx(np.mean([np.mean(e) for e in errors.values()]), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["known", "new_compounds"])
+@pytest.mark.parametrize("name", ["known_compounds", "new_compounds"])
 def test_no_held_out_response_moves_a_prediction(task, name):
     machine, objective = getattr(task.member, name), objective_of(task, name)
     for lot in objective.lots:
@@ -56,33 +52,33 @@ def test_no_held_out_response_moves_a_prediction(task, name):
 
 
 def test_a_training_response_moves_predictions(task):
-    objective = objective_of(task, "known")
+    objective = objective_of(task, "known_compounds")
     split = objective.lots[0].splits[0]
     Y = task.Y.copy()
     Y[split.training[0]] += 1000
-    moved = objective_of(task, "known", Y)
-    ours, theirs = (o.predicted(task.member.known, split) for o in (objective, moved))
+    moved = objective_of(task, "known_compounds", Y)
+    ours, theirs = (o.predicted(task.member.known_compounds, split) for o in (objective, moved))
     assert np.abs(ours - theirs).max() > 1e-3, "or the test above would show nothing"
 
 
 def test_what_is_kept_changes_nothing_and_stays_in_its_bounds(task):
-    space, rng = MachineSpace.of(task.member.known, 60), np.random.default_rng(0)
+    space, rng = MachineSpace.of(task.member.known_compounds, 60), np.random.default_rng(0)
     machines = [space.machine_of(space.near(rng)) for _ in range(2)]
     machines.append(machines[0].model_copy(update={"targets": "genes"}))
-    kept, small = objective_of(task, "known"), objective_of(task, "known", limit=1)
+    kept, small = objective_of(task, "known_compounds"), objective_of(task, "known_compounds", limit=1)
     for machine in [*machines, *machines]:
-        fresh = scores_of(objective_of(task, "known"), machine)
+        fresh = scores_of(objective_of(task, "known_compounds"), machine)
         assert scores_of(kept, machine) == fresh == scores_of(small, machine)
     assert len(small.kept._kept) == 1 and len(kept.kept._kept) > 10
 
 
 def test_predictions_that_overflow_are_hopeless_not_lost(task, monkeypatch):
-    objective = objective_of(task, "known")
-    first = scores_of(objective, task.member.known)
+    objective = objective_of(task, "known_compounds")
+    first = scores_of(objective, task.member.known_compounds)
     monkeypatch.setattr(
         Objective, "predicted", lambda self, m, split: np.full((len(split.held_out), 8), np.inf)
     )
-    assert score(scores_of(objective, task.member.known), first) == HOPELESS
+    assert score(scores_of(objective, task.member.known_compounds), first) == HOPELESS
 
 
 def test_the_score_is_the_mean_of_logarithms_of_ratios():
@@ -93,7 +89,9 @@ def test_the_score_is_the_mean_of_logarithms_of_ratios():
 
 
 def test_fits_that_do_not_converge_are_counted(task):
-    slow = task.member.known.model_copy(update={"engine": "douglas-rachford", "tol": 1e-9, "max_iter": 2})
-    objective = objective_of(task, "known")
+    slow = task.member.known_compounds.model_copy(
+        update={"engine": "douglas-rachford", "tol": 1e-9, "max_iter": 2}
+    )
+    objective = objective_of(task, "known_compounds")
     missed = {name: count for name, _, count in objective.scores(slow, lambda: None)}
     assert missed == {lot.name: len(lot.splits) for lot in objective.lots}

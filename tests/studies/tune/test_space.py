@@ -3,23 +3,25 @@
 import numpy as np
 import pytest
 
-from rapids_pipeline.stack.members.composite import fit_machine
+from rapids_pipeline.stack.members.composite import KernelModelConfig, fit_kernel_model
 from rapids_pipeline.stack.named_recipes import RECIPES
-from rapids_pipeline.stack.recipe import MachineConfig
-from rapids_pipeline.stack.target_transforms import TRANSFORMS
+from rapids_pipeline.stack.target_space import TRANSFORMS
 from rapids_pipeline.studies.tune.space import N_COMPONENTS, Grid, MachineSpace, Range
 
 MACHINES = {
     f"{recipe.name} {name}": machine
     for recipe in RECIPES.values()
-    for kernel in recipe.kernels
-    for name, machine in zip(("known", "new_compounds"), kernel.machines, strict=True)
+    for member in recipe.members
+    if member.kind == "composite"
+    for name, machine in zip(("known_compounds", "new_compounds"), member.models, strict=True)
 } | {
-    "tube": MachineConfig(
+    "tube": KernelModelConfig(
         weights={"cell_type": 0.3, "tanimoto": 2.0}, engine="douglas-rachford", epsilon=0.07
     ),
-    "tube of 0": MachineConfig(weights={"tanimoto": 2.0}, engine="smo"),
-    "genes": MachineConfig(weights={"tanimoto": 1.0, "cell_type": 1 / 3}, targets="genes", n_components=77),
+    "tube of 0": KernelModelConfig(weights={"tanimoto": 2.0}, engine="smo"),
+    "genes": KernelModelConfig(
+        weights={"tanimoto": 1.0, "cell_type": 1 / 3}, targets="genes", n_components=77
+    ),
 }
 
 
@@ -47,7 +49,7 @@ def test_every_point_is_a_machine_and_its_settings_are_those_of_the_point(name):
 
 
 def test_a_scale_that_no_transform_has_stays_as_it_is(member):
-    space = MachineSpace.of(member.known, 500)
+    space = MachineSpace.of(member.known_compounds, 500)
     raw = space.start | {"transform_scale": 0}
     scales = {name: space.machine_of(raw | {"transform": name}).transform_scale for name in TRANSFORMS}
     assert scales == {"none": 1.7, "asinh": 0.425, "gene_scale": 1.7}
@@ -58,7 +60,8 @@ def test_what_is_tuned_is_what_the_machine_has():
         name: {p.name for p in MachineSpace.of(machine, 500).parameters} for name, machine in MACHINES.items()
     }
     assert (
-        "profile_shrinkage" in names["best known"] and "profile_shrinkage" not in names["best new_compounds"]
+        "profile_shrinkage" in names["best known_compounds"]
+        and "profile_shrinkage" not in names["best new_compounds"]
     )
     assert {name for name in names if "epsilon" in names[name]} == {"tube", "tube of 0"}
     assert "n_components" not in names["genes"] and "penalty_growth" not in names["genes"]
@@ -68,7 +71,7 @@ def test_what_is_tuned_is_what_the_machine_has():
 
 
 def test_weights_of_0_and_the_largest_one_stay(member):
-    space = MachineSpace.of(member.known, 500)
+    space = MachineSpace.of(member.known_compounds, 500)
     names = [p.name for p in space.parameters if p.name.startswith("weights.")]
     assert names == ["weights.cell_type", "weights.tanimoto"]
     penalty = next(p for p in space.parameters if p.name == "penalty")
@@ -76,22 +79,26 @@ def test_weights_of_0_and_the_largest_one_stay(member):
 
 
 def test_components_fit_the_rows(member):
-    grid = MachineSpace.of(member.known, 100).parameters[-1]
+    grid = MachineSpace.of(member.known_compounds, 100).parameters[-1]
     assert grid.values == (6, *[n for n in N_COMPONENTS if n < 100])
 
 
 @pytest.mark.parametrize("engine", ["ridge", "douglas-rachford"])
 def test_weights_and_penalty_times_a_number_are_the_same_machine(task, engine):
-    machine = task.member.known.model_copy(update={"engine": engine, "tol": 1e-7, "max_iter": 100_000})
+    machine = task.member.known_compounds.model_copy(
+        update={"engine": engine, "tol": 1e-7, "max_iter": 100_000}
+    )
     scaled = machine.model_copy(
         update={"weights": {k: 3 * w for k, w in machine.weights.items()}, "penalty": 3 * machine.penalty}
     )
-    ours, theirs = (fit_machine(m, task.rows, task.Y, "cpu").predict(task.rows) for m in (machine, scaled))
+    ours, theirs = (
+        fit_kernel_model(m, task.rows, task.Y, "cpu").predict(task.rows) for m in (machine, scaled)
+    )
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
 
 
 def test_the_edge_of_a_range():
-    machine = MachineConfig(weights={"tanimoto": 2.0, "cell_type": 0.5})
+    machine = KernelModelConfig(weights={"tanimoto": 2.0, "cell_type": 0.5})
     space = MachineSpace.of(machine, 500)
     assert space.at_edge(space.start) == []
     raw = space.start | {

@@ -61,8 +61,10 @@ def whole(task, tmp_path_factory):
 def test_the_first_trial_is_the_recipe(task, whole):
     [study] = whole
     first = study.trials[0]
-    assert first.value == 0 and study.space.machine_of(first.params) == task.member.known
-    scores = {name: value for name, value, _ in study.objective.scores(task.member.known, lambda: None)}
+    assert first.value == 0 and study.space.machine_of(first.params) == task.member.known_compounds
+    scores = {
+        name: value for name, value, _ in study.objective.scores(task.member.known_compounds, lambda: None)
+    }
     assert first.user_attrs["scores"] == scores
 
 
@@ -114,7 +116,7 @@ def test_the_study_of_something_else_is_refused(task, tmp_path, what):
         if what == "splits":
             opened(task, tmp_path, "cell_type")
         elif what == "space":
-            other = MachineSpace.of(task.member.known, 7)
+            other = MachineSpace.of(task.member.known_compounds, 7)
             [study] = opened(task, tmp_path)
             open_studies(tmp_path, [(study.duty, other, study.objective)], dict(study.kept.user_attrs), 0)
         else:
@@ -132,7 +134,7 @@ def test_two_machines_share_the_trials_as_the_rows_do(task, tmp_path):
     task = SimpleNamespace(**vars(task) | {"pairs": pd.concat([task.pairs.head(n_new), task.new])})
     studies = opened(task, tmp_path, "auto")
     search(studies, Limits(trials=6), Watcher())
-    assert [s.duty.machine for s in studies] == ["known", "new_compounds"]
+    assert [s.duty.machine for s in studies] == ["known_compounds", "new_compounds"]
     assert [len(s.trials) for s in studies] == [3, 3]
     units = np.arange(len(task.Y))
     machines, change = results_of(studies, units, 0)
@@ -153,7 +155,9 @@ def test_a_time_limit_breaks_a_trial_off_and_keeps_the_others(task, tmp_path, mo
 
 
 def test_no_time_for_one_trial(task, tmp_path):
-    with pytest.raises(InputError, match="--minutes 1e-09: no trial of known finished in this time"):
+    with pytest.raises(
+        InputError, match="--minutes 1e-09: no trial of known_compounds finished in this time"
+    ):
         search(opened(task, tmp_path), Limits(minutes=1e-9), Watcher())
     with pytest.raises(TimeUpError):
         opened(task, tmp_path)[0].one_more(lambda: (_ for _ in ()).throw(TimeUpError))
@@ -174,7 +178,7 @@ def test_the_interval_is_a_bootstrap_of_compounds(task, whole):
     [machine], change = results_of(whole, compounds, 0)
     assert change == machine.change and change.value == pytest.approx(np.expm1(study.best.value))
     rng, found = np.random.default_rng(1), []
-    first, best = task.member.known, study.space.machine_of(study.best.params)
+    first, best = task.member.known_compounds, study.space.machine_of(study.best.params)
     losses = [[study.objective.losses(m, lot) for m in (first, best)] for lot in study.duty.lots]
     for _ in range(1000):
         drawn = np.bincount(
@@ -200,13 +204,17 @@ def test_importances_are_shares_and_wait_for_enough_trials(task, whole, monkeypa
 def test_the_tuned_recipe_has_the_best_machine_and_all_else_of_the_recipe(task, whole):
     from rapids_pipeline.stack.named_recipes import RECIPES
 
-    recipe = RECIPES["best"].model_copy(update={"kernels": (task.member,)})
+    svr, _, booster = RECIPES["best"].members
+    recipe = RECIPES["best"].with_members(svr, task.member, booster)
     tuned = tuned_recipe(recipe, whole, "here.parquet")
     [study] = whole
-    assert tuned.kernels[0].known == study.space.machine_of(study.best.params)
-    assert tuned.kernels[0].new_compounds == task.member.new_compounds
-    assert (tuned.svrs, tuned.boosting, tuned.blend) == (recipe.svrs, recipe.boosting, recipe.blend)
-    assert tuned.name == "tuned" and "known by 13 trials on scarce and made_scarce" in tuned.description
+    assert tuned.members[1].known_compounds == study.space.machine_of(study.best.params)
+    assert tuned.members[1].new_compounds == task.member.new_compounds
+    assert (tuned.members[0], tuned.members[2], tuned.blend) == (svr, booster, recipe.blend)
+    assert (
+        tuned.name == "tuned"
+        and "known_compounds by 13 trials on scarce and made_scarce" in tuned.description
+    )
 
 
 def test_optuna_keeps_quiet(task, tmp_path, capfd):

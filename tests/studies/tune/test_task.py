@@ -18,10 +18,10 @@ def by_machine(found):
 
 def test_scarce_pairs_of_known_compounds_leave_new_compounds_alone(task):
     found = planned(task, task.pairs)
-    assert by_machine(found) == {"known": ["scarce", "made_scarce"]}
+    assert by_machine(found) == {"known_compounds": ["scarce", "made_scarce"]}
     assert [len(lot.repeats) for lot in found.duties[0].lots] == [2, 1]
     assert found.sentences[0].startswith(
-        "known (for compounds measured in another cell type, all of your pairs)"
+        "known_compounds (for compounds measured in another cell type, all of your pairs)"
     )
     assert found.sentences[1].endswith("stays as it is: no pair needs it")
 
@@ -29,7 +29,7 @@ def test_scarce_pairs_of_known_compounds_leave_new_compounds_alone(task):
 def test_pairs_of_both_kinds_tune_both_machines_by_their_shares(task):
     pairs = pd.concat([task.pairs, task.new], ignore_index=True)
     found = planned(task, pairs)
-    assert by_machine(found) == {"known": ["scarce", "made_scarce"], "new_compounds": ["compound"]}
+    assert by_machine(found) == {"known_compounds": ["scarce", "made_scarce"], "new_compounds": ["compound"]}
     assert [duty.share for duty in found.duties] == pytest.approx(
         [len(task.pairs) / len(pairs), len(task.new) / len(pairs)]
     )
@@ -41,16 +41,16 @@ def test_pairs_of_unseen_compounds_leave_the_other_machine_alone(task):
 
 def test_pairs_of_an_unseen_cell_type(task):
     pairs = task.pairs.assign(cell_type="unheard of")
-    assert by_machine(planned(task, pairs)) == {"known": ["cell_type"]}
+    assert by_machine(planned(task, pairs)) == {"known_compounds": ["cell_type"]}
 
 
 def test_without_pairs_rows_are_held_out_at_random(task):
-    assert by_machine(planned(task, None)) == {"known": ["random"]}
+    assert by_machine(planned(task, None)) == {"known_compounds": ["random"]}
 
 
 def test_a_split_by_name_tunes_whom_its_rows_need(task):
     assert by_machine(planned(task, task.pairs, "compound")) == {"new_compounds": ["compound"]}
-    assert by_machine(planned(task, None, "cell_type")) == {"known": ["cell_type"]}
+    assert by_machine(planned(task, None, "cell_type")) == {"known_compounds": ["cell_type"]}
 
 
 @pytest.mark.parametrize("split", ["auto", "random", "compound", "cell_type", "joint"])
@@ -62,12 +62,12 @@ def test_a_machine_is_tuned_on_rows_that_it_serves(task, split):
             for row in part.held_out:
                 same = compounds[part.training] == compounds[row]
                 served = bool((same & (cell_types[part.training] != cell_types[row])).any())
-                assert served == (duty.machine == "known")
+                assert served == (duty.machine == "known_compounds")
 
 
 def test_whether_a_pair_has_a_profile_is_what_the_fitted_kernel_says(task):
     training, others = task.rows.take(np.arange(0, 60)), task.rows.take(np.arange(60, len(task.rows)))
-    kernel = task.member.known.kernel.learn(training, task.Y[:60].astype(np.float64))
+    kernel = task.member.known_compounds.kernel.learn(training, task.Y[:60].astype(np.float64))
     np.testing.assert_array_equal(has_profile(training, others), kernel.has_profile(others))
 
 

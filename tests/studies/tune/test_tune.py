@@ -15,6 +15,7 @@ from rapids_pipeline.commands import app as cli
 from rapids_pipeline.commands import tune
 from rapids_pipeline.reports import tune as report
 from rapids_pipeline.reports.tune_live import SEARCH, LiveTrials
+from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.named_recipes import RECIPES, recipe, to_toml
 from rapids_pipeline.studies.tune.limits import Limits
 from rapids_pipeline.studies.tune.study import MachineStudy
@@ -41,9 +42,8 @@ def error_line(result, code=2):
 def small_recipe(tmp_path_factory, member):
     """A recipe that is quick to run, with the small member in it."""
     path = tmp_path_factory.mktemp("recipe") / "small.toml"
-    quick = RECIPES["quick"]
-    boosting = quick.boosting.model_copy(update={"n_estimators": 3, "n_components": 4})
-    small = quick.model_copy(update={"svrs": (), "kernels": (member,), "boosting": boosting})
+    booster = BoosterMember(n_estimators=3, n_components=4, stacks_on=("composite",))
+    small = RECIPES["quick"].with_members(member, booster)
     path.write_text(to_toml(small))
     return path
 
@@ -66,7 +66,10 @@ def test_it_leaves_its_files_and_says_how_to_use_them(finished, task_files):
     assert sorted(path.name for path in out.iterdir()) == FILES
     use = f"use it: rapids-perturb run --train {task_files.train} --test {task_files.test} --out runs/tuned"
     assert f"{use} --molecules morgan --recipe {out}/recipe.toml" in result.stdout
-    assert "tuned on: known (for compounds measured in another cell type, all of your pairs)" in result.stdout
+    assert (
+        "tuned on: known_compounds (for compounds measured in another cell type, all of your pairs)"
+        in result.stdout
+    )
 
 
 def test_every_trial_is_on_file_the_recipe_first(finished, member):
@@ -75,7 +78,7 @@ def test_every_trial_is_on_file_the_recipe_first(finished, member):
     [machine] = found["machines"]
     assert len(machine["trials"]) == len(table) == 13 and list(table["trial"]) == list(range(13))
     first, best = table.iloc[0], table[table["best"]].iloc[0]
-    assert first["change"] == 0 and first["penalty"] == member.known.penalty
+    assert first["change"] == 0 and first["penalty"] == member.known_compounds.penalty
     assert best["change"] == table["change"][~table["stopped_early"]].min() <= 0
     assert best["trial"] == machine["best"] and machine["trials"][machine["best"]]["scores"] == {
         lot["split"]: lot["tuned"] for lot in machine["lots"]
@@ -89,10 +92,11 @@ def test_the_recipe_is_the_best_trial_and_is_run(finished, task_files, tmp_path)
     out, _ = finished
     table = pd.read_csv(out / "tune.csv")
     best = table[table["best"]].iloc[0]
-    [kernel] = recipe(out / "recipe.toml").kernels
-    assert kernel.known.penalty == best["penalty"] and kernel.known.transform == best["transform"]
-    assert kernel.known.weights["tanimoto"] == best["weights.tanimoto"]
-    assert "rbf(molecules)" in kernel.new_compounds.weights, "the encoder is named by the run"
+    tuned = recipe(out / "recipe.toml").members[0]
+    known = tuned.known_compounds
+    assert known.penalty == best["penalty"] and known.transform == best["transform"]
+    assert known.weights["tanimoto"] == best["weights.tanimoto"]
+    assert "rbf(molecules)" in tuned.new_compounds.weights, "the encoder is named by the run"
     files = ["--train", task_files.train, "--test", task_files.test, "--out", tmp_path / "run"]
     words = ["run", *files, "--molecules", "morgan", "--recipe", out / "recipe.toml"]
     result = CliRunner().invoke(cli.app, [str(word) for word in words])
@@ -118,7 +122,7 @@ def test_the_reports_open(finished):
     out, _ = finished
     page = Page()
     page.feed((out / "tune.html").read_text())
-    assert page.ids == ["scores", "search", "settings", "slices-known"] and page.outside == []
+    assert page.ids == ["scores", "search", "settings", "slices-known_compounds"] and page.outside == []
     assert (out / "tune.png").read_bytes().startswith(PNG) and imread(out / "tune.png").std() > 0
     assert tomllib.loads((out / "recipe.toml").read_text())["name"] == "tuned"
 
@@ -178,7 +182,7 @@ def test_refusals_leave_nothing(arguments, tmp_path, more, words):
 
 def test_no_trial_in_the_time(arguments, tmp_path):
     line = error_line(invoke(*arguments, "--out", tmp_path / "out", "--minutes", "1e-9"))
-    assert line.startswith("error: --minutes 1e-09: no trial of known finished in this time")
+    assert line.startswith("error: --minutes 1e-09: no trial of known_compounds finished in this time")
 
 
 def test_the_command_line_does_not_load_optuna():
@@ -195,7 +199,7 @@ def test_a_terminal_shows_the_time_and_the_trials():
     shown, text = LiveTrials(Limits(10, 40)), StringIO()
     shown.console = Console(file=text, force_terminal=True, width=120)
     with shown.stage(SEARCH):
-        shown.begins(3, {"known": -0.01})
+        shown.begins(3, {"known_compounds": -0.01})
         shown.fits()
-        shown.trial_finished("known", 4, -0.02)
-    assert "of 10 minutes" in text.getvalue() and "4 of 40; error: known -1.98%" in text.getvalue()
+        shown.trial_finished("known_compounds", 4, -0.02)
+    assert "of 10 minutes" in text.getvalue() and "4 of 40; error: known_compounds -1.98%" in text.getvalue()

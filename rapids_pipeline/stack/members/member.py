@@ -1,0 +1,222 @@
+"""A member of a stack: what every kind has in common, and what a new kind must say.
+
+A kind is one file here with a subclass of `Member` (its settings, checked), its fits and its fitted model, and one
+line in `rapids_pipeline.stack.members.KINDS`. Which rows a member is fitted to is no concern of the kind: the stack
+hands it a `TrainingSet` once for all fits that share it, and asks for fits to some of its rows
+(`rapids_pipeline.stack.nested`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from features.feature_sets import FeatureSet, feature_set
+from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import State, StateReader
+
+PSEUDO = "_pseudo"
+"""What follows a member's name where its fits also learn from pseudo-labelled test rows."""
+REMEDY = "`rapids-perturb recipes best --toml` prints a recipe to copy"
+
+
+def _named_set(value: Any) -> Any:
+    """Let a feature set be given by its name or TOML file."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return feature_set(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+Features = Annotated[FeatureSet, BeforeValidator(_named_set)]
+
+
+class StageConfig(BaseModel):
+    """Base of all settings of a recipe: frozen, and unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PseudoLabels(StageConfig):
+    """Whether a member also learns from the test rows, with the mean of some members' predictions as targets.
+
+    Attributes
+    ----------
+    teacher : tuple of str
+        Members whose mean is taken, as they are without pseudo-labels; none: all of them.
+    weight : float
+        What a pseudo-labelled row counts in training; a measured one counts 1.
+    use : {"auto", "on", "off"}
+        "auto" fits both forms and takes the one whose blend is better on rows that neither saw.
+    """
+
+    teacher: tuple[str, ...] = ()
+    weight: float = Field(default=1.0, gt=0)
+    use: Literal["auto", "on", "off"] = "auto"
+
+
+class Model(Protocol):
+    """A fitted member."""
+
+    def predict(self, rows: Rows) -> Float32:
+        """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
+
+    def state(self) -> State:
+        """Return what it has learnt, as plain data."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Rows that a member is fitted to and predicts: n training rows, then m test rows.
+
+    Attributes
+    ----------
+    rows : Rows
+        All n + m of them, without predictions of other members.
+    Y : ndarray of float32, (n, t), or (n + m, t) where the test rows have pseudo-labels
+    weight : ndarray of float64, (len(Y),), optional
+        What each row counts in training; all alike by default.
+    stacked : sequence of (ndarray (n, t), ndarray (m, t))
+        Predictions of training and test rows by each member that this one stacks on.
+    seed : int
+    device : str
+    """
+
+    rows: Rows
+    Y: Float32
+    weight: Float64 | None
+    stacked: Sequence[tuple[Float32, Float32]]
+    seed: int
+    device: DeviceName
+
+    def take(self, which: Indices) -> Rows:
+        """Return some of the rows, with the predictions of the members stacked on side by side."""
+        rows = self.rows.take(which)
+        if not self.stacked:
+            return rows
+        return replace(rows, predictions=np.hstack([_of_both(*parts, which) for parts in self.stacked]))
+
+
+class Fits(ABC):
+    """Fits of one member to some rows of a training set; what does not depend on the choice of rows is shared."""
+
+    def __init__(self, data: TrainingSet) -> None:
+        self.data = data
+
+    @abstractmethod
+    def fit(self, training: Indices) -> Model:
+        """Fit to some of the rows that have targets."""
+
+    def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
+        """Return the predictions of groups of rows by a fit to some others, float32 on the host."""
+        model = self.fit(training)
+        return [model.predict(self.data.take(group)) for group in groups]
+
+
+class Member(StageConfig, ABC):
+    """Settings of a member.
+
+    Attributes
+    ----------
+    kind : str
+        A key of `rapids_pipeline.stack.members.KINDS`.
+    name : str
+        Distinct in a recipe; by default `default_name`.
+    stacks_on : tuple of str
+        Members whose predictions this one reads; it is then of the second level.
+    pseudo_labels : PseudoLabels
+        Off by default.
+    """
+
+    side_by_side: ClassVar[bool] = False
+    """Whether fits run side by side on a CPU, each in one thread, since they gain nothing from more."""
+
+    kind: str
+    name: str = ""
+    stacks_on: tuple[str, ...] = ()
+    pseudo_labels: PseudoLabels = PseudoLabels(use="off")
+
+    @property
+    @abstractmethod
+    def default_name(self) -> str:
+        """The name where none is given."""
+
+    @abstractmethod
+    def prepare(self, data: TrainingSet) -> Fits:
+        """Return the fits to rows of a training set."""
+
+    @abstractmethod
+    def model_from_state(self, reader: StateReader) -> Model:
+        """Make a fitted model of its state; InputError where that is damaged."""
+
+    @property
+    def feature_sets(self) -> list[FeatureSet]:
+        """The feature sets that it reads."""
+        return []
+
+    @property
+    def encoders(self) -> list[str]:
+        """The molecule encoders whose features `Rows.molecules` must hold."""
+        return sorted({name for features in self.feature_sets for name in features.encoders})
+
+    def with_molecules(self, encoder: str) -> Self:
+        """Return the member with `encoder` where it names none."""
+        return self
+
+    def engine_choice(self, Y: Float32, device: DeviceName) -> str:
+        """Return which engine fits targets (n, t), and why; raises where it cannot be had."""
+        return ""
+
+    def notes(self, model: Any) -> list[str]:
+        """Return what a reader should know of its fitted model."""
+        return []
+
+    @model_validator(mode="after")
+    def _named_and_stacking(self) -> Self:
+        if not self.name:
+            object.__setattr__(self, "name", self.default_name)
+        reading = [features.name for features in self.feature_sets if features.needs_predictions]
+        if reading and not self.stacks_on:
+            raise ValueError(
+                f"{self.name}: feature set {reading[0]} reads predictions of other members: name them in stacks_on"
+            )
+        if self.stacks_on and not reading:
+            lacks = f"feature set {self.feature_sets[0].name}" if self.feature_sets else f"kind {self.kind}"
+            raise ValueError(f"{self.name}: {lacks} reads no predictions, so it cannot stack on others")
+        return self
+
+
+class WithFeatures(Member):
+    """A member that reads one feature set."""
+
+    features: Features
+
+    @property
+    def default_name(self) -> str:
+        """Its feature set's name."""
+        return self.features.name
+
+    @property
+    def feature_sets(self) -> list[FeatureSet]:
+        """The one feature set."""
+        return [self.features]
+
+    def with_molecules(self, encoder: str) -> Self:
+        """Return the member with `encoder` in the blocks of molecules that name none."""
+        return self.model_copy(update={"features": self.features.with_molecules(encoder)})
+
+
+def _of_both(training: Float32, test: Float32, which: Indices) -> Float32:
+    """Return the rows of a matrix whose first rows are `training` and whose others are `test`."""
+    found = np.empty((len(which), training.shape[1]), dtype=np.float32)
+    inside = which < len(training)
+    found[inside], found[~inside] = training[which[inside]], test[which[~inside] - len(training)]
+    return found

@@ -1,0 +1,222 @@
+"""Nothing that is fitted sees the rows it is scored on: a changed held-out row changes no prediction for it."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from features.rows import Pairs
+from rapids_pipeline.stack.fit import fit_stack
+from rapids_pipeline.stack.members import svr as svr_members
+from rapids_pipeline.stack.nested import Labels, NestedPredictions
+from rapids_pipeline.svr import kernel_ridge
+from tests.stack_example import (
+    BOOSTER,
+    COMPOSITE,
+    KERNEL_MODEL,
+    LOO,
+    N_FOLDS,
+    OWN,
+    SVR,
+    UNMOVED,
+    assert_leak_free,
+    booster,
+    example,
+    fitted,
+    folded,
+    moved,
+    recipe,
+    stacked_svr,
+    with_made_up,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*did not reach tol")  # with 1000 in a target
+
+ON, AUTO = {"use": "on", "weight": 0.5}, {"use": "auto"}
+READS = ("svr_shared", "svr_per_target", "composite")
+RECIPES = {
+    "as the named ones": recipe(SVR, OWN, COMPOSITE, booster(*READS)),
+    "pseudo-labels by evidence": recipe(SVR, OWN, COMPOSITE, booster(*READS, pseudo_labels=AUTO)),
+    "pseudo-labels": recipe(SVR, COMPOSITE, booster("svr_shared", "composite", pseudo_labels=ON)),
+    "no booster": recipe(SVR, COMPOSITE),
+    "one member": recipe(SVR),
+    "two boosters on different members": recipe(
+        SVR, COMPOSITE, booster("svr_shared", name="one"), booster("composite", name="other")
+    ),
+    "an SVR of the second level": recipe(SVR, COMPOSITE, stacked_svr("composite", "svr_shared")),
+    "a booster of the first level": recipe(booster(name="below"), booster("below")),
+    "pseudo-labels of members of both levels": recipe(
+        SVR.model_copy(update={"pseudo_labels": SVR.pseudo_labels.model_copy(update=AUTO)}),
+        COMPOSITE.model_copy(
+            update={"pseudo_labels": SVR.pseudo_labels.model_copy(update=ON | {"teacher": ("svr_shared",)})}
+        ),
+        stacked_svr("svr_shared", name="above", pseudo_labels=AUTO),
+    ),
+}
+
+
+def oof_of(train, test, folds, which):
+    def predict(Y):
+        found = fit_stack(train, test, Y, folds, which, 0, "cpu")
+        return {"blend": found.oof, **found.members}
+
+    return predict
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("row", [0, 20, 47])
+def test_no_rows_own_target_moves_its_out_of_fold_prediction(row, name):
+    train, test, Y = example()
+    folds = folded(Y)
+    assert_leak_free(moved(Y, [row], oof_of(train, test, folds, RECIPES[name])), [row], folds)
+
+
+def test_no_compounds_targets_move_its_out_of_fold_predictions():
+    train, test, Y = example()
+    compounds, codes = np.unique(train.obs["sm_name"], return_inverse=True)
+    folds = np.arange(len(compounds))[codes] % N_FOLDS
+    rows = np.flatnonzero(codes == 4)
+    assert len(rows) == 3 and len(set(folds[rows])) == 1
+    which = RECIPES["pseudo-labels by evidence"]
+    assert_leak_free(moved(Y, rows, oof_of(train, test, folds, which)), rows, folds)
+
+
+@pytest.mark.parametrize("member", [SVR, LOO, OWN, COMPOSITE, booster()], ids=lambda member: member.name)
+def test_nested_predictions_of_an_outer_fold_never_see_it(member):
+    train, test, Y = example()
+    folds = folded(Y)
+    changed = Y.copy()
+    changed[folds == 1] += 1000
+    before, after = (fitted(member, train, test, y, folds).predictions for y in (Y, changed))
+    assert np.max(np.abs(after.nested[1] - before.nested[1])) <= UNMOVED
+    assert np.max(np.abs(after.nested_test[1] - before.nested_test[1])) <= UNMOVED
+    assert np.max(np.abs(after.oof - before.oof)[folds == 1]) <= UNMOVED
+    assert np.min(np.max(np.abs(after.nested[0] - before.nested[0])[folds == 2], axis=1)) > 1
+    assert np.min(np.max(np.abs(after.nested_test[0] - before.nested_test[0]), axis=1)) > 1
+
+
+@pytest.mark.parametrize("name", ["svr_shared", "svr_loo", "op2_first_initial", "svr_per_target"])
+def test_no_rows_own_target_moves_its_prediction_whatever_features_of_an_svr(name):
+    train, test, Y = example()
+    folds = folded(Y)
+    member = (OWN if name == "svr_per_target" else SVR).model_copy(update={"features": with_made_up(name)})
+    movement = moved(Y, [20], lambda y: {"svr": fitted(member, train, test, y, folds).predictions.oof})
+    assert_leak_free(movement, [20], folds)
+
+
+SPACES = {
+    "components": {},
+    "genes": {"n_components": "none"},
+    "asinh": {"transform": "asinh", "centre": True},
+    "gene_scale": {"transform": "gene_scale"},
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", ["boosting", "boosting_aggregates", "onehot_loo"])
+def test_no_rows_own_target_moves_its_prediction_whatever_features_and_space_of_a_booster(name, space):
+    train, test, Y = example()
+    folds = folded(Y)
+    features = with_made_up(name)
+    reads = ("svr_shared",) if features.needs_predictions else ()
+    member = booster(*reads, features=features, **SPACES[space])
+
+    def predict(y):
+        first = [fitted(SVR, train, test, y, folds).predictions] if reads else []
+        return {"boosting": fitted(member, train, test, y, folds, first).predictions.oof}
+
+    assert_leak_free(moved(Y, [20], predict), [20], folds)
+
+
+def test_pseudo_labels_of_an_outer_fold_never_see_it():
+    train, test, Y = example()
+    folds = folded(Y)
+
+    def labels(y):
+        first = fitted(SVR, train, test, y, folds).predictions
+        second = fitted(BOOSTER, train, test, y, folds, [first]).predictions
+        found = Labels.mean_of([second, first], 1.0)
+        np.testing.assert_allclose(found.nested, (first.nested_test + second.nested_test) / 2, atol=1e-6)
+        np.testing.assert_allclose(found.test, (first.test + second.test) / 2, atol=1e-6)
+        return found.nested
+
+    changed = Y.copy()
+    changed[20] += 1000
+    movement = np.abs(labels(changed) - labels(Y)).max(axis=(1, 2))
+    assert movement[folds[20]] <= UNMOVED
+    assert movement[[k for k in range(N_FOLDS) if k != folds[20]]].min() > 1
+
+
+@pytest.mark.parametrize("member", [SVR, BOOSTER, stacked_svr("svr_shared")], ids=["SVR", "booster", "above"])
+def test_judged_rows_never_saw_the_fold_whose_choices_they_make(member):
+    """A row moves no judged prediction of the fold after its own, and moves those of the others."""
+    train, test, Y = example()
+    folds = folded(Y)
+
+    def judged(y):
+        first = [fitted(SVR, train, test, y, folds).predictions] if member.stacks_on else []
+        return {"judged": fitted(member, train, test, y, folds, first).predictions.judged}
+
+    by_row = moved(Y, [20], judged)["judged"]
+    assert by_row[folds == (folds[20] + 1) % N_FOLDS].max() <= UNMOVED
+    assert by_row[folds == (folds[20] + 2) % N_FOLDS].max() > UNMOVED
+
+
+def test_the_check_finds_level_2_on_plain_out_of_fold_predictions():
+    """As published: level 2 learns from out-of-fold predictions of SVRs that saw the fold it is scored on."""
+    train, test, Y = example()
+    folds = folded(Y)
+
+    def predict(y):
+        first = fitted(SVR, train, test, y, folds).predictions
+        plain = np.broadcast_to(first.oof, first.nested.shape)
+        leaky = NestedPredictions(first.oof, first.judged, first.nested_test, first.test, plain)
+        return {"boosting": fitted(BOOSTER, train, test, y, folds, [leaky]).predictions.oof}
+
+    with pytest.raises(AssertionError, match="boosting: the prediction of a row moved with its own target"):
+        assert_leak_free(moved(Y, [20], predict), [20], folds)
+
+
+def test_the_check_finds_pseudo_labels_by_models_that_saw_the_fold():
+    train, test, Y = example()
+    folds = folded(Y)
+
+    def predict(y):
+        found = fitted(SVR, train, test, y, folds).predictions
+        leaky = Labels(np.broadcast_to(found.test, found.nested_test.shape), found.test, 1.0)
+        return {"svr": fitted(SVR, train, test, y, folds, (), leaky).predictions.oof}
+
+    with pytest.raises(AssertionError, match="svr: the prediction of a row moved with its own target"):
+        assert_leak_free(moved(Y, [20], predict), [20], folds)
+
+
+def test_the_check_finds_response_profiles_of_all_rows():
+    """Solved on training rows alone, on a kernel learnt from all rows: held-out rows are in others' profiles."""
+    train, _, Y = example()
+    folds, pairs = folded(Y), Pairs.of(train, ["made up"])
+
+    def leaky(y):
+        K, oof = KERNEL_MODEL.kernel.learn(pairs, y.astype(float)).gram(np.empty(0)), np.empty_like(y)
+        for k in range(N_FOLDS):
+            inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+            found = kernel_ridge.solve(K[np.ix_(inside, inside)], y[inside], C=2.0, epsilon=0.0)
+            oof[outside] = K[np.ix_(outside, inside)] @ found.dual_coef + found.intercept
+        return {"composite": oof}
+
+    with pytest.raises(AssertionError, match="composite: the prediction of a row moved with its own target"):
+        assert_leak_free(moved(Y, [20], leaky), [20], folds)
+
+
+def test_the_check_finds_encodings_fitted_on_all_rows(monkeypatch):
+    train, test, Y = example()
+    folds, honest = folded(Y), svr_members.features_of_all
+
+    def fitted_on_all(table, data, training):
+        return honest(table, data, np.arange(len(Y)))
+
+    monkeypatch.setattr(svr_members, "features_of_all", fitted_on_all)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        movement = moved(Y, [20], lambda y: {"svr": fitted(LOO, train, test, y, folds).predictions.oof})
+    with pytest.raises(AssertionError, match="svr: the prediction of a row moved with its own target"):
+        assert_leak_free(movement, [20], folds)

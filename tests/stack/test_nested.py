@@ -1,0 +1,140 @@
+"""Nested predictions: against refitting everything naively, on what each fit may know, and counted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from features.rows import Rows
+from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.stack.members.member import TrainingSet
+from rapids_pipeline.stack.nested import FoldedRows, Labels, NestedPredictions, fit_member
+from tests.stack_example import (
+    BOOSTER,
+    COMPOSITE,
+    N_FOLDS,
+    OWN,
+    SVR,
+    booster,
+    example,
+    fitted,
+    folded,
+    stacked_svr,
+    training_set,
+)
+
+
+class Counted(Progress):
+    total = done = 0
+
+    def start(self, total):
+        self.total = total
+
+    def advance(self, steps=1):
+        self.done += steps
+
+
+@pytest.mark.parametrize("member", [SVR, OWN, COMPOSITE, booster()], ids=lambda member: member.name)
+def test_the_first_level_equals_refitting_for_every_pair_of_folds(member):
+    train, test, Y = example(n_genes=6)
+    folds = random_folds(len(Y), 4, seed=1)
+    fits = member.prepare(training_set(train, test, Y, seed=3))
+
+    def by_hand(training, wanted):
+        return fits.fit_predict(np.flatnonzero(training), [np.flatnonzero(wanted)])[0]
+
+    progress = Counted()
+    found = fitted(member, train, test, Y, folds, seed=3, progress=progress).predictions
+    assert progress.total == progress.done == 1 + 4 + 6
+    nested, tests = np.zeros((4, *Y.shape)), [np.arange(len(Y), len(Y) + 6)]
+    for k in range(4):
+        np.testing.assert_allclose(found.oof[folds == k], by_hand(folds != k, folds == k), atol=1e-4)
+        expected = fits.fit_predict(np.flatnonzero(folds != k), tests)[0]
+        np.testing.assert_allclose(found.nested_test[k], expected, atol=1e-4)
+        for j in [j for j in range(4) if j != k]:
+            neither = (folds != j) & (folds != k)
+            nested[k, folds == j] = by_hand(neither, folds == j)
+            nested[k, folds == k] += by_hand(neither, folds == k) / 3
+        np.testing.assert_array_equal(found.judged[folds == k], found.nested[k - 1][folds == k])
+    np.testing.assert_allclose(found.nested, nested, atol=1e-4)
+    arrays = (found.oof, found.judged, found.nested, found.nested_test, found.test)
+    assert {x.dtype for x in arrays} == {np.dtype(np.float32)}
+
+
+def labels_of(test, n_genes, weight=0.5):
+    nested = np.random.default_rng(5).normal(size=(N_FOLDS, len(test.obs), n_genes)).astype(np.float32)
+    return Labels(nested, nested.mean(axis=0), weight)
+
+
+@pytest.mark.parametrize("labelled", [False, True], ids=["plain", "pseudo-labelled"])
+@pytest.mark.parametrize(
+    "member",
+    [BOOSTER, stacked_svr("svr_shared"), SVR, COMPOSITE, booster()],
+    ids=["booster", "second-level SVR", "SVR", "composite", "first-level booster"],
+)
+def test_fits_that_learn_from_predictions_equal_their_steps_by_hand(member, labelled):
+    if not (labelled or member.stacks_on):
+        pytest.skip("this one learns from no predictions")
+    train, test, Y = example(n_genes=6)
+    folds, m = folded(Y), len(test.obs)
+    first = [fitted(SVR, train, test, Y, folds).predictions] if member.stacks_on else []
+    labels = labels_of(test, Y.shape[1]) if labelled else None
+    progress = Counted()
+    found = fitted(member, train, test, Y, folds, first, labels, seed=7, progress=progress)
+    assert progress.total == progress.done == 2 * N_FOLDS + 1
+
+    def by_hand(unseen, training, wanted):
+        rows = Rows.joined(train, test)
+        given, weight = Y, None
+        if first:
+            parts = (
+                (first[0].oof, first[0].test)
+                if unseen is None
+                else (first[0].nested[unseen], first[0].nested_test[unseen])
+            )
+            rows = replace(rows, predictions=np.concatenate(parts))
+        inside = np.flatnonzero(training)
+        if labelled:
+            given = np.concatenate([Y, labels.test if unseen is None else labels.nested[unseen]])
+            weight = np.concatenate([np.ones(len(Y)), np.full(m, 0.5)])
+            inside = np.concatenate([inside, np.arange(len(Y), len(Y) + m)])
+        data = TrainingSet(rows, given, weight, (), 7, "cpu")
+        return member.prepare(data).fit(inside).predict(rows.take(wanted))
+
+    everything, tests = np.ones(len(Y), bool), np.arange(len(Y), len(Y) + m)
+    close = {"atol": 1e-4, "rtol": 1e-4}
+    for k in range(N_FOLDS):
+        before, rows = (k - 1) % N_FOLDS, np.flatnonzero(folds == k)
+        both = by_hand(k, folds != k, np.concatenate([rows, tests]))
+        np.testing.assert_allclose(found.predictions.oof[rows], both[: len(rows)], **close)
+        np.testing.assert_allclose(found.predictions.nested_test[k], both[len(rows) :], **close)
+        judged = by_hand(before, (folds != k) & (folds != before), rows)
+        np.testing.assert_allclose(found.predictions.judged[rows], judged, **close)
+    np.testing.assert_allclose(found.predictions.test, by_hand(None, everything, tests), **close)
+
+
+def test_the_second_level_reads_the_members_side_by_side_in_the_order_asked_for():
+    train, test, Y = example(n_genes=4)
+    folds = folded(Y)
+    first, other = (fitted(member, train, test, Y, folds).predictions for member in (SVR, COMPOSITE))
+    rows = FoldedRows(train, test, Y, folds, 0, "cpu")
+    which = np.array([3, len(Y) + 1, 0])
+    for unseen, parts in (
+        (None, [(member.oof, member.test) for member in (other, first)]),
+        (1, [(member.nested[1], member.nested_test[1]) for member in (other, first)]),
+    ):
+        data = rows.training_set(Rows.joined(train, test), unseen, (other, first), None)
+        expected = np.hstack([np.concatenate(both)[which] for both in parts])
+        np.testing.assert_array_equal(data.take(which).predictions, expected)
+        assert data.rows.predictions is None
+
+
+def test_only_members_with_nested_predictions_can_be_stacked_on():
+    train, test, Y = example(n_genes=4)
+    folds = folded(Y)
+    first = fitted(SVR, train, test, Y, folds).predictions
+    second = fitted(BOOSTER, train, test, Y, folds, [first]).predictions
+    assert isinstance(second, NestedPredictions) and second.nested is None
+    with pytest.raises(ValueError, match="only members of the first level"):
+        fit_member(BOOSTER, FoldedRows(train, test, Y, folds, 0, "cpu"), [second])
