@@ -1,6 +1,7 @@
-"""Pairs to predict, 100,000 and more of them: read whole, checked by compound, numbered by molecule.
+"""Pairs to predict: a test file's, with their ids, names and SMILES as they are; or a batch for a saved model.
 
-A pair needs a cell type and a compound, and the compound a name that the model was trained on or a SMILES:
+A batch may have 100,000 pairs and more: it is read whole, checked by compound and numbered by molecule. A pair of it
+needs a cell type and a compound, and the compound a name that the model was trained on or a SMILES:
 
     id          row numbers from 0 where the file has no such column
     cell_type   as it is
@@ -65,7 +66,7 @@ class PairBatch:
 
 
 def read_batch(path: Path, training: pd.DataFrame) -> PairBatch:
-    """Read the pairs of a file.
+    """Read the pairs of a file as a batch for a saved model.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ def read_batch(path: Path, training: pd.DataFrame) -> PairBatch:
 
 
 def read_pairs(path: Path, *, library: FrameLibrary = "pandas") -> pd.DataFrame:
-    """Read the pairs to predict, in file order.
+    """Read the pairs of a test file, in file order.
 
     Returns
     -------
@@ -111,8 +112,7 @@ def read_pairs(path: Path, *, library: FrameLibrary = "pandas") -> pd.DataFrame:
     _refuse_repeated_ids(path, pairs["id"])
     pairs = as_text(path, pairs, PAIR)
     if "SMILES" in pairs.columns:
-        smiles = pairs["SMILES"].astype(object)
-        pairs["SMILES"] = smiles.mask(smiles.map(lambda value: str(value).strip() == ""), None)
+        pairs["SMILES"] = _text(pairs, "SMILES")
         check_smiles(path, pairs[pairs["SMILES"].notna()])
     return pairs
 

@@ -34,7 +34,7 @@ NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)\s*
 
 
 @dataclass
-class Found:
+class SubmissionFile:
     """A submission file as it is.
 
     Attributes
@@ -64,7 +64,7 @@ class Found:
     faults: list[str] = field(default_factory=list)
 
 
-def read_found(path: Path) -> Found:
+def read_submission(path: Path) -> SubmissionFile:
     """Read a submission: .csv, .csv.gz, .parquet or .h5ad.
 
     Raises
@@ -83,12 +83,12 @@ def read_found(path: Path) -> Found:
         return _read_csv(path) if suffix in CSV_SUFFIXES else _read_parquet(path)
 
 
-def faults_of(found: Found, ids: Sequence[str], genes: Sequence[str] | None = None) -> list[str]:
+def faults_of(found: SubmissionFile, ids: Sequence[str], genes: Sequence[str] | None = None) -> list[str]:
     """Return all faults of a submission, none where it is right.
 
     Parameters
     ----------
-    found : Found
+    found : SubmissionFile
     ids : sequence of str, (n_rows,)
         The ids it should have, in order.
     genes : sequence of str, (n_genes,), optional
@@ -110,7 +110,7 @@ def faults_of(found: Found, ids: Sequence[str], genes: Sequence[str] | None = No
 # --- The file as it is --------------------------------------------------------------------------------------
 
 
-def _read_csv(path: Path) -> Found:
+def _read_csv(path: Path) -> SubmissionFile:
     columns = column_names(path)
     place, faults = _id_column(columns)
     if place:
@@ -182,7 +182,7 @@ def _parse_as(
     return read(use_threads=False) if invalid else (table, invalid)  # only one thread knows row numbers
 
 
-def _read_parquet(path: Path) -> Found:
+def _read_parquet(path: Path) -> SubmissionFile:
     from pyarrow.parquet import ParquetFile
 
     table = ParquetFile(path).read()
@@ -191,7 +191,7 @@ def _read_parquet(path: Path) -> Found:
     return _found(table, columns, *_id_column(columns), labels)
 
 
-def _read_h5ad(path: Path) -> Found:
+def _read_h5ad(path: Path) -> SubmissionFile:
     """Read an Open Problems prediction; ids are `obs["id"]`, or the index of `obs` where there is no such column."""
     with opened_h5ad(path) as file:
         from anndata.io import read_elem
@@ -208,12 +208,12 @@ def _read_h5ad(path: Path) -> Found:
         lacking = [name for name in ("dataset_id", "method_id") if uns_text(file, name) is None]
         faults += [f"missing uns[{name!r}], a text" for name in lacking]
     ids = [_id_text(value) for value in (obs["id"] if "id" in obs.columns else obs.index)]
-    return Found(ids, genes, values, list(range(1, len(ids) + 1)), faults=faults)
+    return SubmissionFile(ids, genes, values, list(range(1, len(ids) + 1)), faults=faults)
 
 
 def _found(
     table: Any, columns: list[str], place: int | None, faults: list[str], labels: Sequence[int] = ()
-) -> Found:
+) -> SubmissionFile:
     """Return what an Arrow table holds: ids in the column at `place`, values in all but it and `labels`."""
     others = [k for k in range(len(columns)) if k != place and k not in labels]
     ids = None if place is None else [_id_text(value) for value in table.column(place).to_pylist()]
@@ -221,7 +221,7 @@ def _found(
     for k, column in enumerate(others):
         values[k] = _numeric(table.column(column), k, text)
     names, rows = [columns[k] for k in others], list(range(1, table.num_rows + 1))
-    return Found(ids, names, values.T, rows, text, faults=faults)
+    return SubmissionFile(ids, names, values.T, rows, text, faults=faults)
 
 
 def _id_column(columns: Sequence[str]) -> tuple[int | None, list[str]]:
@@ -256,7 +256,7 @@ def _numeric(column: Any, position: int, text: list[tuple[int, int, str]]) -> Fl
 # --- What is wrong with it ----------------------------------------------------------------------------------
 
 
-def _row_faults(found: Found, ids: Sequence[str]) -> list[str]:
+def _row_faults(found: SubmissionFile, ids: Sequence[str]) -> list[str]:
     n_rows = len(found.rows) + len(found.broken)
     faults = _count("rows", n_rows, len(ids), "the id map")
     if found.ids is None:
@@ -293,7 +293,7 @@ def _row_faults(found: Found, ids: Sequence[str]) -> list[str]:
     )
 
 
-def _gene_faults(found: Found, genes: Sequence[str] | None) -> list[str]:
+def _gene_faults(found: SubmissionFile, genes: Sequence[str] | None) -> list[str]:
     wanted = None if genes is None else set(genes)
     metadata = [name for name in found.columns if _is_metadata(name, wanted)]
     columns = [name for name in found.columns if not _is_metadata(name, wanted)]
@@ -317,7 +317,7 @@ def _gene_faults(found: Found, genes: Sequence[str] | None) -> list[str]:
     ]
 
 
-def _value_faults(found: Found, genes: Sequence[str] | None) -> list[str]:
+def _value_faults(found: SubmissionFile, genes: Sequence[str] | None) -> list[str]:
     if found.Y is None:
         return []
     wanted = None if genes is None else set(genes)

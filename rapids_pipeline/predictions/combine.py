@@ -200,11 +200,11 @@ def _refuse_other_pairs(
             raise InputError(f"{path}: id {name} is {pair}, but {other} in {reference}{remedy}")
 
 
-# --- Settings and scores of the runs --------------------------------------------------------------------------
+# --- RunSettings and scores of the runs --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What, besides the test file, determined a run's predictions.
 
     Attributes
@@ -221,23 +221,23 @@ class Settings:
     train: str | None
 
 
-def recorded_settings(manifest: Path) -> Settings:
+def recorded_settings(manifest: Path) -> RunSettings:
     """Return a run's settings as its manifest has them, empty where it has none."""
     content = read_manifest(manifest)
     config, options = dict(manifest_part(content, "config")), manifest_part(content, "options")
     seed = config.pop("seed", None)
     values = config | options | {"device": content.get("device")}
-    return Settings(values, seed, recorded_hash(manifest, "train"))
+    return RunSettings(values, seed, recorded_hash(manifest, "train"))
 
 
-def remarks_on(names: Sequence[str], settings: Sequence[Settings]) -> list[str]:
+def remarks_on(names: Sequence[str], settings: Sequence[RunSettings]) -> list[str]:
     """Return what makes a combination of runs questionable: other settings than the first's, or a run that is twice.
 
     Parameters
     ----------
     names : sequence of str
         What to call the runs.
-    settings : sequence of Settings
+    settings : sequence of RunSettings
         Those of the runs, in the same order.
     """
     first, remarks = settings[0], []

@@ -45,7 +45,7 @@ METHOD_ID = "rapids_perturb"
 
 
 @dataclass(frozen=True)
-class Labels:
+class FormatOptions:
     """How numbers are written in a CSV, and what an `.h5ad` is labelled with; None for the defaults."""
 
     float_format: str | None = None

@@ -62,7 +62,7 @@ class Predicted:
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
+class Prepared:
     """A model with the pairs that it predicts: their metadata columns as they are written, and notes."""
 
     model: SavedModel
@@ -143,7 +143,7 @@ def _is_folder(out: Path) -> bool:
     return False
 
 
-def _read(folder: Path, pairs_file: Path) -> Work:
+def _read(folder: Path, pairs_file: Path) -> Prepared:
     model = load_model(folder)
     batch = read_batch(pairs_file, model.obs)
     found = applicability(batch, model.obs)
@@ -154,10 +154,10 @@ def _read(folder: Path, pairs_file: Path) -> Work:
             f"{folder}: a gene is called {taken[0]}, as a column of the predictions' metadata is"
         )
     notes = [*batch.notes, *found.notes]
-    return Work(model, batch, metadata, BlockPredictor(model, batch), notes)
+    return Prepared(model, batch, metadata, BlockPredictor(model, batch), notes)
 
 
-def _require_memory(out: Path, work: Work) -> None:
+def _require_memory(out: Path, work: Prepared) -> None:
     needed = 4 * len(work.metadata) * len(work.model.genes)
     if needed > CSV_SHARE * host_bytes():
         raise InputError(
@@ -166,7 +166,7 @@ def _require_memory(out: Path, work: Work) -> None:
         )
 
 
-def _to_csv(work: Work, out: Path, rows: int, stages: Stages) -> Path:
+def _to_csv(work: Prepared, out: Path, rows: int, stages: Stages) -> Path:
     n = len(work.metadata)
     with stages.stage("predict") as progress:
         predicted = np.empty((n, len(work.model.genes)), np.float32)
@@ -192,7 +192,7 @@ def _beside(out: Path) -> Path:
     return out.with_name(f"{out.name[: -len(table_suffix(out))]}.applicability.csv")
 
 
-def _to_parts(work: Work, parts: PartFolder, stages: Stages) -> None:
+def _to_parts(work: Prepared, parts: PartFolder, stages: Stages) -> None:
     with stages.stage("predict") as progress:
         progress.start(len(parts.parts))
         parts.discard_halves()
@@ -221,7 +221,7 @@ def _identity(folder: Path, pairs_file: Path, rows: int) -> dict[str, Any]:
 
 
 def _manifest(
-    work: Work, identity: dict[str, Any], pairs_file: Path, folder: Path, stages: Stages
+    work: Prepared, identity: dict[str, Any], pairs_file: Path, folder: Path, stages: Stages
 ) -> dict[str, Any]:
     return {
         "format": 1,

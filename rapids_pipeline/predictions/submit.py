@@ -32,7 +32,7 @@ from rapids_pipeline.data.checks import as_text, require_columns, some_of
 from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS
 from rapids_pipeline.data.pairs import read_pairs, with_smiles
 from rapids_pipeline.data.tables import h5ad_genes, opened_h5ad, read_training, split_table
-from rapids_pipeline.predictions.check import faults_of, read_found
+from rapids_pipeline.predictions.check import faults_of, read_submission
 from rapids_pipeline.predictions.combine import (
     DEFAULT_COMBINATION,
     REMEDY,
@@ -48,7 +48,7 @@ from rapids_pipeline.predictions.combine import (
 from rapids_pipeline.predictions.formats import (
     DATASET_ID,
     METHOD_ID,
-    Labels,
+    FormatOptions,
     as_float32,
     dataset_id_of,
     write_kaggle_csv,
@@ -87,7 +87,7 @@ class Asked:
 
 
 def write_submission(
-    out: Path, asked: Asked, labels: Labels, *, overwrite: bool = False
+    out: Path, asked: Asked, options: FormatOptions, *, overwrite: bool = False
 ) -> tuple[Submission, OutOfFoldScores | None]:
     """Write the submission of runs, or of a model and pairs; return what was written, and what runs score.
 
@@ -98,7 +98,7 @@ def write_submission(
     out : Path
         Its suffix names the format (`rapids_pipeline.predictions.formats`).
     asked : Asked
-    labels : Labels
+    options : FormatOptions
     overwrite : bool
         Replace a file that exists; a file that is read, or a run's result, is never replaced.
 
@@ -109,7 +109,7 @@ def write_submission(
         different ids, pairs or genes; values that are not finite; a place that cannot be written; anndata missing.
     """
     asked.require_one_source()
-    labels.require_for(out)
+    options.require_for(out)
     folders = [model_folder(asked.model).parent] if asked.model is not None else list(asked.runs)
     if out.exists():
         _refuse_inputs(out, asked, folders)
@@ -121,7 +121,7 @@ def write_submission(
         made = submission_of_model(model_folder(asked.model), asked.pairs)
     else:
         made, scores = submission_of_runs(asked.runs, asked.combination, quiet=rows is not None)
-    return _write(out, made.in_order_of(rows, genes), folders[0] / MANIFEST, labels), scores
+    return _write(out, made.in_order_of(rows, genes), folders[0] / MANIFEST, options), scores
 
 
 def check_submission(
@@ -143,7 +143,7 @@ def check_submission(
         rows = read_id_map(id_map)
     if genes is not None:
         names, names_from = read_gene_list(genes), genes
-    found = read_found(path)
+    found = read_submission(path)
     size = f"{len(found.rows)} rows × {len(found.columns)} genes"
     genes_from = f" and of {names_from}" if names else "; genes were not compared with a list (--genes FILE)"
     fine = f"OK: {path}: {size}, in the order of {rows.source}{genes_from}"
@@ -218,7 +218,7 @@ def submission_of_run(run: Path, *, quiet: bool = False) -> Submission:
     source = run / SUBMISSION
     if not source.is_file():
         raise InputError(f"--run {run}: has no {SUBMISSION}; give the folder of a finished run")
-    found = read_found(source)
+    found = read_submission(source)
     faults = faults_of(found, list(dict.fromkeys(found.ids or ())))
     if faults or found.ids is None or found.Y is None:
         raise InputError(f"{source}: {faults[0]}; {REMEDY}")
@@ -321,7 +321,7 @@ def _refuse_inputs(out: Path, asked: Asked, folders: Sequence[Path]) -> None:
             raise InputError(f"--out {out}: is an input or a run's result; choose another file")
 
 
-def _write(out: Path, made: Submission, manifest: Path, labels: Labels) -> Submission:
+def _write(out: Path, made: Submission, manifest: Path, options: FormatOptions) -> Submission:
     """Write a submission in the format of `out`; return it with the notes that this adds.
 
     `manifest` is that of the run that trained the model, which may name the data set; errors as those of the writers.
@@ -330,12 +330,12 @@ def _write(out: Path, made: Submission, manifest: Path, labels: Labels) -> Submi
     if suffix == ".parquet":
         write_parquet(out, *table)
     elif suffix == ".h5ad":
-        dataset_id, notes = _dataset_id(manifest, labels.dataset_id)
-        method_id = METHOD_ID if labels.method_id is None else labels.method_id
+        dataset_id, notes = _dataset_id(manifest, options.dataset_id)
+        method_id = METHOD_ID if options.method_id is None else options.method_id
         write_prediction_h5ad(out, *table, dataset_id=dataset_id, method_id=method_id, pairs=made.rows.pairs)
         return replace(made, notes=[*made.notes, *notes])
     else:
-        write_kaggle_csv(out, *table, float_format=labels.float_format)
+        write_kaggle_csv(out, *table, float_format=options.float_format)
     return made
 
 

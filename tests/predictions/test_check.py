@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.predictions.check import Found, faults_of, read_found
+from rapids_pipeline.predictions.check import SubmissionFile, faults_of, read_submission
 from tests.data.open_problems_example import GENES as THEIR_GENES
 from tests.data.open_problems_example import VAR, write_theirs
 
@@ -123,12 +123,12 @@ def test_every_fault_is_told(tmp_path, object_strings, table, faults, suffix):
     if suffix != ".csv":
         table = table.astype({name: float for name in table.columns if name != "id"})
     path = write(table, tmp_path / f"made{suffix}")
-    assert faults_of(read_found(path), IDS, GENES) == faults
+    assert faults_of(read_submission(path), IDS, GENES) == faults
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".h5ad"])
 def test_a_right_file_is_read_exactly_and_has_no_faults(tmp_path, object_strings, suffix):
-    found = read_found(write(right(), tmp_path / f"made{suffix}"))
+    found = read_submission(write(right(), tmp_path / f"made{suffix}"))
     assert (found.ids, found.columns, found.rows) == (IDS, GENES, [1, 2, 3, 4, 5])
     np.testing.assert_array_equal(found.Y.astype(np.float32), Y)
     assert faults_of(found, IDS, GENES) == faults_of(found, IDS) == []
@@ -201,15 +201,15 @@ TEXTS = {
 @pytest.mark.parametrize(("text", "faults"), TEXTS.values(), ids=TEXTS.keys())
 def test_every_fault_of_a_csv_is_told(tmp_path, text, faults):
     (tmp_path / "s.csv").write_text(text)
-    assert faults_of(read_found(tmp_path / "s.csv"), IDS, GENES) == faults
+    assert faults_of(read_submission(tmp_path / "s.csv"), IDS, GENES) == faults
     (tmp_path / "s.csv.gz").write_bytes(gzip.compress(text.encode()))
-    assert faults_of(read_found(tmp_path / "s.csv.gz"), IDS, GENES) == faults
+    assert faults_of(read_submission(tmp_path / "s.csv.gz"), IDS, GENES) == faults
 
 
 def test_text_hides_no_other_fault(tmp_path):
     text = "id,A1BG,A2M\nNA,x,1\n1,,inf\n"
     (tmp_path / "s.csv").write_text(text)
-    assert faults_of(read_found(tmp_path / "s.csv"), ["NA", "1"], ["A1BG", "A2M"]) == [
+    assert faults_of(read_submission(tmp_path / "s.csv"), ["NA", "1"], ["A1BG", "A2M"]) == [
         "text in a number column, 1 value(s): row 1 (id NA), gene A1BG: 'x'",
         "NaN or no value, 1 value(s): row 2 (id 1), gene A1BG",
         "infinite as float32, 1 value(s): row 2 (id 1), gene A2M",
@@ -218,7 +218,7 @@ def test_text_hides_no_other_fault(tmp_path):
 
 def test_without_a_gene_list_genes_need_only_be_genes(tmp_path):
     table = right()[["id", "A2M", "A1BG"]].assign(cell_type="B")
-    assert faults_of(read_found(write(table, tmp_path / "s.csv")), IDS) == [
+    assert faults_of(read_submission(write(table, tmp_path / "s.csv")), IDS) == [
         "extra column: cell_type; a submission has id and genes only"
     ]
 
@@ -226,7 +226,7 @@ def test_without_a_gene_list_genes_need_only_be_genes(tmp_path):
 def test_quotes_line_ends_signs_and_a_byte_order_mark_are_no_faults(tmp_path):
     text = '\ufeffid,"A,1","B\nb"\r\n"x,""y""",+1,1e-3\r\n007,.5,-2.\r\n'
     (tmp_path / "s.csv").write_bytes(text.encode())
-    found = read_found(tmp_path / "s.csv")
+    found = read_submission(tmp_path / "s.csv")
     assert faults_of(found, ['x,"y"', "007"], ["A,1", "B\nb"]) == []
     np.testing.assert_array_equal(found.Y, [[1, 1e-3], [0.5, -2]])
 
@@ -239,7 +239,7 @@ def test_the_reader_agrees_with_pandas(tmp_path):
     table.insert(0, "id", range(50))
     table.to_csv(tmp_path / "s.csv", index=False)
     expected = pd.read_csv(tmp_path / "s.csv", float_precision="round_trip").drop(columns="id")
-    np.testing.assert_array_equal(read_found(tmp_path / "s.csv").Y, expected.to_numpy())
+    np.testing.assert_array_equal(read_submission(tmp_path / "s.csv").Y, expected.to_numpy())
 
 
 def naive(have, wanted, what, unit):
@@ -261,7 +261,9 @@ def naive(have, wanted, what, unit):
     st.one_of(st.permutations(GENES), st.lists(st.sampled_from([*GENES, "X", "Y"]), max_size=6)),
 )
 def test_any_ids_and_genes_are_told_as_a_naive_comparison_tells_them(ids, genes):
-    found = Found(list(ids), list(genes), np.zeros((len(ids), len(genes))), list(range(1, len(ids) + 1)))
+    found = SubmissionFile(
+        list(ids), list(genes), np.zeros((len(ids), len(genes))), list(range(1, len(ids) + 1))
+    )
     faults = faults_of(found, IDS, GENES)
     assert {fault.partition(":")[0] for fault in faults} == naive(ids, IDS, "id", "row") | naive(
         genes, GENES, "gene", "gene"
@@ -287,10 +289,10 @@ def test_any_ids_and_genes_are_told_as_a_naive_comparison_tells_them(ids, genes)
 def test_what_is_no_table_is_one_line(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=words) as caught:
-        read_found(tmp_path / name)
+        read_submission(tmp_path / name)
     assert str(caught.value).startswith(f"{tmp_path / name}: ") and "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"absent.csv: no such file"):
-        read_found(tmp_path / "absent.csv")
+        read_submission(tmp_path / "absent.csv")
 
 
 # --- Open Problems predictions ----------------------------------------------------------------------------------
@@ -301,7 +303,7 @@ def test_what_the_contract_asks_for_and_a_file_lacks_is_named(tmp_path, object_s
     obs = pd.DataFrame(index=pd.Index([*"012"], dtype=object))
     layers, uns = {"predictions": np.zeros((3, 4), np.float32)}, {"method_id": 3}
     anndata.AnnData(obs=obs, var=VAR, layers=layers, uns=uns).write_h5ad(tmp_path / "p.h5ad")
-    found = read_found(tmp_path / "p.h5ad")
+    found = read_submission(tmp_path / "p.h5ad")
     assert (found.ids, found.columns, found.Y) == ([*"012"], THEIR_GENES, None)
     assert found.faults == [
         "missing layer 'prediction'; its layers are: predictions",
@@ -318,4 +320,4 @@ def test_a_sparse_prediction_is_read(tmp_path, object_strings, kind):
     pytest.importorskip("anndata")
     values = np.where(Y > 0, Y, 0)
     write_theirs(tmp_path / "p.h5ad", range(5), getattr(sparse, kind)(values))
-    np.testing.assert_array_equal(read_found(tmp_path / "p.h5ad").Y, values)
+    np.testing.assert_array_equal(read_submission(tmp_path / "p.h5ad").Y, values)
