@@ -78,6 +78,7 @@ import os, signal, sys
 from rapids_pipeline.commands import app as cli
 from rapids_pipeline.predictions import parts
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 name, write = sys.argv.pop(), parts.PartFolder.write
 
 def written(self, number, *what):
