@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rapids_pipeline.backend import bundle as bundles
-from rapids_pipeline.backend.bundle import read_bundle, write_bundle
+from rapids_pipeline.backend.bundle import FORMAT, read_bundle, write_bundle
 from rapids_pipeline.backend.errors import InputError
 
 STATE = {
@@ -113,10 +113,16 @@ def test_cut_and_missing_files_are_refused(folder):
     refused(folder / "manifest.json")
 
 
-@pytest.mark.parametrize("version", [2, 0, -1, "1", None, 1.5, True, [1]])
+@pytest.mark.parametrize("version", [FORMAT + 1, FORMAT - 1, 0, -1, "1", None, 1.5, True, [1]])
 def test_another_format_is_refused(folder, version):
     rewritten(folder, lambda manifest: manifest.update(format=version))
     refused(folder)
+
+
+def test_a_model_of_an_earlier_version_says_what_to_do(folder):
+    rewritten(folder, lambda manifest: manifest.update(format=1))
+    with pytest.raises(InputError, match=r"made by an earlier version, format 1; .* format 2: train again$"):
+        read_bundle(folder)
 
 
 @pytest.mark.parametrize(
