@@ -14,6 +14,7 @@ their cell types and molecules are used, their responses are not.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import Device, DeviceName
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
@@ -42,7 +43,6 @@ from rapids_pipeline.studies.store import Kept, Store
 AUTO = "auto"
 PIPELINE = "pipeline"
 """What the blend of all members is called among the methods."""
-Baseline = Callable[[PerturbationData, pd.DataFrame], Float32]
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,11 @@ class CrossValidation:
     settings : dict
         Folds, repeats, seed, recipe and the like.
     n_rows, n_genes : int
-        Rows that were held out at least once, and genes.
     audit : dict
         Of `rapids_pipeline.evaluation.audit`, as JSON.
     audit_rows : list of (what, held-out rows, pairs to predict)
     notes : list of str
-        What a reader of the scores must know; warnings first.
+        What a reader of the scores must know; warnings first. `n_rows` were held out at least once.
     provenance : dict
     """
 
@@ -210,8 +209,11 @@ def cross_validate(
     """
     stages, config = stages or Stages(), config.resolved()
     data = data.take(canonical_order(data.obs))
+    if request.repeats < 1:
+        raise InputError(f"--repeats {request.repeats}: must be at least 1")
     name, reason = _split_name(request.split, data.obs, pairs)
-    repeats = _repeats(name, request, data, pairs)
+    dealt = {"n_folds": request.n_folds, "repeats": request.repeats, "seed": request.seed}
+    repeats = named_splits(name, data.obs, **dealt, pairs=pairs, Y=data.Y)
     with stages.stage("audit"):
         audited = audit(data.obs, [split for splits in repeats for split in splits], pairs, data.Y)
     with stages.stage("features"):
@@ -223,11 +225,8 @@ def cross_validate(
     with stages.stage("splits") as progress:
         progress.start(sum(map(len, repeats)))
         store = Store(folder, "cv", *study)
-        found: list[list[HeldOut]] = [[] for _ in repeats]
-        for parts, splits in zip(found, repeats, strict=True):
-            for split in splits:
-                parts.append(_held_out(train, data, split, config, device.name, store))
-                progress.advance()
+        held_out = partial(_held_out, train, data, config, device.name, store, progress)
+        found = [[held_out(split) for split in splits] for splits in repeats]
     with stages.stage("scores"):
         task = None
         if pairs is not None and name == recommended_split(data.obs, pairs)[0]:
@@ -264,7 +263,7 @@ def fit_split(
     split: Split,
     config: RunConfig,
     device: DeviceName,
-    baselines: Mapping[str, Baseline],
+    baselines: Mapping[str, Callable[[PerturbationData, pd.DataFrame], Float32]],
 ) -> HeldOut:
     """Fit a recipe to the training rows of a split; predict and score the rows held out.
 
@@ -278,7 +277,7 @@ def fit_split(
     config : RunConfig
         Resolved: every block of molecules names its encoder.
     device : str
-    baselines : mapping of name to Baseline
+    baselines : mapping of name to what is predicted of some pairs by some training rows
     """
     inside, outside = data.take(split.training), data.obs.iloc[split.held_out].reset_index(drop=True)
     folds = random_folds(len(split.training), config.recipe.n_folds, config.seed)
@@ -291,23 +290,30 @@ def fit_split(
 
 
 def _held_out(
-    train: Rows, data: PerturbationData, split: Split, config: RunConfig, device: DeviceName, store: Store
+    train: Rows,
+    data: PerturbationData,
+    config: RunConfig,
+    device: DeviceName,
+    store: Store,
+    progress: Progress,
+    split: Split,
 ) -> HeldOut:
     """Return what a split's held-out rows get: from the store where they are kept, otherwise by a new fit."""
     rows = split.training, split.held_out
     kept = store.get(*rows)
-    if kept is not None:
-        by_method = dict(zip(kept.facts, kept.arrays["scores"], strict=True))
-        return HeldOut(kept.arrays["predicted"], by_method, kept.arrays["strength"])
-    held_out = fit_split(train, data, split, config, device, ALL_BASELINES)
-    scores = np.stack(list(held_out.scores.values()))
-    arrays: dict[str, Any] = {
-        "predicted": held_out.predicted,
-        "scores": scores,
-        "strength": held_out.strength,
-    }
-    store.put(Kept(arrays, list(held_out.scores)), *rows)
-    return held_out
+    if kept is None:
+        held_out = fit_split(train, data, split, config, device, ALL_BASELINES)
+        scores = np.stack(list(held_out.scores.values()))
+        arrays: dict[str, Any] = {
+            "predicted": held_out.predicted,
+            "scores": scores,
+            "strength": held_out.strength,
+        }
+        kept = Kept(arrays, list(held_out.scores))
+        store.put(kept, *rows)
+    progress.advance()
+    by_method = dict(zip(kept.facts, kept.arrays["scores"], strict=True))
+    return HeldOut(kept.arrays["predicted"], by_method, kept.arrays["strength"])
 
 
 def _scores(truth: Float32, predicted: Float32) -> Float64:
@@ -323,15 +329,6 @@ def _split_name(asked: str, obs: pd.DataFrame, pairs: pd.DataFrame | None) -> tu
         return "random", "auto: no pairs to predict were given (--test)"
     name, reason = recommended_split(obs, pairs)
     return name, f"auto: {reason}"
-
-
-def _repeats(
-    name: str, request: CvRequest, data: PerturbationData, pairs: pd.DataFrame | None
-) -> list[list[Split]]:
-    n_folds, repeats, seed = request.n_folds, request.repeats, request.seed
-    if repeats < 1:
-        raise InputError(f"--repeats {repeats}: must be at least 1")
-    return named_splits(name, data.obs, n_folds=n_folds, repeats=repeats, seed=seed, pairs=pairs, Y=data.Y)
 
 
 def _leaks(config: RunConfig) -> list[str]:
@@ -391,13 +388,14 @@ def methods_of(
     seed : int
         Of the bootstrap.
     """
-    means = {name: np.stack([_over_repeats(one) for one in scores]) for name, scores in rows.scores.items()}
+    mean = partial(row_losses, one_gene=True)  # over repeats, NaN for rows that were never held out
+    means = {name: np.stack([mean(one) for one in scores]) for name, scores in rows.scores.items()}
     names = list(means)
     losses = np.stack([means[name][0] for name in names])
     weights = replicate_weights(rows.folds, units, seed=seed)
     found = paired_intervals(losses, names.index(PIPELINE), weights, one_gene=False)
     known = np.isfinite(losses[0])
-    strength = _over_repeats(rows.strength)[known]
+    strength = mean(rows.strength)[known]
     methods = []
     for k, name in enumerate(names):
         expected = None
@@ -450,8 +448,3 @@ def mean_predictions(
             times[split.held_out] += 1
     rows = np.flatnonzero(times)
     return rows, np.divide(total[rows], times[rows, None], dtype=np.float32)
-
-
-def _over_repeats(values: Float64) -> Float64:
-    """Return the mean over repeats, (n,), NaN for rows that were never held out."""
-    return row_losses(values, one_gene=True)

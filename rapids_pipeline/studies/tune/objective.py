@@ -1,10 +1,10 @@
-"""What a machine is worth: errors of held-out rows, predicted by fits to the training rows of their splits alone.
+"""The objective of a tuning: errors of held-out rows, predicted by fits to the training rows of their splits alone.
 
-    score = mean over lots of log(MRRMSE / MRRMSE of the recipe's machine)
+    score = mean over lots of log(MRRMSE / MRRMSE of the recipe's model)
 
-Every prediction is that of `rapids_pipeline.stack.members.composite.fit_kernel_model` on a split's training rows;
-nothing is approximated. What no parameter changes is shared between trials: the levels of all rows with the kernels
-between them, and, kept in bounded memory, the components that a transform gives of a split's training targets.
+Every prediction is that of `rapids_pipeline.stack.members.composite.fit_kernel_model` on a split's training rows, and
+nothing is approximated. Trials share what no parameter changes: the levels of all rows with the kernels between them,
+and, kept in bounded memory, the components that a transform gives of a split's training targets.
 """
 
 import warnings
@@ -15,10 +15,9 @@ from functools import partial
 from hashlib import sha256
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.rows import Pairs
-from rapids_pipeline.backend.arrays import Array
+from rapids_pipeline.backend.arrays import Array, Float32, Float64
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.evaluation.bootstrap import row_losses
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
@@ -33,14 +32,12 @@ from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.studies.tune.task import Lot
 from rapids_pipeline.svr.engines import NotConvergedWarning
 
-Floats = NDArray[np.float64]
-Matrix = NDArray[np.float32]
 _Kept = tuple[TargetSpace, Array]
 
 KEPT_BYTES = 384 * 2**20
 """Memory for components of earlier trials."""
 HOPELESS = 5.0
-"""Score that no machine is worse than."""
+"""Score that no model is worse than."""
 OVERFLOWN = 1e30
 """Error of a row whose prediction is not finite."""
 
@@ -74,7 +71,7 @@ class KeptComponents:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """Errors of a machine on the held-out rows of some lots.
+    """Errors of a model on the held-out rows of some lots.
 
     Attributes
     ----------
@@ -90,14 +87,14 @@ class Objective:
 
     lots: tuple[Lot, ...]
     rows: Pairs
-    Y: Matrix
+    Y: Float32
     device: DeviceName
     encoder: str
     kept: KeptComponents
 
     def losses(
-        self, machine: KernelModelConfig, lot: Lot, checkpoint: Callable[[], None] = lambda: None
-    ) -> Floats:
+        self, model: KernelModelConfig, lot: Lot, checkpoint: Callable[[], None] = lambda: None
+    ) -> Float64:
         """Return the RMSE of every row, the mean over repeats, (n,); NaN for rows that are not held out.
 
         `checkpoint` is called before every fit; what it raises ends the work.
@@ -106,34 +103,34 @@ class Objective:
         for repeat, splits in enumerate(lot.repeats):
             for split in splits:
                 checkpoint()
-                predicted = self.predicted(machine, split)
+                predicted = self.predicted(model, split)
                 errors[repeat, split.held_out] = _errors(self.Y[split.held_out], predicted)
         return row_losses(errors, one_gene=True)
 
-    def predicted(self, machine: KernelModelConfig, split: Split) -> Matrix:
+    def predicted(self, model: KernelModelConfig, split: Split) -> Float32:
         """Return the predictions of a split's held-out rows, (m, t), by a fit to its training rows."""
-        machine = machine.with_molecules(self.encoder)
+        model = model.with_molecules(self.encoder)
         learn = partial(self.kept.learn, sha256(split.training.tobytes()).digest())
         with np.errstate(over="ignore", invalid="ignore"):
             training = self.rows.take(split.training)
-            fitted = fit_kernel_model(machine, training, self.Y[split.training], self.device, learn=learn)
+            fitted = fit_kernel_model(model, training, self.Y[split.training], self.device, learn=learn)
             return fitted.predict(self.rows.take(split.held_out))
 
-    def scores(
-        self, machine: KernelModelConfig, checkpoint: Callable[[], None]
-    ) -> Iterator[tuple[str, float, int]]:
-        """Yield lot by lot, those of few fits first, its name, MRRMSE and the number of fits that did not converge."""
+    def by_lot(
+        self, model: KernelModelConfig, checkpoint: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[str, Float64, int]]:
+        """Yield of every lot, those of few fits first: name, losses, and how many fits did not converge."""
         for lot in sorted(self.lots, key=lambda lot: len(lot.splits)):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", NotConvergedWarning)
-                losses = self.losses(machine, lot, checkpoint)
+                losses = self.losses(model, lot, checkpoint)
             others = [one for one in caught if not issubclass(one.category, NotConvergedWarning)]
             for one in others:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-            yield lot.name, mean_loss(losses), len(caught) - len(others)
+            yield lot.name, losses, len(caught) - len(others)
 
 
-def mean_loss(losses: Floats) -> float:
+def mean_loss(losses: Float64) -> float:
     """Return the mean over rows that were held out: the MRRMSE."""
     return float(losses[~np.isnan(losses)].mean())
 
@@ -144,7 +141,7 @@ def score(scores: Mapping[str, float], reference: Mapping[str, float]) -> float:
     return float(min(np.mean(ratios), HOPELESS))
 
 
-def _errors(truth: Matrix, predicted: Matrix) -> Floats:
+def _errors(truth: Float32, predicted: Float32) -> Float64:
     """Return the RMSE of rows, `OVERFLOWN` where a prediction is not finite."""
     finite = np.isfinite(predicted).all(axis=1)
     errors = np.full(len(truth), OVERFLOWN)

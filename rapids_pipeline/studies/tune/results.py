@@ -1,31 +1,59 @@
-"""What a tuning found: the best trial of every machine beside the recipe's, with intervals, and all trials.
+"""Results of a tuning: the best trial of every model beside the recipe's, with intervals, and all trials.
 
-An interval is of the change of the error from the recipe's machine to the best trial's, by the same held-out rows,
+An interval is of the change of the error from the recipe's model to the best trial's, by the same held-out rows,
 compounds resampled together in all lots at once (`rapids_pipeline.evaluation.bootstrap`). It knows the luck of the
 rows, not that the best of many trials was taken.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
-from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
 
+from rapids_pipeline.backend.arrays import Float64, Indices
 from rapids_pipeline.evaluation.bootstrap import LEVEL, replicate_weights
 from rapids_pipeline.evaluation.splits import SPLITS
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.recipe import Recipe
 from rapids_pipeline.studies.tune.objective import HOPELESS, mean_loss
-from rapids_pipeline.studies.tune.study import MachineStudy
 
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from rapids_pipeline.studies.tune.study import ModelStudy, Trial
 
 RECIPE_NAME = "tuned"
 ENOUGH_TRIALS = 20
 """Complete trials from which on importances are told."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a search goes.
+
+    Attributes
+    ----------
+    trials, earlier : int
+        Finished trials of all models, and those of them that earlier sessions finished.
+    limit : int or None
+        The number of trials at which the search ends.
+    spent, minutes : float
+        Minutes of this session, and their limit.
+    best : dict of model to float
+        The lowest score, a logarithm of a ratio of errors.
+    last : (model, number) or None
+        A trial that was just finished and is the best of its model.
+    begins : bool
+        Whether the search is about to begin.
+    """
+
+    trials: int
+    earlier: int
+    limit: int | None
+    spent: float
+    minutes: float
+    best: dict[str, float]
+    last: tuple[str, int] | None = None
+    begins: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +70,7 @@ class Change:
         return self.low <= 0 <= self.high
 
     @classmethod
-    def of(cls, observed: float, replicates: Floats) -> "Change":
+    def of(cls, observed: float, replicates: Float64) -> "Change":
         """Make it of logarithms of a ratio of errors: the observed one, and that of every replicate."""
         tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
         low, high = np.quantile(replicates[np.isfinite(replicates)], tails)
@@ -51,7 +79,7 @@ class Change:
 
 @dataclass(frozen=True)
 class LotResult:
-    """MRRMSE on a lot's held-out rows by the recipe's machine and by the tuned one."""
+    """MRRMSE on a lot's held-out rows by the recipe's model and by the tuned one."""
 
     split: str
     split_in_words: str
@@ -86,7 +114,7 @@ class TunedParameter:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A finished trial: its number, the change of its score from the recipe's, MRRMSE by lot, and its settings."""
+    """A finished trial: number from 1, change of the score from the recipe, MRRMSE by lot, settings."""
 
     trial: int
     pruned: bool
@@ -98,16 +126,21 @@ class TrialRow:
 
 
 @dataclass(frozen=True)
-class TunedMachine:
-    """What was found for one machine; `best` is the position of the best trial, 0 where it is the recipe's."""
+class TunedModel:
+    """What was found for one model; `best` is the number of the best trial, 1 where it is the recipe's."""
 
-    machine: str
+    model: str
     share: float
     change: Change
     lots: list[LotResult]
     parameters: list[TunedParameter]
     trials: list[TrialRow]
     best: int
+
+    @property
+    def improved(self) -> bool:
+        """Whether a trial is better than the recipe's model."""
+        return self.best > 1
 
 
 @dataclass(frozen=True)
@@ -116,15 +149,15 @@ class Tuned:
 
     Attributes
     ----------
-    machines : list of TunedMachine
+    models : list of TunedModel
     change : Change
-        Of the machines together, weighted by their shares of the pairs.
+        Of the models together, weighted by their shares of the pairs.
     tuned_on : list of str
         What was tuned on what, and why.
     settings, provenance : dict
     """
 
-    machines: list[TunedMachine]
+    models: list[TunedModel]
     change: Change
     tuned_on: list[str]
     settings: dict[str, Any]
@@ -133,47 +166,41 @@ class Tuned:
     @property
     def n_trials(self) -> int:
         """All finished trials."""
-        return sum(len(machine.trials) for machine in self.machines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a dict that `json.dumps` takes."""
-        return asdict(self)
+        return sum(len(model.trials) for model in self.models)
 
 
 def results_of(
-    studies: Sequence[MachineStudy], compounds: NDArray[np.intp], seed: int
-) -> tuple[list[TunedMachine], Change]:
-    """Return what the studies found, machine by machine and together.
-
-    Both machines that are compared are fitted once more, for the errors of single rows.
+    studies: "Sequence[ModelStudy]", compounds: Indices, seed: int
+) -> tuple[list[TunedModel], Change]:
+    """Return what the studies found, model by model and together.
 
     Parameters
     ----------
-    studies : sequence of MachineStudy
+    studies : sequence of ModelStudy
     compounds : ndarray of int, (n,)
-        One number a compound of every training row.
+        One number for each compound of the training rows.
     seed : int
         Of the bootstrap.
     """
     weights = replicate_weights(np.zeros((1, len(compounds)), dtype=np.intp), compounds, seed=seed)
-    machines, observed, replicates = [], 0.0, np.zeros(len(weights))
+    models, observed, replicates = [], 0.0, np.zeros(len(weights))
     for study in studies:
         lots, logs = _lots(study, weights)
         mean = float(np.mean([np.log(lot.tuned / lot.start) for lot in lots]))
-        machines.append(_machine(study, lots, Change.of(mean, logs)))
+        models.append(_model(study, lots, Change.of(mean, logs)))
         observed += study.duty.share * mean
         replicates = replicates + study.duty.share * logs
-    return machines, Change.of(observed, replicates)
+    return models, Change.of(observed, replicates)
 
 
-def tuned_recipe(recipe: Recipe, studies: Sequence[MachineStudy], source: str) -> Recipe:
+def tuned_recipe(recipe: Recipe, studies: "Sequence[ModelStudy]", source: str) -> Recipe:
     """Return the recipe with the best trials' settings in its first composite member."""
     first = next(member for member in recipe.members if isinstance(member, CompositeMember))
     settings: dict[str, Any] = {name: getattr(first, name) for name in CompositeMember.model_fields}
     for study in studies:
-        settings[study.duty.machine] = study.space.machine_of(study.best.params)
+        settings[study.duty.model] = study.space.model_of(study.best.raw)
     how = " and ".join(
-        f"{study.duty.machine} by {len(study.trials)} trials on "
+        f"{study.duty.model} by {len(study.trials)} trials on "
         f"{' and '.join(lot.name for lot in study.duty.lots)}"
         for study in studies
     )
@@ -185,52 +212,50 @@ def tuned_recipe(recipe: Recipe, studies: Sequence[MachineStudy], source: str) -
     return Recipe(**{name: getattr(recipe, name) for name in Recipe.model_fields} | changed)
 
 
-def _machine(study: MachineStudy, lots: list[LotResult], change: Change) -> TunedMachine:
-    trials, best = study.trials, study.best
-    rows = [_row(study, number, trial) for number, trial in enumerate(trials)]
-    importances, edge = _importances(study), study.space.at_edge(best.params)
-    start, tuned = (study.space.values(raw) for raw in (study.space.start, best.params))
+def _model(study: "ModelStudy", lots: list[LotResult], change: Change) -> TunedModel:
+    trials = [_row(study, trial) for trial in study.trials]
+    importances, edge = _importances(study), study.space.at_edge(study.best.raw)
+    start, tuned = (study.space.values(raw) for raw in (study.space.start, study.best.raw))
     parameters = [
         TunedParameter(name, start[name], tuned[name], importances.get(name), name in edge) for name in start
     ]
-    position = [trial.number for trial in trials].index(best.number)
-    return TunedMachine(study.duty.machine, study.duty.share, change, lots, parameters, rows, position)
+    duty = study.duty
+    return TunedModel(duty.model, duty.share, change, lots, parameters, trials, study.best.number)
 
 
-def _row(study: MachineStudy, number: int, trial: FrozenTrial) -> TrialRow:
-    attributes = trial.user_attrs
+def _row(study: "ModelStudy", trial: "Trial") -> TrialRow:
     return TrialRow(
-        trial=number,
-        pruned=trial.state == TrialState.PRUNED,
-        change=float(np.expm1(HOPELESS if trial.value is None else trial.value)),
-        scores=dict(attributes["scores"]),
-        parameters=study.space.values(trial.params),
-        seconds=attributes["seconds"],
-        unconverged_fits=attributes["unconverged_fits"],
+        trial=trial.number,
+        pruned=trial.pruned,
+        change=float(np.expm1(HOPELESS if trial.pruned else trial.score)),
+        scores=trial.scores,
+        parameters=study.space.values(trial.raw),
+        seconds=trial.seconds,
+        unconverged_fits=trial.unconverged_fits,
     )
 
 
-def _lots(study: MachineStudy, weights: Floats) -> tuple[list[LotResult], Floats]:
+def _lots(study: "ModelStudy", weights: Float64) -> tuple[list[LotResult], Float64]:
     """Return the result of every lot, and the mean over lots of log(tuned / start) in every replicate."""
-    machines = study.space.machine, study.space.machine_of(study.best.params)
     results, logs = [], np.zeros(len(weights))
     for lot in study.duty.lots:
-        losses = [study.objective.losses(machine, lot)[lot.rows] for machine in machines]
+        losses = [trial.losses[lot.name][lot.rows] for trial in (study.trials[0], study.best)]
         drawn = weights[:, lot.rows]
         with np.errstate(divide="ignore", invalid="ignore"):  # a replicate may draw none of a lot's compounds
             log = np.log((drawn @ losses[1]) / (drawn @ losses[0]))
         start, tuned = (mean_loss(one) for one in losses)
         change = Change.of(float(np.log(tuned / start)), log)
-        results.append(
-            LotResult(lot.name, SPLITS[lot.name], len(lot.rows), len(lot.splits), start, tuned, change)
-        )
+        rows, fits = len(lot.rows), len(lot.splits)
+        results.append(LotResult(lot.name, SPLITS[lot.name], rows, fits, start, tuned, change))
         logs = logs + log / len(study.duty.lots)
     return results, logs
 
 
-def _importances(study: MachineStudy) -> dict[str, float]:
+def _importances(study: "ModelStudy") -> dict[str, float]:
     """Return the share of every parameter in what decides the ranks of the trials (functional ANOVA); {} for a few."""
-    trials = study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    import optuna
+
+    trials = study.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     values = np.array([trial.value for trial in trials], dtype=np.float64)
     if len(trials) < ENOUGH_TRIALS or len(np.unique(values)) < 2:
         return {}

@@ -1,8 +1,8 @@
-"""What of a kernel machine is tuned, from where to where, and the way from parameters to a machine and back.
+"""The settings of a kernel model that are tuned, their ranges, and the way from parameters to a model and back.
 
 Weights and the penalty are searched on a logarithmic scale around the recipe's, x/REACH to x·REACH; what is 0 stays 0.
-The largest weight stays as it is: all weights and the penalty times one number are the same machine (β/c solves cK with
-C/c), so it is the unit of the others. The recipe is a point of the space, and `machine_of(start)` is its machine to the
+The largest weight stays as it is: all weights and the penalty times one number are the same model (β/c solves cK with
+C/c), so it is the unit of the others. The recipe is a point of the space, and `model_of(start)` is its model to the
 last bit; other values are rounded to `DIGITS` digits, so that what is tried is what the file says.
 """
 
@@ -124,56 +124,56 @@ Parameter = Range | Grid | Choice
 
 
 @dataclass(frozen=True)
-class MachineSpace:
-    """A machine and what of it is tuned."""
+class ModelSpace:
+    """A model and what of it is tuned."""
 
-    machine: KernelModelConfig
+    model: KernelModelConfig
     parameters: tuple[Parameter, ...]
 
     @classmethod
-    def of(cls, machine: KernelModelConfig, n_rows: int) -> "MachineSpace":
-        """Return the space around a machine that is fitted to at least `n_rows` rows."""
-        found: list[Parameter] = [*_weights(machine), _around("penalty", machine.penalty)]
-        by_components = machine.targets == "components"
+    def of(cls, model: KernelModelConfig, n_rows: int) -> "ModelSpace":
+        """Return the space around a model that is fitted to at least `n_rows` rows."""
+        found: list[Parameter] = [*_weights(model), _around("penalty", model.penalty)]
+        by_components = model.targets == "components"
         if by_components:
-            found.append(_from_zero("penalty_growth", machine.penalty_growth, 2.0))
-        if machine.kernel.of_profiles:
-            found.append(_from_zero("profile_shrinkage", machine.profile_shrinkage, 4.0))
-        found.append(Range("noise_exponent", machine.noise_exponent, 0.0, 1.0))
-        if machine.engine != "ridge":
-            epsilon = machine.epsilon
+            found.append(_from_zero("penalty_growth", model.penalty_growth, 2.0))
+        if model.kernel.of_profiles:
+            found.append(_from_zero("profile_shrinkage", model.profile_shrinkage, 4.0))
+        found.append(Range("noise_exponent", model.noise_exponent, 0.0, 1.0))
+        if model.engine != "ridge":
+            epsilon = model.epsilon
             found.append(_around("epsilon", epsilon) if epsilon else _from_zero("epsilon", 0.0, 0.5))
-        found.append(Choice("transform", machine.transform, TRANSFORMS))
-        scales = (machine.transform_scale * 2 ** (half / 2) for half in range(-HALVES, HALVES + 1))
-        rounded = (x if x == machine.transform_scale else float(f"{x:.{DIGITS}g}") for x in scales)
-        found.append(Grid("transform_scale", machine.transform_scale, tuple(rounded)))
-        if by_components or machine.kernel.of_profiles:
-            possible = {n for n in N_COMPONENTS if n < n_rows} | {machine.n_components}
-            found.append(Grid("n_components", machine.n_components, tuple(sorted(possible))))
-        return cls(machine, tuple(found))
+        found.append(Choice("transform", model.transform, TRANSFORMS))
+        scales = (model.transform_scale * 2 ** (half / 2) for half in range(-HALVES, HALVES + 1))
+        rounded = (x if x == model.transform_scale else float(f"{x:.{DIGITS}g}") for x in scales)
+        found.append(Grid("transform_scale", model.transform_scale, tuple(rounded)))
+        if by_components or model.kernel.of_profiles:
+            possible = {n for n in N_COMPONENTS if n < n_rows} | {model.n_components}
+            found.append(Grid("n_components", model.n_components, tuple(sorted(possible))))
+        return cls(model, tuple(found))
 
     @property
     def start(self) -> dict[str, Raw]:
-        """The recipe's machine, as the sampler has it."""
+        """The recipe's model, as the sampler has it."""
         return {parameter.name: parameter.raw_start for parameter in self.parameters}
 
     def near(self, rng: np.random.Generator) -> dict[str, Raw]:
-        """Draw a machine near the recipe's."""
+        """Draw a model near the recipe's."""
         return {parameter.name: parameter.near(rng) for parameter in self.parameters}
 
     def values(self, raw: Mapping[str, Raw]) -> dict[str, float | str]:
         """Return the settings that parameters stand for; the scale, which asinh alone has, is else the recipe's."""
         found = {parameter.name: parameter.value(raw[parameter.name]) for parameter in self.parameters}
         if found["transform"] != "asinh":
-            found["transform_scale"] = self.machine.transform_scale
+            found["transform_scale"] = self.model.transform_scale
         return found
 
-    def machine_of(self, raw: Mapping[str, Raw]) -> KernelModelConfig:
-        """Return the machine that parameters stand for; what is not tuned is the recipe's."""
+    def model_of(self, raw: Mapping[str, Raw]) -> KernelModelConfig:
+        """Return the model that parameters stand for; what is not tuned is the recipe's."""
         settings: dict[str, Any] = {
-            name: getattr(self.machine, name) for name in KernelModelConfig.model_fields
+            name: getattr(self.model, name) for name in KernelModelConfig.model_fields
         }
-        settings["weights"] = dict(self.machine.weights)
+        settings["weights"] = dict(self.model.weights)
         for name, value in self.values(raw).items():
             if name.startswith(WEIGHTS):
                 settings["weights"][name.removeprefix(WEIGHTS)] = value
@@ -186,10 +186,10 @@ class MachineSpace:
         return [p.name for p in self.parameters if isinstance(p, Range) and p.at_edge(raw[p.name])]
 
 
-def _weights(machine: KernelModelConfig) -> list[Parameter]:
+def _weights(model: KernelModelConfig) -> list[Parameter]:
     """Return all weights but those of 0 and the largest one, the unit."""
-    unit = max(machine.weights, key=lambda name: machine.weights[name])
-    return [_around(WEIGHTS + name, x) for name, x in machine.weights.items() if x and name != unit]
+    unit = max(model.weights, key=lambda name: model.weights[name])
+    return [_around(WEIGHTS + name, x) for name, x in model.weights.items() if x and name != unit]
 
 
 def _around(name: str, start: float) -> Range:

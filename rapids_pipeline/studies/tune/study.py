@@ -1,250 +1,358 @@
-"""The search: one Optuna study a machine, in one SQLite file, that goes on where it stopped.
+"""The study: the settings of a recipe's composite kernels that are best on rows like the pairs to predict.
 
-    DIR/study.db
+    rapids-perturb tune --train de_train.parquet --test id_map.csv --out runs/tune --minutes 10
 
-Trial 0 is the recipe's machine, the next ones are drawn near it; after `NEAR_TRIALS`, trial k is drawn by a
-multivariate tree-structured Parzen estimator from the k trials before it. The seed of a trial is made of the request's
-seed, the machine and k, and finished trials alone are kept: so a study that was interrupted and continued is the study
-that was not. Where there are two lots, a trial among the worst quarter after the first is stopped there.
+The first composite member of the recipe is tuned. Each of its models is tuned on held-out rows like those that it will
+serve (`rapids_pipeline.studies.tune.task`), by exact fits (`rapids_pipeline.studies.tune.objective`).
+
+Trials are numbered from 1 for each model. Trial 1 is the recipe's model, and the next ones are drawn near it. After
+`NEAR_TRIALS`, Optuna's multivariate tree-structured Parzen estimator draws trial k from the trials before it. The seed
+of a trial is made of the request's seed, the model and k, and finished trials alone are kept: a study that was
+interrupted and continued is therefore the study that was not. Where there are two lots, a trial among the worst
+quarter after the first is stopped there.
 Sources: Bergstra et al., NeurIPS 24 (2011); Akiba et al., KDD (2019).
 """
 
-import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
+import pandas as pd
 
+from features.molecules.encoders import encode_molecules
+from features.rows import Pairs, Rows
+from rapids_pipeline.backend.arrays import Float64
+from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.studies.tune.limits import Limits, TimeUpError, Watcher
-from rapids_pipeline.studies.tune.objective import Objective, score
-from rapids_pipeline.studies.tune.space import Grid, MachineSpace, Parameter, Range
-from rapids_pipeline.studies.tune.task import MACHINES, Duty
+from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.versions import provenance
+from rapids_pipeline.data.problem import canonical_order
+from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.evaluation.splits import same_compound
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.recipe import Recipe, RunConfig
+from rapids_pipeline.studies.store import Kept, Store
+from rapids_pipeline.studies.tune.objective import KEPT_BYTES, KeptComponents, Objective, mean_loss, score
+from rapids_pipeline.studies.tune.results import Course, Tuned, results_of, tuned_recipe
+from rapids_pipeline.studies.tune.space import Grid, ModelSpace, Parameter, Range, Raw
+from rapids_pipeline.studies.tune.task import AUTO, MODELS, Duty, plan
 
-FILE = "study.db"
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+STAGE = "trials"
+"""The stage in which trials run."""
 NEAR_TRIALS = 10
 """Trials before the estimator takes over, the recipe's own among them."""
 GOES_ON = 0.75
 """Share of the finished trials, stopped ones among them, that a trial must not be worse than after a lot to go on."""
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-class MachineStudy:
-    """The study of one machine: searched in memory, and kept on disk trial by trial, each whole.
+class TimeUpError(Exception):
+    """The time limit is over."""
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """What is asked for.
+
+    Attributes
+    ----------
+    split : str
+        One of `SPLITS`, or "auto": that which is most like the pairs.
+    seed : int
+    minutes : float
+        Time for trials in this session.
+    trials : int, optional
+        The study ends at so many trials of all models together, earlier sessions included.
+    """
+
+    split: str = AUTO
+    seed: int = 0
+    minutes: float = 10.0
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0:
+            raise InputError(f"--minutes {self.minutes:g}: must be above 0")
+        if self.trials is not None and self.trials < 1:
+            raise InputError(f"--trials {self.trials}: must be at least 1")
+
+
+def tune(
+    data: PerturbationData,
+    pairs: pd.DataFrame | None,
+    request: TuneRequest,
+    config: RunConfig,
+    device: Device,
+    folder: Path,
+    *,
+    source: str = "",
+    stages: Stages | None = None,
+) -> tuple[Tuned, Recipe]:
+    """Tune the first composite member of a recipe.
 
     Parameters
     ----------
-    study : optuna.Study
-        Of this machine, on disk.
-    duty : Duty
-    space : MachineSpace
-    objective : Objective
-    seed : int
+    data : PerturbationData
+        Rows in any order.
+    pairs : DataFrame, optional
+        `cell_type`, `sm_name` and `SMILES` of the pairs to predict.
+    request : TuneRequest
+    config : RunConfig
+        With the recipe, and the encoder for rbf(molecules).
+    device : Device
+    folder : Path
+        Where finished trials are kept, and looked for.
+    source : str
+        Where the data are from, for the report.
+    stages : Stages, optional
+        Is told the `Course` of the search.
+
+    Raises
+    ------
+    InputError
+        The recipe has no kernels, the split cannot be used, or the time was over before there was a trial.
     """
-
-    def __init__(
-        self, study: optuna.Study, duty: Duty, space: MachineSpace, objective: Objective, seed: int
-    ) -> None:
-        self.kept, self.duty, self.space, self.objective = study, duty, space, objective
-        self._seed = seed
-        self._distributions = {one.name: _distribution(one) for one in space.parameters}
-        self.study = optuna.create_study()
-        self.study.add_trials(study.get_trials(deepcopy=False, states=FINISHED))
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        """The finished trials in order; the first is the recipe's machine."""
-        return self.study.get_trials(deepcopy=False, states=FINISHED)
-
-    @property
-    def best(self) -> FrozenTrial:
-        """The trial of the lowest score, the first of equal ones."""
-        complete = [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
-        return min(complete, key=lambda trial: (_value(trial), trial.number))
-
-    def one_more(self, checkpoint: Callable[[], None]) -> FrozenTrial:
-        """Run a trial and keep it; what `checkpoint` raises breaks it off."""
-        trial = self._next(checkpoint) if self.trials else self._first(checkpoint)
-        self.kept.add_trial(trial)
-        return trial
-
-    def _next(self, checkpoint: Callable[[], None]) -> FrozenTrial:
-        """Run a trial that the sampler draws."""
-        done = self.trials
-        seed = self._seed_of(len(done))
-        if len(done) < NEAR_TRIALS:
-            self.study.enqueue_trial(self.space.near(np.random.default_rng(seed)))
-        self.study.sampler = _sampler(seed)
-        trial, began = self.study.ask(self._distributions), time.perf_counter()
-        try:
-            scores, missed, state = self._run(trial, done, checkpoint)
-            for name, value in _attributes(scores, missed, began).items():
-                trial.set_user_attr(name, value)
-            value = score(scores, done[0].user_attrs["scores"]) if state == TrialState.COMPLETE else None
-            return self.study.tell(trial, value, state)
-        except BaseException:
-            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            raise
-
-    def _first(self, checkpoint: Callable[[], None]) -> FrozenTrial:
-        """Run the recipe's machine; it joins the study when it is finished."""
-        began = time.perf_counter()
-        found = list(self.objective.scores(self.space.machine, checkpoint))
-        scores = {name: value for name, value, _ in found}
-        self.study.add_trial(
-            create_trial(
-                params=self.space.start,
-                distributions=self._distributions,
-                value=0.0,
-                intermediate_values=dict.fromkeys(range(len(found)), 0.0),
-                user_attrs=_attributes(scores, sum(missed for *_, missed in found), began),
-            )
+    stages = stages or Stages()
+    if not any(isinstance(member, CompositeMember) for member in config.recipe.members):
+        raise InputError(
+            f"--recipe {config.recipe.name}: has no composite kernel to tune; take best, or a recipe with a member of "
+            'kind "composite"'
         )
-        return self.trials[0]
-
-    def _run(
-        self, trial: optuna.Trial, done: Sequence[FrozenTrial], checkpoint: Callable[[], None]
-    ) -> tuple[dict[str, float], int, TrialState]:
-        """Return the scores of a trial, the fits that did not converge, and whether it was stopped early."""
-        machine, first = self.space.machine_of(trial.params), done[0]
-        scores: dict[str, float] = {}
-        total = 0
-        for step, (name, value, missed) in enumerate(self.objective.scores(machine, checkpoint)):
-            scores[name] = value
-            total += missed
-            so_far = score(scores, first.user_attrs["scores"])
-            trial.report(so_far, step)
-            if len(scores) < len(self.duty.lots) and _is_hopeless(so_far, step, done):
-                return scores, total, TrialState.PRUNED
-        return scores, total, TrialState.COMPLETE
-
-    def _seed_of(self, number: int) -> int:
-        seeds = np.random.SeedSequence([self._seed, MACHINES.index(self.duty.machine), number])
-        return int(seeds.generate_state(1)[0])
+    data = data.take(canonical_order(data.obs))
+    with stages.stage("features"):
+        studies, tuned_on = open_studies(data, pairs, request, config, device, folder)
+    with stages.stage(STAGE) as progress:
+        search(studies, request, progress)
+    with stages.stage("scores"):
+        compounds = same_compound(data.obs["sm_name"].to_numpy(str), data.obs["SMILES"].to_numpy(str))
+        models, change = results_of(studies, compounds, request.seed)
+    found = {
+        **provenance(),
+        "device": f"{device.name} ({device.reason})",
+        "seconds": dict(stages.seconds),
+        "config": config.model_dump(mode="json"),
+    }
+    named = {"recipe": config.recipe.name, "molecules": config.molecules, "source": source}
+    result = Tuned(models, change, tuned_on, asdict(request) | named, found)
+    return result, tuned_recipe(config.recipe, studies, source)
 
 
 def open_studies(
+    data: PerturbationData,
+    pairs: pd.DataFrame | None,
+    request: TuneRequest,
+    config: RunConfig,
+    device: Device,
     folder: Path,
-    parts: Sequence[tuple[Duty, MachineSpace, Objective]],
-    identity: Mapping[str, str],
-    seed: int,
-) -> list[MachineStudy]:
-    """Open the studies of a folder, or begin them.
+) -> "tuple[list[ModelStudy], list[str]]":
+    """Return the studies with the trials that are finished, and in words what is tuned on what."""
+    member = next(member for member in config.recipe.members if isinstance(member, CompositeMember))
+    encoders = member.with_molecules(config.molecules).encoders
+    train = Rows(data.obs, encode_molecules(encoders, list(data.obs["SMILES"]), (), device.name).training)
+    rows = Pairs.of(train, encoders)
+    planned = plan(data.obs, data.Y, rows, pairs, request.split, request.seed)
+    studies = []
+    for duty in planned.duties:
+        kept = KeptComponents(KEPT_BYTES // len(planned.duties))
+        objective = Objective(duty.lots, rows, data.Y, device.name, config.molecules, kept)
+        space = ModelSpace.of(getattr(member, duty.model), duty.fewest_rows)
+        splits = [(lot.name, split.training, split.held_out) for lot in duty.lots for split in lot.splits]
+        determines = train, data.Y, data.genes, duty.model, space.model, repr(space.parameters), splits
+        store = Store(folder, "tune", *determines, config.molecules, device.name, request.seed)
+        studies.append(ModelStudy(duty, space, objective, store, request.seed))
+    return studies, list(planned.sentences)
+
+
+def search(studies: "Sequence[ModelStudy]", request: TuneRequest, progress: Progress) -> None:
+    """Run trials until a limit is reached, of the model that is furthest behind its share of them.
+
+    Raises
+    ------
+    InputError
+        The time was over before every model had one trial.
+    """
+    began, minutes, limit = time.monotonic(), request.minutes, request.trials
+    best: dict[str, float] = {study.duty.model: study.best.score for study in studies if study.trials}
+    earlier = sum(len(study.trials) for study in studies)
+
+    def tell(last: tuple[str, int] | None = None, *, begins: bool = False) -> None:
+        done, spent = sum(len(study.trials) for study in studies), (time.monotonic() - began) / 60
+        progress.found(Course(done, earlier, limit, spent, minutes, dict(best), last, begins))
+
+    def checkpoint() -> None:
+        if time.monotonic() >= began + 60 * minutes:
+            raise TimeUpError
+        tell()
+
+    progress.start(limit)
+    progress.advance(earlier)
+    tell(begins=True)
+    while limit is None or sum(len(study.trials) for study in studies) < max(limit, len(studies)):
+        turn = studies[int(np.argmin([len(study.trials) / study.duty.share for study in studies]))]
+        try:
+            trial = turn.one_more(checkpoint)
+        except TimeUpError:
+            break
+        progress.advance()
+        better = turn.best is trial and trial.number > 1
+        best[turn.duty.model] = turn.best.score
+        tell((turn.duty.model, trial.number) if better else None)
+    missing = [study.duty.model for study in studies if not study.trials]
+    if missing:
+        raise InputError(
+            f"--minutes {minutes:g}: no trial of {missing[0]} finished in this time: give it more"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A finished trial.
+
+    Attributes
+    ----------
+    number : int
+        From 1, which is the recipe's model.
+    raw : dict
+        Its parameters as the sampler has them.
+    losses : dict of lot to ndarray of float64, (n,)
+        RMSE of every row, NaN for rows that are not held out; of the lots before it was stopped.
+    after : list of float
+        The score after each lot.
+    pruned : bool
+        Whether it was stopped early.
+    unconverged_fits : int
+    seconds : float
+    """
+
+    number: int
+    raw: dict[str, Raw]
+    losses: dict[str, Float64]
+    after: list[float]
+    pruned: bool
+    unconverged_fits: int
+    seconds: float
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """MRRMSE by lot."""
+        return {name: mean_loss(losses) for name, losses in self.losses.items()}
+
+    @property
+    def score(self) -> float:
+        """The score; infinite where the trial was stopped early."""
+        return float("inf") if self.pruned else self.after[-1]
+
+
+class ModelStudy:
+    """The study of one model: every finished trial is kept in a store, and an Optuna study in memory draws the next.
 
     Parameters
     ----------
-    folder : Path
-    parts : sequence of (Duty, MachineSpace, Objective)
-    identity : mapping of str to str
-        All that determines the trials, by what it is ("data", "recipe", …).
+    duty : Duty
+    space : ModelSpace
+    objective : Objective
+    store : Store
+        Of all that determines the trials; those that are there are taken over.
     seed : int
-
-    Raises
-    ------
-    InputError
-        The folder holds the study of something else, or a file that is no study.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    path = folder / FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
-        studies = []
-        for duty, space, objective in parts:
-            study = optuna.create_study(storage=storage, study_name=duty.machine, load_if_exists=True)
-            _require_same(path, study, {**identity, "space": repr(space.parameters)})
-            studies.append(MachineStudy(study, duty, space, objective, seed))
-    except (SQLAlchemyError, sqlite3.Error, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"{path}: is no study of this Optuna ({first}); choose another --out") from error
-    return studies
 
+    def __init__(self, duty: Duty, space: ModelSpace, objective: Objective, store: Store, seed: int) -> None:
+        import optuna
 
-def search(studies: Sequence[MachineStudy], limits: Limits, watcher: Watcher) -> None:
-    """Run trials until a limit is reached, of the machine that is furthest behind its share of them.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self.duty, self.space, self.objective = duty, space, objective
+        self.trials: list[Trial] = []
+        self.study = optuna.create_study()
+        self._store, self._seed = store, seed
+        self._distributions = {one.name: _distribution(one) for one in space.parameters}
+        while (kept := self._kept()) is not None:
+            self._add(kept)
 
-    Raises
-    ------
-    InputError
-        The time was over before every machine had one trial.
-    """
-    ends = time.monotonic() + 60 * limits.minutes
+    @property
+    def best(self) -> Trial:
+        """The trial of the lowest score, the first of equal ones."""
+        return min(self.trials, key=lambda trial: (trial.score, trial.number))
 
-    def checkpoint() -> None:
-        if time.monotonic() >= ends:
-            raise TimeUpError
-        watcher.fits()
+    def one_more(self, checkpoint: Callable[[], None] = lambda: None) -> Trial:
+        """Return the next trial, kept or else run and kept; what `checkpoint` raises breaks it off."""
+        trial = self._kept()
+        if trial is None:
+            raw = self._drawn() if self.trials else self.space.start
+            trial = self._run(raw, checkpoint)
+            facts = {name: value for name, value in vars(trial).items() if name != "losses"}
+            self._store.put(Kept(dict(trial.losses), facts), trial.number)
+        self._add(trial)
+        return trial
 
-    counts = [len(study.trials) for study in studies]
-    best: dict[str, float] = {s.duty.machine: _value(s.best) for s in studies if s.trials}
-    watcher.begins(sum(counts), best)
-    while limits.trials is None or sum(counts) < max(limits.trials, len(studies)):
-        behind = [count / study.duty.share for count, study in zip(counts, studies, strict=True)]
-        turn = int(np.argmin(behind))
-        try:
-            studies[turn].one_more(checkpoint)
-        except TimeUpError:
-            break
-        counts[turn] += 1
-        watcher.trial_finished(studies[turn].duty.machine, sum(counts), _value(studies[turn].best))
-    if not all(counts):
-        machine = studies[counts.index(0)].duty.machine
-        raise InputError(
-            f"--minutes {limits.minutes:g}: no trial of {machine} finished in this time: give it more"
+    def _kept(self) -> Trial | None:
+        """Return the next trial of the store, None where it has none."""
+        kept = self._store.get(len(self.trials) + 1)
+        return None if kept is None else Trial(losses=kept.arrays, **kept.facts)
+
+    def _drawn(self) -> dict[str, Raw]:
+        """Draw the parameters of the next trial."""
+        import optuna
+
+        done = len(self.trials)
+        seeds = np.random.SeedSequence([self._seed, MODELS.index(self.duty.model), done])
+        seed = int(seeds.generate_state(1)[0])
+        if done < NEAR_TRIALS:
+            return self.space.near(np.random.default_rng(seed))
+        self.study.sampler = optuna.samplers.TPESampler(
+            multivariate=True, n_startup_trials=NEAR_TRIALS, constant_liar=False, seed=seed
+        )
+        asked = self.study.ask(self._distributions)
+        self.study.tell(asked, state=optuna.trial.TrialState.FAIL)  # it joins the study when it is finished
+        return dict(asked.params)
+
+    def _run(self, raw: dict[str, Raw], checkpoint: Callable[[], None]) -> Trial:
+        """Run a trial; a hopeless one is stopped after a lot."""
+        began, losses, after, total = time.perf_counter(), {}, [], 0
+        model = self.space.model_of(raw)
+        reference = self.trials[0].scores if self.trials else None
+        for name, values, missed in self.objective.by_lot(model, checkpoint):
+            losses[name] = values
+            total += missed
+            scores = {lot: mean_loss(found) for lot, found in losses.items()}
+            after.append(0.0 if reference is None else score(scores, reference))
+            if len(losses) < len(self.duty.lots) and self._is_hopeless(after):
+                break
+        pruned, seconds = len(losses) < len(self.duty.lots), round(time.perf_counter() - began, 3)
+        return Trial(len(self.trials) + 1, raw, losses, after, pruned, total, seconds)
+
+    def _is_hopeless(self, after: list[float]) -> bool:
+        """Say whether the score after a lot is among the worst quarter of those of finished trials."""
+        others = [trial.after[len(after) - 1] for trial in self.trials if len(trial.after) >= len(after)]
+        return len(others) >= NEAR_TRIALS and after[-1] > float(np.quantile(others, GOES_ON))
+
+    def _add(self, trial: Trial) -> None:
+        """Take a finished trial in; the next ones are drawn by what it found."""
+        from optuna.trial import TrialState, create_trial
+
+        self.trials.append(trial)
+        self.study.add_trial(
+            create_trial(
+                params=trial.raw,
+                distributions=self._distributions,
+                state=TrialState.PRUNED if trial.pruned else TrialState.COMPLETE,
+                value=None if trial.pruned else trial.score,
+                intermediate_values=dict(enumerate(trial.after)),
+            )
         )
 
 
-def _require_same(path: Path, study: optuna.Study, identity: Mapping[str, str]) -> None:
-    """Write what determines the trials into a new study; InputError where an older one has something else."""
-    if not study.get_trials(deepcopy=False, states=FINISHED):
-        for name, value in identity.items():
-            study.set_user_attr(name, value)
-        return
-    found = study.user_attrs
-    differs = [name for name in identity if found.get(name) != identity[name]]
-    if differs:
-        raise InputError(
-            f"{path}: the study of a tuning with other {' and '.join(differs)}: choose another --out, or delete it"
-        )
+def _distribution(parameter: Parameter) -> "BaseDistribution":
+    from optuna import distributions
 
-
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.TPESampler(
-        multivariate=True, n_startup_trials=NEAR_TRIALS, constant_liar=False, seed=seed
-    )
-
-
-def _is_hopeless(so_far: float, step: int, done: Sequence[FrozenTrial]) -> bool:
-    """Say whether a score after a lot is among the worst quarter of those of finished trials."""
-    others = [one.intermediate_values[step] for one in done if step in one.intermediate_values]
-    return len(others) >= NEAR_TRIALS and so_far > float(np.quantile(others, GOES_ON))
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
     if isinstance(parameter, Range):
-        return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        return distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log)
     if isinstance(parameter, Grid):
-        return IntDistribution(0, len(parameter.values) - 1)
-    return CategoricalDistribution(parameter.values)
-
-
-def _attributes(scores: dict[str, float], missed: int, began: float) -> dict[str, Any]:
-    seconds = round(time.perf_counter() - began, 3)
-    return {"scores": scores, "unconverged_fits": missed, "seconds": seconds}
-
-
-def _value(trial: FrozenTrial) -> float:
-    return float("inf") if trial.value is None else trial.value
+        return distributions.IntDistribution(0, len(parameter.values) - 1)
+    return distributions.CategoricalDistribution(parameter.values)

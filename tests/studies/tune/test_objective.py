@@ -5,20 +5,20 @@ import pytest
 
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.stack.members.composite import fit_kernel_model
-from rapids_pipeline.studies.tune.objective import HOPELESS, KeptComponents, Objective, score
-from rapids_pipeline.studies.tune.space import MachineSpace
+from rapids_pipeline.studies.tune.objective import HOPELESS, KeptComponents, Objective, mean_loss, score
+from rapids_pipeline.studies.tune.space import ModelSpace
 from rapids_pipeline.studies.tune.task import Lot, plan
 
 
-def objective_of(task, machine, Y=None, limit=2**30):
-    pairs = task.pairs if machine == "known_compounds" else task.new
+def objective_of(task, model, Y=None, limit=2**30):
+    pairs = task.pairs if model == "known_compounds" else task.new
     [duty] = plan(task.data.obs, task.Y, task.rows, pairs).duties
-    assert duty.machine == machine
+    assert duty.model == model
     return Objective(duty.lots, task.rows, task.Y if Y is None else Y, "cpu", "morgan", KeptComponents(limit))
 
 
-def scores_of(objective, machine):
-    return {name: value for name, value, _ in objective.scores(machine, lambda: None)}
+def scores_of(objective, model):
+    return {name: mean_loss(losses) for name, losses, _ in objective.by_lot(model)}
 
 
 @pytest.mark.parametrize("name", ["known_compounds", "new_compounds"])
@@ -38,16 +38,16 @@ def test_it_is_a_naive_loop_of_fits(task, name):
 
 @pytest.mark.parametrize("name", ["known_compounds", "new_compounds"])
 def test_no_held_out_response_moves_a_prediction(task, name):
-    machine, objective = getattr(task.member, name), objective_of(task, name)
+    model, objective = getattr(task.member, name), objective_of(task, name)
     for lot in objective.lots:
         for split in lot.splits:
             Y = task.Y.copy()
             Y[split.held_out] += 1000
             moved = objective_of(task, name, Y)
-            ours, theirs = (o.predicted(machine, split) for o in (objective, moved))
+            ours, theirs = (o.predicted(model, split) for o in (objective, moved))
             np.testing.assert_array_equal(ours, theirs)
             one = Lot("one", ((split,),))
-            before, after = (np.nanmean(o.losses(machine, one)) for o in (objective, moved))
+            before, after = (np.nanmean(o.losses(model, one)) for o in (objective, moved))
             assert after > before + 900
 
 
@@ -62,13 +62,13 @@ def test_a_training_response_moves_predictions(task):
 
 
 def test_what_is_kept_changes_nothing_and_stays_in_its_bounds(task):
-    space, rng = MachineSpace.of(task.member.known_compounds, 60), np.random.default_rng(0)
-    machines = [space.machine_of(space.near(rng)) for _ in range(2)]
-    machines.append(machines[0].model_copy(update={"targets": "genes"}))
+    space, rng = ModelSpace.of(task.member.known_compounds, 60), np.random.default_rng(0)
+    models = [space.model_of(space.near(rng)) for _ in range(2)]
+    models.append(models[0].model_copy(update={"targets": "genes"}))
     kept, small = objective_of(task, "known_compounds"), objective_of(task, "known_compounds", limit=1)
-    for machine in [*machines, *machines]:
-        fresh = scores_of(objective_of(task, "known_compounds"), machine)
-        assert scores_of(kept, machine) == fresh == scores_of(small, machine)
+    for model in [*models, *models]:
+        fresh = scores_of(objective_of(task, "known_compounds"), model)
+        assert scores_of(kept, model) == fresh == scores_of(small, model)
     assert len(small.kept._kept) == 1 and len(kept.kept._kept) > 10
 
 
@@ -93,5 +93,5 @@ def test_fits_that_do_not_converge_are_counted(task):
         update={"engine": "douglas-rachford", "tol": 1e-9, "max_iter": 2}
     )
     objective = objective_of(task, "known_compounds")
-    missed = {name: count for name, _, count in objective.scores(slow, lambda: None)}
+    missed = {name: count for name, _, count in objective.by_lot(slow)}
     assert missed == {lot.name: len(lot.splits) for lot in objective.lots}

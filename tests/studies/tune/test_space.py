@@ -1,4 +1,4 @@
-"""The space of parameters: the recipe is a point of it, every point is a machine, and no dimension is idle."""
+"""The space of parameters: the recipe is a point of it, every point is a model, and no dimension is idle."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import pytest
 from rapids_pipeline.stack.members.composite import KernelModelConfig, fit_kernel_model
 from rapids_pipeline.stack.named_recipes import RECIPES
 from rapids_pipeline.stack.target_space import TRANSFORMS
-from rapids_pipeline.studies.tune.space import N_COMPONENTS, Grid, MachineSpace, Range
+from rapids_pipeline.studies.tune.space import N_COMPONENTS, Grid, ModelSpace, Range
 
-MACHINES = {
-    f"{recipe.name} {name}": machine
+MODELS = {
+    f"{recipe.name} {name}": model
     for recipe in RECIPES.values()
     for member in recipe.members
     if member.kind == "composite"
-    for name, machine in zip(("known_compounds", "new_compounds"), member.models, strict=True)
+    for name, model in zip(("known_compounds", "new_compounds"), member.models, strict=True)
 } | {
     "tube": KernelModelConfig(
         weights={"cell_type": 0.3, "tanimoto": 2.0}, engine="douglas-rachford", epsilon=0.07
@@ -25,40 +25,38 @@ MACHINES = {
 }
 
 
-@pytest.mark.parametrize("name", MACHINES)
-def test_the_start_is_the_recipes_machine_to_the_last_bit(name):
-    space = MachineSpace.of(MACHINES[name], 500)
-    assert space.machine_of(space.start) == MACHINES[name]
+@pytest.mark.parametrize("name", MODELS)
+def test_the_start_is_the_recipes_model_to_the_last_bit(name):
+    space = ModelSpace.of(MODELS[name], 500)
+    assert space.model_of(space.start) == MODELS[name]
 
 
-@pytest.mark.parametrize("name", MACHINES)
-def test_every_point_is_a_machine_and_its_settings_are_those_of_the_point(name):
-    space, rng = MachineSpace.of(MACHINES[name], 500), np.random.default_rng(0)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_point_is_a_model_and_its_settings_are_those_of_the_point(name):
+    space, rng = ModelSpace.of(MODELS[name], 500), np.random.default_rng(0)
     for _ in range(50):
         raw = space.near(rng)
-        machine, values = space.machine_of(raw), space.values(raw)
+        model, values = space.model_of(raw), space.values(raw)
         for parameter in space.parameters:
             found = parameter.name.removeprefix("weights.")
-            setting = machine.weights[found] if found != parameter.name else getattr(machine, found)
+            setting = model.weights[found] if found != parameter.name else getattr(model, found)
             assert setting == values[parameter.name]
             if isinstance(parameter, Range):
                 assert parameter.low <= raw[parameter.name] <= parameter.high
             elif isinstance(parameter, Grid):
                 assert raw[parameter.name] in range(len(parameter.values))
-        assert machine.engine == MACHINES[name].engine and machine.tol == MACHINES[name].tol
+        assert model.engine == MODELS[name].engine and model.tol == MODELS[name].tol
 
 
 def test_a_scale_that_no_transform_has_stays_as_it_is(member):
-    space = MachineSpace.of(member.known_compounds, 500)
+    space = ModelSpace.of(member.known_compounds, 500)
     raw = space.start | {"transform_scale": 0}
-    scales = {name: space.machine_of(raw | {"transform": name}).transform_scale for name in TRANSFORMS}
+    scales = {name: space.model_of(raw | {"transform": name}).transform_scale for name in TRANSFORMS}
     assert scales == {"none": 1.7, "asinh": 0.425, "gene_scale": 1.7}
 
 
-def test_what_is_tuned_is_what_the_machine_has():
-    names = {
-        name: {p.name for p in MachineSpace.of(machine, 500).parameters} for name, machine in MACHINES.items()
-    }
+def test_what_is_tuned_is_what_the_model_has():
+    names = {name: {p.name for p in ModelSpace.of(model, 500).parameters} for name, model in MODELS.items()}
     assert (
         "profile_shrinkage" in names["best known_compounds"]
         and "profile_shrinkage" not in names["best new_compounds"]
@@ -71,7 +69,7 @@ def test_what_is_tuned_is_what_the_machine_has():
 
 
 def test_weights_of_0_and_the_largest_one_stay(member):
-    space = MachineSpace.of(member.known_compounds, 500)
+    space = ModelSpace.of(member.known_compounds, 500)
     names = [p.name for p in space.parameters if p.name.startswith("weights.")]
     assert names == ["weights.cell_type", "weights.tanimoto"]
     penalty = next(p for p in space.parameters if p.name == "penalty")
@@ -79,27 +77,25 @@ def test_weights_of_0_and_the_largest_one_stay(member):
 
 
 def test_components_fit_the_rows(member):
-    grid = MachineSpace.of(member.known_compounds, 100).parameters[-1]
+    grid = ModelSpace.of(member.known_compounds, 100).parameters[-1]
     assert grid.values == (6, *[n for n in N_COMPONENTS if n < 100])
 
 
 @pytest.mark.parametrize("engine", ["ridge", "douglas-rachford"])
-def test_weights_and_penalty_times_a_number_are_the_same_machine(task, engine):
-    machine = task.member.known_compounds.model_copy(
+def test_weights_and_penalty_times_a_number_are_the_same_model(task, engine):
+    model = task.member.known_compounds.model_copy(
         update={"engine": engine, "tol": 1e-7, "max_iter": 100_000}
     )
-    scaled = machine.model_copy(
-        update={"weights": {k: 3 * w for k, w in machine.weights.items()}, "penalty": 3 * machine.penalty}
+    scaled = model.model_copy(
+        update={"weights": {k: 3 * w for k, w in model.weights.items()}, "penalty": 3 * model.penalty}
     )
-    ours, theirs = (
-        fit_kernel_model(m, task.rows, task.Y, "cpu").predict(task.rows) for m in (machine, scaled)
-    )
+    ours, theirs = (fit_kernel_model(m, task.rows, task.Y, "cpu").predict(task.rows) for m in (model, scaled))
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
 
 
 def test_the_edge_of_a_range():
-    machine = KernelModelConfig(weights={"tanimoto": 2.0, "cell_type": 0.5})
-    space = MachineSpace.of(machine, 500)
+    model = KernelModelConfig(weights={"tanimoto": 2.0, "cell_type": 0.5})
+    space = ModelSpace.of(model, 500)
     assert space.at_edge(space.start) == []
     raw = space.start | {
         "penalty": 14.9,

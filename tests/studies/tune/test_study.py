@@ -7,158 +7,155 @@ import optuna
 import pandas as pd
 import pytest
 
+from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.studies.tune.identity import identity_of
-from rapids_pipeline.studies.tune.limits import Limits, TimeUpError, Watcher
-from rapids_pipeline.studies.tune.objective import KeptComponents, Objective
+from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.stack.named_recipes import RECIPES
+from rapids_pipeline.stack.recipe import RunConfig
+from rapids_pipeline.studies.store import FOLDER
+from rapids_pipeline.studies.tune.objective import mean_loss
 from rapids_pipeline.studies.tune.results import results_of, tuned_recipe
-from rapids_pipeline.studies.tune.space import MachineSpace
-from rapids_pipeline.studies.tune.study import open_studies, search
-from rapids_pipeline.studies.tune.task import plan
+from rapids_pipeline.studies.tune.study import TimeUpError, TuneRequest, open_studies, search
 
 N_TRIALS = 13
 """More than those drawn near the recipe."""
 
 
-class Interrupts(Watcher):
+class Interrupts(Progress):
     """Interrupts the search in the middle of a trial."""
 
     def __init__(self, at_fit):
         self.left = at_fit
 
-    def fits(self):
-        self.left -= 1
+    def found(self, course):
+        self.left -= course.last is None and not course.begins
         if not self.left:
             raise KeyboardInterrupt
 
 
-def opened(task, folder, split="random", seed=0, **changed):
-    planned = plan(task.data.obs, task.Y, task.rows, task.pairs, split)
-    parts = [
-        (
-            duty,
-            MachineSpace.of(getattr(task.member, duty.machine), 60),
-            Objective(duty.lots, task.rows, task.Y, "cpu", "morgan", KeptComponents()),
-        )
-        for duty in planned.duties
-    ]
-    same = {"data": task.data, "train": task.train, "member": task.member, "duties": planned.duties}
-    identity = identity_of(**same | {"molecules": "morgan", "device": "cpu", "seed": seed} | changed)
-    return open_studies(folder, parts, identity, seed)
+def opened(task, folder, split="random", seed=0, molecules="morgan", device="cpu"):
+    """Open the studies of a task as the command does."""
+    recipe = RECIPES["quick"].with_members(task.member)
+    config, request = RunConfig(recipe=recipe, molecules=molecules), TuneRequest(split, seed)
+    studies, _ = open_studies(task.data, task.pairs, request, config, Device(device, "asked for"), folder)
+    return studies
+
+
+def run(studies, progress=None, **limits):
+    search(studies, TuneRequest(**limits), progress or Progress())
 
 
 def rows(studies):
-    return [(t.state, t.params, t.value, t.user_attrs["scores"]) for s in studies for t in s.trials]
+    return [(t.number, t.pruned, t.raw, t.after, t.scores) for s in studies for t in s.trials]
+
+
+def scores_of(study, model):
+    return {name: mean_loss(losses) for name, losses, _ in study.objective.by_lot(model)}
 
 
 @pytest.fixture(scope="module")
 def whole(task, tmp_path_factory):
     studies = opened(task, tmp_path_factory.mktemp("whole"), "auto")
-    search(studies, Limits(trials=N_TRIALS), Watcher())
+    run(studies, trials=N_TRIALS)
     return studies
 
 
 def test_the_first_trial_is_the_recipe(task, whole):
     [study] = whole
     first = study.trials[0]
-    assert first.value == 0 and study.space.machine_of(first.params) == task.member.known_compounds
-    scores = {
-        name: value for name, value, _ in study.objective.scores(task.member.known_compounds, lambda: None)
-    }
-    assert first.user_attrs["scores"] == scores
+    assert (first.number, first.score) == (1, 0)
+    assert study.space.model_of(first.raw) == task.member.known_compounds
+    assert first.scores == scores_of(study, task.member.known_compounds)
 
 
-def test_the_best_trial_is_no_worse_and_is_what_its_machine_scores(whole):
+def test_the_best_trial_is_no_worse_and_is_what_its_model_scores(whole):
     [study] = whole
-    assert study.best.value == min(t.value for t in study.trials if t.state.name == "COMPLETE") <= 0
-    machine = study.space.machine_of(study.best.params)
-    found = {name: value for name, value, _ in study.objective.scores(machine, lambda: None)}
-    assert found == study.best.user_attrs["scores"]
+    assert study.best.score == min(trial.score for trial in study.trials if not trial.pruned) <= 0
+    assert study.best.scores == scores_of(study, study.space.model_of(study.best.raw))
 
 
 def test_trials_that_are_stopped_early_have_fewer_scores_and_are_never_the_best(whole):
     [study] = whole
     for trial in study.trials:
-        assert (len(trial.user_attrs["scores"]) == len(study.duty.lots)) == (trial.state.name == "COMPLETE")
-    assert len(study.trials) == N_TRIALS
+        assert (len(trial.scores) == len(study.duty.lots)) == (not trial.pruned)
+    assert [trial.number for trial in study.trials] == list(range(1, N_TRIALS + 1))
 
 
 def test_an_interrupted_study_becomes_the_one_that_was_not(task, whole, tmp_path):
     for fits in (3, 40, 70):
         with pytest.raises(KeyboardInterrupt):
-            search(opened(task, tmp_path, "auto"), Limits(trials=N_TRIALS), Interrupts(fits))
+            run(opened(task, tmp_path, "auto"), Interrupts(fits), trials=N_TRIALS)
     [study] = studies = opened(task, tmp_path, "auto")
     assert 0 < len(study.trials) < N_TRIALS
-    search(studies, Limits(trials=N_TRIALS), Watcher())
+    run(studies, trials=N_TRIALS)
     assert rows(studies) == rows(whole)
-    states = {trial.state.name for trial in study.kept.get_trials()}
-    assert states <= {"COMPLETE", "PRUNED"} and len(study.kept.get_trials()) == N_TRIALS
+    for ours, theirs in zip(study.trials, whole[0].trials, strict=True):
+        for lot, losses in theirs.losses.items():
+            np.testing.assert_array_equal(ours.losses[lot], losses)
+    assert len(list((tmp_path / FOLDER).iterdir())) == N_TRIALS
+
+
+def test_a_damaged_trial_is_run_again_and_the_later_ones_are_taken_over(task, tmp_path):
+    run(opened(task, tmp_path), trials=1)
+    [first] = (tmp_path / FOLDER).iterdir()
+    whole = opened(task, tmp_path)
+    run(whole, trials=3)
+    first.write_bytes(first.read_bytes()[:-9])
+    [study] = again = opened(task, tmp_path)
+    assert study.trials == []
+    run(again, trials=3)
+    assert rows(again) == rows(whole) and len(list((tmp_path / FOLDER).iterdir())) == 3
+    assert [t.seconds for t in study.trials[1:]] == [t.seconds for t in whole[0].trials[1:]], "not run again"
 
 
 def test_another_seed_draws_other_trials(task, whole, tmp_path):
     studies = opened(task, tmp_path, "random", seed=1)
-    search(studies, Limits(trials=2), Watcher())
-    assert studies[0].trials[1].params != whole[0].trials[1].params
+    run(studies, trials=2)
+    assert studies[0].trials[1].raw != whole[0].trials[1].raw
 
 
-@pytest.mark.parametrize("what", ["data", "molecules", "member", "splits", "space"])
-def test_the_study_of_something_else_is_refused(task, tmp_path, what):
-    search(opened(task, tmp_path), Limits(trials=1), Watcher())
-    search(opened(task, tmp_path), Limits(trials=1), Watcher())
+@pytest.mark.parametrize("what", ["data", "molecules", "member", "splits", "seed"])
+def test_the_trials_of_something_else_are_not_taken(task, tmp_path, what):
+    run(opened(task, tmp_path), trials=1)
+    assert [len(study.trials) for study in opened(task, tmp_path)] == [1]
+    known = task.member.known_compounds.model_copy(update={"penalty": 3.0})
     changed = {
         "data": {"data": task.data.take(np.arange(len(task.data.obs))[::-1])},
-        "molecules": {"molecules": "descriptors"},
-        "member": {"member": task.member.model_copy(update={"name": "another"})},
+        "member": {"member": task.member.model_copy(update={"known_compounds": known})},
     }
-    with pytest.raises(
-        InputError, match=r"study.db: the study of a tuning with other .*choose another --out"
-    ):
-        if what == "splits":
-            opened(task, tmp_path, "cell_type")
-        elif what == "space":
-            other = MachineSpace.of(task.member.known_compounds, 7)
-            [study] = opened(task, tmp_path)
-            open_studies(tmp_path, [(study.duty, other, study.objective)], dict(study.kept.user_attrs), 0)
-        else:
-            opened(task, tmp_path, **changed[what])
+    other = SimpleNamespace(**vars(task) | changed.get(what, {}))
+    more = {"molecules": {"molecules": "descriptors"}, "splits": {"split": "cell_type"}, "seed": {"seed": 1}}
+    assert [len(study.trials) for study in opened(other, tmp_path, **more.get(what, {}))] == [0]
 
 
-def test_a_file_that_is_no_study_is_refused(task, tmp_path):
-    (tmp_path / "study.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(InputError, match=r"study.db: is no study of this Optuna .*choose another --out"):
-        opened(task, tmp_path)
-
-
-def test_two_machines_share_the_trials_as_the_rows_do(task, tmp_path):
+def test_two_models_share_the_trials_as_the_rows_do(task, tmp_path):
     n_new = len(task.new)
     task = SimpleNamespace(**vars(task) | {"pairs": pd.concat([task.pairs.head(n_new), task.new])})
     studies = opened(task, tmp_path, "auto")
-    search(studies, Limits(trials=6), Watcher())
-    assert [s.duty.machine for s in studies] == ["known_compounds", "new_compounds"]
+    run(studies, trials=6)
+    assert [s.duty.model for s in studies] == ["known_compounds", "new_compounds"]
     assert [len(s.trials) for s in studies] == [3, 3]
     units = np.arange(len(task.Y))
-    machines, change = results_of(studies, units, 0)
-    logs = [np.log1p(machine.change.value) for machine in machines]
-    shares = [machine.share for machine in machines]
+    models, change = results_of(studies, units, 0)
+    logs = [np.log1p(model.change.value) for model in models]
+    shares = [model.share for model in models]
     assert np.log1p(change.value) == pytest.approx(np.dot(shares, logs))
 
 
 def test_a_time_limit_breaks_a_trial_off_and_keeps_the_others(task, tmp_path, monkeypatch):
-    now = iter(np.arange(0, 10_000, 0.7))
-    monkeypatch.setattr("rapids_pipeline.studies.tune.study.time.monotonic", lambda: next(now))
     studies = opened(task, tmp_path)
-    search(
-        studies, Limits(minutes=0.25), Watcher()
-    )  # 15 s of a clock that is read before each of the five fits
-    assert len(studies[0].trials) == 4
-    assert len(studies[0].kept.get_trials()) == 4 and len(studies[0].study.get_trials()) == 5
+    now = iter(np.arange(0, 10_000, 0.35))
+    monkeypatch.setattr("rapids_pipeline.studies.tune.study.time.monotonic", lambda: next(now))
+    run(studies, minutes=0.25)  # 15 s of a clock that is read twice for each of the five fits
+    assert 1 < len(studies[0].trials) < 9
+    assert len(list((tmp_path / FOLDER).iterdir())) == len(studies[0].trials)
 
 
 def test_no_time_for_one_trial(task, tmp_path):
     with pytest.raises(
         InputError, match="--minutes 1e-09: no trial of known_compounds finished in this time"
     ):
-        search(opened(task, tmp_path), Limits(minutes=1e-9), Watcher())
+        run(opened(task, tmp_path), minutes=1e-9)
     with pytest.raises(TimeUpError):
         opened(task, tmp_path)[0].one_more(lambda: (_ for _ in ()).throw(TimeUpError))
 
@@ -169,16 +166,16 @@ def test_no_time_for_one_trial(task, tmp_path):
 def test_limits_that_cannot_be(limits):
     [(name, value)] = limits.items()
     with pytest.raises(InputError, match=f"--{name} {value}: must be"):
-        Limits(**limits)
+        TuneRequest(**limits)
 
 
 def test_the_interval_is_a_bootstrap_of_compounds(task, whole):
     [study] = whole
     compounds = np.unique(task.data.obs["sm_name"].to_numpy(str), return_inverse=True)[1]
-    [machine], change = results_of(whole, compounds, 0)
-    assert change == machine.change and change.value == pytest.approx(np.expm1(study.best.value))
+    [model], change = results_of(whole, compounds, 0)
+    assert change == model.change and change.value == pytest.approx(np.expm1(study.best.score))
     rng, found = np.random.default_rng(1), []
-    first, best = task.member.known_compounds, study.space.machine_of(study.best.params)
+    first, best = task.member.known_compounds, study.space.model_of(study.best.raw)
     losses = [[study.objective.losses(m, lot) for m in (first, best)] for lot in study.duty.lots]
     for _ in range(1000):
         drawn = np.bincount(
@@ -193,22 +190,20 @@ def test_the_interval_is_a_bootstrap_of_compounds(task, whole):
 
 def test_importances_are_shares_and_wait_for_enough_trials(task, whole, monkeypatch):
     units = np.arange(len(task.Y))
-    [machine], _ = results_of(whole, units, 0)
-    assert {p.importance for p in machine.parameters} == {None}
+    [model], _ = results_of(whole, units, 0)
+    assert {p.importance for p in model.parameters} == {None}
     monkeypatch.setattr("rapids_pipeline.studies.tune.results.ENOUGH_TRIALS", 5)
-    [machine], _ = results_of(whole, units, 0)
-    shares = [p.importance for p in machine.parameters]
+    [model], _ = results_of(whole, units, 0)
+    shares = [p.importance for p in model.parameters]
     assert sum(shares) == pytest.approx(1) and min(shares) >= 0
 
 
-def test_the_tuned_recipe_has_the_best_machine_and_all_else_of_the_recipe(task, whole):
-    from rapids_pipeline.stack.named_recipes import RECIPES
-
+def test_the_tuned_recipe_has_the_best_model_and_all_else_of_the_recipe(task, whole):
     svr, _, booster = RECIPES["best"].members
     recipe = RECIPES["best"].with_members(svr, task.member, booster)
     tuned = tuned_recipe(recipe, whole, "here.parquet")
     [study] = whole
-    assert tuned.members[1].known_compounds == study.space.machine_of(study.best.params)
+    assert tuned.members[1].known_compounds == study.space.model_of(study.best.raw)
     assert tuned.members[1].new_compounds == task.member.new_compounds
     assert (tuned.members[0], tuned.members[2], tuned.blend) == (svr, booster, recipe.blend)
     assert (
@@ -218,6 +213,6 @@ def test_the_tuned_recipe_has_the_best_machine_and_all_else_of_the_recipe(task, 
 
 
 def test_optuna_keeps_quiet(task, tmp_path, capfd):
-    search(opened(task, tmp_path, "made_scarce"), Limits(trials=11), Watcher())
+    run(opened(task, tmp_path, "made_scarce"), trials=11)
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING

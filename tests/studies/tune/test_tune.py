@@ -4,38 +4,25 @@ import json
 import subprocess
 import sys
 import tomllib
-from html.parser import HTMLParser
+from io import StringIO
 
 import pandas as pd
 import pytest
-import typer
-from typer.testing import CliRunner
+from matplotlib.image import imread
+from rich.console import Console
 
-from rapids_pipeline.commands import app as cli
-from rapids_pipeline.commands import tune
 from rapids_pipeline.reports import tune as report
-from rapids_pipeline.reports.tune_live import SEARCH, LiveTrials
+from rapids_pipeline.reports.page import LiveStages
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.named_recipes import RECIPES, recipe, to_toml
-from rapids_pipeline.studies.tune.limits import Limits
-from rapids_pipeline.studies.tune.study import MachineStudy
+from rapids_pipeline.studies.store import FOLDER
+from rapids_pipeline.studies.tune.results import Course
+from rapids_pipeline.studies.tune.study import ModelStudy
+from tests.command_line import error_line, invoke, names_in, succeed
+from tests.reports.pages import Page
 
-FILES = ["recipe.toml", "study.db", "tune.csv", "tune.html", "tune.json", "tune.png"]
+FILES = [FOLDER, "recipe.toml", "tune.csv", "tune.html", "tune.json", "tune.png"]
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def invoke(*arguments):
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(tune.command)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def error_line(result, code=2):
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +37,19 @@ def small_recipe(tmp_path_factory, member):
 
 @pytest.fixture(scope="module")
 def arguments(task_files, small_recipe):
-    return ["--train", task_files.train, "--test", task_files.test, "--recipe", small_recipe]
+    files = ["--train", task_files.train, "--test", task_files.test]
+    return ["tune", *files, "--recipe", small_recipe, "--molecules", "morgan"]
 
 
 @pytest.fixture(scope="module")
 def finished(arguments, tmp_path_factory):
     out = tmp_path_factory.mktemp("tune") / "out"
-    result = invoke(*arguments, "--out", out, "--trials", 13)
-    assert result.exit_code == 0, result.output
-    return out, result
+    return out, succeed(*arguments, "--out", out, "--trials", 13)
 
 
 def test_it_leaves_its_files_and_says_how_to_use_them(finished, task_files):
     out, result = finished
-    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert names_in(out) == FILES
     use = f"use it: rapids-perturb run --train {task_files.train} --test {task_files.test} --out runs/tuned"
     assert f"{use} --molecules morgan --recipe {out}/recipe.toml" in result.stdout
     assert (
@@ -75,16 +61,16 @@ def test_it_leaves_its_files_and_says_how_to_use_them(finished, task_files):
 def test_every_trial_is_on_file_the_recipe_first(finished, member):
     out, result = finished
     found, table = json.loads((out / "tune.json").read_text()), pd.read_csv(out / "tune.csv")
-    [machine] = found["machines"]
-    assert len(machine["trials"]) == len(table) == 13 and list(table["trial"]) == list(range(13))
+    [model] = found["models"]
+    assert len(model["trials"]) == len(table) == 13 and list(table["trial"]) == list(range(1, 14))
     first, best = table.iloc[0], table[table["best"]].iloc[0]
     assert first["change"] == 0 and first["penalty"] == member.known_compounds.penalty
     assert best["change"] == table["change"][~table["stopped_early"]].min() <= 0
-    assert best["trial"] == machine["best"] and machine["trials"][machine["best"]]["scores"] == {
-        lot["split"]: lot["tuned"] for lot in machine["lots"]
+    assert best["trial"] == model["best"] and model["trials"][model["best"] - 1]["scores"] == {
+        lot["split"]: lot["tuned"] for lot in model["lots"]
     }
     assert found["provenance"]["versions"]["optuna"] and found["provenance"]["inputs"]["test"]
-    words = "no trial was better" if not machine["best"] else "the interval "
+    words = "no trial was better" if model["best"] == 1 else "the interval "
     assert words in result.stdout
 
 
@@ -99,36 +85,22 @@ def test_the_recipe_is_the_best_trial_and_is_run(finished, task_files, tmp_path)
     assert "rbf(molecules)" in tuned.new_compounds.weights, "the encoder is named by the run"
     files = ["--train", task_files.train, "--test", task_files.test, "--out", tmp_path / "run"]
     words = ["run", *files, "--molecules", "morgan", "--recipe", out / "recipe.toml"]
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
+    succeed(*words)
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["config"]["recipe"]["name"] == "tuned"
 
 
-class Page(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.ids, self.outside = [], []
-
-    def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.ids += [found["id"]] if "id" in found else []
-        self.outside += [found[k] for k in ("src", "href") if k in found and not found[k].startswith("data:")]
-
-
 def test_the_reports_open(finished):
-    from matplotlib.image import imread
-
     out, _ = finished
-    page = Page()
-    page.feed((out / "tune.html").read_text())
-    assert page.ids == ["scores", "search", "settings", "slices-known_compounds"] and page.outside == []
+    page = Page((out / "tune.html").read_text())
+    parts = {"scores", "search", "settings", "slices-known_compounds"}
+    assert not page.faults and parts <= set(page.ids)
     assert (out / "tune.png").read_bytes().startswith(PNG) and imread(out / "tune.png").std() > 0
     assert tomllib.loads((out / "recipe.toml").read_text())["name"] == "tuned"
 
 
 def test_the_same_command_goes_on_and_ends_where_one_run_ends(finished, arguments, tmp_path, monkeypatch):
-    out, calls, one_more = tmp_path / "out", [], MachineStudy.one_more
+    out, calls, one_more = tmp_path / "out", [], ModelStudy.one_more
 
     def interrupted(self, checkpoint):
         calls.append(1)
@@ -136,12 +108,12 @@ def test_the_same_command_goes_on_and_ends_where_one_run_ends(finished, argument
             raise KeyboardInterrupt
         return one_more(self, checkpoint)
 
-    monkeypatch.setattr(MachineStudy, "one_more", interrupted)
+    monkeypatch.setattr(ModelStudy, "one_more", interrupted)
     monkeypatch.setattr(report, "overview", lambda found: PNG)  # drawing takes longer than the trials
-    monkeypatch.setattr(report, "slices", lambda machine: PNG)
+    monkeypatch.setattr(report, "slices", lambda model: PNG)
     first = invoke(*arguments, "--out", out, "--trials", 13)
-    assert first.exit_code == 130 and "study.db; the same command continues" in first.stderr
-    assert [path.name for path in out.iterdir()] == ["study.db"]
+    assert first.exit_code == 130 and f"{FOLDER}; the same command continues" in first.stderr
+    assert names_in(out) == [FOLDER]
     second = invoke(*arguments, "--out", out, "--trials", 13)
     assert second.exit_code == 0, second.output
     assert "going on after 5 trials of earlier sessions" in second.stderr
@@ -149,19 +121,6 @@ def test_the_same_command_goes_on_and_ends_where_one_run_ends(finished, argument
     pd.testing.assert_frame_equal(ours, theirs)
     third = invoke(*arguments, "--out", out, "--trials", 1)
     assert third.exit_code == 0 and len(pd.read_csv(out / "tune.csv")) == 13, "it only reports"
-
-
-def test_another_task_in_the_same_folder_is_refused(finished, arguments):
-    out, _ = finished
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    for more, what in (
-        (["--seed", 1], "splits and seed"),
-        (["--molecules", "descriptors"], "recipe"),
-        (["--split", "random"], "splits"),
-    ):
-        line = error_line(invoke(*arguments, "--out", out, "--trials", 14, *more))
-        assert line.startswith(f"error: {out}/study.db: the study of a tuning with other {what}")
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -186,20 +145,25 @@ def test_no_trial_in_the_time(arguments, tmp_path):
 
 
 def test_the_command_line_does_not_load_optuna():
-    code = "import sys, rapids_pipeline.commands.app, rapids_pipeline.commands.tune; print('optuna' in sys.modules)"
+    code = "import sys, rapids_pipeline.commands.tune, rapids_pipeline.studies.tune.study; print('optuna' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_a_terminal_shows_the_time_and_the_trials():
-    from io import StringIO
+    text = StringIO()
+    console = Console(file=text, force_terminal=True, width=160)
+    stages = LiveStages(console, report.drawn, report.logged)
+    with stages.stage("trials") as progress:
+        progress.start(40)
+        progress.found(Course(4, 3, 40, 1.25, 10, {"known_compounds": -0.02}))
+    shown = "4 of 40 trials, 3 of earlier sessions; 1.2 of 10 minutes; error: known_compounds −1.98 %"
+    assert shown in text.getvalue()
 
-    from rich.console import Console
 
-    shown, text = LiveTrials(Limits(10, 40)), StringIO()
-    shown.console = Console(file=text, force_terminal=True, width=120)
-    with shown.stage(SEARCH):
-        shown.begins(3, {"known_compounds": -0.01})
-        shown.fits()
-        shown.trial_finished("known_compounds", 4, -0.02)
-    assert "of 10 minutes" in text.getvalue() and "4 of 40; error: known_compounds -1.98%" in text.getvalue()
+def test_a_log_has_the_trials_that_are_the_best_so_far():
+    best = {"known_compounds": -0.02}
+    assert report.logged(Course(5, 5, 40, 0, 10, best, begins=True)).startswith("going on after 5 trials")
+    assert report.logged(Course(5, 5, 40, 0, 10, best)) == ""
+    line = report.logged(Course(6, 5, 40, 0, 10, best, ("known_compounds", 6)))
+    assert line.split() == ["known_compounds", "trial", "6", "−1.98", "%"]
