@@ -81,7 +81,7 @@ def tables(found: Tuned) -> list[Table]:
     for name in ("model", "split"):
         scores.add_column(name, no_wrap=True)
     for heading in ("recipe", "tuned", "change", "95 % interval"):
-        scores.add_column(heading, justify="right", no_wrap=True)
+        scores.add_column(heading, justify="right", no_wrap=heading != "95 % interval")
     for model in found.models:
         for lot in model.lots:
             errors = number(lot.start), number(lot.tuned), change(lot.change.value)
@@ -160,7 +160,7 @@ def _setting(value: float | str) -> str:
 
 
 def _importance(parameter: TunedParameter) -> str:
-    return "" if parameter.importance is None else page.percent(parameter.importance)
+    return "" if parameter.importance is None else page.percent(round(parameter.importance, 2))
 
 
 def _csv_rows(model: TunedModel) -> list[dict[str, Any]]:

@@ -145,7 +145,8 @@ def test_no_trial_in_the_time(arguments, tmp_path):
 
 
 def test_the_command_line_does_not_load_optuna():
-    code = "import sys, rapids_pipeline.commands.tune, rapids_pipeline.studies.tune.study; print('optuna' in sys.modules)"
+    code = "import sys, rapids_pipeline.commands.tune, rapids_pipeline.studies.tune.study\n"
+    code += "print('optuna' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
