@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.page import BETTER, GREY, PLAIN, WORSE, Page, Section, Sheet, change, number
@@ -51,15 +52,13 @@ def write_tuning(found: Tuned, recipe: Recipe, folder: Path) -> None:
 # --- the search, while it runs ----------------------------------------------------------------------------
 
 
-def drawn(course: Course) -> str:
+def drawn(course: Course) -> Text:
     """Return what a terminal shows while the search runs."""
     limit = f" of {course.limit}" if course.limit else ""
     earlier = f", {course.earlier} of earlier sessions" if course.earlier else ""
     best = ", ".join(f"{name} {change(math.expm1(score))}" for name, score in course.best.items())
-    return (
-        f"{course.trials}{limit} trials{earlier}; {course.spent:.1f} of {course.minutes:g} minutes"
-        f"{f'; error: {best}' if best else ''}"
-    )
+    time = f"{course.spent:.1f} of {course.minutes:g} minutes"
+    return Text(f"{course.trials}{limit} trials{earlier}; {time}{f'; error: {best}' if best else ''}")
 
 
 def logged(course: Course) -> str:
