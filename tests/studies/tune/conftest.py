@@ -8,13 +8,9 @@ import pytest
 
 from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
-from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
-
-N_SCARCE = 12
-"""Compounds that the scarce cell types have in training."""
 
 
 @pytest.fixture(scope="session")
@@ -35,20 +31,10 @@ def member():
 
 
 @pytest.fixture(scope="session")
-def task_files(tmp_path_factory):
+def task_files(scarce_files):
     """Training file and pairs: 8 genes, 40 compounds; `new` are pairs whose compounds training does not have."""
-    data = simulate(0, 8)
-    names = list(dict.fromkeys(data.de_train["sm_name"]))
-    scarce = list(dict.fromkeys(data.de_train["sm_name"][data.de_train["cell_type"] == "B cells"]))[:N_SCARCE]
-    names = {*scarce, *[name for name in names if name not in scarce][: 40 - N_SCARCE]}
-    folder = tmp_path_factory.mktemp("tuning")
-    table = data.de_train[data.de_train["sm_name"].isin(names)].reset_index(drop=True)
-    columns = ["cell_type", "sm_name", "SMILES"]
-    pairs = data.id_map[data.id_map["sm_name"].isin(names)].reset_index(drop=True)
-    other = data.de_train[~data.de_train["sm_name"].isin(names)].drop_duplicates("sm_name")[columns].head(20)
-    files = SimpleNamespace(train=folder / "de_train.parquet", test=folder / "id_map.csv", folder=folder)
-    table.to_parquet(files.train)
-    pairs.to_csv(files.test, index=False)
+    files = scarce_files(40, 12)
+    other = files.others.drop_duplicates("sm_name")[["cell_type", "sm_name", "SMILES"]].head(20)
     files.new = other.assign(cell_type="B cells").reset_index(drop=True)
     return files
 
