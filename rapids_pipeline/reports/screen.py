@@ -8,7 +8,7 @@ screen.png   the score of every candidate with its interval
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,12 +87,13 @@ def screen_table(screen: Screen) -> Table:
         table.add_column(Text(heading), justify=justify, overflow="fold", no_wrap=heading != interval)
     styles = {"better": "bold green", "worse": "red"}
     for row in _rows(screen):
-        style = styles.get(row.verdict, "")
-        folded = "\n".join(row.name[k : k + NAME_WIDTH] for k in range(0, len(row.name), NAME_WIDTH))
-        verdict = "ref." if row.verdict == "reference" else row.verdict
-        cells = map(Text, (row.rank, folded, row.columns, row.score))
-        judged = [Text(cell, style) for cell in (row.difference, ", ".join(row.difference_interval), verdict)]
-        table.add_row(*cells, *judged, *([Text(row.improved)] if several else []), Text(row.seconds))
+        name, style = row["name"], styles.get(row["verdict"], "")
+        folded = "\n".join(name[k : k + NAME_WIDTH] for k in range(0, len(name), NAME_WIDTH))
+        interval = ", ".join(filter(None, (row["low"], row["high"])))
+        verdict = "ref." if row["verdict"] == "reference" else row["verdict"]
+        cells = map(Text, (row["rank"], folded, row["columns"], row["score"]))
+        judged = (Text(cell, style) for cell in (row["difference"], interval, verdict))
+        table.add_row(*cells, *judged, *(Text(row[k]) for k in ("improved", "seconds") if k in row))
     return table
 
 
@@ -134,7 +135,7 @@ def _findings(screen: Screen) -> list[str]:
     ]
     if screen.sets:
         best = _rows(screen)[0]
-        found.append(f"lowest {screen.metric}: {best.name} with {best.score} ({' to '.join(best.interval)})")
+        found.append(f"lowest {screen.metric}: {best['name']} with {best['score']} ({best['interval']})")
     verdicts = [_verdict(one, screen.reference) for one in screen.sets if one.feature_set != screen.reference]
     if verdicts:
         counts = [verdicts.count(verdict) for verdict in ("better", "worse", "")]
@@ -173,41 +174,21 @@ def _verdict(one: ScreenedSet, reference: str) -> str:
     return "worse" if one.difference_low > 0 else ""
 
 
-@dataclass(frozen=True)
-class _Row:
-    """The cells of one candidate, as the terminal and the page show them."""
-
-    rank: str
-    name: str
-    columns: str
-    score: str
-    interval: tuple[str, ...]
-    difference: str
-    difference_interval: tuple[str, ...]
-    verdict: str
-    improved: str
-    seconds: str
-
-
-def _rows(screen: Screen) -> list[_Row]:
+def _rows(screen: Screen) -> list[dict[str, str]]:
+    """Return the cells of every candidate, as the terminal and the page show them."""
     decimals, rows = _decimals(screen), []
     for one in screen.sets:
         is_reference, improved = one.feature_set == screen.reference, one.genes_improved
+        score = [number(x, decimals) for x in (one.score, one.score_low, one.score_high)]
         difference = [signed(x, decimals) for x in (one.difference, one.difference_low, one.difference_high)]
-        rows.append(
-            _Row(
-                rank=str(one.rank),
-                name=one.feature_set,
-                columns=f"{one.columns:,}",
-                score=number(one.score, decimals),
-                interval=(number(one.score_low, decimals), number(one.score_high, decimals)),
-                difference="" if is_reference else difference[0],
-                difference_interval=() if is_reference else tuple(difference[1:]),
-                verdict=_verdict(one, screen.reference),
-                improved="" if improved is None or is_reference else percent(improved),
-                seconds=number(one.seconds, 1),
-            )
-        )
+        row = {"name": one.feature_set, "rank": str(one.rank), "columns": f"{one.columns:,}"}
+        row |= {"score": score[0], "interval": " to ".join(score[1:])}
+        row |= {"difference": "", "low": "", "high": ""}
+        row |= {} if is_reference else dict(zip(("difference", "low", "high"), difference, strict=True))
+        row["verdict"] = _verdict(one, screen.reference)
+        if len(screen.genes) > 1:
+            row["improved"] = "" if improved is None or is_reference else percent(improved)
+        rows.append(row | {"seconds": number(one.seconds, 1)})
     return rows
 
 
@@ -272,28 +253,16 @@ def _charts(screen: Screen) -> list[Section]:
 
 
 def _numbers(screen: Screen) -> Section:
-    level, several = f"{percent(screen.level)} interval", len(screen.genes) > 1
-    headings = [
-        "feature set",
-        "rank",
-        "columns",
-        screen.metric,
-        level,
-        f"minus {screen.reference}",
-        level,
-        "verdict",
-    ]
+    level, improved = f"{percent(screen.level)} interval", ["genes improved"] * (len(screen.genes) > 1)
+    headings = ["feature set", "rank", "columns", screen.metric, level, f"minus {screen.reference}", level]
     rows = []
     for row in _rows(screen):
-        cells = [row.name, row.rank, row.columns, row.score, " to ".join(row.interval), row.difference]
-        cells += [" to ".join(row.difference_interval), row.verdict, *([row.improved] if several else [])]
-        rows.append([*cells, row.seconds])
-    sheet = Sheet(
-        [*headings, *(["genes improved"] if several else []), "seconds"],
-        rows,
-        notes=[one.description for one in screen.sets],
-        text=["verdict"],
-    )
+        low, high = row.pop("low"), row.pop("high")
+        between = f"{low} to {high}" if low else ""
+        name, rank, columns, score, interval, difference, *others = row.values()
+        rows.append([name, rank, columns, score, interval, difference, between, *others])
+    notes = [one.description for one in screen.sets]
+    sheet = Sheet([*headings, "verdict", *improved, "seconds"], rows, notes, text=["verdict"])
     return Section("table", "All numbers", sheet=sheet)
 
 
