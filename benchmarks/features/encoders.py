@@ -34,7 +34,7 @@ FIVE = ("min", "quantile_0.4", "median", "max", "mean")
 LEAVE_ONE_OUT = ("leave-one-out",)
 ROUNDS, QUICK_ROUNDS = 5, 2
 
-Solve = Callable[[np.ndarray], np.ndarray]
+Solve = Callable[[np.ndarray], Any]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Rival:
     Attributes
     ----------
     solve : callable
-        Targets → columns of the training rows, (n, 2, n_statistics, n_targets).
+        Targets → columns of the training rows, (n, 2, n_statistics, n_targets); ours in two arrays, one a group.
     statistics : tuple of str
     count : int
         Targets a round.
@@ -100,10 +100,10 @@ def rivals(problem: Problem, quick: bool) -> dict[str, Rival]:
 def ours(problem: Problem, statistics: tuple[str, ...]) -> Solve:
     """Return our cross-fitted statistics of all targets at once."""
 
-    def solve(targets: np.ndarray) -> np.ndarray:
+    def solve(targets: np.ndarray) -> list[np.ndarray]:
         Y, obs = problem.of(targets), problem.obs
         found = [TargetEncoder(statistics).cross_fit(obs[column], Y, problem.folds) for column in obs]
-        return np.stack(found, axis=1).reshape(len(obs), 2, len(statistics), -1)
+        return [columns.reshape(len(obs), len(statistics), -1) for columns in found]
 
     return solve
 
@@ -111,10 +111,9 @@ def ours(problem: Problem, statistics: tuple[str, ...]) -> Solve:
 def leave_one_out(problem: Problem) -> Solve:
     """Return our leave-one-out means of all targets at once."""
 
-    def solve(targets: np.ndarray) -> np.ndarray:
+    def solve(targets: np.ndarray) -> list[np.ndarray]:
         Y, obs = problem.of(targets), problem.obs
-        found = [LeaveOneOutEncoder().fit_transform(obs[column], Y) for column in obs]
-        return np.stack(found, axis=1)[:, :, None]
+        return [LeaveOneOutEncoder().fit_transform(obs[column], Y)[:, None] for column in obs]
 
     return solve
 
@@ -210,7 +209,7 @@ def differences(problem: Problem, n_targets: int) -> dict[str, float]:
         if not name.startswith("ours"):
             alone = rival.statistics == LEAVE_ONE_OUT
             own = leave_one_out(problem) if alone else ours(problem, rival.statistics)
-            found[name] = float(np.abs(rival.solve(targets) - own(targets)).max())
+            found[name] = float(np.abs(rival.solve(targets) - np.stack(own(targets), axis=1)).max())
     return found
 
 
