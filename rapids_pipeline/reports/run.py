@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return a table with one row a method and one column a metric; the best method of a metric is bold.
+    """Return a table of methods (rows) and metrics (columns); the best method of each metric is bold.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return a table with a row a metric of `perturbation_metrics`: the first method's, and the best of the others.
+    """Return a table of `perturbation_metrics`: for each the first method, and the best of the others.
 
     ↑: higher is better, ↓: lower.
     """
@@ -90,7 +90,7 @@ def evaluation_sentences(found: "Evaluation") -> list[str]:
 
 
 def feature_sets_table(sets: "Mapping[str, FeatureSet]") -> Table:
-    """Return a table with one row a feature set."""
+    """Return a table of feature sets."""
     table = Table()
     table.add_column("feature set", no_wrap=True)
     table.add_column("what it says")
@@ -101,7 +101,7 @@ def feature_sets_table(sets: "Mapping[str, FeatureSet]") -> Table:
 
 
 def feature_set_table(recipe: "FeatureSet") -> Table:
-    """Return a table with one row a block of a feature set."""
+    """Return a table of the blocks of a feature set."""
     table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
     table.add_column("block", overflow="fold")
     table.add_column("columns", no_wrap=True)
@@ -112,7 +112,7 @@ def feature_set_table(recipe: "FeatureSet") -> Table:
 
 
 def recipes_table(recipes: "Mapping[str, Recipe]") -> Table:
-    """Return a table with one row a recipe."""
+    """Return a table of recipes."""
     table = Table()
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it does")
@@ -123,7 +123,7 @@ def recipes_table(recipes: "Mapping[str, Recipe]") -> Table:
 
 
 def recipe_table(recipe: "Recipe") -> Table:
-    """Return a table with one row a setting of a recipe, member by member."""
+    """Return a table of the settings of a recipe, member by member."""
     table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
     for column in ("stage", "setting", "value"):
         table.add_column(column, overflow="fold")

@@ -29,20 +29,8 @@ UNREACHABLE = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFO
 
 def one_set(name, rank, score, low, high, improved=0.5, **changes):
     """Return a candidate whose difference from 0.93 has the interval [low, high]."""
-    candidate = ScreenedSet(
-        name,
-        f"says {name}",
-        rank,
-        score,
-        score - 0.04,
-        score + 0.05,
-        score - 0.93,
-        low,
-        high,
-        improved,
-        1300,
-        12.34,
-    )
+    numbers = score, score - 0.04, score + 0.05, score - 0.93
+    candidate = ScreenedSet(name, f"says {name}", rank, *numbers, low, high, improved, 1300, 12.34)
     return replace(candidate, **changes)
 
 

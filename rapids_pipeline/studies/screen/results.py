@@ -274,16 +274,13 @@ class Standings:
 
     def _set(self, rank: int, which: int, found: Intervals, rmse: Float64, reference: int) -> ScreenedSet:
         entry = self.entries[which]
+        names = "score", "score_low", "score_high", "difference", "difference_low", "difference_high"
+        numbers = {name: float(getattr(found, name)[which]) for name in names}
         return ScreenedSet(
             feature_set=entry.name,
             description=entry.description,
             rank=rank,
-            score=float(found.score[which]),
-            score_low=float(found.score_low[which]),
-            score_high=float(found.score_high[which]),
-            difference=float(found.difference[which]),
-            difference_low=float(found.difference_low[which]),
-            difference_high=float(found.difference_high[which]),
+            **numbers,
             genes_improved=None if rmse.shape[1] == 1 else float(np.mean(rmse[which] < rmse[reference])),
             columns=entry.columns,
             seconds=round(entry.seconds, 3),

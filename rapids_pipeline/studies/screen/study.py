@@ -333,9 +333,10 @@ def _blank(
     request: ScreenRequest, comparison: Comparison, genes: list[str], reference: str, source: str
 ) -> Screen:
     """Return the screen without its sets."""
+    names = "search", "target", "seed", "split", "model", "molecules"
+    asked: dict[str, Any] = {name: getattr(request, name) for name in names}
     return Screen(
-        search=request.search,
-        target=request.target,
+        **asked,
         genes=genes,
         metric="RMSE" if len(genes) == 1 else "MRRMSE",
         reference=reference,
@@ -343,11 +344,7 @@ def _blank(
         rows=len(comparison.Y),
         folds=len(comparison.repeats[0]),
         repeats=len(comparison.repeats),
-        seed=request.seed,
-        split=request.split,
         split_in_words=SPLITS[request.split],
-        model=request.model,
-        molecules=request.molecules,
         source=source,
         sets=[],
     )
