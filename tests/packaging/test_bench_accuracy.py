@@ -113,9 +113,9 @@ def test_every_ablation_changes_the_member():
     made = ablation.variants()
     documents = [json.dumps(one.model_dump(mode="json"), sort_keys=True) for one in made.values()]
     assert len(set(documents)) == len(made) > 10
-    weights = made["no structure"].known.weights
+    weights = made["no structure"].known_compounds.weights
     assert set(weights) == {"cell_type", "correlation * profile_linear", "correlation * profile_rbf"}
-    assert not made["no response profiles"].known.kernel.of_profiles
+    assert not made["no response profiles"].known_compounds.kernel.of_profiles
 
 
 def test_the_pictured_rows_are_good_median_and_bad(example, tmp_path):
