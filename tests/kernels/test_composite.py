@@ -13,7 +13,7 @@ from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
-from rapids_pipeline.stack.named_recipes import COMPOSITE
+from rapids_pipeline.kernels.terms import FACTORS
 from tests.kernels.pairs_example import naive_profile, pairs, rows_of
 
 EVERYTHING = {
@@ -45,67 +45,52 @@ def learnt(weights=EVERYTHING, seed=0, kappa=1.0):
     return kernel.learn(Pairs.of(with_made_up(rows), ["morgan", "made up"]), scores), rows, scores
 
 
+def naive_scale(values):
+    """Mean squared distance of two different ones."""
+    pairs = [(a, b) for i, a in enumerate(values) for j, b in enumerate(values) if i != j]
+    return np.mean([((a - b) ** 2).sum() for a, b in pairs])
+
+
 def naive_factors(asked, rows, model, kappa):
     """Every factor between asked and training rows, pair by pair."""
     obs, new = rows.obs, asked.obs
-    residuals = model.profiles.residuals
     make = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
     bits = {s: make.GetFingerprint(Chem.MolFromSmiles(s)) for s in {*obs["SMILES"], *new["SMILES"]}}
-    encoder = DescriptorEncoder().fit(list(obs["SMILES"].groupby(obs["sm_name"]).first()))
+    trained = obs.groupby("sm_name")["SMILES"].first()
+    encoder = DescriptorEncoder().fit(list(trained))
     described = {s: encoder.transform([s])[0].astype(float) for s in bits}
     made_up = {
         m: x.astype(float)
         for r in (asked, rows)
         for m, x in zip(r.obs["sm_name"], r.molecules["made up"], strict=True)
     }
-
-    def scale(values):
-        values = np.array(values)
-        d = [((a - b) ** 2).sum() for i, a in enumerate(values) for j, b in enumerate(values) if i != j]
-        return np.mean(d)
-
-    trained = obs.groupby("sm_name")["SMILES"].first()
-    scales = scale([described[s] for s in trained]), scale([made_up[m] for m in trained.index])
-    profile = {}
-    for r in (obs, new):
-        for c, m in zip(r["cell_type"], r["sm_name"], strict=True):
-            profile[c, m] = naive_profile(c, m, obs, residuals, kappa)
-    square = np.mean(
-        [
-            profile[key][0] @ profile[key][0]
-            for key in zip(obs["cell_type"], obs["sm_name"], strict=True)
-            if profile[key][1]
-        ]
-    )
-    names = (
-        "cell_type",
-        "compound",
-        "correlation",
-        "tanimoto",
-        "rbf(descriptors)",
-        "rbf(made up)",
-    )
-    names += ("profile_linear", "profile_cosine", "profile_rbf")
-    factors = {name: np.zeros((len(new), len(obs))) for name in names}
-    for i, (c, m, s) in enumerate(zip(new["cell_type"], new["sm_name"], new["SMILES"], strict=True)):
-        for j, (d, o, z) in enumerate(zip(obs["cell_type"], obs["sm_name"], obs["SMILES"], strict=True)):
+    scales = naive_scale([described[s] for s in trained]), naive_scale([made_up[m] for m in trained.index])
+    there, here = (list(zip(x["cell_type"], x["sm_name"], x["SMILES"], strict=True)) for x in (obs, new))
+    profile = {(c, m): naive_profile(c, m, obs, model.profiles.residuals, kappa) for c, m, _ in there + here}
+    found = [profile[c, m] for c, m, _ in there]
+    square = np.mean([p @ p for p, has in found if has])
+    factors = {
+        name: np.zeros((len(new), len(obs))) for name in (*FACTORS, "rbf(descriptors)", "rbf(made up)")
+    }
+    place = model.cell_types.index
+    for i, (c, m, s) in enumerate(here):
+        for j, (d, o, z) in enumerate(there):
             (p, has), (q, other) = profile[c, m], profile[d, o]
             known = c in model.cell_types
-            place = model.cell_types.index
-            factors["cell_type"][i, j] = c == d
-            factors["compound"][i, j] = m == o
-            factors["correlation"][i, j] = (
-                model.correlation[place(c), place(d)] if known else model.unseen_correlation
-            )
-            factors["tanimoto"][i, j] = DataStructs.TanimotoSimilarity(bits[s], bits[z])
-            factors["rbf(descriptors)"][i, j] = np.exp(
-                -((described[s] - described[z]) ** 2).sum() / scales[0]
-            )
-            factors["rbf(made up)"][i, j] = np.exp(-((made_up[m] - made_up[o]) ** 2).sum() / scales[1])
+            values = {
+                "cell_type": c == d,
+                "compound": m == o,
+                "correlation": model.correlation[place(c), place(d)] if known else model.unseen_correlation,
+                "tanimoto": DataStructs.TanimotoSimilarity(bits[s], bits[z]),
+                "rbf(descriptors)": np.exp(-((described[s] - described[z]) ** 2).sum() / scales[0]),
+                "rbf(made up)": np.exp(-((made_up[m] - made_up[o]) ** 2).sum() / scales[1]),
+            }
             if has and other:
-                factors["profile_linear"][i, j] = p @ q / square
-                factors["profile_cosine"][i, j] = p @ q / np.sqrt((p @ p) * (q @ q))
-                factors["profile_rbf"][i, j] = np.exp(-((p - q) ** 2).sum() / square)
+                values["profile_linear"] = p @ q / square
+                values["profile_cosine"] = p @ q / np.sqrt((p @ p) * (q @ q))
+                values["profile_rbf"] = np.exp(-((p - q) ** 2).sum() / square)
+            for name, value in values.items():
+                factors[name][i, j] = value
     return factors
 
 
@@ -216,5 +201,4 @@ def test_which_encoders_a_kernel_reads():
     assert kernel.with_molecules("chemberta").encoders == ("chemberta", "descriptors", "morgan")
     both = CompositeKernel({"rbf(molecules)": 1.0, "rbf(morgan)": 0.5}).with_molecules("morgan")
     assert both.weights == {"rbf(morgan)": 1.5}
-    assert COMPOSITE.encoders == ["morgan"]
-    assert COMPOSITE.known.kernel.of_profiles and not COMPOSITE.new_compounds.kernel.of_profiles
+    assert CompositeKernel({"profile_linear * tanimoto": 1.0}).of_profiles and not kernel.of_profiles

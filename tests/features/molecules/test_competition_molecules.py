@@ -72,28 +72,12 @@ def test_nearest_neighbours_are_alike_in_structure(similarity):
     assert found - random.mean() > (most - random.mean()) / 3
 
 
-@pytest.fixture(scope="module")
-def mtr_folder(tmp_path_factory):
-    """Random weights in the architecture and the files of DeepChem/ChemBERTa-10M-MTR.
-
-    RobertaForRegression is DeepChem's own class: the checkpoint is a pickle with the encoder under "roberta.",
-    a regression head and the targets' normalisation. The vocabulary has whole SMILES tokens, and no merges.
-    """
+def write_tokenizer(folder):
+    """Write a vocabulary of whole SMILES tokens without merges, as DeepChem published it."""
     import tokenizers
 
-    folder = tmp_path_factory.mktemp("mtr")
     special = ["[PAD]", *(f"[unused{i}]" for i in range(1, 11)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokens = [
-        *special,
-        *"cC()=O1N2F3n4#-So5+.s6\\/I7PB8",
-        "Cl",
-        "Br",
-        "[C@@H]",
-        "[C@H]",
-        "[nH]",
-        "[O-]",
-        "[N+]",
-    ]
+    tokens = [*special, *"cC()=O1N2F3n4#-So5+.s6\\/I7PB8", *"Cl Br [C@@H] [C@H] [nH] [O-] [N+]".split()]
     tokens += [f"[{element}]" for element in "KLM"] + [f"%{number}" for number in range(10, 90)]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
@@ -109,6 +93,17 @@ def mtr_folder(tmp_path_factory):
     (folder / "tokenizer_config.json").write_text(
         json.dumps({**names, "tokenizer_class": "RobertaTokenizer", "add_prefix_space": False})
     )
+
+
+@pytest.fixture(scope="module")
+def mtr_folder(tmp_path_factory):
+    """Random weights in the architecture and the files of DeepChem/ChemBERTa-10M-MTR.
+
+    RobertaForRegression is DeepChem's own class: the checkpoint is a pickle with the encoder under "roberta.",
+    a regression head and the targets' normalisation. The vocabulary has whole SMILES tokens, and no merges.
+    """
+    folder = tmp_path_factory.mktemp("mtr")
+    write_tokenizer(folder)
     config = transformers.RobertaConfig(
         vocab_size=600,
         hidden_size=384,
