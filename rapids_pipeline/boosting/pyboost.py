@@ -30,7 +30,7 @@ Where it differs from `exact`:
 - A tree grows level by level: histograms of 4 bytes · nodes · columns · bins · (outputs + 1), several of them at once.
 
 `py_boost/__init__` imports treelite < 4 and onnxruntime for prediction; cuML needs treelite 4. So Py-Boost is installed
-without its dependencies, and its GPU part is imported without running that file. Needed are numba, tqdm and ujson.
+without its dependencies, and its GPU part is imported without running that file. Needed are tqdm and ujson.
 The import sets numba's threading layer to "threadsafe" for the process.
 
 Its trained trees become ours exactly and without a GPU:
@@ -74,7 +74,7 @@ from rapids_pipeline.boosting.trees import Tree, TreeEnsemble
 
 VERSION = "0.5.2"
 REMEDY = (
-    f"engine 'pyboost' needs an NVIDIA GPU with its driver, cupy (pip install 'rapids-perturb[gpu-cu13]'), "
+    f"engine 'pyboost' needs an NVIDIA GPU with its driver, cupy (pip install '.[gpu-cu13]'), "
     f"and pip install --no-deps py-boost=={VERSION} treelite_runtime==3.9.1 (docs/guide/install.md)"
 )
 DEEPEST, MOST_ROWS = 16, 1 << 24
@@ -88,7 +88,7 @@ def why_unavailable() -> str | None:
         return "py-boost is not installed"
     if found != VERSION:
         return f"py-boost {found} is installed, and the trees of {VERSION} are the ones that can be read"
-    missing = [name for name in ("cupy", "numba", "tqdm", "ujson") if find_spec(name) is None]
+    missing = [name for name in ("cupy", "tqdm", "ujson") if find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)} not installed"
     try:

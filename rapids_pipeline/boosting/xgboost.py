@@ -22,7 +22,7 @@ from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.boosting.engines import Settings, Trained, Watch, in_units_of_the_largest, rescaled
 from rapids_pipeline.boosting.trees import Tree, TreeEnsemble
 
-REMEDY = "this engine needs XGBoost: pip install 'rapids-perturb[cpu]'"
+REMEDY = "this engine needs XGBoost: pip install '.[cpu]'"
 CUDA_REMEDY = (
     "pip install 'xgboost>=3.2' in place of xgboost-cpu, on a machine with an NVIDIA driver, "
     "or use device='cpu'"
