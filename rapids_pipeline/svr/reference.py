@@ -24,7 +24,7 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.svr.solution import DualSolution, optimality_gap
 
 CUML_REMEDY = (
-    "the cuml engine needs RAPIDS cuML and an NVIDIA GPU: pip install 'rapids-perturb[gpu-cu13]' "
+    "the cuml engine needs RAPIDS cuML and an NVIDIA GPU: pip install '.[gpu-cu13]' "
     "(or gpu-cu12), or choose another engine"
 )
 BOUND_ROUNDING = 1e-6
