@@ -1,7 +1,12 @@
 """Molecules as rows of numbers: fingerprints, descriptors, embeddings."""
 
+WITHOUT_WEIGHTS = {
+    "morgan": "features.molecules.morgan.MorganEncoder",
+    "descriptors": "features.molecules.descriptors.DescriptorEncoder",
+}
+"""Where the encoders are that need no weights, by name: a new one is a file of this folder and a line here."""
 FITTED_IN_FOLD = ("descriptors",)
-WITHOUT_WEIGHTS = ("morgan", "descriptors")
+"""Those of them that learn from the molecules they are fitted to."""
 
 
 def fitted_in_fold(encoder: str) -> bool:

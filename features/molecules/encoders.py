@@ -11,18 +11,17 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from features.molecules import fitted_in_fold, language_model
+from features.molecules import WITHOUT_WEIGHTS, fitted_in_fold, language_model
 from features.molecules.cache import EmbeddingCache, cache_folder, embed_through
-from features.molecules.descriptors import DescriptorEncoder
-from features.molecules.morgan import MorganEncoder
 from features.molecules.smiles import MoleculeEncoder, rdkit_chem, require_known, token_counts, unknown_share
 from rapids_pipeline.backend.arrays import Float32, Labels
 from rapids_pipeline.backend.errors import InputError, PerturbError
@@ -190,14 +189,14 @@ class ChemBERTaEncoder(MoleculeEncoder):
             )
 
 
-def molecule_encoder(name: str, device: str = "cpu") -> MorganEncoder | DescriptorEncoder | ChemBERTaEncoder:
+def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
     """Return the encoder that `--molecules NAME|FOLDER` asks for.
 
     Parameters
     ----------
     name : str
-        "morgan", "descriptors", "chemberta" (DeepChem/ChemBERTa-10M-MTR), a local model folder, or a hub id
-        "organisation/model". A local folder goes before a hub id of the same spelling.
+        One of `features.molecules.WITHOUT_WEIGHTS`, "chemberta" (DeepChem/ChemBERTa-10M-MTR), a local model folder,
+        or a hub id "organisation/model". A local folder goes before a hub id of the same spelling.
     device : str
         Torch device of a language model; fingerprints and descriptors are computed on the CPU.
 
@@ -206,16 +205,15 @@ def molecule_encoder(name: str, device: str = "cpu") -> MorganEncoder | Descript
     InputError
         `name` is none of these.
     """
-    if name == "morgan":
-        return MorganEncoder()
-    if name == "descriptors":
-        return DescriptorEncoder()
+    if name in WITHOUT_WEIGHTS:
+        module, _, encoder = WITHOUT_WEIGHTS[name].rpartition(".")
+        return cast(MoleculeEncoder, getattr(import_module(module), encoder)())
     if name == "chemberta":
         return ChemBERTaEncoder(device=device)
     if name and (Path(name).expanduser().is_dir() or language_model.HUB_ID.fullmatch(name)):
         return ChemBERTaEncoder(model=name, device=device)
     raise InputError(
-        f"--molecules {name}: choose auto, morgan, descriptors, chemberta, an existing folder with a SMILES "
+        f"--molecules {name}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a SMILES "
         f"language model, or a hub id such as {DEFAULT_CHEMBERTA}"
     )
 
