@@ -28,6 +28,7 @@ Nothing is shared between fits that depends on targets.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -168,7 +169,7 @@ def fit_member(
         Advances once a fit.
     """
     both = Rows.joined(rows.train, rows.test)
-    run = _Run(member, rows.device, progress or Progress())
+    run = partial(_run, member, rows.device, progress or Progress())
     if first or labels is not None:
         return _refitted(
             run, rows, lambda unseen: member.prepare(rows.training_set(both, unseen, first, labels))
@@ -176,26 +177,23 @@ def fit_member(
     return _nested(run, rows, member.prepare(rows.training_set(both, None, (), None)))
 
 
-Task = tuple[Fits, Indices, list[Indices] | None]
+AnyFits = Fits[Any]
+Task = tuple[AnyFits, Indices, list[Indices] | None]
 """Fits, training rows, and groups of rows to predict; None: the model is wanted."""
+Run = Callable[[Iterator[Task], int], Iterator[Any]]
+"""Tasks and their number → their results, in their order."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    """How a member's fits are run."""
-
-    member: Member
-    device: DeviceName
-    progress: Progress
-
-    def results(self, tasks: Iterator[Task], n_tasks: int) -> Iterator[Any]:
-        """Yield the results of tasks, in their order."""
-        self.progress.start(n_tasks)
-        jobs = processor_count() if self.member.side_by_side and self.device == "cpu" else 1
-        calls = (delayed(_result)(task) for task in tasks)
-        for result in Parallel(jobs, prefer="threads", return_as="generator")(calls):
-            self.progress.advance()
-            yield result
+def _run(
+    member: Member, device: DeviceName, progress: Progress, tasks: Iterator[Task], n: int
+) -> Iterator[Any]:
+    """Yield the results of n tasks, in their order."""
+    progress.start(n)
+    jobs = processor_count() if member.side_by_side and device == "cpu" else 1
+    calls = (delayed(_result)(task) for task in tasks)
+    for result in Parallel(jobs, prefer="threads", return_as="generator")(calls):
+        progress.advance()
+        yield result
 
 
 def _result(task: Task) -> Model | list[Float32]:
@@ -203,7 +201,7 @@ def _result(task: Task) -> Model | list[Float32]:
     return fits.fit(training) if groups is None else fits.fit_predict(training, groups)
 
 
-def _nested(run: _Run, rows: FoldedRows, fits: Fits) -> FittedMember:
+def _nested(run: Run, rows: FoldedRows, fits: AnyFits) -> FittedMember:
     """Return a member of the first level, fitted to training rows alone."""
     folds, n, n_folds = rows.folds, len(rows.folds), int(rows.folds.max()) + 1
     m, t = len(rows.test.obs), rows.Y.shape[1]
@@ -217,7 +215,7 @@ def _nested(run: _Run, rows: FoldedRows, fits: Fits) -> FittedMember:
         for k, j in pairs:
             yield fits, np.flatnonzero((folds != k) & (folds != j)), [held_out[k], held_out[j]]
 
-    results = run.results(tasks(), 1 + n_folds + len(pairs))
+    results = run(tasks(), 1 + n_folds + len(pairs))
     model: Model = next(results)
     oof = np.empty((n, t), dtype=np.float32)
     nested = np.zeros((n_folds, n, t), dtype=np.float32)
@@ -235,7 +233,7 @@ def _nested(run: _Run, rows: FoldedRows, fits: Fits) -> FittedMember:
     return FittedMember(model, NestedPredictions(oof, judged, nested_test, test, nested))
 
 
-def _refitted(run: _Run, rows: FoldedRows, prepare: Callable[[int | None], Fits]) -> FittedMember:
+def _refitted(run: Run, rows: FoldedRows, prepare: Callable[[int | None], AnyFits]) -> FittedMember:
     """Return a member that also learns from predictions; `prepare(unseen)` gives fits on those that suit a fold."""
     folds, n, n_folds = rows.folds, len(rows.folds), int(rows.folds.max()) + 1
     tests, whole = np.arange(n, n + len(rows.test.obs)), prepare(None)
@@ -251,7 +249,7 @@ def _refitted(run: _Run, rows: FoldedRows, prepare: Callable[[int | None], Fits]
             wanted = [np.flatnonzero(folds == k), *([tests] if k == unseen else [])]
             yield fits, np.concatenate([inside, labelled]), wanted
 
-    results = run.results(tasks(), 1 + len(order))
+    results = run(tasks(), 1 + len(order))
     model: Model = next(results)
     oof, judged = np.empty_like(rows.Y), np.empty_like(rows.Y)
     nested_test = np.empty((n_folds, len(tests), rows.Y.shape[1]), dtype=np.float32)

@@ -30,7 +30,7 @@ class MeanMember(Member):
         return "means"
 
     def prepare(self, data):
-        return MeanFits(data, self.shrinkage)
+        return MeanFits(self, data)
 
     def model_from_state(self, reader):
         cells = reader.levels("cells")
@@ -38,18 +38,14 @@ class MeanMember(Member):
 
 
 class MeanFits(Fits):
-    def __init__(self, data, shrinkage):
-        super().__init__(data)
-        self.shrinkage = shrinkage
-
     def fit(self, training):
         cells, Y = self.data.rows.obs["cell_type"].to_numpy(str)[training], self.data.Y[training]
         weight = np.ones(len(Y)) if self.data.weight is None else self.data.weight[training]
         overall = np.average(Y, axis=0, weights=weight)
-        names, means = sorted(set(cells)), []
+        names, means, shrinkage = sorted(set(cells)), [], self.member.shrinkage
         for name in names:
             mine = (cells == name) * weight
-            means.append((mine @ Y + self.shrinkage * overall) / (mine.sum() + self.shrinkage))
+            means.append((mine @ Y + shrinkage * overall) / (mine.sum() + shrinkage))
         return MeanModel(tuple(names), np.array([*means, overall], np.float32))
 
 

@@ -98,6 +98,25 @@ def test_a_saved_model_predicts_as_the_run_that_saved_it(finished, small_files, 
     np.testing.assert_allclose(one.Y, other.Y, atol=1e-5)
 
 
+FEW = {
+    "no booster": '[[members]]\nkind = "svr"\n[[members]]\nkind = "svr"\nfeatures = "onehot"\n',
+    "one member": '[[members]]\nkind = "svr"\nfeatures = "onehot"\n',
+    "a booster of the first level": '[[members]]\nkind = "booster"\nn_estimators = 5\nfeatures = "onehot_loo"\n',
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_a_recipe_of_few_members_runs_is_saved_and_predicts(name, small_files, tmp_path):
+    (tmp_path / "few.toml").write_text(f'name = "few"\nn_folds = 3\n{FEW[name]}')
+    arguments = ["--train", small_files.train, "--test", small_files.test, "--out", tmp_path / "run"]
+    result = invoke("run", *arguments, "--molecules", "morgan", "--recipe", tmp_path / "few.toml")
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "predicted.csv"
+    assert predict(tmp_path / "run" / "model", small_files.test, out).exit_code == 0
+    one, other = read_responses(tmp_path / "run" / "submission.csv"), read_responses(out)
+    np.testing.assert_allclose(one.Y, other.Y, atol=1e-5)
+
+
 def test_the_model_needs_nothing_but_its_folder(copy, finished, small_files, tmp_path):
     """A copy elsewhere, its run gone; one pair alone is predicted as among the others."""
     pairs = small_files.id_map.iloc[[4]]

@@ -144,12 +144,8 @@ class Boosters:
         return {f"seed_{number}": booster.state() for number, booster in enumerate(self.fitted)}
 
 
-class BoosterFits(Fits):
+class BoosterFits(Fits[BoosterMember]):
     """Fits of one booster a seed."""
-
-    def __init__(self, member: BoosterMember, data: TrainingSet) -> None:
-        super().__init__(data)
-        self.member = member
 
     def fit(self, training: Indices) -> Boosters:
         """Fit to some rows."""

@@ -232,12 +232,11 @@ class CompositeModel:
         return cls(member.encoders, known, new)
 
 
-class CompositeFits(Fits):
+class CompositeFits(Fits[CompositeMember]):
     """Fits of both models; `new_compounds` is fitted for a prediction only where a pair needs it."""
 
     def __init__(self, member: CompositeMember, data: TrainingSet) -> None:
-        super().__init__(data)
-        self.member = member
+        super().__init__(member, data)
         self._pairs = Pairs.of(data.rows, member.encoders)
 
     def fit(self, training: Indices) -> CompositeModel:

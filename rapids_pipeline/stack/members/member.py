@@ -9,7 +9,7 @@ hands it a `TrainingSet` once for all fits that share it, and asks for fits to s
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -21,6 +21,7 @@ from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
+M = TypeVar("M", bound="Member")
 PSEUDO = "_pseudo"
 """What follows a member's name where its fits also learn from pseudo-labelled test rows."""
 REMEDY = "`rapids-perturb recipes best --toml` prints a recipe to copy"
@@ -105,11 +106,11 @@ class TrainingSet:
         return replace(rows, predictions=np.hstack([_of_both(*parts, which) for parts in self.stacked]))
 
 
-class Fits(ABC):
+class Fits(ABC, Generic[M]):
     """Fits of one member to some rows of a training set; what does not depend on the choice of rows is shared."""
 
-    def __init__(self, data: TrainingSet) -> None:
-        self.data = data
+    def __init__(self, member: M, data: TrainingSet) -> None:
+        self.member, self.data = member, data
 
     @abstractmethod
     def fit(self, training: Indices) -> Model:
@@ -150,7 +151,7 @@ class Member(StageConfig, ABC):
         """The name where none is given."""
 
     @abstractmethod
-    def prepare(self, data: TrainingSet) -> Fits:
+    def prepare(self, data: TrainingSet) -> Fits[Any]:
         """Return the fits to rows of a training set."""
 
     @abstractmethod

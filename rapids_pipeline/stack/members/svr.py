@@ -166,12 +166,11 @@ Columns = tuple[FeatureTable, Float32, GramTable]
 """A fitted table, the features of all rows by it, and the kernel between them."""
 
 
-class SharedFits(Fits):
+class SharedFits(Fits[SvrMember]):
     """Fits on shared features; columns that neither targets nor predictions enter are made once, others by each fit."""
 
     def __init__(self, member: SvrMember, data: TrainingSet) -> None:
-        super().__init__(data)
-        self.member = member
+        super().__init__(member, data)
         self._Y = to_device(data.Y, data.device)
         features = member.features
         anew = features.uses_targets or features.needs_predictions
@@ -231,31 +230,28 @@ def features_of_all(table: FeatureTable, data: TrainingSet, training: Indices) -
     return X
 
 
-class OwnTargetFits(Fits):
+class OwnTargetFits(Fits[OwnTargetSvrMember]):
     """Fits on columns of each gene's own."""
 
-    def __init__(self, member: OwnTargetSvrMember, data: TrainingSet) -> None:
-        super().__init__(data)
-        self._features = member.features
-        self._how: dict[str, Any] = {
-            "C": member.C,
-            "epsilon": member.epsilon,
-            "gamma": member.gamma,
-            "tol": member.tol,
-            "max_iter": member.max_iter,
-            "seed": data.seed,
-        }
+    @property
+    def _how(self) -> dict[str, Any]:
+        names = ("C", "epsilon", "gamma", "tol", "max_iter")
+        return {name: getattr(self.member, name) for name in names} | {"seed": self.data.seed}
 
     def fit(self, training: Indices) -> "OwnTargetSVR":
         """Fit to some rows."""
         from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
 
-        return OwnTargetSVR.fit(self._features, self.data.take(training), self.data.Y[training], **self._how)
+        return OwnTargetSVR.fit(
+            self.member.features, self.data.take(training), self.data.Y[training], **self._how
+        )
 
     def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
         """Return the predictions of groups of rows by a fit to some others."""
         from rapids_pipeline.svr.own_target import estimator
 
         rows, others = self.data.take(training), self.data.take(np.concatenate(groups))
-        predicted = estimator.fit_predict(self._features, rows, self.data.Y[training], others, **self._how)
+        predicted = estimator.fit_predict(
+            self.member.features, rows, self.data.Y[training], others, **self._how
+        )
         return np.split(predicted, np.cumsum([len(group) for group in groups])[:-1])
