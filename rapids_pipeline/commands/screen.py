@@ -1,7 +1,4 @@
-"""`screen`: which features help to predict one gene, some genes, or all.
-
-python -m rapids_pipeline.screen --target A1BG
-"""
+"""`screen`: which features help to predict one gene, some genes, or all (`python -m rapids_pipeline.screen`)."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,9 +14,7 @@ def command(
         str,
         typer.Option(help="A gene, several (A,B,C), random:N, variable:N (the N most variable), or all."),
     ] = "A1BG",
-    train: Annotated[
-        Path | None, typer.Option(help="Training file. The built-in data are the default.")
-    ] = None,
+    train: Annotated[Path | None, typer.Option(help="Training file. Default: the built-in data.")] = None,
     features: Annotated[
         str,
         typer.Option(help="Feature sets or .toml files, separated by commas, or all that need no weights."),
@@ -37,9 +32,7 @@ def command(
             help="The set that differences are taken from, or mean. Default: onehot, or the first set named."
         ),
     ] = None,
-    model: Annotated[
-        Literal["svr", "ridge", "boosting"], typer.Option(help="What is fitted to the columns.")
-    ] = "svr",
+    model: Annotated[Literal["svr", "ridge", "boosting"], typer.Option(help="What is fitted.")] = "svr",
     split: Annotated[str, typer.Option(help=f"What is held out: {options.SPLIT_NAMES}.")] = "random",
     test: Annotated[
         Path | None,
@@ -76,8 +69,9 @@ def command(
     except KeyboardInterrupt:
         if stages.latest is not None:
             report.write_screen(stages.latest.screen(), folder)
-            finished = f"the {len(stages.latest.entries)} finished sets: {folder}/screen.html"
-            stages.say(f"{finished}; the same command continues")
+            stages.say(
+                f"{len(stages.latest.entries)} finished sets: {folder}/screen.html; the same command continues"
+            )
         raise
     report.write_screen(found, folder)
     left_out = [name for name in screenable_sets() if not names and name not in default_sets()]

@@ -1,7 +1,4 @@
-"""Batch submission: a file for Kaggle or Open Problems from runs or a saved model, and a check of any such file.
-
-`rapids_pipeline.predictions.submit` is the same in Python.
-"""
+"""`submit`: a file for Kaggle or Open Problems from runs or a saved model, and a check of any such file."""
 
 from pathlib import Path
 from typing import Annotated

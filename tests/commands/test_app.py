@@ -9,7 +9,9 @@ import pytest
 
 from rapids_pipeline import __version__, pipeline
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.commands import options
 from rapids_pipeline.commands.app import SUBCOMMANDS
+from rapids_pipeline.evaluation.splits import SPLITS
 from tests.command_line import error_line, invoke, names_in, program, run_arguments, succeed
 
 ROOT = Path(__file__).parents[2]
@@ -97,3 +99,7 @@ def test_a_file_of_the_users_hides_no_package_but_where_the_path_says_so(tmp_pat
         told[1].stderr
         == f"error: {tmp_path}/features.py hides the package features of this program; rename it\n"
     )
+
+
+def test_the_help_names_every_split():
+    assert options.SPLIT_NAMES == ", ".join(SPLITS)

@@ -22,7 +22,7 @@ BENCHMARKS = {
     "pipeline": "benchmarks.gpu.pipeline",
 }
 DOCTOR = (
-    "import json, sys, pathlib; from rapids_pipeline.commands.doctor import diagnose; "
+    "import json, sys, pathlib; from rapids_pipeline.reports.doctor import diagnose; "
     "pathlib.Path(sys.argv[-1]).write_text(json.dumps(diagnose().to_json()))"
 )
 """`rapids-perturb doctor --json`, into a file: packages may print what they like beside it."""

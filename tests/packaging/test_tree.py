@@ -1,7 +1,6 @@
 """The house: its rooms, who may import whom, how long files and functions are, and links that lead somewhere."""
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -42,10 +41,6 @@ MAY_IMPORT = {
     "reports": STACK | {"stack", "predictions", "studies", "pipeline"},
     "commands": STACK | {"stack", "predictions", "studies", "pipeline", "reports"},
 }
-WHILE_ROOMS_MOVE = pytest.mark.skipif(
-    "RAPIDS_PERTURB_TREE" not in os.environ,
-    reason="files are still being joined; RAPIDS_PERTURB_TREE=1 runs it",
-)
 OWN_TARGET = "rapids_pipeline.svr.own_target.* -> features.**"
 """The one exception: SVRs of each gene's own features know features."""
 
@@ -96,13 +91,11 @@ def test_the_import_contract_is_kept():
     assert done.returncode == 0, done.stdout
 
 
-@WHILE_ROOMS_MOVE
 def test_no_file_is_longer_than_450_lines():
     lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
     assert {name: count for name, count in lines.items() if count > 450} == {}
 
 
-@WHILE_ROOMS_MOVE
 def test_files_have_200_lines_on_average():
     lines = [len(path.read_text().splitlines()) for path in SOURCES if path.name != "__init__.py"]
     assert mean(lines) >= 200
@@ -114,7 +107,6 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-@WHILE_ROOMS_MOVE
 def test_no_function_body_is_longer_than_50_lines():
     long = {
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}": body_lines(node)
@@ -125,7 +117,6 @@ def test_no_function_body_is_longer_than_50_lines():
     assert long == {}
 
 
-@WHILE_ROOMS_MOVE
 def test_subcommands_have_80_lines_at_most():
     folder = ROOT / "rapids_pipeline" / "commands"
     lines = {name: len((folder / f"{name}.py").read_text().splitlines()) for name in SUBCOMMANDS}
@@ -137,7 +128,6 @@ def test_every_tests_file_has_its_room():
     assert rooms <= {*MAY_IMPORT, "journeys", "leaks", "gpu", "packaging"}
 
 
-@WHILE_ROOMS_MOVE
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text())

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from rapids_pipeline.backend import devices
 from rapids_pipeline.backend.gpu import PACKAGES, Driver, DriverMissingError, Found, Gpu, Problem
 from rapids_pipeline.boosting.engines import ENGINES as BOOSTING
-from rapids_pipeline.commands import doctor
 from rapids_pipeline.commands.app import app
+from rapids_pipeline.reports import doctor
 from rapids_pipeline.svr.engines import ENGINES as SVR
 
 MISSING = Problem(
