@@ -12,14 +12,7 @@ from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from rapids_pipeline.data.tables import read_training
-from rapids_pipeline.evaluation.audit import (
-    FEW_ROWS,
-    QUANTILES,
-    _share,
-    audit,
-    audit_rows,
-    recommended_split,
-)
+from rapids_pipeline.evaluation.audit import FEW_ROWS, QUANTILES, _share, audit, audit_rows, recommended_split
 from rapids_pipeline.evaluation.splits import Split, named_splits
 
 SMILES = ["CCO", "OCC", "c1ccccc1C", "c1ccccc1CC", "CC(=O)Oc1ccccc1C(=O)O", "C1CCNCC1", "CCCC", "O=C1CCCCC1"]
@@ -105,14 +98,16 @@ def test_every_number_is_that_of_loops_over_rows(seed, name):
         assert found.held_out.cell_type == found.held_out.rows_per_cell_type == 0
 
 
-def test_real_data_by_loops(shared_data):
+def test_real_data_by_loops_and_its_task_is_a_scarce_one(shared_data):
     lung = shared_data / "lincs_lung"
     obs = read_training(lung / "de_train.parquet").obs
-    pairs = pd.read_csv(lung / "id_map.csv").iloc[::7]
+    pairs = pd.read_csv(lung / "id_map.csv")
     pairs["SMILES"] = pairs["sm_name"].map(obs.drop_duplicates("sm_name").set_index("sm_name")["SMILES"])
     [split, *_] = named_splits("compound", obs)[0]
     few = Split(split.name, split.training, split.held_out[::6])
-    assert_by_brute_force(obs, [few], pairs)
+    assert_by_brute_force(obs, [few], pairs.iloc[::7])
+    name, why = recommended_split(obs, pairs)
+    assert name == "scarce" and "median of 20 training rows" in why
 
 
 def test_copies_are_found():
@@ -161,15 +156,6 @@ def test_words_say_in_what_a_split_is_easier(shared_data):
     assert warnings("scarce") == []
 
 
-def test_the_real_task_is_a_scarce_one(shared_data):
-    lung = shared_data / "lincs_lung"
-    obs = read_training(lung / "de_train.parquet").obs
-    pairs = pd.read_csv(lung / "id_map.csv")
-    pairs["SMILES"] = pairs["sm_name"].map(obs.drop_duplicates("sm_name").set_index("sm_name")["SMILES"])
-    name, why = recommended_split(obs, pairs)
-    assert name == "scarce" and "median of 20 training rows" in why
-
-
 @pytest.mark.parametrize(
     ("cells", "drugs", "name"),
     [
@@ -188,12 +174,8 @@ def test_recommended_splits(cells, drugs, name):
         columns=["cell_type", "sm_name", "SMILES"],
     )
     pairs = pd.DataFrame(
-        [
-            (c, f"drug {m}", "CCCCCCCCS" if m == "new" else SMILES[m if m else 2])
-            for c in cells
-            for m in drugs
-        ],
-        columns=["cell_type", "sm_name", "SMILES"],
+        [(c, f"drug {m}", "CCCCCCCCS" if m == "new" else SMILES[m or 2]) for c in cells for m in drugs],
+        columns=obs.columns,
     )
     found, why = recommended_split(obs, pairs)
     assert found == name and why

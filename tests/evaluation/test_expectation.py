@@ -41,13 +41,6 @@ def test_strengths_are_those_of_penalised_least_squares(seed):
     np.testing.assert_allclose(found, naive_strengths(obs, Y, pairs), rtol=1e-9)
 
 
-def test_an_unknown_pair_has_the_typical_strength():
-    obs, Y = rows(0)
-    typical = np.exp(np.mean(np.log(np.sqrt(np.mean(Y.astype(float) ** 2, axis=1)))))
-    pairs = pd.DataFrame({"cell_type": ["new"], "sm_name": ["never"]})
-    np.testing.assert_allclose(strengths(obs, Y, pairs), typical, rtol=1e-9)
-
-
 def test_a_row_without_any_response_is_no_fault():
     obs, Y = rows(0)
     Y[3] = 0

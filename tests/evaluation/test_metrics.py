@@ -84,16 +84,14 @@ def test_equals_a_naive_loop(name, ties, dtype):
 def test_equals_scipy_and_numpy(ties):
     truth, prediction = matrices(2, n_rows=20, n_genes=301, ties=ties)
     rows = list(zip(truth, prediction, strict=True))
+    expected = {
+        "mean_rowwise_rmse": [np.sqrt(np.mean((y - p) ** 2)) for y, p in rows],
+        "mean_rowwise_pearson": [stats.pearsonr(y, p).statistic for y, p in rows],
+        "mean_rowwise_spearman": [stats.spearmanr(y, p).statistic for y, p in rows],
+    }
     scores = score_all(truth, prediction)
-    assert scores["mean_rowwise_rmse"] == pytest.approx(
-        np.sqrt(((truth - prediction) ** 2).mean(axis=1)).mean(), abs=1e-10
-    )
-    assert scores["mean_rowwise_pearson"] == pytest.approx(
-        np.mean([stats.pearsonr(y, p).statistic for y, p in rows]), abs=1e-10
-    )
-    assert scores["mean_rowwise_spearman"] == pytest.approx(
-        np.mean([stats.spearmanr(y, p).statistic for y, p in rows]), abs=1e-10
-    )
+    for name, by_row in expected.items():
+        assert scores[name] == pytest.approx(np.mean(by_row), abs=1e-10), name
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -155,11 +153,6 @@ def test_rowwise_rmse_averages_to_the_score():
     assert by_row.mean() == METRICS["mean_rowwise_rmse"](truth, prediction)
 
 
-def test_a_mean_of_rows_is_not_the_root_of_the_overall_mean():
-    truth = np.array([[0.0, 0.0], [4.0, 4.0]])
-    assert METRICS["mean_rowwise_rmse"](truth, np.zeros((2, 2))) == 2.0  # not √8
-
-
 @pytest.mark.parametrize("block_values", [1, 23, 50, 10**6])
 def test_rows_are_independent_of_the_blocks(block_values, monkeypatch):
     truth, prediction = matrices(6, ties=True)
@@ -186,15 +179,8 @@ def test_a_constant_row_correlates_0_exactly(constant, side):
         truth[1] = constant
     if side != "truth":
         prediction[1] = constant
-    for name in RANKED[:2]:
+    for name in RANKED if constant == 0 else RANKED[:2]:  # the cosine of a row of zeros is 0 too
         assert METRICS[name](truth, prediction) == alone[name] / 2, "the constant row counts, as 0"
-
-
-def test_an_all_zero_row_has_cosine_0():
-    truth, prediction = matrices(8, n_rows=2)
-    alone = METRICS["mean_rowwise_cosine"](truth[:1], prediction[:1])
-    prediction[1] = 0
-    assert METRICS["mean_rowwise_cosine"](truth, prediction) == alone / 2
 
 
 def test_one_gene_has_no_correlation():

@@ -2,10 +2,8 @@
 
 import warnings
 
-import array_api_strict
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -23,16 +21,14 @@ from rapids_pipeline.evaluation.perturbation_metrics import (
     score_perturbations,
     top_genes_overlap,
 )
+from tests.evaluation.test_metrics import LIBRARIES
+from tests.evaluation.test_metrics import matrices as any_matrices
 
-LIBRARIES = {"array_api_strict": array_api_strict.asarray, "torch": torch.asarray}
 SCIPY = {"l1": scipy_distance.cityblock, "l2": scipy_distance.euclidean, "cosine": scipy_distance.cosine}
 
 
 def matrices(seed=0, n_rows=9, n_genes=40, ties=False):
-    rng = np.random.default_rng(seed)
-    truth, noise = rng.normal(size=(2, n_rows, n_genes))
-    prediction = 0.5 * truth + noise
-    return (np.round(truth), np.round(prediction)) if ties else (truth, prediction)
+    return any_matrices(seed, n_rows, n_genes, ties)
 
 
 def naive_discrimination(truth, prediction, distance, groups=None):
@@ -44,15 +40,6 @@ def naive_discrimination(truth, prediction, distance, groups=None):
         if others:
             shares.append(sum(d < own - 1e-12 for d in found) / len(others))
     return np.mean(shares)
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("grouped", [False, True])
-def test_discrimination_is_that_of_loops(distance, grouped):
-    truth, prediction = matrices()
-    groups = list("aabbbccad") if grouped else None
-    found = perturbation_discrimination(truth, prediction, distance, groups)
-    assert found == pytest.approx(naive_discrimination(truth, prediction, distance, groups), abs=1e-12)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -110,12 +97,13 @@ def test_an_infinite_prediction_of_a_silent_gene_does_not_matter():
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("scale", [1e-90, 1.0, 1e90])
-def test_the_unit_does_not_matter(distance, scale):
+def test_discrimination_is_that_of_loops_whatever_the_unit(distance, grouped, scale):
     truth, prediction = matrices(14)
-    assert perturbation_discrimination(scale * truth, scale * prediction, distance) == pytest.approx(
-        naive_discrimination(truth, prediction, distance), abs=1e-12
-    )
+    groups = list("aabbbccad") if grouped else None
+    found = perturbation_discrimination(scale * truth, scale * prediction, distance, groups)
+    assert found == pytest.approx(naive_discrimination(truth, prediction, distance, groups), abs=1e-12)
 
 
 @pytest.mark.parametrize("block_values", [1, 9, 100, 10**6])
@@ -129,19 +117,16 @@ def test_the_blocks_do_not_matter(block_values, predictions, monkeypatch):
     assert score_perturbations(truth, prediction, mean, groups) == pytest.approx(expected, abs=1e-12)
 
 
-def test_score_perturbations_warns_once_and_at_the_caller():
+def test_missing_predictions_are_0_with_one_warning_at_the_caller():
     truth, prediction = matrices(16)
     prediction[0, 0] = np.nan
     for call in (score_perturbations, perturbation_discrimination, de_weighted_mse):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            call(truth, prediction)
+            found = call(truth, prediction)
         assert [warning.filename for warning in caught] == [__file__], call
-
-
-def test_equally_near_rows_count_half():
-    truth = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 5.0]])
-    assert perturbation_discrimination(truth, truth, "l1") == pytest.approx((0.25 + 0.25 + 0) / 3)
+        assert str(caught[0].message).startswith("1 predicted value(s) are NaN")
+        assert found == call(truth, np.nan_to_num(prediction))
 
 
 def test_rows_without_others_do_not_count():
@@ -247,14 +232,6 @@ def test_every_array_library_gives_what_numpy_gives(library, ties, monkeypatch):
     expected = score_perturbations(truth, prediction, mean)
     found = score_perturbations(*(LIBRARIES[library](values) for values in (truth, prediction, mean)))
     assert found == pytest.approx(expected, abs=1e-10)
-
-
-def test_missing_predictions_are_0_with_a_warning():
-    truth, prediction = matrices(10)
-    prediction[2, 5] = np.nan
-    with pytest.warns(UserWarning, match=r"1 predicted value\(s\) are NaN"):
-        found = perturbation_discrimination(truth, prediction)
-    assert found == perturbation_discrimination(truth, np.nan_to_num(prediction))
 
 
 @settings(max_examples=30, deadline=None)
