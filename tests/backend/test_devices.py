@@ -21,11 +21,6 @@ def pretend(monkeypatch, *problems):
     monkeypatch.setattr(devices, "gpu_problems", lambda: [Problem(what, "mend it") for what in problems])
 
 
-def test_cpu_is_taken_at_its_word(monkeypatch):
-    pretend(monkeypatch)
-    assert (resolve_device("cpu").name, resolve_device("cpu").reason) == ("cpu", "asked for")
-
-
 def test_auto_without_cuda_says_why(monkeypatch):
     pretend(monkeypatch, "the driver is missing", "cupy is not installed")
     assert resolve_device("auto") == devices.Device("cpu", "auto: the driver is missing")
@@ -45,9 +40,10 @@ def test_cuda_without_cuda_is_refused_with_a_line_a_problem(monkeypatch, capsys)
     ]
 
 
-def test_cuda_where_it_is(monkeypatch):
+def test_cuda_where_it_is_and_cpu_at_its_word(monkeypatch):
     pretend(monkeypatch)
     assert why_no_cuda() is None
+    assert resolve_device("cpu") == devices.Device("cpu", "asked for")
     assert resolve_device("auto") == devices.Device("cuda", "auto: a GPU run can start")
     assert resolve_device("cuda") == devices.Device("cuda", "asked for")
 

@@ -28,7 +28,7 @@ def current_umask():
 
 
 @pytest.mark.parametrize("error", [ValueError("full disk"), KeyboardInterrupt()])
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_an_error_leaves_the_old_file_and_nothing_else_and_success_replaces_it(tmp_path, error):
     path = tmp_path / "table.csv"
     path.write_text("old")
     with pytest.raises(type(error)), written_atomically(path) as temporary:
@@ -36,11 +36,6 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
         raise error
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
-
-
-def test_an_old_file_is_replaced(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("old")
     with written_atomically(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"

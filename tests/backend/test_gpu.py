@@ -61,9 +61,7 @@ def installed(**versions):
 
 
 CU13 = {"cupy_cuda13x": "14.2.0", "cudf_cu13": "26.10.02", "cuml_cu13": "26.10.00", "py_boost": "0.5.2"}
-
-
-T4 = Gpu("Tesla T4", (7, 5), 16 * 10**9)
+T4, V100 = Gpu("Tesla T4", (7, 5), 16 * 10**9), Gpu("V100", (7, 0), 1)
 
 
 def test_the_driver_is_read(monkeypatch):
@@ -76,14 +74,8 @@ def test_the_driver_is_read(monkeypatch):
 @pytest.mark.parametrize(
     ("names", "seen"),
     [
-        ("1", (T4,)),
-        ("1, 0", (T4, H100)),
-        ("", ()),
-        ("-1", ()),
-        ("0,7,1", (H100,)),
-        ("GPU-1c,GPU-0", (T4, H100)),
-        ("GPU-", ()),
-        ("MIG-of-1", (T4,)),
+        *(("1", (T4,)), ("1, 0", (T4, H100)), ("", ()), ("-1", ()), ("0,7,1", (H100,))),
+        *(("GPU-1c,GPU-0", (T4, H100)), ("GPU-", ()), ("MIG-of-1", (T4,))),
     ],
 )
 def test_a_program_sees_the_devices_that_cuda_shows_it(monkeypatch, names, seen):
@@ -93,17 +85,15 @@ def test_a_program_sees_the_devices_that_cuda_shows_it(monkeypatch, names, seen)
 
 
 def test_a_missing_driver_and_one_that_does_not_start_are_told_apart(monkeypatch):
-    stand_in(monkeypatch, nvmlInit=pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-    with pytest.raises(
-        DriverMissingError, match=r"^the NVIDIA driver is missing \(its library NVML is not found\)$"
+    missing = r"^the NVIDIA driver is missing \(its library NVML is not found\)$"
+    for call, status, says in (
+        ("nvmlInit", pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, missing),
+        ("nvmlInit", pynvml.NVML_ERROR_DRIVER_NOT_LOADED, r"does not start \(NVML: Driver Not Loaded\)"),
+        ("nvmlSystemGetDriverVersion", pynvml.NVML_ERROR_GPU_IS_LOST, "does not start"),
     ):
-        read_driver()
-    stand_in(monkeypatch, nvmlInit=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
-    with pytest.raises(DriverMissingError, match=r"does not start \(NVML: Driver Not Loaded\)"):
-        read_driver()
-    stand_in(monkeypatch, nvmlSystemGetDriverVersion=pynvml.NVML_ERROR_GPU_IS_LOST)
-    with pytest.raises(DriverMissingError, match="does not start"):
-        read_driver()
+        stand_in(monkeypatch, **{call: status})
+        with pytest.raises(DriverMissingError, match=says):
+            read_driver()
 
 
 def test_nothing_is_wrong_with_a_good_machine(monkeypatch):
@@ -138,48 +128,24 @@ def test_every_problem_of_a_machine_is_named_at_once():
 @pytest.mark.parametrize(
     ("driver", "cuda", "what", "remedy"),
     [
-        (
-            Driver((12, 8), "570.10", (H100,)),
-            13,
-            "570.10 runs CUDA up to 12.8, .* need 13.0",
-            "580 or newer or the",
-        ),
-        (
-            Driver((12, 0), "525.60", (H100,)),
-            13,
-            "525.60 runs CUDA up to 12.0",
-            "install driver 580 or newer$",
-        ),
-        (
-            Driver((12, 0), "", (H100,)),
-            12,
-            "^the NVIDIA driver runs CUDA up to 12.0, .* need 12.2",
-            "535 or newer$",
-        ),
-        (Driver((13, 0), "580", ()), 13, "the driver shows no CUDA device", "CUDA_VISIBLE_DEVICES"),
-        (
-            Driver((13, 0), "580", (Gpu("V100", (7, 0), 1),)),
-            13,
-            "V100 has compute capability 7.0, .* 7.5",
-            "CUDA 12",
-        ),
-        (
-            Driver((13, 0), "580", (Gpu("P100", (6, 0), 1),)),
-            12,
-            "P100 has compute .* 6.0, .* 7.0",
-            "newer GPU$",
-        ),
+        (((12, 8), "570.10", [H100]), 13, "570.10 runs CUDA up to 12.8, .* need 13.0", "580 or newer or the"),
+        (((12, 0), "525.60", [H100]), 13, "525.60 runs CUDA up to 12.0", "install driver 580 or newer$"),
+        (((12, 0), "", [H100]), 12, "^the NVIDIA driver runs CUDA up to 12.0, .* need 12.2", "535 or newer$"),
+        (((13, 0), "580", []), 13, "the driver shows no CUDA device", "CUDA_VISIBLE_DEVICES"),
+        (((13, 0), "580", [V100]), 13, "V100 has compute capability 7.0, .* 7.5", "CUDA 12"),
+        (((13, 0), "580", [Gpu("P100", (6, 0), 1)]), 12, "P100 has compute .* 6.0, .* 7.0", "newer GPU$"),
     ],
 )
 def test_drivers_and_gpus_that_are_too_old(driver, cuda, what, remedy):
-    (problem,) = driver_problems(lambda: driver, cuda)
+    cuda_of_driver, version, gpus = driver
+    (problem,) = driver_problems(lambda: Driver(cuda_of_driver, version, tuple(gpus)), cuda)
     assert re.search(what, problem.what), problem.what
     assert re.search(remedy, problem.remedy), problem.remedy
 
 
 def test_drivers_and_gpus_at_the_limit_are_right():
-    assert driver_problems(lambda: Driver((13, 0), "580", (Gpu("T4", (7, 5), 1),)), 13) == []
-    assert driver_problems(lambda: Driver((12, 2), "535", (Gpu("V100", (7, 0), 1),)), 12) == []
+    assert driver_problems(lambda: Driver((13, 0), "580", (T4,)), 13) == []
+    assert driver_problems(lambda: Driver((12, 2), "535", (V100,)), 12) == []
 
 
 def test_packages_for_two_versions_of_cuda():

@@ -74,12 +74,10 @@ def recorded(tmp_path):
     (tmp_path / "run" / "train.csv").write_text("a,b\n")
 
     def write(**changed):
-        found = {
-            "path": str(tmp_path / "run" / "train.csv"),
-            "sha256": sha256_of(tmp_path / "run" / "train.csv"),
-        }
-        (tmp_path / "run" / MANIFEST).write_text(json.dumps({"inputs": {"train": found | changed}}))
-        return tmp_path / "run" / MANIFEST
+        path = tmp_path / "run" / "train.csv"
+        found = {"path": str(path), "sha256": sha256_of(path)} | changed
+        path.with_name(MANIFEST).write_text(json.dumps({"inputs": {"train": found}}))
+        return path.with_name(MANIFEST)
 
     return write
 

@@ -42,13 +42,13 @@ def test_what_fits_is_returned():
         ({}, lambda r: r.array("x", np.float32, (2,)), r"x must be float32 \(2\), not float32 \(2, 3\)"),
         ({}, lambda r: r.array("x", np.float32, (None, 4)), r"\(any, 4\)"),
         (
-            {"x": np.array([np.nan])},
+            {"x": np.full(1, np.nan)},
             lambda r: r.array("x", float, (1,)),
             "x holds values that are not finite",
         ),
         ({}, lambda r: r.codes("codes", (2,), 2), "codes has numbers outside 0 … 1"),
         (
-            {"codes": np.array([-1], np.int32)},
+            {"codes": np.full(1, -1, np.int32)},
             lambda r: r.codes("codes", (1,), 2),
             "codes has numbers outside",
         ),
@@ -58,10 +58,10 @@ def test_what_fits_is_returned():
         ({"n": 1.5}, lambda r: r.integer("n"), "n is no whole number"),
         ({"share": float("inf")}, lambda r: r.number("share"), "share is no finite number"),
         ({"share": 10**400}, lambda r: r.number("share"), "share is no finite number"),
-        ({"weights": [1, "2"]}, lambda r: r.numbers("weights"), "weights is no list of finite numbers"),
-        ({"weights": [True]}, lambda r: r.numbers("weights"), "weights is no list of finite numbers"),
-        ({"weights": [10**400]}, lambda r: r.numbers("weights"), "weights is no list of finite numbers"),
-        ({"weights": 1}, lambda r: r.numbers("weights"), "weights is no list of finite numbers"),
+        *(
+            ({"weights": wrong}, lambda r: r.numbers("weights"), "weights is no list of finite numbers")
+            for wrong in ([1, "2"], [True], [10**400], 1)
+        ),
         ({"on": 1}, lambda r: r.flag("on"), "on is neither true nor false"),
         ({"kernel": None}, lambda r: r.text("kernel"), "kernel is no string"),
         ({"inner": 1}, lambda r: r.part("inner"), "inner has no parts"),
