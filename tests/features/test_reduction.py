@@ -12,9 +12,10 @@ from features.reduction import TruncatedSVD
 from rapids_pipeline.backend.arrays import to_host
 
 
-def matrix(n, p, seed=0):
-    rng = np.random.default_rng(seed)
-    decay = 0.7 ** np.arange(min(n, p))
+def matrix(n, p, decay=None):
+    """A matrix with singular values of 50 times the decay, by default falling by 0.7 each."""
+    rng = np.random.default_rng(0)
+    decay = 0.7 ** np.arange(min(n, p)) if decay is None else decay
     left, right = np.linalg.qr(rng.normal(size=(n, n)))[0], np.linalg.qr(rng.normal(size=(p, p)))[0]
     return (left[:, : len(decay)] * decay * 50) @ right[:, : len(decay)].T
 
@@ -55,11 +56,8 @@ def test_equals_scikit_learn(n, p):
     signs = np.sign(np.sum(svd.components_ * reference.components_, axis=1))[:, None]
     np.testing.assert_allclose(svd.components_, reference.components_ * signs, atol=1e-5)
     np.testing.assert_allclose(svd.transform(A), reference.transform(A) * signs.T, atol=1e-4)
-    np.testing.assert_allclose(
-        svd.inverse_transform(svd.transform(A)),
-        reference.inverse_transform(reference.transform(A)),
-        atol=1e-4,
-    )
+    back, theirs = (model.inverse_transform(model.transform(A)) for model in (svd, reference))
+    np.testing.assert_allclose(back, theirs, atol=1e-4)
 
 
 @WIDE_AND_TALL
@@ -111,9 +109,8 @@ def test_permuting_rows_changes_nothing_and_columns_follow():
     rows, columns = rng.permutation(20), rng.permutation(60)
     svd = TruncatedSVD(4).fit(A)
     np.testing.assert_allclose(TruncatedSVD(4).fit(A[rows]).components_, svd.components_, atol=1e-6)
-    np.testing.assert_allclose(
-        TruncatedSVD(4).fit(A[:, columns]).components_, svd.components_[:, columns], atol=1e-6
-    )
+    moved = TruncatedSVD(4).fit(A[:, columns]).components_
+    np.testing.assert_allclose(moved, svd.components_[:, columns], atol=1e-6)
 
 
 def test_one_row_alone_equals_its_row_in_a_batch():
@@ -137,18 +134,9 @@ def test_refusals():
 
 
 def test_a_scikit_learn_transformer():
-    model = TruncatedSVD(7)
-    model.fit(matrix(20, 60))
-    assert (
-        model.get_params()
-        == clone(model).get_params()
-        == {
-            "n_components": 7,
-            "solver": "auto",
-            "random_state": 0,
-            "products": "float64",
-        }
-    )
+    model = TruncatedSVD(7).fit(matrix(20, 60))
+    given = {"n_components": 7, "solver": "auto", "random_state": 0, "products": "float64"}
+    assert model.get_params() == clone(model).get_params() == given
     check_estimator(TruncatedSVD(2))
 
 
@@ -168,23 +156,14 @@ def test_products_in_float32_span_the_same_space(n, p):
 
 @pytest.mark.parametrize(("n", "p"), [(150, 400), (400, 150)])
 def test_randomized_equals_exact_where_the_spectrum_decays(n, p):
-    rng = np.random.default_rng(0)
-    decay = 1 / np.arange(1, min(n, p) + 1)
-    A = (
-        np.linalg.qr(rng.normal(size=(n, min(n, p))))[0]
-        * decay
-        @ np.linalg.qr(rng.normal(size=(p, min(n, p))))[0].T
-    )
+    A = matrix(n, p, decay=1 / np.arange(1, min(n, p) + 1))
     exact, found = TruncatedSVD(10, "exact").fit(A), TruncatedSVD(10, "randomized", random_state=3).fit(A)
     np.testing.assert_allclose(found.singular_values_, exact.singular_values_, rtol=1e-6)
     np.testing.assert_allclose(found.components_, exact.components_, atol=1e-4)
     assert found.explained_share_ == pytest.approx(exact.explained_share_, rel=1e-6)
-    again = TruncatedSVD(10, "randomized", random_state=3).fit(A)
-    assert again.components_.tobytes() == found.components_.tobytes()
-    assert (
-        TruncatedSVD(10, "randomized", random_state=4).fit(A).components_.tobytes()
-        != found.components_.tobytes()
-    )
+    for seed in (3, 4):
+        again = TruncatedSVD(10, "randomized", random_state=seed).fit(A)
+        assert (again.components_.tobytes() == found.components_.tobytes()) == (seed == 3)
 
 
 def test_auto_is_randomized_where_both_sides_are_large(monkeypatch):
@@ -201,29 +180,20 @@ def test_auto_is_randomized_where_both_sides_are_large(monkeypatch):
 
 
 @pytest.mark.parametrize("solver", ["exact", "randomized"])
+@pytest.mark.parametrize("library", ["array_api_strict", "torch"])
 @WIDE_AND_TALL
-def test_the_array_api_standard_is_enough(n, p, solver):
-    strict = pytest.importorskip("array_api_strict")
+def test_every_array_library_runs_the_same_lines(n, p, library, solver):
+    xp = pytest.importorskip(library)
     A = matrix(n, p)
     svd, reference = TruncatedSVD(4, solver), TruncatedSVD(4, solver).fit(A)
-    scores = svd.fit(strict.asarray(A)).transform(strict.asarray(A))
-    assert isinstance(scores, type(strict.asarray(A))) and scores.dtype == strict.float32
+    scores = svd.fit(xp.asarray(A)).transform(xp.asarray(A))
+    for made in (scores, svd.components_):
+        assert isinstance(made, type(xp.asarray(A))) and made.dtype == xp.float32
     np.testing.assert_allclose(to_host(svd.components_), reference.components_, atol=1e-5)
     np.testing.assert_allclose(to_host(scores), reference.transform(A), atol=1e-4)
     back = svd.inverse_transform(scores)
     np.testing.assert_allclose(to_host(back), reference.inverse_transform(reference.transform(A)), atol=1e-4)
     with pytest.raises(ValueError, match="features"):
-        svd.transform(strict.asarray(A[:, :3]))
+        svd.transform(xp.asarray(A[:, :3]))
     with pytest.raises(ValueError, match="finite"):
-        svd.fit(strict.asarray(A * np.nan))
-
-
-@pytest.mark.parametrize("solver", ["exact", "randomized"])
-def test_torch_runs_the_same_lines(solver):
-    torch = pytest.importorskip("torch")
-    A = matrix(30, 70)
-    svd = TruncatedSVD(4, solver).fit(torch.asarray(A))
-    assert isinstance(svd.components_, torch.Tensor)
-    np.testing.assert_allclose(
-        to_host(svd.components_), TruncatedSVD(4, solver).fit(A).components_, atol=1e-5
-    )
+        svd.fit(xp.asarray(A * np.nan))

@@ -57,13 +57,7 @@ def wrong_values(value):
     """What must not be taken for a value: nothing, another kind, another dtype or shape, no number."""
     yield from (MISSING, None, {"inner": 1})
     if isinstance(value, np.ndarray):
-        yield from (
-            value.tolist(),
-            value[..., None],
-            value[None],
-            value.astype(np.float16),
-            value.astype(str),
-        )
+        yield from (value.tolist(), value[..., None], value[None], *map(value.astype, (np.float16, str)))
         yield np.concatenate([value, value[:1]])
         if value.dtype.kind == "f" and value.size:
             for number in (np.nan, np.inf):
@@ -138,11 +132,8 @@ def test_what_is_missing_from_a_table_is_named(name):
 def test_damaged_tables_are_refused(name):
     chosen, table, _ = fitted_table(name)
     state = table.state()
-    shortening_is_seen = {
-        place: value for place, value in leaves(state) if place[-1] not in ("levels_0", "columns")
-    }
-    for place, value in shortening_is_seen.items():
-        for wrong in wrong_values(value):
+    for place, value in leaves(state):
+        for wrong in wrong_values(value) if place[-1] not in ("levels_0", "columns") else ():
             with pytest.raises(InputError, match=r"^DIR/model: it"):
                 FeatureTable.from_state(chosen, reader(changed(state, place, wrong)))
 
@@ -175,13 +166,10 @@ def test_statistics_of_each_targets_own_are_of_one_target():
     rows, targets = example()
     shared = FeatureTable(feature_set("op2_first_light"))
     shared.fit_transform(rows, targets)
-    own = FeatureSet(
-        name="own",
-        blocks=tuple(
-            block.model_copy(update={"own_target": True}) if block.kind == "statistics" else block
-            for block in feature_set("op2_first_light").blocks
-        ),
-    )
+    blocks = feature_set("op2_first_light").blocks
+    changes = [{"own_target": True} if block.kind == "statistics" else {} for block in blocks]
+    made = [block.model_copy(update=change) for block, change in zip(blocks, changes, strict=True)]
+    own = FeatureSet(name="own", blocks=tuple(made))
     with pytest.raises(InputError, match="statistics of each target's own are of 7 targets"):
         FeatureTable.from_state(own, reader(shared.state()))
 
@@ -343,11 +331,8 @@ def test_damaged_descriptors_are_refused():
         for wrong in wrong_values(value):
             with pytest.raises(InputError, match=r"^DIR/model: it"):
                 DescriptorEncoder.from_state(reader(changed(state, place, wrong)))
-    for change in (
-        {"scale": np.zeros_like(state["scale"])},
-        {"clip": -1.0},
-        {"constant": np.full_like(state["constant"], 2)},
-    ):
+    numbers = {"scale": np.zeros_like(state["scale"]), "constant": np.full_like(state["constant"], 2)}
+    for change in ({name: wrong} for name, wrong in (numbers | {"clip": -1.0}).items()):
         with pytest.raises(InputError, match=r"^DIR/model: it"):
             DescriptorEncoder.from_state(reader(state | change))
 
@@ -356,12 +341,8 @@ def test_damaged_descriptors_are_refused():
 def test_another_rdkits_descriptors_are_refused(change, monkeypatch):
     encoder = fitted_descriptors()
     listed = descriptors._descriptor_list()
-    if change == "fewer":
-        listed = listed[:-3]
-    elif change == "renamed":
-        listed[5] = ("NewName", listed[5][1])
-    else:
-        listed = listed[::-1]
+    renamed = [*listed[:5], ("NewName", listed[5][1]), *listed[6:]]
+    listed = {"fewer": listed[:-3], "renamed": renamed, "reordered": listed[::-1]}[change]
     monkeypatch.setattr(descriptors, "_descriptor_list", lambda: listed)
     descriptors._values_of.cache_clear()
     try:

@@ -123,10 +123,8 @@ def mtr_folder(tmp_path_factory):
     state = {f"roberta.{name}": tensor for name, tensor in encoder.state_dict().items()}
     state |= {"norm_mean": torch.zeros(199), "norm_std": torch.ones(199)}
     state |= {"regression.dense.weight": torch.zeros(384, 384), "regression.dense.bias": torch.zeros(384)}
-    state |= {
-        "regression.out_proj.weight": torch.zeros(199, 384),
-        "regression.out_proj.bias": torch.zeros(199),
-    }
+    head = "regression.out_proj"
+    state |= {f"{head}.weight": torch.zeros(199, 384), f"{head}.bias": torch.zeros(199)}
     torch.save(state, folder / "pytorch_model.bin")
     torch.save({"learning_rate": 1.0}, folder / "training_args.bin")
     return folder
@@ -160,9 +158,7 @@ def test_chembertas_embeddings_equal_the_formula(mtr, mtr_folder, compounds):
     assert rows.shape == (N_COMPOUNDS, 384)
     lengths, expected = [], []
     for smiles in compounds.values():
-        known = [
-            character for character in canonical_smiles(smiles) if character not in NOT_IN_THE_VOCABULARY
-        ]
+        known = [c for c in canonical_smiles(smiles) if c not in NOT_IN_THE_VOCABULARY]
         ids = [vocabulary[token] for token in ["[CLS]", *known, "[SEP]"]]
         lengths.append(len(ids))
         if len(ids) > 150:

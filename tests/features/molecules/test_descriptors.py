@@ -16,17 +16,8 @@ from rapids_pipeline.backend.errors import InputError
 ASPIRIN, ASPIRIN_AGAIN = "CC(=O)Oc1ccccc1C(=O)O", "OC(=O)C1=CC=CC=C1OC(C)=O"
 CAFFEINE = "Cn1cnc2c1c(=O)n(C)c(=O)n2C"
 PLATINUM = "Cl[Pt]Cl"  # no partial charges, no BCUT eigenvalues
-TRAINING = [
-    ASPIRIN,
-    CAFFEINE,
-    "CCO",
-    "C[C@@H](N)C(=O)O",
-    "ClCCBr",
-    "c1ccc2ccccc2c1",
-    "CCN(CC)CC",
-    PLATINUM,
-    "CC(C)Cc1ccc(cc1)C(C)C(=O)O",
-]
+OTHERS = "CCO C[C@@H](N)C(=O)O ClCCBr c1ccc2ccccc2c1 CCN(CC)CC".split()
+TRAINING = [ASPIRIN, CAFFEINE, *OTHERS, PLATINUM, "CC(C)Cc1ccc(cc1)C(C)C(=O)O"]
 
 
 @pytest.fixture

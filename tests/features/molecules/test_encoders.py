@@ -121,8 +121,7 @@ def test_mostly_unknown_molecules_are_refused_in_fit(rxn_folder):
 
 
 @pytest.mark.parametrize(
-    "parameters",
-    [{"pooling": "max"}, {"batch_size": 0}, {"batch_size": "some"}, {"max_length": 2}],
+    "parameters", [{"pooling": "max"}, {"batch_size": 0}, {"batch_size": "some"}, {"max_length": 2}]
 )
 def test_parameters_are_checked_before_anything_is_loaded(parameters):
     with pytest.raises(InputError, match=next(iter(parameters))):

@@ -259,9 +259,8 @@ def test_offline_means_that_the_hub_is_not_asked(offline, questions, monkeypatch
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     for variable in language_model.OFFLINE_VARIABLES:
         monkeypatch.setenv(variable, "1" if variable == offline else "0")
-    with pytest.raises(
-        UnavailableError, match="organisation/model: its weights are not on this machine"
-    ) as caught:
+    absent = "organisation/model: its weights are not on this machine"
+    with pytest.raises(UnavailableError, match=absent) as caught:
         model_folder("organisation/model")
     assert bool(questions) == (offline is None)  # asked where it may be: the test can fail
     assert ("offline mode" in str(caught.value)) == (offline is not None)
@@ -351,17 +350,6 @@ def test_a_hub_model_is_fetched_once_and_then_read_without_the_hub(roberta_folde
 
 
 def test_only_the_needed_files_are_fetched():
-    files = [
-        "config.json",
-        "vocab.txt",
-        "pytorch_model.bin",
-        "training_args.bin",
-        "onnx/model.onnx",
-        "README.md",
-    ]
+    files = "config.json vocab.txt pytorch_model.bin training_args.bin onnx/model.onnx README.md".split()
     assert needed_files(files) == ["config.json", "vocab.txt", "pytorch_model.bin"]
-    assert needed_files([*files, "model.safetensors"]) == [
-        "config.json",
-        "vocab.txt",
-        "model.safetensors",
-    ]
+    assert needed_files([*files, "model.safetensors"]) == ["config.json", "vocab.txt", "model.safetensors"]

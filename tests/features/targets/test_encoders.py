@@ -39,9 +39,8 @@ def example(column="sm_name", n=60, n_targets=4, seed=0):
         "sm_name": [*(f"m{g:02d}" for g in rng.integers(0, 9, n - 1)), "alone"],
         "cell_type": rng.choice(["B", "T", "NK"], n),
     }
-    return pd.Series(labels[column], name=column, dtype=object), rng.normal(size=(n, n_targets)).astype(
-        np.float32
-    )
+    Y = rng.normal(size=(n, n_targets)).astype(np.float32)
+    return pd.Series(labels[column], name=column, dtype=object), Y
 
 
 NEW = {"sm_name": ["m03", "alone", "new"], "cell_type": ["B", "other", "T"]}
@@ -123,11 +122,9 @@ def test_equals_pandas_on_real_data(shared_data):
 
 def sklearns(smooth):
     """Return scikit-learn's encoder with the folds of a KFold(5, shuffle=True, random_state=3)."""
-    if inspect.signature(SklearnTargetEncoder).parameters["shuffle"].default == "deprecated":
-        return SklearnTargetEncoder(
-            target_type="continuous", smooth=smooth, cv=KFold(5, shuffle=True, random_state=3)
-        )
-    return SklearnTargetEncoder(target_type="continuous", smooth=smooth, cv=5, random_state=3)
+    newer = inspect.signature(SklearnTargetEncoder).parameters["shuffle"].default == "deprecated"
+    folds = {"cv": KFold(5, shuffle=True, random_state=3)} if newer else {"cv": 5, "random_state": 3}
+    return SklearnTargetEncoder(target_type="continuous", smooth=smooth, **folds)
 
 
 @COLUMNS
@@ -196,9 +193,8 @@ def test_order_of_rows_and_of_targets_follows():
     expected = plain[rows][..., targets].reshape(60, -1)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     first = TargetEncoder(("first",))
-    assert np.any(
-        first.cross_fit(groups[rows], Y[rows], folds[rows]) != first.cross_fit(groups, Y, folds)[rows]
-    )
+    moved = first.cross_fit(groups[rows], Y[rows], folds[rows])
+    assert np.any(moved != first.cross_fit(groups, Y, folds)[rows])
 
 
 @pytest.mark.parametrize("encoder", [TargetEncoder(ALL), LeaveOneOutEncoder()])
@@ -241,10 +237,14 @@ def test_parameters_are_left_alone_and_nothing_works_before_fit(encoder, paramet
             call()
 
 
-def with_value(array, place, value):
-    changed = np.array(array, dtype=object if value is None else None)
-    changed[place] = value
-    return changed
+def broken(Y, value):
+    Y = Y.copy()
+    Y[7, 2] = value
+    return Y
+
+
+def named(Y):
+    return pd.DataFrame(Y, columns=list("ABCD"))
 
 
 @pytest.mark.parametrize(
@@ -255,35 +255,22 @@ def with_value(array, place, value):
             r"one group a row of Y: \(60,\) groups, Y of shape \(59",
         ),
         (lambda g, Y: TargetEncoder().fit([], Y[:0]), "one group a row of Y"),
-        (
-            lambda g, Y: TargetEncoder().fit(g, with_value(Y, (7, 2), np.nan)),
-            "row 7 .* target target2: nan is no",
-        ),
-        (
-            lambda g, Y: TargetEncoder().fit(g, with_value(Y, (7, 2), -np.inf)),
-            "row 7 .* target target2: -inf is",
-        ),
-        (
-            lambda g, Y: LeaveOneOutEncoder().fit(
-                g, pd.DataFrame(with_value(Y, (7, 2), np.nan), columns=list("ABCD"))
-            ),
-            "row 7 .* target C: nan is no",
-        ),
+        (lambda g, Y: TargetEncoder().fit(g, broken(Y, np.nan)), "row 7 .* target target2: nan is no"),
+        (lambda g, Y: TargetEncoder().fit(g, broken(Y, -np.inf)), "row 7 .* target target2: -inf is"),
+        (lambda g, Y: LeaveOneOutEncoder().fit(g, named(broken(Y, np.nan))), "row 7 .* target C: nan is no"),
         (lambda g, Y: TargetEncoder().fit(g.where(g.index != 5), Y), "row 5 .* no group.* column sm_name"),
-        (lambda g, Y: TargetEncoder().fit(g, Y).transform(with_value(g, 5, None)), "row 5 .* no group"),
+        (lambda g, Y: TargetEncoder().fit(g, Y).transform(g.where(g.index != 5, None)), "row 5 .* no group"),
         (lambda g, Y: TargetEncoder().fit(g.to_frame(), Y), r"one label a row, \(n,\), not \(60, 1\)"),
         (lambda g, Y: TargetEncoder().fit(g, Y[:, :, None]), r"must be \(n, n_targets\)"),
         (lambda g, Y: TargetEncoder().fit(g, np.full((60, 1), "high")), "Y must hold numbers"),
         (lambda g, Y: TargetEncoder(("mode",)).fit(g, Y), "no statistic 'mode'"),
-        (lambda g, Y: TargetEncoder(smoothing=-0.1).fit(g, Y), "smoothing must be .* not -0.1"),
-        (lambda g, Y: TargetEncoder(smoothing=np.inf).fit(g, Y), "smoothing must be"),
-        (lambda g, Y: TargetEncoder(smoothing=np.nan).fit(g, Y), "smoothing must be"),
+        *(
+            (lambda g, Y, x=x: TargetEncoder(smoothing=x).fit(g, Y), f"smoothing must be .* not {x}")
+            for x in (-0.1, np.inf, np.nan)
+        ),
         (lambda g, Y: TargetEncoder().cross_fit(g, Y, np.zeros(60, int)), "all rows are in one fold"),
         (lambda g, Y: TargetEncoder().cross_fit(g, Y, np.arange(59)), r"folds of shape \(59,\)"),
-        (
-            lambda g, Y: TargetEncoder().cross_fit(g, Y, np.linspace(0, 1, 60)),
-            "one whole number for each of 60",
-        ),
+        (lambda g, Y: TargetEncoder().cross_fit(g, Y, np.ones(60) / 2), "one whole number for each of 60"),
         (lambda g, Y: TargetEncoder().fit_transform(g[:1], Y[:1]), "1 rows in 5 folds: needs at least 2"),
         (lambda g, Y: TargetEncoder(n_folds=1).fit_transform(g, Y), "60 rows in 1 folds: needs at least 2"),
     ],

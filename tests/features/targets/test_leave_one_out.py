@@ -27,18 +27,12 @@ def naive(groups, Y):
     return encoded
 
 
-def test_equals_a_naive_loop():
-    groups, Y = example()
-    encoded = LeaveOneOutEncoder().fit_transform(groups, Y)
-    assert encoded.dtype == np.float32
-    np.testing.assert_allclose(encoded, naive(groups, Y), rtol=1e-5, atol=1e-7)
-
-
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from("abcd"), min_size=2, max_size=25), st.integers(0, 2**32 - 1))
 def test_equals_a_naive_loop_whatever_the_groups(groups, seed):
-    Y = np.random.default_rng(seed).normal(size=(len(groups), 2))
+    Y = np.random.default_rng(seed).normal(size=(len(groups), 2)).astype(np.float32)
     encoded = LeaveOneOutEncoder().fit_transform(np.array(groups), Y)
+    assert encoded.dtype == np.float32
     np.testing.assert_allclose(encoded, naive(groups, Y), rtol=1e-5, atol=1e-6)
 
 
@@ -78,9 +72,8 @@ def test_noise_multiplies_training_encodings_by_a_seeded_normal_as_category_enco
     for ratio in (noise, theirs):
         assert ratio.mean() == pytest.approx(1.0, abs=0.02)
         assert ratio.std() == pytest.approx(0.21, rel=0.05)
-    np.testing.assert_array_equal(
-        encoder.transform(["a", "b"]), LeaveOneOutEncoder().fit(groups, Y).transform(["a", "b"])
-    )
+    without = LeaveOneOutEncoder().fit(groups, Y)
+    np.testing.assert_array_equal(encoder.transform(["a", "b"]), without.transform(["a", "b"]))
 
 
 def test_noise_is_one_draw_an_entry_and_depends_on_the_seed_only():
