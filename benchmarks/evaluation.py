@@ -1,27 +1,27 @@
 """Which split foretells the error on the pairs to predict: cross-validated scores beside those of the test rows.
 
-    python -m benchmarks.evaluation [--data FOLDER] [--draws N] [--genes N] [--out FILE]
+    python -m benchmarks.evaluation [--data FOLDER] [--out FILE]
 
 lincs_lung (real): `rapids-perturb cv` by every split that fits, each beside `run` and `evaluate` of the same recipe on
 the held-back test rows. What a leak does: target statistics made of all rows before the split, as in the published
-pipeline. To see how far the expectation can be trusted, N other tasks made of training rows: a cell type made scarce,
-its other rows held back. The demo (simulated) likewise. Prints tables and writes benchmarks/results/evaluation.json
-with the machine, the date and versions.
+pipeline. To see how far the expectation can be trusted, nine other tasks made of training rows: a cell type made
+scarce, its other rows held back. The demo (simulated) likewise. Prints tables and writes JSON.
 """
 
 import json
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from benchmarks import harness
-from benchmarks.pipeline import scored
+from benchmarks.pipeline import files_of, scored
 from features.molecules.morgan import MorganEncoder
 from features.targets.statistics import group_statistics
 from rapids_pipeline.backend.versions import installed_versions
@@ -36,30 +36,26 @@ from rapids_pipeline.svr.gram import scale_gamma, squared_distances
 
 SPLITS = ("random", "cluster", "compound", "scaffold", "cell_type", "joint", "made_scarce", "scarce")
 STATISTICS = ("mean", "min", "max", "median", "first", "quantile_0.4")
-EVERY = 4
-"""Of so many genes the leaky SVRs, one after the other, take one."""
+DRAWS, EVERY = 9, 4
+"""Tasks made of training rows; of so many genes the leaky SVRs take one."""
+LEAKS = {"of training rows": False, "of all rows": True}
 KEPT = 20
 """Training rows of a cell type that is made scarce."""
 
 
 def main() -> None:
     """Run, print and write."""
-    parser = harness.options_of(__doc__, results="evaluation.json")
-    parser.add_argument("--data", type=Path, default=harness.DATA, help="where lincs_lung is")
-    parser.add_argument("--draws", type=int, default=9)
-    parser.add_argument("--genes", default="2000", help="of the demo")
-    chosen = parser.parse_args()
+    chosen = harness.options_of(__doc__, results="evaluation.json", data=harness.DATA).parse_args()
     lung = chosen.data / "lincs_lung"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        found: dict[str, Any] = {"metrics": metrics(), "demo, quick": demo(out, chosen.genes)}
+        found: dict[str, Any] = {"metrics": metrics(), "demo, quick": demo(out)}
         if lung.exists():
-            files = files_in(lung)
-            found["lincs_lung, quick"] = splits_of(files, "quick", SPLITS, out)
-            found["lincs_lung, standard"] = splits_of(files, "standard", ("random", "scarce"), out)
-            found["lincs_lung, published"] = splits_of(files, "published", ("scarce",), out)
+            found["lincs_lung, quick"] = splits_of(lung, "quick", SPLITS, out)
+            found["lincs_lung, standard"] = splits_of(lung, "standard", ("random", "scarce"), out)
+            found["lincs_lung, published"] = splits_of(lung, "published", ("scarce",), out)
             found["leaky"] = leaky(lung)
-            found["other_tasks"] = other_tasks(lung, chosen.draws, out)
+            found["other_tasks"] = other_tasks(lung, out)
     harness.written(chosen.out, tables, installed_versions(), **found)
 
 
@@ -75,39 +71,34 @@ def metrics() -> dict[str, float]:
     }
     harness.by_turns(rivals, 1)
     taken = harness.by_turns(rivals, 3, clock=time.process_time)
-    return {name: round(harness.median(values), 3) for name, values in taken.items()}
+    return {name: round(median(values), 3) for name, values in taken.items()}
 
 
-def files_in(folder: Path) -> dict[str, Path]:
-    """Return a data set's training file, pairs to predict and their truth."""
-    names = {"train": "de_train.parquet", "test": "id_map.csv", "truth": "de_test.parquet"}
-    return {what: folder / name for what, name in names.items()}
-
-
-def splits_of(files: dict[str, Path], recipe: str, splits: tuple[str, ...], out: Path) -> dict[str, Any]:
+def splits_of(folder: Path, recipe: str, splits: tuple[str, ...], out: Path) -> dict[str, Any]:
     """Return the test error of a recipe and its cross-validated errors by split."""
-    return {"test": test_error(files, recipe, out), "splits": {s: cv(files, recipe, s, out) for s in splits}}
+    test = test_error(folder, recipe, out)
+    return {"test": test, "splits": {split: cv(folder, recipe, split, out) for split in splits}}
 
 
-def demo(out: Path, genes: str) -> dict[str, Any]:
+def demo(out: Path) -> dict[str, Any]:
     """Return the same for the demo data."""
-    harness.command("demo", "--data-only", "--genes", genes, "--out", str(out / "demo"))
-    return splits_of(files_in(out / "demo" / "data"), "quick", ("random", "compound", "scarce"), out)
+    harness.command("demo", "--data-only", "--genes", "2000", "--out", str(out / "demo"))
+    return splits_of(out / "demo" / "data", "quick", ("random", "compound", "scarce"), out)
 
 
-def test_error(files: dict[str, Path], recipe: str, out: Path) -> dict[str, float]:
+def test_error(folder: Path, recipe: str, out: Path) -> dict[str, float]:
     """Return the MRRMSE of a run, and of the baselines, on the test rows."""
     place = out / f"run {recipe}"
     options = ["--molecules", "morgan", "--recipe", recipe, "--overwrite", "--out", str(place)]
-    harness.command("run", "--train", str(files["train"]), "--test", str(files["test"]), *options)
-    return scored(place / "submission.csv", files["truth"])
+    harness.command("run", *files_of(folder), *options)
+    return scored(place / "submission.csv", folder / "de_test.parquet")
 
 
-def cv(files: dict[str, Path], recipe: str, split: str, out: Path) -> dict[str, Any]:
+def cv(folder: Path, recipe: str, split: str, out: Path) -> dict[str, Any]:
     """Return what a cross-validation says of the pipeline."""
-    place = out / f"cv {recipe} {split} {files['train'].parent.name}"
+    place = out / f"cv {recipe} {split} {folder.name}"
     options = ["--molecules", "morgan", "--recipe", recipe, "--split", split, "--out", str(place)]
-    cost = harness.command("cv", "--train", str(files["train"]), "--test", str(files["test"]), *options)
+    cost = harness.command("cv", *files_of(folder), *options)
     found = json.loads((place / "cv.json").read_text())
     ours = found["methods"][0]
     baselines = [one for one in found["methods"] if one["baseline"]]
@@ -126,49 +117,33 @@ def cv(files: dict[str, Path], recipe: str, split: str, out: Path) -> dict[str, 
     }
 
 
-@dataclass(frozen=True, eq=False)
-class LeakySvr:
-    """The published SVR of a gene: on cell type, compound, fingerprint and six statistics of the gene by both.
+def leaky_svr(features: Any, levels: Any, Y: Any, inside: Any, asked: Any, all_rows: bool) -> Any:
+    """Return predictions of levels (m, 2) by the published SVR of each gene, fitted to the rows `inside`.
 
-    `features` are the columns of every compound and of every cell type, `levels` (n, 2) the numbers of both by row.
+    It sees cell type, compound, fingerprint and six statistics of the gene by both. `features` are the columns of every
+    compound and of every cell type, `levels` (n, 2) the numbers of both by row. With `all_rows` the statistics are made
+    of all rows, so that those of held-out rows hold their own responses.
     """
-
-    features: tuple[NDArray[np.float64], NDArray[np.float64]]
-    levels: NDArray[np.intp]
-    Y: NDArray[np.float32]
-
-    def statistics(self, inside: Any, all_rows: bool) -> list[Any]:
-        """Return (levels, statistics, genes) by compound and by cell type; unseen levels have the rows' mean."""
-        made, source = [], np.arange(len(self.Y)) if all_rows else inside
-        for k, features in enumerate(self.features):
-            table = group_statistics(self.Y[source], self.levels[source, k], len(features), STATISTICS)
-            counts = np.bincount(self.levels[inside, k], minlength=len(features))
-            seen = counts > 0
-            table[~seen] = np.einsum("lsg,l->sg", table[seen], counts[seen] / counts.sum())
-            made.append(table)
-        return made
-
-    def predicted(self, inside: Any, asked: Any, all_rows: bool) -> Any:
-        """Return the predictions of levels (m, 2) by SVRs that are fitted to the rows `inside`.
-
-        With `all_rows` the statistics are made of all rows, so that those of held-out rows hold their own responses.
-        """
-        both, made = (self.levels[inside], asked), self.statistics(inside, all_rows)
-        X, X_new = (np.hstack([self.features[k][some[:, k]] for k in (0, 1)]) for some in both)
-        distances = squared_distances(X, X), squared_distances(X_new, X)
-        found = np.empty((len(asked), self.Y.shape[1]))
-        for gene in range(self.Y.shape[1]):
-            S, S_new = (
-                np.hstack([made[k][some[:, k], :, gene] for k in (0, 1)]).astype(np.float64) for some in both
-            )
-            gamma = scale_gamma(np.hstack([X, S]))
-            K, K_new = (
-                np.exp(-gamma * (D + squared_distances(of, S)))
-                for D, of in zip(distances, (S, S_new), strict=True)
-            )
-            model = MultiTargetSVR(kernel="precomputed", engine="smo").fit(K, self.Y[inside, gene])
-            found[:, gene] = model.predict(K_new)
-        return found
+    made, source = [], np.arange(len(Y)) if all_rows else inside
+    for k, columns in enumerate(features):
+        table = group_statistics(Y[source], levels[source, k], len(columns), STATISTICS)
+        counts = np.bincount(levels[inside, k], minlength=len(columns))
+        seen = counts > 0  # unseen levels have the rows' mean
+        table[~seen] = np.einsum("lsg,l->sg", table[seen], counts[seen] / counts.sum())
+        made.append(table)
+    both = levels[inside], asked
+    X, X_new = (np.hstack([features[k][some[:, k]] for k in (0, 1)]) for some in both)
+    D, D_new = squared_distances(X, X), squared_distances(X_new, X)
+    found = np.empty((len(asked), Y.shape[1]))
+    for gene in range(Y.shape[1]):
+        S, S_new = (
+            np.hstack([made[k][some[:, k], :, gene] for k in (0, 1)]).astype(np.float64) for some in both
+        )
+        gamma = scale_gamma(np.hstack([X, S]))
+        model = MultiTargetSVR(kernel="precomputed", engine="smo")
+        model.fit(np.exp(-gamma * (D + squared_distances(S, S))), Y[inside, gene])
+        found[:, gene] = model.predict(np.exp(-gamma * (D_new + squared_distances(S_new, S))))
+    return found
 
 
 def leaky(lung: Path) -> dict[str, Any]:
@@ -180,61 +155,51 @@ def leaky(lung: Path) -> dict[str, Any]:
         replace(read, Y=np.ascontiguousarray(read.Y[:, ::EVERY]), genes=list(read.genes)[::EVERY])
         for read in (read_training(lung / "de_train.parquet"), read_responses(lung / "de_test.parquet"))
     )
-    compounds, first = np.unique(data.obs["sm_name"].to_numpy(str), return_index=True)
-    cells = np.unique(data.obs["cell_type"].to_numpy(str))
+    names = ("sm_name", "cell_type")
+    (compounds, first), (cells, _) = (np.unique(data.obs[n].to_numpy(str), return_index=True) for n in names)
+    known = dict(zip(names, (compounds, cells), strict=True))
     rows, asked = (
-        np.stack(
-            [
-                np.searchsorted(known, obs[column].to_numpy(str))
-                for column, known in (("sm_name", compounds), ("cell_type", cells))
-            ],
-            axis=1,
-        )
+        np.stack([np.searchsorted(known[name], obs[name].to_numpy(str)) for name in names], axis=1)
         for obs in (data.obs, truth.obs)
     )
     bits = MorganEncoder().transform(list(data.obs["SMILES"].iloc[first]))
-    by_compound = np.hstack([np.eye(len(compounds)), bits]).astype(np.float64)
-    svr = LeakySvr((by_compound, np.eye(len(cells))), rows, data.Y)
-    test = svr.predicted(np.arange(len(rows)), asked, False)
+    columns = np.hstack([np.eye(len(compounds)), bits]).astype(np.float64), np.eye(len(cells))
+    test = leaky_svr(columns, rows, data.Y, np.arange(len(rows)), asked, False)
     found: dict[str, Any] = {"test": float(rowwise_rmse(truth.Y, test).mean())}
     task = strengths(data.obs, data.Y, truth.obs)
-    for name in ("random", "scarce"):
-        splits = named_splits(name, data.obs, pairs=truth.obs)[0]
-        strength = [
-            strengths(data.obs.iloc[s.training], data.Y[s.training], data.obs.iloc[s.held_out])
-            for s in splits
-        ]
+    for name, (kind, all_rows) in product(("random", "scarce"), LEAKS.items()):
+        errors, strength = [], []
+        for s in named_splits(name, data.obs, pairs=truth.obs)[0]:
+            predicted = leaky_svr(columns, rows, data.Y, s.training, rows[s.held_out], all_rows)
+            errors.append(rowwise_rmse(data.Y[s.held_out], predicted))
+            inside, outside = data.obs.iloc[s.training], data.obs.iloc[s.held_out]
+            strength.append(strengths(inside, data.Y[s.training], outside))
         n = sum(map(len, strength))
         weights = replicate_weights(np.zeros((1, n), dtype=np.intp), np.arange(n))
-        for kind, all_rows in (("of training rows", False), ("of all rows", True)):
-            errors = [
-                rowwise_rmse(data.Y[s.held_out], svr.predicted(s.training, rows[s.held_out], all_rows))
-                for s in splits
-            ]
-            expectation = expected_error(np.concatenate(errors), np.concatenate(strength), task, weights)
-            found[f"{kind}, {name}"] = expectation.to_json()
+        expectation = expected_error(np.concatenate(errors), np.concatenate(strength), task, weights)
+        found[f"{kind}, {name}"] = expectation.to_json()
     return found
 
 
-def other_tasks(lung: Path, draws: int, out: Path) -> list[dict[str, Any]]:
+def other_tasks(lung: Path, out: Path) -> list[dict[str, Any]]:
     """Return expected and true errors of tasks like lincs_lung's, made of its training rows; recipe quick."""
     data, rng = read_training(lung / "de_train.parquet"), np.random.default_rng(0)
     counts = data.obs["cell_type"].value_counts()
     plenty = sorted(counts.index[counts > 5 * KEPT])
     found = []
-    for draw in range(draws):
+    for draw in range(DRAWS):
         cell = plenty[draw % len(plenty)]
-        files = made_scarce(data, cell, rng, out / f"task {draw}")
-        truth = test_error(files, "quick", out)
-        foretold = cv(files, "quick", "scarce", out)
-        ours = next(iter(truth.values()))
+        place = out / f"task {draw}"
+        made_scarce(data, cell, rng, place)
+        ours = next(iter(test_error(place, "quick", out).values()))
+        foretold = cv(place, "quick", "scarce", out)
         expected = {key: foretold["expected"][key] for key in ("low", "high")}
         error = {"held_out": foretold["mrrmse"], "expected": foretold["expected"]["error"]}
         found.append({"cell_type": cell, "true": ours} | error | expected)
     return found
 
 
-def made_scarce(data: PerturbationData, cell: str, rng: np.random.Generator, folder: Path) -> dict[str, Path]:
+def made_scarce(data: PerturbationData, cell: str, rng: np.random.Generator, folder: Path) -> None:
     """Write a task in which a cell type has few training rows: its other ones, known from elsewhere, are to predict."""
     folder.mkdir(parents=True)
     here = np.flatnonzero((data.obs["cell_type"] == cell).to_numpy())
@@ -245,17 +210,14 @@ def made_scarce(data: PerturbationData, cell: str, rng: np.random.Generator, fol
     table = pd.concat([data.obs, pd.DataFrame(data.Y, columns=list(data.genes))], axis=1)
     truth = table.iloc[asked].reset_index(drop=True)
     truth.insert(0, "id", range(len(asked)))
-    files = files_in(folder)
-    table.iloc[left].to_parquet(files["train"], index=False)
-    truth[["id", "cell_type", "sm_name"]].to_csv(files["test"], index=False)
-    truth.to_parquet(files["truth"], index=False)
-    return files
+    table.iloc[left].to_parquet(folder / "de_train.parquet", index=False)
+    truth[["id", "cell_type", "sm_name"]].to_csv(folder / "id_map.csv", index=False)
+    truth.to_parquet(folder / "de_test.parquet", index=False)
 
 
 def tables(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    lines = ["| 255 × 18,211, one pass | core-seconds |", "|---|---|"]
-    lines += [f"| {name} | {seconds} |" for name, seconds in report["metrics"].items()]
+    lines = harness.table(("255 × 18,211, one pass", "core-seconds"), report["metrics"].items())
     for name in ("lincs_lung, quick", "lincs_lung, standard", "lincs_lung, published", "demo, quick"):
         if name in report:
             lines += ["", *split_table(name, report[name])]
@@ -266,61 +228,56 @@ def tables(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def beside(error: float, true: float) -> str:
+    """Return an error and how far it is off."""
+    return f"{error:.4f} ({error / true - 1:+.1%})"
+
+
 def leak_table(found: dict[str, Any]) -> list[str]:
     """Return a table of what the leak does."""
-    true = found["test"]
+    true, rows = found["test"], []
+    for kind, name in product(LEAKS, ("random", "scarce")):
+        one = found[f"{kind}, {name}"]
+        rows.append((kind, name, beside(one["held_out"], true), beside(one["error"], true)))
     lines = [f"published SVR with statistics of the gene: MRRMSE on the test rows {true:.4f}", ""]
-    lines += ["| statistics | split | held-out rows as they are | expected |", "|---|---|---|---|"]
-    for kind in ("of training rows", "of all rows"):
-        for name in ("random", "scarce"):
-            one = found[f"{kind}, {name}"]
-            cells = [f"{v:.4f} ({v / true - 1:+.1%})" for v in (one["held_out"], one["error"])]
-            lines.append(f"| {kind} | {name} | {' | '.join(cells)} |")
-    return lines
+    return lines + harness.table(("statistics", "split", "held-out rows as they are", "expected"), rows)
 
 
 def task_table(tasks: list[dict[str, Any]]) -> list[str]:
     """Return a table of the tasks made of training rows, and how often the expectation was right."""
-    lines = [
-        "| made scarce | true | held-out rows as they are | expected | interval |",
-        "|---|---|---|---|---|",
-    ]
-    kinds = ("held_out", "expected")
+    kinds, rows = ("held_out", "expected"), []
     for one in tasks:
-        cells = [f"{one[kind]:.4f} ({one[kind] / one['true'] - 1:+.1%})" for kind in kinds]
+        cells = [beside(one[kind], one["true"]) for kind in kinds]
         interval = f"{one['low']:.3f} to {one['high']:.3f}"
-        lines.append(f"| {one['cell_type']} | {one['true']:.4f} | {' | '.join(cells)} | {interval} |")
+        rows.append((one["cell_type"], f"{one['true']:.4f}", *cells, interval))
     as_is, expected = (np.mean([abs(one[kind] / one["true"] - 1) for one in tasks]) for kind in kinds)
     inside = sum(one["low"] <= one["true"] <= one["high"] for one in tasks)
-    lines += ["", f"mean miss: {as_is:.1%} as they are, {expected:.1%} expected"]
-    return [*lines, f"{inside} of {len(tasks)} intervals hold the true error"]
+    return [
+        *harness.table(("made scarce", "true", "held-out rows as they are", "expected", "interval"), rows),
+        *("", f"mean miss: {as_is:.1%} as they are, {expected:.1%} expected"),
+        f"{inside} of {len(tasks)} intervals hold the true error",
+    ]
 
 
 def split_table(name: str, found: dict[str, Any]) -> list[str]:
     """Return a table of a data set's splits."""
-    true = next(iter(found["test"].values()))
-    lines = [
+    true, rows = next(iter(found["test"].values())), []
+    for split, one in found["splits"].items():
+        numbers = []
+        for key, error in (("mrrmse", one), ("error", one["expected"])):
+            if error is None:
+                numbers += ["", ""]
+                continue
+            interval = f"({error['low']:.3f} to {error['high']:.3f})"
+            numbers += [f"{error[key]:.4f} {interval}", f"{error[key] / true - 1:+.1%}"]
+        best, score = one["best_baseline"]
+        rows.append((split, one["rows"], one["fits"], one["seconds"], *numbers, f"{best} {score:.4f}"))
+    head = "split | rows | fits | seconds | MRRMSE, 95 % interval | off by | expected on the pairs | off by"
+    return [
         f"{name}: MRRMSE on the test rows {true:.4f}",
         "",
-        "| split | rows | fits | seconds | MRRMSE, 95 % interval | off by | expected on the pairs | off by "
-        "| best baseline |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *harness.table(f"{head} | best baseline", rows),
     ]
-    for split, one in found["splits"].items():
-        foretold, (best, score) = one["expected"], one["best_baseline"]
-        expected = ["", ""]
-        if foretold is not None:
-            error = foretold["error"]
-            expected = [
-                f"{error:.4f} ({foretold['low']:.3f} to {foretold['high']:.3f})",
-                f"{error / true - 1:+.1%}",
-            ]
-        interval = f"{one['mrrmse']:.4f} ({one['low']:.3f} to {one['high']:.3f})"
-        lines.append(
-            f"| {split} | {one['rows']} | {one['fits']} | {one['seconds']} | {interval} | "
-            f"{one['mrrmse'] / true - 1:+.1%} | {' | '.join(expected)} | {best} {score:.4f} |"
-        )
-    return lines
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from threadpoolctl import threadpool_limits
 
 from rapids_pipeline.backend.errors import PerturbError, UnavailableError
 from rapids_pipeline.backend.gpu import (
@@ -38,9 +38,6 @@ DATA = REPOSITORY.parent / "shared" / "data"
 """Where real data lie, unless a program's `--data` says otherwise."""
 
 Work = Callable[[], Any]
-
-
-# The machine.
 
 
 def processor() -> str:
@@ -98,12 +95,11 @@ def all_versions() -> dict[str, str]:
 
 
 def on_one_core() -> None:
-    """Keep this process, and those it starts, on the last processor it may use."""
+    """Keep this process, and those it starts, on the last processor it may use, with one thread of every library."""
+    threadpool_limits(1)
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
-
-# Clocks and memory.
 
 
 def synchronise(device: str) -> None:
@@ -135,11 +131,6 @@ def by_turns(
         for name, work in rivals.items():
             taken[name].append(seconds(work, device, clock))
     return taken
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median."""
-    return float(np.median(values))
 
 
 def core_seconds() -> float:
@@ -203,9 +194,6 @@ def command(*arguments: str) -> dict[str, float]:
     }
 
 
-# Beginning and end of a program.
-
-
 def ends_in_one_line(main: Callable[[], None]) -> Callable[[], None]:
     """Make a program end with one line on stderr and the error's exit code (3: something is not here)."""
 
@@ -232,16 +220,43 @@ def require(device: str, *packages: str) -> None:
             raise UnavailableError(f"{package} is not installed")
 
 
-def options_of(document: str | None, results: str | None = None) -> argparse.ArgumentParser:
-    """Return a program's parser, whose help is its docstring; with `--out`, where there is a file of results."""
+def options_of(
+    document: str | None, results: str | None = None, data: Path | None = None
+) -> argparse.ArgumentParser:
+    """Return a program's parser, whose help is its docstring; with `--out` and `--data`, where they have a default."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawTextHelpFormatter)
     if results is not None:
         parser.add_argument("--out", type=Path, default=RESULTS / results, help="where the report goes")
+    if data is not None:
+        parser.add_argument("--data", type=Path, default=data, help="where the real data are")
     return parser
 
 
+def sized(
+    parser: argparse.ArgumentParser, small: Any, usual: Any, full: Any, device: str | None = "cuda"
+) -> argparse.Namespace:
+    """Return the options of a program for GPUs: `device`, and as `size` what `--small` or `--full` stands for."""
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=device)
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--small", dest="size", action="store_const", const=small, default=usual)
+    sizes.add_argument("--full", dest="size", action="store_const", const=full)
+    return parser.parse_args()
+
+
+def table(head: str | Sequence[Any], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Return the lines of a Markdown table; a head may be text with bars between its cells."""
+    head = head.split(" | ") if isinstance(head, str) else head
+    first, *others = [f"| {' | '.join(map(str, cells))} |" for cells in (head, *rows)]
+    return [first, "|" + "---|" * len(head), *others]
+
+
+def explained(left_out: Mapping[str, str]) -> list[str]:
+    """Return a line for each rival that was left out, with the reason."""
+    return [f"\nLeft out: {name} ({why})" for name, why in left_out.items()]
+
+
 def written(
-    path: Path | None,
+    path: Path,
     markdown: Callable[[dict[str, Any]], str],
     versions: Mapping[str, str] | None = None,
     /,
@@ -249,16 +264,7 @@ def written(
 ) -> dict[str, Any]:
     """Write a report with the date, the machine and versions as JSON and Markdown, and print it; return the report.
 
-    Parameters
-    ----------
-    path : Path or None
-        None: only print, as after a trial.
-    markdown : callable
-        Makes the tables of the whole report.
-    versions : mapping of str to str, optional
-        By default those of all installed packages.
-    **report
-        What was found.
+    `markdown` makes the tables of the whole report. The versions are by default those of all installed packages.
     """
     whole: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -267,9 +273,8 @@ def written(
         **report,
     }
     shown = f"{whole['date']}, {named(whole['machine'])}\n\n{markdown(whole)}"
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(f"{shown}\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(f"{shown}\n", encoding="utf-8")
     print(shown)
     return whole

@@ -1,10 +1,12 @@
 """Whole runs, as a user starts them: seconds, peak memory and scores of `rapids-perturb demo` and `run`.
 
-    python -m benchmarks.pipeline [--data FOLDER] [--out FILE]
+    python -m benchmarks.pipeline [--device cuda|cpu [--small | --full]] [--data FOLDER] [--out FILE]
 
 Runs the demo (18,211 simulated genes) and, where the folder holds it, the recipes on the real lincs_lung data, each in
 a process of its own. Cross-validates the default and the published recipe on the split most like the task (not timed).
-Prints a table and writes benchmarks/results/pipeline.json with the machine, the date and versions.
+With `--device`: the seconds of every stage on the CPU and on the device, with the recipe `quick` (`--full`:
+`published`), after a run that compiles. Prints a table and writes benchmarks/results/pipeline.json, or
+gpu_pipeline.json. Exit code 3: something that the device needs is not here.
 """
 
 import json
@@ -18,28 +20,57 @@ from benchmarks import harness
 from rapids_pipeline.backend.versions import installed_versions
 
 CROSS_VALIDATED = ("best", "published")
+SMALL, USUAL, FULL = ("quick", ["--genes", "12"], False), ("quick", [], True), ("published", [], True)
+"""Of runs on devices: the recipe, options of the demo, and whether they are on real data, too."""
 
 
+@harness.ends_in_one_line
 def main() -> None:
     """Run, print and write."""
-    parser = harness.options_of(__doc__, results="pipeline.json")
-    parser.add_argument("--data", type=Path, default=harness.DATA, help="where lincs_lung is")
-    parser.add_argument("--genes", help="of the demo, for a trial")
-    options = parser.parse_args()
+    parser = harness.options_of(__doc__, data=harness.DATA)
+    parser.add_argument("--out", type=Path, help="where the report goes")
+    options = harness.sized(parser, SMALL, USUAL, FULL, device=None)
+    device, recipe, lung = options.device, options.size[0], options.data / "lincs_lung"
     with tempfile.TemporaryDirectory() as folder:
-        found = demo_runs(Path(folder), ["--genes", options.genes] if options.genes else [])
-        if (options.data / "lincs_lung").exists():
-            found |= lung_runs(options.data / "lincs_lung", Path(folder))
-    harness.written(options.out, table, installed_versions(), runs=found)
+        if device is not None:
+            harness.require(device, "cupy", "cudf")
+            found = on_devices(device, options.size, lung, Path(folder))
+            out = options.out or harness.RESULTS / "gpu_pipeline.json"
+            harness.written(out, stage_table, device=device, recipe=recipe, runs=found)
+            return
+        found = demo_runs(Path(folder)) | (lung_runs(lung, Path(folder)) if lung.exists() else {})
+    harness.written(options.out or harness.RESULTS / "pipeline.json", table, installed_versions(), runs=found)
 
 
-def demo_runs(out: Path, genes: list[str]) -> dict[str, Any]:
+def on_devices(device: str, size: tuple[str, list[str], bool], lung: Path, out: Path) -> dict[str, Any]:
+    """Return what runs take on the CPU and on a device; one on a GPU before them compiles."""
+    recipe, genes, real = size
+    options = ["--recipe", recipe, "--molecules", "morgan"]
+    wanted = {f"demo, {recipe}": ["demo", *options, *genes]}
+    if real and lung.exists():
+        wanted[f"lincs_lung, {recipe}"] = ["run", *files_of(lung), *options]
+    if device == "cuda":
+        on("cuda", wanted[f"demo, {recipe}"], out / "first")
+    return {
+        name: {one: on(one, arguments, out / f"{name} {one}") for one in dict.fromkeys(("cpu", device))}
+        for name, arguments in wanted.items()
+    }
+
+
+def on(device: str, arguments: list[str], out: Path) -> dict[str, Any]:
+    """Run once on a device; return what it took and which engines it chose."""
+    found = measured([*arguments, "--device", device, "--out", str(out)], out)
+    if found["device"] != device:
+        raise RuntimeError(f"asked for {device}, ran on {found['device']}")
+    return found
+
+
+def demo_runs(out: Path) -> dict[str, Any]:
     """Return what the demo takes and scores, by recipe."""
     found = {}
     for recipe in CROSS_VALIDATED:
         place = out / f"demo {recipe}"
-        options = ["--molecules", "morgan", "--recipe", recipe, "--out", str(place)]
-        run = measured(["demo", *genes, *options], place)
+        run = measured(["demo", "--molecules", "morgan", "--recipe", recipe, "--out", str(place)], place)
         truth = place / "data" / "de_test.parquet"
         found[f"demo, {recipe}"] = run | {"test": scored(place / "submission.csv", truth)}
     return found
@@ -100,20 +131,31 @@ def scored(prediction: Path, truth: Path) -> dict[str, float]:
 
 def table(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    lines = [
-        "| run | pairs × genes | seconds | core-seconds | peak memory | model | out-of-fold | expected by cv "
-        "| MRRMSE on test rows | best baseline |",
-        "|" + "---|" * 10,
-    ]
+    head = "run | pairs × genes | seconds | core-seconds | peak memory | model | out-of-fold | expected by cv"
+    rows = []
     for name, run in report["runs"].items():
         ours, *others = run["test"].items()
-        best = min(others, key=lambda item: item[1])
-        lines.append(
-            f"| {name} | {run['shape']['test_rows']} × {run['shape']['genes']} | {run['seconds']} "
-            f"| {run['core_seconds']} | {run['peak_memory_gib']} GiB | {run['model_gb']} GB "
-            f"| {run['out_of_fold']['pipeline']} | {run.get('imitated_task', {}).get('expected', '')} "
-            f"| {ours[1]} | {best[0]} {best[1]} |"
-        )
+        best, score = min(others, key=lambda item: item[1])
+        cost = run["seconds"], run["core_seconds"], f"{run['peak_memory_gib']} GiB", f"{run['model_gb']} GB"
+        expected = run["out_of_fold"]["pipeline"], run.get("imitated_task", {}).get("expected", "")
+        shape = f"{run['shape']['test_rows']} × {run['shape']['genes']}"
+        rows.append((name, shape, *cost, *expected, ours[1], f"{best} {score}"))
+    return "\n".join(harness.table(f"{head} | MRRMSE on test rows | best baseline", rows))
+
+
+def stage_table(report: dict[str, Any]) -> str:
+    """Return runs on devices as Markdown."""
+    lines: list[str] = []
+    for name, by_device in report["runs"].items():
+        runs = by_device.values()
+        rows = []
+        for stage in dict.fromkeys(stage for run in runs for stage in run["stage_seconds"]):
+            taken = (run["stage_seconds"].get(stage) for run in runs)
+            rows.append((stage, *("–" if one is None else f"{one:.2f}" for one in taken)))
+        rows.append(("whole process", *(run["seconds"] for run in runs)))
+        rows.append(("peak host memory, GiB", *(run["peak_memory_gib"] for run in runs)))
+        rows.append(("out-of-fold MRRMSE", *(f"{run['out_of_fold']['pipeline']:.4f}" for run in runs)))
+        lines += [*harness.table((f"{name}, s", *by_device), rows), ""]
     return "\n".join(lines)
 
 

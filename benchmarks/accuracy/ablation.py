@@ -16,10 +16,11 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.accuracy.compare import TEST_ROWS, test_task
-from benchmarks.accuracy.jobs import Cost, Finished, Task, versions
-from benchmarks.accuracy.tables import ablation_markdown, compared
+from benchmarks.accuracy.jobs import Cost, Finished, versions
+from benchmarks.accuracy.tables import MRRMSE, compared, difference
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.evaluation.splits import Split, named_splits
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.member import TrainingSet
@@ -31,17 +32,21 @@ AS_IT_IS = "as it is"
 
 def variants() -> dict[str, CompositeMember]:
     """Return the member and what is made of it, by what is changed."""
-    tube = {"engine": "smo", "epsilon": 0.1}
+    tube, known = {"engine": "smo", "epsilon": 0.1}, COMPOSITE.known_compounds
+    alike = {name.replace("correlation * profile", "profile"): w for name, w in known.weights.items()}
+    bare = known.model_copy(
+        update={"weights": cut(known.weights, "profile")}
+    )  # as for pairs that have no profile
     return {
         AS_IT_IS: COMPOSITE,
         "no response profiles": without("profile"),
         "profiles linear only": without("profile_rbf"),
-        "profiles not told apart by cell type": renamed("correlation * profile", "profile"),
+        "profiles not told apart by cell type": changed({"weights": alike}),
         "no structure": without("tanimoto", "rbf("),
         "new compounds without descriptors": changed(
             new={"weights": cut(COMPOSITE.new_compounds.weights, "rbf(")}
         ),
-        "model of known compounds for all": COMPOSITE.model_copy(update={"new_compounds": bare(COMPOSITE)}),
+        "model of known compounds for all": COMPOSITE.model_copy(update={"new_compounds": bare}),
         "targets as they are": changed({"transform": "none"}),
         "asinh for new compounds, too": changed(new={"transform": "asinh"}),
         "each gene scaled": changed({"transform": "gene_scale"}),
@@ -72,70 +77,52 @@ def without(*factors: str) -> CompositeMember:
     return changed(*({"weights": cut(model.weights, *factors)} for model in COMPOSITE.models))
 
 
-def renamed(old: str, new: str) -> CompositeMember:
-    """Return the member with other products in the model of known compounds."""
-    return changed(
-        {"weights": {n.replace(old, new): w for n, w in COMPOSITE.known_compounds.weights.items()}}
-    )
-
-
-def bare(member: CompositeMember) -> Any:
-    """Return the model of known compounds less its profiles: what it would make of pairs that have none."""
-    return member.known_compounds.model_copy(
-        update={"weights": cut(member.known_compounds.weights, "profile")}
-    )
-
-
 def main() -> None:
     """Fit, print and write."""
-    parser = harness.options_of(__doc__, results="accuracy_ablation.json")
-    lung = harness.DATA / "lincs_lung"
-    parser.add_argument("--data", type=Path, default=lung, help="folder of de_train, de_test, id_map")
-    chosen = parser.parse_args()
+    chosen = harness.options_of(__doc__, "accuracy_ablation.json", harness.DATA / "lincs_lung").parse_args()
     documents = {name: config.model_dump(mode="json") for name, config in variants().items()}
     harness.written(chosen.out, markdown, versions(), variants=documents, tasks=measured(chosen.data))
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """Return the report's table."""
-    return ablation_markdown(report["tasks"])
 
 
 def measured(folder: Path) -> dict[str, Any]:
     """Return every variant on every task."""
     test = test_task(TEST_ROWS, folder)
-    made = {name: dealt(test, name, repeats) for name, repeats in REPEATS.items()}
-    both, tasks = rows_of(test), {}
-    for name, splits in [*made.items(), (TEST_ROWS, None)]:
-        found = {variant: predicted(config, both, test, splits) for variant, config in variants().items()}
-        rows = None if splits is None else np.concatenate([split.held_out for split in splits])
-        obs = test.pairs if rows is None else test.data.obs.iloc[rows].reset_index(drop=True)
-        truth = test.truth() if rows is None else test.data.Y[rows]
-        methods = compared(found, truth, obs, AS_IT_IS)
+    obs, Y, n = test.data.obs, test.data.Y, len(test.data.obs)
+    columns = encode_molecules(COMPOSITE.encoders, list(obs["SMILES"]), list(test.pairs["SMILES"]))
+    both = Rows.joined(Rows(obs, columns.training), Rows(test.pairs, columns.others))
+    dealt = {
+        name: [split for splits in named_splits(name, obs, pairs=test.pairs, repeats=k) for split in splits]
+        for name, k in REPEATS.items()
+    }
+    dealt[TEST_ROWS] = [Split("test", np.arange(n), np.arange(n, len(both.obs)))]
+    tasks = {}
+    for name, splits in dealt.items():
+        found = {variant: predicted(config, both, Y, splits) for variant, config in variants().items()}
+        rows = np.concatenate([split.held_out for split in splits])
+        truth = test.truth() if name == TEST_ROWS else Y[rows]
+        methods = compared(found, truth, both.obs.iloc[rows].reset_index(drop=True), AS_IT_IS)
         tasks[name] = {"rows": len(truth), "order": list(found), "reference": AS_IT_IS, "methods": methods}
     return tasks
 
 
-def dealt(test: Task, name: str, repeats: int) -> list[Split]:
-    """Return the splits of all repeats of a named split."""
-    every = named_splits(name, test.data.obs, pairs=test.pairs, repeats=repeats)
-    return [split for splits in every for split in splits]
-
-
-def rows_of(test: Task) -> Rows:
-    """Return the training rows and the pairs below them."""
-    smiles = list(test.data.obs["SMILES"]), list(test.pairs["SMILES"])
-    columns = encode_molecules(COMPOSITE.encoders, *smiles)
-    return Rows.joined(Rows(test.data.obs, columns.training), Rows(test.pairs, columns.others))
-
-
-def predicted(config: CompositeMember, both: Rows, test: Task, splits: list[Split] | None) -> Finished:
-    """Return a variant's predictions of held-out rows, or of the test rows where there are no splits."""
-    n = len(test.data.obs)
-    everything = [Split("test", np.arange(n), np.arange(n, len(both.obs)))] if splits is None else splits
-    fits = config.prepare(TrainingSet(both, test.data.Y, None, (), 0, "cpu"))
-    parts = [fits.fit_predict(split.training, [split.held_out])[0] for split in everything]
+def predicted(config: CompositeMember, both: Rows, Y: Float32, splits: list[Split]) -> Finished:
+    """Return a variant's predictions of held-out rows; `both` has the pairs to predict below the training rows."""
+    fits = config.prepare(TrainingSet(both, Y, None, (), 0, "cpu"))
+    parts = [fits.fit_predict(split.training, [split.held_out])[0] for split in splits]
     return Finished(np.concatenate(parts), Cost(len(parts), 0.0, 0.0, 0.0, ""))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return a row a variant and a column a task: MRRMSE, and the difference from the member as it is."""
+    tasks, rows = report["tasks"], []
+    for name in next(iter(tasks.values()))["order"]:
+        found = [task["methods"][name] for task in tasks.values()]
+        cells = (
+            f"{o['scores'][MRRMSE]:.4f}" + ("" if name == AS_IT_IS else f", {difference(o)}") for o in found
+        )
+        rows.append((f"`{name}`", *cells))
+    heads = (f"{name} ({task['rows']} rows)" for name, task in tasks.items())
+    return "\n".join(harness.table((f"recipe, minus `{AS_IT_IS}` (95 % interval)", *heads), rows))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@
     unseen cell type    each cell type of the training file in turn
     demo, test rows     the same as the first for the simulated data of `rapids-perturb demo --genes 2000`
 
-Methods: all baselines, the peers of peers.py (settings there), and recipes as `rapids-perturb run` fits them
-with Morgan fingerprints; the last of `--recipes` is the one that the others are compared with. A recipe tuned on the
-training file (`--tuned`) is shown for the test rows alone, since the other tasks are made of rows that it was tuned on.
+Methods: all baselines, the peers of peers.py, and recipes as `rapids-perturb run` fits them with Morgan fingerprints;
+the last of `--recipes` is the one that the others are compared with. A recipe tuned on the training file (`--tuned`) is
+shown for the test rows alone.
 
-Every method × task runs in a fresh process, one after another: seconds and core-seconds of fitting and predicting
-(reading files, loading libraries and compiling are left out), and the process's peak memory. Finished ones are kept in
-`--cache`, so that an interrupted run continues. Libraries run on OMP_NUM_THREADS threads (with make, one), our recipes'
-boosters side by side on all cores: compare core-seconds. The test rows' truth is read after the last method has run.
-Prints Markdown and writes benchmarks/results/accuracy.json: all numbers, settings, machine, date and versions.
+Every method × task runs in a fresh process, one after another: seconds and core-seconds of fitting and predicting, and
+the process's peak memory. Finished ones are kept in `--cache`. Libraries run on OMP_NUM_THREADS threads, our recipes'
+boosters side by side on all cores: compare core-seconds. Prints Markdown and writes benchmarks/results/accuracy.json.
 """
 
 import argparse
@@ -26,8 +24,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import harness
 from benchmarks.accuracy.jobs import MOLECULES, SEED, Finished, Method, Task, finished, versions
 from benchmarks.accuracy.peers import PEERS, threads
@@ -36,7 +32,7 @@ from rapids_pipeline.commands.run_options import RecipeChanges, run_config
 from rapids_pipeline.data.demo import write_demo
 from rapids_pipeline.data.pairs import read_pairs, with_smiles
 from rapids_pipeline.data.problem import canonical_order
-from rapids_pipeline.data.tables import PerturbationData, read_training
+from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.splits import named_splits
 from rapids_pipeline.stack.recipe import Recipe
@@ -52,38 +48,43 @@ def main() -> None:
     chosen = options()
     recipes = {recipe.name: recipe for recipe in map(named_recipe, chosen.recipes.split(","))}
     tuned = None if chosen.tuned is None else named_recipe(str(chosen.tuned))
-    methods, ours = every_method(recipes), list(recipes)[-1]
+    methods = [Method(name, "baseline") for name in ALL_BASELINES] + [Method(name, "peer") for name in PEERS]
+    methods += [Method(name, "recipe", recipe) for name, recipe in recipes.items()]
+    ours = list(recipes)[-1]
     methods = [one for one in methods if one.name == ours or wanted(one.name, chosen.methods)]
     shown = methods if tuned is None else [*methods, Method("tuned", "recipe", tuned)]
-    harness.written(
-        chosen.json,
-        tables,
-        versions(),
-        threads=threads(),
-        settings={method.name: method.settings() for method in shown},
-        left_out=[method.name for method in methods if not method.available],
-        tasks=measured(methods, ours, tuned, chosen),
-    )
+    report: dict[str, Any] = {"threads": threads(), "settings": {one.name: one.settings() for one in shown}}
+    report["left_out"] = [one.name for one in methods if not one.available]
+    harness.written(chosen.json, tables, versions(), **report, tasks=measured(methods, ours, tuned, chosen))
 
 
 def measured(
     methods: Sequence[Method], ours: str, tuned: Recipe | None, chosen: argparse.Namespace
 ) -> dict[str, Any]:
-    """Run everything that was asked for; return the tasks' part of the report."""
+    """Run every method on every task, then score; draw the picture where it is asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        tasks = lung_tasks(chosen.data, chosen.genes)
+        test = test_task(TEST_ROWS, chosen.data)
+        tasks = [test, *(split_task(name, test, split) for name, split in SPLITS.items())]
         if chosen.demo:
             write_demo(Path(folder), n_genes=DEMO_GENES)
-            tasks.append(test_task(DEMO, Path(folder), chosen.genes))
+            tasks.append(test_task(DEMO, Path(folder)))
+        found: dict[str, dict[str, Finished]] = {}
         tasks = [task for task in tasks if wanted(task.name, chosen.tasks)]
-        return scored(tasks, methods, ours, tuned, chosen)
+        for task in tasks:
+            here = [method for method in methods if method.available]
+            if tuned is not None and task.name == TEST_ROWS:
+                here.append(Method("tuned", "recipe", tuned))
+            found[task.name] = run(here, task, chosen.cache)
+        for task in tasks:
+            if chosen.plot is not None and task.name == TEST_ROWS:
+                picture(chosen.plot, task.truth(), found[task.name][ours].predicted, task.obs)
+        return {task.name: task_report(task, found[task.name], ours) for task in tasks}
 
 
 def options() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = harness.options_of(__doc__)
-    add, lung = parser.add_argument, harness.DATA / "lincs_lung"
-    add("--data", type=Path, default=lung, help="folder of de_train, de_test, id_map")
+    parser = harness.options_of(__doc__, data=harness.DATA / "lincs_lung")
+    add = parser.add_argument
     add("--recipes", default="published,standard,best", help="ours; the last is the reference")
     add("--tuned", type=Path, help="a recipe's TOML file, for the test rows")
     add("--no-demo", dest="demo", action="store_false")
@@ -92,7 +93,6 @@ def options() -> argparse.Namespace:
     add("--json", type=Path, default=harness.RESULTS / "accuracy.json", help="where the results go")
     add("--methods", default="", help="only these, separated by semicolons; and the reference")
     add("--tasks", default="", help="only these, separated by semicolons")
-    add("--genes", type=int, help="only the first so many genes, for a trial")
     return parser.parse_args()
 
 
@@ -106,26 +106,10 @@ def named_recipe(name: str) -> Recipe:
     return run_config(name, RecipeChanges(), MOLECULES, SEED).recipe
 
 
-def every_method(recipes: Mapping[str, Recipe]) -> list[Method]:
-    """Return baselines, peers and our recipes."""
-    return [
-        *(Method(name, "baseline") for name in ALL_BASELINES),
-        *(Method(name, "peer") for name in PEERS),
-        *(Method(name, "recipe", recipe) for name, recipe in recipes.items()),
-    ]
-
-
-def lung_tasks(folder: Path, n_genes: int | None = None) -> list[Task]:
-    """Return the three tasks of lincs_lung."""
-    test = test_task(TEST_ROWS, folder, n_genes)
-    return [test, *(split_task(name, test, split) for name, split in SPLITS.items())]
-
-
-def test_task(name: str, folder: Path, n_genes: int | None = None) -> Task:
+def test_task(name: str, folder: Path) -> Task:
     """Return the task of a folder's files: its training rows, and the pairs of id_map.csv."""
     data = read_training(folder / "de_train.parquet")
     data = data.take(canonical_order(data.obs))
-    data = PerturbationData(data.obs, np.ascontiguousarray(data.Y[:, :n_genes]), data.genes[:n_genes])
     pairs = with_smiles(read_pairs(folder / "id_map.csv"), data.obs, folder / "id_map.csv")
     pairs = pairs.iloc[canonical_order(pairs)].reset_index(drop=True)
     return Task(name, data, pairs=pairs, truth_file=folder / "de_test.parquet")
@@ -137,38 +121,14 @@ def split_task(name: str, test: Task, split: str) -> Task:
     return Task(name, test.data, splits=tuple(splits))
 
 
-def scored(
-    tasks: Sequence[Task],
-    methods: Sequence[Method],
-    reference: str,
-    tuned: Recipe | None,
-    chosen: argparse.Namespace,
-) -> dict[str, Any]:
-    """Run every method on every task, then score; draw the picture where it is asked for."""
-    found: dict[str, dict[str, Finished]] = {}
-    for task in tasks:
-        here = [method for method in methods if method.available]
-        if tuned is not None and task.name == TEST_ROWS:
-            here.append(Method("tuned", "recipe", tuned))
-        found[task.name] = run(here, task, chosen.cache)
-    for task in tasks:
-        if chosen.plot is not None and task.name == TEST_ROWS:
-            picture(chosen.plot, task.truth(), found[task.name][reference].predicted, task.obs)
-    return {task.name: task_report(task, found[task.name], reference) for task in tasks}
-
-
 def run(methods: Sequence[Method], task: Task, cache: Path) -> dict[str, Finished]:
     """Return what every method predicts for a task, by name; say on stderr what each took."""
     found = {}
     for method in methods:
         one = found[method.name] = finished(method, task, cache)
-        cost = one.cost
-        print(
-            f"{task.name}: {method.name}: {cost.seconds:.1f} s, {cost.core_seconds:.1f} core-seconds, "
-            f"{cost.peak_memory_gib:.2f} GiB ({cost.date})",
-            file=sys.stderr,
-            flush=True,
-        )
+        cost, name = one.cost, f"{task.name}: {method.name}"
+        used = f"{cost.core_seconds:.1f} core-seconds, {cost.peak_memory_gib:.2f} GiB ({cost.date})"
+        print(f"{name}: {cost.seconds:.1f} s, {used}", file=sys.stderr, flush=True)
     return found
 
 
@@ -187,11 +147,6 @@ def task_report(task: Task, found: Mapping[str, Finished], reference: str) -> di
     }
 
 
-def ours_of(report: dict[str, Any]) -> str:
-    """Return the name of the recipe that the others are compared with."""
-    return str(next(iter(report["tasks"].values()))["reference"])
-
-
 def tables(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     lines = [f"libraries on {report['threads']} threads"]
@@ -199,7 +154,8 @@ def tables(report: dict[str, Any]) -> str:
         lines.append(f"not installed here: {', '.join(report['left_out'])}")
     for name, task in report["tasks"].items():
         lines += ["", markdown(name, task)]
-    lines += ["", f"`{ours_of(report)}`, rows in thirds:", "", strata_markdown(report["tasks"])]
+    ours = next(iter(report["tasks"].values()))["reference"]
+    lines += ["", f"`{ours}`, rows in thirds:", "", strata_markdown(report["tasks"])]
     return "\n".join(lines)
 
 

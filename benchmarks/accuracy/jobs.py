@@ -27,7 +27,7 @@ from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.data.tables import PerturbationData, read_responses
-from rapids_pipeline.evaluation.baselines import ALL_BASELINES
+from rapids_pipeline.evaluation import baselines
 from rapids_pipeline.evaluation.splits import Split, random_folds
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
@@ -45,16 +45,8 @@ _WARM: set[str] = set()
 class Task:
     """Rows to train on and pairs to predict.
 
-    Attributes
-    ----------
-    name : str
-    data : PerturbationData
-        The training file, in canonical order.
-    splits : tuple of Split
-        Of its rows, no row held out twice; empty where `pairs` are to predict.
-    pairs : DataFrame, optional
-    truth_file : Path, optional
-        Their responses.
+    `data` is the training file in canonical order. No row is held out twice by `splits`, which are empty where `pairs`
+    are to predict; `truth_file` has the responses of these.
     """
 
     name: str
@@ -124,7 +116,7 @@ class Method:
             return stacked(self.recipe, training, pairs)
         if self.kind == "peer":
             return peers.predicted(self.name, training, pairs)
-        return ALL_BASELINES[self.name](training, pairs)
+        return baselines.ALL_BASELINES[self.name](training, pairs)
 
 
 @dataclass(frozen=True)
@@ -226,31 +218,18 @@ def identity(method: Method, task: Task) -> tuple[Any, ...]:
         for obs in (task.data.obs, task.obs)
     ]
     splits = [[split.training, split.held_out] for split in task.splits]
-    return (
-        method.kind,
-        named,
-        method.settings(),
-        sources(method.kind),
-        rows,
-        list(task.data.genes),
-        task.data.Y,
-        splits,
-    )
+    what = method.kind, named, method.settings(), sources(method.kind)
+    return *what, rows, list(task.data.genes), task.data.Y, splits
 
 
 @cache
 def sources(kind: str) -> str:
     """Return a hash of the code that methods of a kind run, libraries aside."""
-    if kind == "peer":
-        files = [Path(peers.__file__)]
-    elif kind == "baseline":
-        files = [harness.REPOSITORY / "rapids_pipeline" / "evaluation" / "baselines.py"]
+    if kind == "recipe":
+        folders = (harness.REPOSITORY / name for name in ("rapids_pipeline", "features"))
+        files = [path for folder in folders for path in folder.rglob("*.py")]
     else:
-        files = [
-            path
-            for name in ("rapids_pipeline", "features")
-            for path in (harness.REPOSITORY / name).rglob("*.py")
-        ]
+        files = [Path(peers.__file__ if kind == "peer" else baselines.__file__)]
     found = hashlib.sha256()
     for path in sorted(files):
         found.update(path.read_bytes())

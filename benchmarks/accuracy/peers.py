@@ -1,14 +1,9 @@
 """The rivals of `make bench-accuracy`: libraries as a competent user takes them, (training, pairs) → predictions.
 
-They all see the same columns: one-hot cell type, one-hot compound and Morgan fingerprint (1,024 bits), the bits as
-they are (`bits = "raw"`) or scaled to length 1 in each row (`"unit"`), whichever served the peer better. What no pair
-shares with the training rows (the compound, where all pairs are of unseen ones; the cell type likewise) is left out,
-and folds for choosing penalties are dealt as the pairs are new: whole compounds, whole cell types, or random rows.
-Settings are in `PEERS`; they were set on training rows of lincs_lung (a random fold, a fold of unseen compounds, and
-cell types made scarce), never on test rows.
-
-Nothing is fitted to the pairs, but for their being known or not. A peer's library is imported when it is used; `needs`
-names it. All run on `threads()` threads.
+They all see one-hot cell type, one-hot compound and Morgan fingerprint (1,024 bits), the bits as they are
+(`bits = "raw"`) or scaled to length 1 in each row (`"unit"`), whichever served the peer better. What no pair shares
+with the training rows is left out, and folds for choosing penalties are dealt as the pairs are new (`folds_like`). The
+settings in `PEERS` were set on training rows of lincs_lung, never on test rows.
 """
 
 import os
@@ -205,13 +200,8 @@ def catboost(X: Float32, Z: Float32, new: Float32, settings: dict[str, Any]) -> 
     """CatBoost's MultiRMSE: one symmetric tree a round for all outputs."""
     from catboost import CatBoostRegressor
 
-    model = CatBoostRegressor(
-        loss_function="MultiRMSE",
-        thread_count=threads(),
-        verbose=False,
-        allow_writing_files=False,
-        **settings["parameters"],
-    )
+    quiet = {"thread_count": threads(), "verbose": False, "allow_writing_files": False}
+    model = CatBoostRegressor(loss_function="MultiRMSE", **quiet, **settings["parameters"])
     return model.fit(X, Z).predict(new)
 
 
@@ -223,58 +213,31 @@ def predicted(name: str, training: PerturbationData, pairs: pd.DataFrame) -> Flo
         return peer.fit(training, pairs, peer.settings)
 
 
+_XGBOOST = {"n_estimators": 500, "learning_rate": 0.05, "max_depth": 4, "max_bin": 16} | (
+    {"colsample_bytree": 0.3, "reg_lambda": 1.0, "random_state": 0}
+)
+_CATBOOST = {"iterations": 1000, "learning_rate": 0.05, "depth": 6, "border_count": 32} | (
+    {"rsm": 0.3, "l2_leaf_reg": 3.0, "random_seed": 0}
+)
 _COLUMNS = {"bits": "unit", "components": 45, "fingerprint_components": 45, "encoder_sigma": 0.21}
+
+_RIDGE = {"log10_alphas": (-2, 3, 16), "genes_at_once": 500}
+_RBF, _RANDOM_SEARCH = (
+    {"bits": "raw", "kernel": "rbf", "gamma": 0.03},
+    {"bits": "raw", "gamma": 0.03, "draws": 30},
+)
+_SVR = {"bits": "raw", "C": 1.0, "epsilon": 0.1, "gamma": "scale"}
 
 PEERS: dict[str, Peer] = {
     "himalaya KernelRidgeCV, linear": Peer(
-        kernel_ridge,
-        "himalaya",
-        {"bits": "unit", "kernel": "linear", "log10_alphas": (-2, 3, 16), "genes_at_once": 500},
+        kernel_ridge, "himalaya", {"bits": "unit", "kernel": "linear", **_RIDGE}
     ),
-    "himalaya KernelRidgeCV, RBF": Peer(
-        kernel_ridge,
-        "himalaya",
-        {"bits": "raw", "kernel": "rbf", "gamma": 0.03, "log10_alphas": (-2, 3, 16), "genes_at_once": 500},
-    ),
+    "himalaya KernelRidgeCV, RBF": Peer(kernel_ridge, "himalaya", {**_RBF, **_RIDGE}),
     "himalaya MultipleKernelRidgeCV": Peer(
-        multiple_kernel_ridge,
-        "himalaya",
-        {"bits": "raw", "gamma": 0.03, "draws": 30, "log10_alphas": (-2, 3, 11), "genes_at_once": 500},
+        multiple_kernel_ridge, "himalaya", {**_RANDOM_SEARCH, **_RIDGE, "log10_alphas": (-2, 3, 11)}
     ),
-    "scikit-learn SVR loop": Peer(
-        svr_loop, "sklearn", {"bits": "raw", "C": 1.0, "epsilon": 0.1, "gamma": "scale"}
-    ),
-    "XGBoost": Peer(
-        in_reduced_space(xgboost),
-        "xgboost",
-        {
-            **_COLUMNS,
-            "parameters": {
-                "n_estimators": 500,
-                "learning_rate": 0.05,
-                "max_depth": 4,
-                "max_bin": 16,
-                "colsample_bytree": 0.3,
-                "reg_lambda": 1.0,
-                "random_state": 0,
-            },
-        },
-    ),
-    "CatBoost": Peer(
-        in_reduced_space(catboost),
-        "catboost",
-        {
-            **_COLUMNS,
-            "parameters": {
-                "iterations": 1000,
-                "learning_rate": 0.05,
-                "depth": 6,
-                "border_count": 32,
-                "rsm": 0.3,
-                "l2_leaf_reg": 3.0,
-                "random_seed": 0,
-            },
-        },
-    ),
+    "scikit-learn SVR loop": Peer(svr_loop, "sklearn", _SVR),
+    "XGBoost": Peer(in_reduced_space(xgboost), "xgboost", {**_COLUMNS, "parameters": _XGBOOST}),
+    "CatBoost": Peer(in_reduced_space(catboost), "catboost", {**_COLUMNS, "parameters": _CATBOOST}),
 }
 """The peers by name."""

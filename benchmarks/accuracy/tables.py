@@ -12,8 +12,6 @@ With y the truth and p a method's prediction of the m rows of a task (t genes):
                 zeros), and Pearson, of the rows in thirds of what is known of a pair before it is measured: how strong
                 a response training rows let expect (`rapids_pipeline.evaluation.expectation`), and for compounds that
                 are not in training the Tanimoto similarity of the nearest training compound (Morgan)
-
-Cell types are not drawn: with two or five of them an interval would say little. Intervals are of these cell types.
 """
 
 from collections.abc import Mapping
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks import harness
 from benchmarks.accuracy.jobs import Finished, Task
 from features.molecules.morgan import MorganEncoder, nearest
 from rapids_pipeline.backend.arrays import Float32, Float64
@@ -51,14 +50,7 @@ def compared(
 ) -> dict[str, dict[str, Any]]:
     """Return scores, difference from the reference, amplitude and cost of every method, the best first.
 
-    Parameters
-    ----------
-    found : mapping of method to Finished
-    truth : ndarray of float32, (m, t)
-    obs : DataFrame, (m,)
-        `sm_name` of the rows.
-    reference : str
-        Name of the method that differences are taken from.
+    `truth` is float32, (m, t); `obs` has the `sm_name` of the m rows; differences are taken from `reference`.
     """
     names = list(found)
     rows = [rowwise_scores(truth, found[name].predicted) for name in names]
@@ -66,15 +58,13 @@ def compared(
     weights = replicate_weights(np.zeros((1, len(obs)), dtype=np.intp), units)
     losses = np.stack([one[MRRMSE] for one in rows])
     intervals = paired_intervals(losses, names.index(reference), weights, one_gene=False)
+    ends = intervals.difference_low, intervals.difference_high
     table = {
         name: {
             "scores": {metric: float(rows[k][metric].mean()) for metric in METRICS},
             "interval": [float(intervals.score_low[k]), float(intervals.score_high[k])],
             "difference": float(intervals.difference[k]),
-            "difference_interval": [
-                float(intervals.difference_low[k]),
-                float(intervals.difference_high[k]),
-            ],
+            "difference_interval": [float(end[k]) for end in ends],
             "amplitude": amplitude(truth, found[name].predicted),
             "cost": asdict(found[name].cost),
         }
@@ -86,13 +76,9 @@ def compared(
 def markdown(name: str, task: dict[str, Any]) -> str:
     """Return a task of the report as a Markdown table."""
     ours = task["reference"]
-    lines = [
-        f"{name}: {task['rows']} rows × {task['genes']} genes, {task['fits']} fit{'s' * (task['fits'] > 1)}",
-        "",
-        f"| method | MRRMSE | minus `{ours}` (95 % interval) | MAE | Pearson | Spearman | cosine | amplitude "
-        "| seconds a fit | core-seconds a fit | peak memory |",
-        "|" + "---|" * 11,
-    ]
+    head = f"method | MRRMSE | minus `{ours}` (95 % interval) | MAE | Pearson | Spearman | cosine | amplitude"
+    head += " | seconds a fit | core-seconds a fit | peak memory"
+    rows = []
     for method, one in task["methods"].items():
         cost, scores = one["cost"], list(one["scores"].values())
         shown = f"**`{method}`**" if method == ours else f"`{method}`"
@@ -100,31 +86,16 @@ def markdown(name: str, task: dict[str, Any]) -> str:
         cells += [f"{score:.4f}" for score in scores[1:]]
         cells.append("" if one["amplitude"] is None else f"{one['amplitude']:.2f}")
         cells += [f"{cost[of] / cost['fits']:.2f}" for of in ("seconds", "core_seconds")]
-        lines.append(f"| {' | '.join(cells)} | {cost['peak_memory_gib']:.2f} GiB |")
-    return "\n".join(lines)
+        rows.append((*cells, f"{cost['peak_memory_gib']:.2f} GiB"))
+    fits = f"{task['fits']} fit{'s' * (task['fits'] > 1)}"
+    table = harness.table(head, rows)
+    return "\n".join([f"{name}: {task['rows']} rows × {task['genes']} genes, {fits}", "", *table])
 
 
 def difference(one: dict[str, Any]) -> str:
     """Return a difference with its interval."""
     low, high = one["difference_interval"]
     return f"{one['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
-
-
-def ablation_markdown(tasks: Mapping[str, dict[str, Any]]) -> str:
-    """Return a row a recipe and a column a task: MRRMSE, and the difference from the first recipe."""
-    names, first = next(iter(tasks.values()))["order"], next(iter(tasks.values()))["reference"]
-    heads = [f"{name} ({task['rows']} rows)" for name, task in tasks.items()]
-    lines = [
-        f"| recipe, minus `{first}` (95 % interval) | {' | '.join(heads)} |",
-        "|---|" + "---|" * len(heads),
-    ]
-    for name in names:
-        cells = []
-        for task in tasks.values():
-            one = task["methods"][name]
-            cells.append(f"{one['scores'][MRRMSE]:.4f}" + ("" if name == first else f", {difference(one)}"))
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def example_rows(truth: Float32, predicted: Float32) -> dict[str, int]:
@@ -207,15 +178,12 @@ def strata(task: Task, truth: Float32, predicted: Float32) -> dict[str, Any]:
 
 def strata_markdown(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a Markdown table with a row a third."""
-    lines = [
-        "| task | known beforehand | third | rows | MRRMSE | share of the rows' size | Pearson |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = "task", "known beforehand", "third", "rows", "MRRMSE", "share of the rows' size", "Pearson"
+    rows = []
     for task, report in tasks.items():
         for what, thirds in report["strata"].items():
             for name, one in thirds.items():
-                lines.append(
-                    f"| {task} | {what} | {name} ({one['from']:.2f} to {one['to']:.2f}) | {one['rows']} "
-                    f"| {one['mean_rowwise_rmse']:.4f} | {one['relative']:.0%} | {one['mean_rowwise_pearson']:.3f} |"
-                )
-    return "\n".join(lines)
+                third = f"{name} ({one['from']:.2f} to {one['to']:.2f})"
+                errors = f"{one['mean_rowwise_rmse']:.4f}", f"{one['relative']:.0%}"
+                rows.append((task, what, third, one["rows"], *errors, f"{one['mean_rowwise_pearson']:.3f}"))
+    return "\n".join(harness.table(head, rows))

@@ -3,15 +3,14 @@
     python -m benchmarks.boosting.gpu [--device cuda|cpu] [--small | --full] [--out FILE]
 
 Simulated data. A cell is the median time between the ends of successive trees of one fit, the device waited for after
-each, so binning and the first tree, which compiles, are not in it. Engines take turns within a cell. Beside the times:
-the RMSE of held-out rows after the same number of trees at the same rate. A cell expected to take longer than a limit,
-by the smaller cells before it, is skipped; one that runs out of memory says so. Prints Markdown and writes JSON. With
-`--device cpu` the program runs without a GPU, to be tested. Exit code 3: something it needs is not here.
+each, so binning and the first tree, which compiles, are not in it. Beside the times: the RMSE of held-out rows after
+the same number of trees at the same rate. Prints Markdown and writes JSON. Exit code 3: something it needs is not here.
 """
 
 import itertools
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ class Engine:
             moments.append(time.perf_counter())
 
         self.fitted(X, Y, trees, cell, listener)
-        return 1e3 * harness.median(list(np.diff(moments)))
+        return 1e3 * median(list(np.diff(moments)))
 
 
 def engines(device: str) -> tuple[list[Engine], dict[str, str]]:
@@ -116,11 +115,8 @@ def measured(engine: Engine, size: Size, cell: Cell, before: list[dict[str, Any]
 
 def expected_ms(row: dict[str, Any], before: list[dict[str, Any]]) -> float:
     """Return what a cell takes if time grows in proportion to rows and outputs; inf after one that was not measured."""
-    smaller = [
-        cell
-        for cell in before
-        if cell["engine"] == row["engine"] and all(cell[axis] <= row[axis] for axis in AXES)
-    ]
+    ours = [cell for cell in before if cell["engine"] == row["engine"]]
+    smaller = [cell for cell in ours if all(cell[axis] <= row[axis] for axis in AXES)]
     if any("ms_a_tree" not in cell for cell in smaller):
         return float("inf")
     alike = [cell for cell in smaller if (cell["bins"], cell["depth"]) == (row["bins"], row["depth"])]
@@ -141,51 +137,41 @@ def errors(found: list[Engine], size: Size) -> dict[str, float]:
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    titles = report["engines"]
+    titles, rows = report["engines"], []
+    for key, group in itertools.groupby(report["cells"], key=lambda cell: [cell[axis] for axis in AXES]):
+        cells = {cell["engine"]: shown(cell) for cell in group}
+        rows.append((*(f"{v:,}" for v in key), *(cells[title] for title in titles)))
+    head = f"RMSE of {HELD_OUT} held-out rows after {report['error_trees']} trees", ""
     lines = [
         f"{report['columns']} columns, rate {RATE}; milliseconds a tree.",
         "",
-        f"| {' | '.join((*AXES, *titles))} |",
-        "|---" * (len(AXES) + len(titles)) + "|",
+        *harness.table((*AXES, *titles), rows),
+        "",
+        *harness.table(head, [(title, f"{error:.4f}") for title, error in report["rmse"].items()]),
     ]
-    for key, group in itertools.groupby(report["cells"], key=lambda cell: [cell[axis] for axis in AXES]):
-        shown = {
-            cell["engine"]: f"{cell['ms_a_tree']:.3g}"
-            if "ms_a_tree" in cell
-            else cell.get("failed") or f"skipped ({cell['skipped']})"
-            for cell in group
-        }
-        lines.append(f"| {' | '.join([*(f'{v:,}' for v in key), *(shown[title] for title in titles)])} |")
-    lines += ["", f"| RMSE of {HELD_OUT} held-out rows after {report['error_trees']} trees | |", "|---|---|"]
-    lines += [f"| {title} | {error:.4f} |" for title, error in report["rmse"].items()]
-    return "\n".join(lines + [f"\nLeft out: {name} ({why})" for name, why in report["left_out"].items()])
+    return "\n".join(lines + harness.explained(report["left_out"]))
+
+
+def shown(cell: dict[str, Any]) -> str:
+    """Return a cell of the table as text."""
+    if "ms_a_tree" in cell:
+        return f"{cell['ms_a_tree']:.3g}"
+    return str(cell.get("failed") or f"skipped ({cell['skipped']})")
 
 
 @harness.ends_in_one_line
 def main() -> None:
     """Run, print and write."""
-    parser = harness.options_of(__doc__, results="gpu_boosting.json")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--small", dest="size", action="store_const", const=SMALL, default=USUAL)
-    sizes.add_argument("--full", dest="size", action="store_const", const=FULL)
-    options = parser.parse_args()
+    options = harness.sized(harness.options_of(__doc__, results="gpu_boosting.json"), SMALL, USUAL, FULL)
     harness.require(options.device, "cupy")
     found, left_out = engines(options.device)
     table: list[dict[str, Any]] = []
     for cell, engine in itertools.product(options.size.cells(), found):
         table.append(measured(engine, options.size, cell, table))
-    harness.written(
-        options.out,
-        markdown,
-        device=options.device,
-        columns=options.size.columns,
-        engines=[engine.title for engine in found],
-        left_out=left_out,
-        cells=table,
-        error_trees=options.size.error_trees,
-        rmse=errors(found, options.size),
-    )
+    size, titles = options.size, [engine.title for engine in found]
+    asked = {"device": options.device, "columns": size.columns, "engines": titles, "left_out": left_out}
+    rmse = errors(found, size)
+    harness.written(options.out, markdown, **asked, cells=table, error_trees=size.error_trees, rmse=rmse)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,21 @@
 """The exact boosting engine against libraries: CPU time per tree, error beside it, and how the cost grows.
 
-    python -m benchmarks.boosting.speed [--quick] [--data FOLDER] [--only PART ...] [--out FILE]
+    python -m benchmarks.boosting.speed [--data FOLDER] [--out FILE]
 
 All rivals run by turns in one process on one core with one thread each. A time is the median over rounds of the process
 CPU time of a fit, binning included, over its number of trees; the exact engine grows 100 trees a round, the rivals one.
 The error is the RMSE of held-out rows after the same number of trees at the same rate. The growth table counts the
 trees alone. Libraries that are not installed are left out (pip install '.[bench]'). Takes about 30 minutes, nearly all
-of it in the rivals. Prints Markdown and writes JSON; with --only, the other parts stay as they stand in that file.
+of it in the rivals. Prints Markdown and writes JSON.
 """
 
-# ruff: noqa: E402 (the thread counts must be set before numpy is imported)
-
-import os
-
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-
-import json
+import itertools
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -78,14 +72,9 @@ def catboost(X: np.ndarray, Y: np.ndarray, depth: int, trees: int) -> Predict:
     """CatBoost: one symmetric tree a round for all outputs."""
     from catboost import CatBoostRegressor
 
-    size = {
-        "iterations": trees,
-        "depth": depth,
-        "learning_rate": RATE,
-        "border_count": 254,
-        "l2_leaf_reg": 1.0,
-    }
+    size = {"iterations": trees, "depth": depth, "learning_rate": RATE}
     plain = {"boosting_type": "Plain", "bootstrap_type": "No", "random_strength": 0, "random_seed": 0}
+    plain |= {"border_count": 254, "l2_leaf_reg": 1.0}
     quiet = {"thread_count": 1, "verbose": False, "allow_writing_files": False}
     return CatBoostRegressor(loss_function="MultiRMSE", **size, **plain, **quiet).fit(X, Y).predict
 
@@ -94,14 +83,8 @@ def lightgbm(X: np.ndarray, Y: np.ndarray, depth: int, trees: int) -> Predict:
     """LightGBM: one model an output, on bins made once."""
     import lightgbm as library
 
-    size = {
-        "learning_rate": RATE,
-        "num_leaves": 2**depth,
-        "max_depth": depth,
-        "max_bin": 255,
-        "lambda_l2": 1.0,
-    }
-    free = {"min_data_in_leaf": 1, "min_sum_hessian_in_leaf": 0.0, "min_data_in_bin": 1}
+    size = {"learning_rate": RATE, "num_leaves": 2**depth, "max_depth": depth, "max_bin": 255}
+    free = {"lambda_l2": 1.0, "min_data_in_leaf": 1, "min_sum_hessian_in_leaf": 0.0, "min_data_in_bin": 1}
     quiet = {"num_threads": 1, "verbosity": -1, "force_col_wise": True, "feature_pre_filter": False}
     options = {"objective": "regression", **size, **free, **quiet}
     data = library.Dataset(X, label=Y[:, 0], params=options, free_raw_data=False).construct()
@@ -109,17 +92,12 @@ def lightgbm(X: np.ndarray, Y: np.ndarray, depth: int, trees: int) -> Predict:
     return lambda new: np.stack([model.predict(new, num_threads=1) for model in models], axis=1)
 
 
-def cpu_seconds(work: harness.Work) -> float:
-    """Return the process CPU time of some work."""
-    return harness.seconds(work, clock=time.process_time)
-
-
 def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Return the root mean square error of all entries."""
     return float(np.sqrt(np.mean((predicted - truth) ** 2)))
 
 
-def by_depth(rounds: int) -> dict[str, dict[str, Any]]:
+def by_depth() -> dict[str, dict[str, Any]]:
     """Time all rivals at both depths, by turns; milliseconds a tree and the error after the same trees."""
     X, Y = simulated(ROWS + HELD_OUT)
     contestants, found = rivals(), {}
@@ -127,14 +105,14 @@ def by_depth(rounds: int) -> dict[str, dict[str, Any]]:
         fit(X[:100], Y[:100], 2, 1)  # compiles and loads
     for depth in DEPTHS:
         cells: dict[str, dict[str, Any]] = {name: {"cpu_ms_by_round": []} for name in contestants}
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             for name, (fit, trees) in contestants.items():
                 take_turn(cells[name], lambda f=fit, t=trees, d=depth: f(X[:ROWS], Y[:ROWS], d, t), trees)
         for name, cell in cells.items():
             found[f"depth {depth}, {name}"] = cell
             if "failed" in cell:
                 continue
-            cell["cpu_ms_a_tree"] = harness.median(cell["cpu_ms_by_round"])
+            cell["cpu_ms_a_tree"] = median(cell["cpu_ms_by_round"])
             expected = cell["cpu_ms_a_tree"] * ERROR_TREES / 1e3
             if expected > ERROR_SECONDS:
                 cell["rmse"] = f"skipped (about {expected:.0f} s)"
@@ -150,7 +128,7 @@ def take_turn(cell: dict[str, Any], fit: harness.Work, trees: int) -> None:
     if "failed" in cell or sum(times) * trees > 1e3 * RIVAL_SECONDS:
         return
     try:
-        times.append(1e3 * cpu_seconds(fit) / trees)
+        times.append(1e3 * harness.seconds(fit, clock=time.process_time) / trees)
     except Exception as error:  # each library's lack of memory has a class of its own
         if "alloc" not in str(error):
             raise
@@ -164,32 +142,30 @@ def totals() -> dict[str, float]:
     cases = {f"depth {depth}": usual | {"max_depth": depth} for depth in DEPTHS}
     cases["as published: depth 10, colsample 0.2, rate 0.01"] = PUBLISHED
     models = {name: MultiOutputBooster(**options) for name, options in cases.items()}
-    found = {name: cpu_seconds(lambda model=model: model.fit(X, Y)) for name, model in models.items()}
+    work = {name: lambda model=model: model.fit(X, Y) for name, model in models.items()}
     new, (*_, published) = simulated(255, seed=1)[0], models.values()
-    return found | {
-        "prediction of 255 rows by the published model": cpu_seconds(lambda: published.predict(new))
-    }
+    work["prediction of 255 rows by the published model"] = lambda: published.predict(new)
+    return {name: harness.seconds(each, clock=time.process_time) for name, each in work.items()}
 
 
 def ms_a_tree(X: np.ndarray, Y: np.ndarray, weights: np.ndarray | None = None, **options: Any) -> float:
     """Return the median CPU time of the exact engine's trees but the first, without what comes before them."""
     moments: list[float] = []
-    model = MultiOutputBooster(
-        **{"n_estimators": 4, "max_depth": 6, "colsample": 1.0, "engine": "exact"} | options
-    )
+    usual = {"n_estimators": 4, "max_depth": 6, "colsample": 1.0, "engine": "exact"}
+    model = MultiOutputBooster(**usual | options)
     model.fit(X, Y, weights, listener=lambda *_: moments.append(time.process_time()))
-    return 1e3 * harness.median(list(np.diff(moments)))
+    return 1e3 * median(list(np.diff(moments)))
 
 
-def weighted(rounds: int) -> dict[str, float]:
+def weighted() -> dict[str, float]:
     """Time the exact engine without and with weights, by turns; the median of the rounds."""
     X, Y = simulated(ROWS)
     given = {"without": None, "with": np.random.default_rng(0).exponential(size=ROWS)}
-    turns = [{name: ms_a_tree(X, Y, w, n_estimators=20) for name, w in given.items()} for _ in range(rounds)]
-    return {name: harness.median([turn[name] for turn in turns]) for name in given}
+    turns = [{name: ms_a_tree(X, Y, w, n_estimators=20) for name, w in given.items()} for _ in range(ROUNDS)]
+    return {name: median([turn[name] for turn in turns]) for name in given}
 
 
-def growth(most_seconds: float) -> dict[str, list[dict[str, Any]]]:
+def growth() -> dict[str, list[dict[str, Any]]]:
     """Time the exact engine over rows × outputs and over bins × depth."""
     sizes: list[dict[str, Any]] = []
     for d in GROWTH_OUTPUTS:
@@ -197,7 +173,7 @@ def growth(most_seconds: float) -> dict[str, list[dict[str, Any]]]:
         for n in GROWTH_ROWS:
             cell: dict[str, Any] = {"outputs": d, "rows": n}
             sizes.append(cell)
-            if rate * n > 1e3 * most_seconds:
+            if rate * n > 1e3 * GROWTH_SECONDS:
                 cell["skipped"] = f"about {rate * n / 1e3:.0f} s a tree expected"
                 continue
             trees = 2 if rate * n > 1e3 * FEW_TREES_FROM else 4
@@ -211,28 +187,23 @@ def growth(most_seconds: float) -> dict[str, list[dict[str, Any]]]:
     return {"rows_and_outputs": sizes, "bins_and_depth": shapes}
 
 
-def quality(folder: Path, quick: bool) -> dict[str, Any]:
+def quality(folder: Path) -> dict[str, Any]:
     """Return the 5-fold RMSE in the space of 45 components on lincs_lung, the same trees, depth and rate."""
     if not (folder / "lincs_lung").exists():
         return {"skipped": f"no lincs_lung in {folder}"}
-    options = {"n_estimators": 10 if quick else 50, "max_depth": 6, "learning_rate": RATE, "colsample": 1.0}
+    options = {"n_estimators": 50, "max_depth": 6, "learning_rate": RATE, "colsample": 1.0}
     found: dict[str, Any] = {"settings": options}
-    for bins, engine in ((32, "exact"), (32, "xgboost"), (256, "exact"), (256, "xgboost"))[
-        : 3 if quick else 4
-    ]:
+    for bins, engine in itertools.product((32, 256), ("exact", "xgboost")):
         began, by_draw = time.process_time(), []
-        for seed in range(1 if quick else DRAWS):
+        for seed in range(DRAWS):
             squares = []
             for X, Y, X_test, Y_test in lung_folds(folder, seed):
                 model = MultiOutputBooster(engine=engine, max_bins=bins, **options).fit(X, Y)
                 squares.append(rmse(model.predict(X_test), Y_test) ** 2)
             by_draw.append(float(np.sqrt(np.mean(squares))))
         cpu = (time.process_time() - began) / len(by_draw)
-        found[f"{engine}, {bins} bins"] = {
-            "rmse": float(np.mean(by_draw)),
-            "rmse_by_draw": by_draw,
-            "cpu_s": cpu,
-        }
+        cell = {"rmse": float(np.mean(by_draw)), "rmse_by_draw": by_draw, "cpu_s": cpu}
+        found[f"{engine}, {bins} bins"] = cell
     return found
 
 
@@ -247,32 +218,23 @@ def markdown(report: dict[str, Any]) -> str:
         times = cell["cpu_ms_a_tree"] / cells[f"depth {depth}, {OURS}"]["cpu_ms_a_tree"]
         error = cell["rmse"] if isinstance(cell["rmse"], str) else f"{cell['rmse']:.3f}"
         rows.append((depth, rival, shown(cell), f"{times:,.0f}", error))
+    real = report["quality"]
+    errors = []
+    for name in [name for name in real if name not in ("settings", "skipped")]:
+        cell = real[name]
+        draws = ", ".join(f"{one:.3f}" for one in cell["rmse_by_draw"])
+        errors.append((name, f"{cell['rmse']:.3f}", draws, f"{cell['cpu_s']:.1f}"))
+    seconds = [(name, f"{taken:.2f}") for name, taken in report["totals_core_s"].items()]
+    weights = [(f"{name} weights", f"{ms:.3g}") for name, ms in report["weights"].items()]
     lines = [
         f"One core, one thread; {ROWS} rows × {COLUMNS} columns × {OUTPUTS} outputs, rate {RATE}; RMSE of {HELD_OUT} "
         f"held-out rows after {ERROR_TREES} trees.",
-        *table(("depth", "engine", "CPU ms a tree", "times exact", "RMSE"), rows),
-        *table(
-            ("1,000 trees of the exact engine", "core-s"),
-            [(name, f"{seconds:.2f}") for name, seconds in report["totals_core_s"].items()],
-        ),
-        *table(
-            (f"CPU ms a tree, {ROWS} × {COLUMNS} × {OUTPUTS}, depth 6", ""),
-            [(f"{name} weights", f"{ms:.3g}") for name, ms in report["weights"].items()],
-        ),
+        *("", *harness.table(("depth", "engine", "CPU ms a tree", "times exact", "RMSE"), rows)),
+        *("", *harness.table(("1,000 trees of the exact engine", "core-s"), seconds)),
+        *("", *harness.table((f"CPU ms a tree, {ROWS} × {COLUMNS} × {OUTPUTS}, depth 6", ""), weights)),
+        *("", f"lincs_lung, 5 folds, 45 components: {real.get('settings', real)}"),
+        *("", *harness.table(("engine", "RMSE", "by draw of the folds", "CPU s a draw"), errors)),
     ]
-    real = report["quality"]
-    lines += ["", f"lincs_lung, 5 folds, 45 components: {real.get('settings', real)}"]
-    errors = [
-        (
-            name,
-            f"{cell['rmse']:.3f}",
-            ", ".join(f"{one:.3f}" for one in cell["rmse_by_draw"]),
-            f"{cell['cpu_s']:.1f}",
-        )
-        for name, cell in real.items()
-        if name not in ("settings", "skipped")
-    ]
-    lines += table(("engine", "RMSE", "by draw of the folds", "CPU s a draw"), errors)
     for part, row, column, word in (
         ("rows_and_outputs", "outputs", "rows", "{} rows"),
         ("bins_and_depth", "bins", "depth", "depth {}"),
@@ -281,18 +243,8 @@ def markdown(report: dict[str, Any]) -> str:
         columns = list(dict.fromkeys(cell[column] for cell in grid))
         head = ("CPU ms a tree of the exact engine", *(word.format(f"{n:,}") for n in columns))
         by_row = {key: [shown(cell) for cell in grid if cell[row] == key] for key in (c[row] for c in grid)}
-        lines += table(head, [(f"{key:,} {row}", *found) for key, found in by_row.items()])
+        lines += ["", *harness.table(head, [(f"{key:,} {row}", *found) for key, found in by_row.items()])]
     return "\n".join(lines)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, after an empty one."""
-    return [
-        "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
 
 
 def shown(cell: dict[str, Any]) -> str:
@@ -305,28 +257,12 @@ def shown(cell: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, print and write."""
-    parser = harness.options_of(__doc__, results="boosting.json")
-    parser.add_argument("--quick", action="store_true", help="one round, a smaller growth table; only prints")
-    parser.add_argument("--data", type=Path, default=harness.DATA)
-    names = ("trees", "totals_core_s", "weights", "quality", "growth")
-    parser.add_argument(
-        "--only", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names)
-    )
-    options = parser.parse_args()
+    options = harness.options_of(__doc__, results="boosting.json", data=harness.DATA).parse_args()
     harness.on_one_core()
     most = MOST_MEMORY_GB << 30
     resource.setrlimit(resource.RLIMIT_AS, (most, most))  # a rival that wants more fails, not the machine
-    rounds = 1 if options.quick else ROUNDS
-    measure: dict[str, Callable[[], Any]] = {
-        "trees": lambda: by_depth(rounds),
-        "totals_core_s": totals,
-        "weights": lambda: weighted(rounds),
-        "quality": lambda: quality(options.data, options.quick),
-        "growth": lambda: growth(GROWTH_SECONDS / 60 if options.quick else GROWTH_SECONDS),
-    }
-    kept = {} if set(options.only) == set(names) else json.loads(options.out.read_text())
-    parts = {name: measure[name]() if name in options.only else kept[name] for name in names}
-    harness.written(None if options.quick else options.out, markdown, **parts)
+    parts = {"trees": by_depth(), "totals_core_s": totals(), "weights": weighted()}
+    harness.written(options.out, markdown, **parts, quality=quality(options.data), growth=growth())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Target encoding of all genes at once against the loops it replaces: time and difference on the demo data.
 
-    python -m benchmarks.features.encoders [--quick]
+    python -m benchmarks.features.encoders [--out FILE]
 
 The task: statistics of every gene per cell type and per compound, each row's from the rows outside its fold, and
 those of all rows for new ones; 614 rows × 18,211 genes, 5 folds. All rivals run interleaved in one process on one
@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
+from statistics import median
 from typing import Any
 
 import category_encoders
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
 
-from benchmarks.harness import by_turns, median, on_one_core, options_of, written
+from benchmarks.harness import by_turns, on_one_core, options_of, table, written
 from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds
@@ -32,7 +33,7 @@ SIX = ("mean", "min", "max", "median", "first", "quantile_0.4")
 FIVE = ("min", "quantile_0.4", "median", "max", "mean")
 """Those of them that category_encoders has; it has no first."""
 LEAVE_ONE_OUT = ("leave-one-out",)
-ROUNDS, QUICK_ROUNDS = 5, 2
+ROUNDS = 5
 
 Solve = Callable[[np.ndarray], Any]
 
@@ -59,15 +60,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rival:
-    """A way to do the task for some targets.
+    """A way to do the task for some targets, its statistics, and how many targets it does a round.
 
-    Attributes
-    ----------
-    solve : callable
-        Targets → columns of the training rows, (n, 2, n_statistics, n_targets); ours in two arrays, one a group.
-    statistics : tuple of str
-    count : int
-        Targets a round.
+    `solve` makes columns of the training rows, (n, 2, n_statistics, n_targets); ours in two arrays, one a group.
     """
 
     solve: Solve
@@ -75,10 +70,9 @@ class Rival:
     count: int
 
 
-def rivals(problem: Problem, quick: bool) -> dict[str, Rival]:
+def rivals(problem: Problem) -> dict[str, Rival]:
     """Return all rivals by name."""
-    few, many = (2, 32) if quick else (6, 128)
-    mean, ce = ("mean",), category_encoders
+    few, many, mean, ce = 6, 128, ("mean",), category_encoders
 
     def five() -> list[Any]:
         return [ce.SummaryEncoder(quantiles=(0, 0.4, 0.5, 1), m=0), ce.MEstimateEncoder(m=0)]
@@ -176,28 +170,25 @@ def with_pandas(problem: Problem) -> Solve:
     return solve
 
 
-def timed(problem: Problem, rounds: int, quick: bool) -> dict[str, dict[str, Any]]:
+def timed(problem: Problem) -> dict[str, dict[str, Any]]:
     """Time all rivals, interleaved; return CPU seconds for all genes."""
-    contestants = rivals(problem, quick)
+    contestants = rivals(problem)
     spread = np.random.default_rng(0).permutation(N_GENES)
 
     def turn_of(rival: Rival) -> Callable[[], object]:
         rival.solve(spread[:2])
-        parts = cycle(
-            [spread[start:][: rival.count] for start in range(0, rounds * rival.count, rival.count)]
-        )
+        parts = cycle([spread[k * rival.count :][: rival.count] for k in range(ROUNDS)])
         return lambda: rival.solve(spread if rival.count == N_GENES else next(parts))
 
     turns = {name: turn_of(rival) for name, rival in contestants.items()}
+    taken = by_turns(turns, ROUNDS, clock=time.process_time)
     return {
         name: {
             "statistics": list(rival.statistics),
             "targets_a_round": rival.count,
-            "all_genes_cpu_s": median(taken) * N_GENES / rival.count,
+            "all_genes_cpu_s": median(taken[name]) * N_GENES / rival.count,
         }
-        for (name, rival), taken in zip(
-            contestants.items(), by_turns(turns, rounds, clock=time.process_time).values(), strict=True
-        )
+        for name, rival in contestants.items()
     }
 
 
@@ -205,7 +196,7 @@ def differences(problem: Problem, n_targets: int) -> dict[str, float]:
     """Return each rival's largest absolute difference to ours, in the statistics it has."""
     targets = np.random.default_rng(1).permutation(N_GENES)[:n_targets]
     found = {}
-    for name, rival in rivals(problem, quick=True).items():
+    for name, rival in rivals(problem).items():
         if not name.startswith("ours"):
             alone = rival.statistics == LEAVE_ONE_OUT
             own = leave_one_out(problem) if alone else ours(problem, rival.statistics)
@@ -216,40 +207,31 @@ def differences(problem: Problem, n_targets: int) -> dict[str, float]:
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     problem = report["problem"]
-    lines = [
-        f"One core; {problem['rows']} rows × {problem['genes']:,} simulated genes × {problem['folds']} folds and all "
-        "rows, by cell type and compound.",
-        "",
-        "| encoder | statistics | genes timed a round | all genes, CPU s | times ours | largest difference to ours |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, row in report["encoders"].items():
         own = "ours, leave-one-out" if "leave-one-out" in name else "ours, six statistics"
         ratio = row["all_genes_cpu_s"] / report["encoders"][own]["all_genes_cpu_s"]
-        error = report["largest_difference_to_ours"].get(name)
-        lines.append(
-            f"| {name} | {len(row['statistics'])} | {row['targets_a_round']:,}"
-            f"{' (extrapolated)' if row['targets_a_round'] < problem['genes'] else ''} "
-            f"| {row['all_genes_cpu_s']:,.2f} | {ratio:,.3g} | {'–' if error is None else f'{error:.0e}'} |"
-        )
-    return "\n".join(lines)
+        error, count = report["largest_difference_to_ours"].get(name), row["targets_a_round"]
+        genes = f"{count:,}{' (extrapolated)' if count < problem['genes'] else ''}"
+        shown = f"{row['all_genes_cpu_s']:,.2f}", f"{ratio:,.3g}", "–" if error is None else f"{error:.0e}"
+        rows.append((name, len(row["statistics"]), genes, *shown))
+    head = "encoder | statistics | genes timed a round | all genes, CPU s | times ours | largest difference to ours"
+    first = (
+        f"One core; {problem['rows']} rows × {problem['genes']:,} simulated genes × {problem['folds']} folds and all "
+        "rows, by cell type and compound."
+    )
+    return "\n".join([first, "", *table(head, rows)])
 
 
 def main() -> None:
     """Run, print and write."""
-    parser = options_of(__doc__, results="features_encoders.json")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and genes")
-    options = parser.parse_args()
+    options = options_of(__doc__, results="features_encoders.json").parse_args()
     on_one_core()
     warnings.simplefilter("ignore")  # of pandas, from category_encoders
     problem = Problem.load()
-    written(
-        options.out,
-        markdown,
-        problem={"rows": len(problem.obs), "genes": N_GENES, "folds": N_FOLDS},
-        encoders=timed(problem, QUICK_ROUNDS if options.quick else ROUNDS, options.quick),
-        largest_difference_to_ours=differences(problem, 3 if options.quick else 20),
-    )
+    shape, encoders = {"rows": len(problem.obs), "genes": N_GENES, "folds": N_FOLDS}, timed(problem)
+    off = differences(problem, n_targets=20)
+    written(options.out, markdown, problem=shape, encoders=encoders, largest_difference_to_ours=off)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Which compounds a molecule encoder takes for similar: nearest neighbours among the competition's 146 compounds.
 
-    python -m benchmarks.features.neighbours [--model FOLDER_OR_HUB_ID]
+    python -m benchmarks.features.neighbours [--out FILE]
 
-By default the model is the ALBERT of reaction SMILES that the package rxnmapper carries (make venv installs it).
+The model is the ALBERT of reaction SMILES that the package rxnmapper carries (make venv installs it).
 Prints six compounds and means over all of them, beside Morgan fingerprints.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import options_of, written
+from benchmarks.harness import options_of, table, written
 from features.molecules.encoders import ChemBERTaEncoder
 from features.molecules.morgan import MorganEncoder, tanimoto
 from rapids_pipeline.backend.arrays import Float32
@@ -32,21 +32,16 @@ N_RANDOM = 1000
 
 def main() -> None:
     """Encode, compare, print and write."""
-    parser = options_of(__doc__, results="features_neighbours.json")
-    parser.add_argument("--model", default=None, help="folder or hub id; default: rxnmapper's ALBERT")
-    options = parser.parse_args()
+    options = options_of(__doc__, results="features_neighbours.json").parse_args()
     compounds = simulate(0, 1).de_train.drop_duplicates("sm_name")
     names, smiles = compounds["sm_name"].tolist(), compounds["SMILES"].tolist()
-    encoder = ChemBERTaEncoder(options.model or str(rxnmapper_folder()), cache=None)
+    encoder = ChemBERTaEncoder(str(rxnmapper_folder()), cache=None)
     embedding, bits = encoder.fit(smiles).transform(smiles), MorganEncoder().transform(smiles)
-    similarities = {
-        "embedding, cosine": embedding @ embedding.T,
-        "Morgan, Tanimoto": tanimoto(bits, bits),
-    }
+    similarities = {"embedding, cosine": embedding @ embedding.T, "Morgan, Tanimoto": tanimoto(bits, bits)}
     written(
         options.out,
         markdown,
-        model=options.model or "rxnmapper, albert_heads_8_uspto_all_1310k",
+        model="rxnmapper, albert_heads_8_uspto_all_1310k",
         n_compounds=len(names),
         neighbours={n: {kind: nearest(s, names, n) for kind, s in similarities.items()} for n in SHOWN},
         mean_tanimoto=structural_likeness(*similarities.values()),
@@ -57,7 +52,7 @@ def rxnmapper_folder() -> Path:
     """Return the folder of the weights in the package rxnmapper, which is not imported."""
     found = find_spec("rxnmapper")
     if found is None or found.origin is None:
-        raise SystemExit("give --model FOLDER, or install rxnmapper: pip install --no-deps rxnmapper==0.4.3")
+        raise SystemExit("install rxnmapper: pip install --no-deps rxnmapper==0.4.3")
     return Path(found.origin).parent / "models" / "transformers" / "albert_heads_8_uspto_all_1310k"
 
 
@@ -88,13 +83,13 @@ def structural_likeness(cosine: Float32, likeness: Float32) -> dict[str, float]:
 def markdown(report: dict[str, Any]) -> str:
     """Return the neighbours and the means as Markdown."""
     kinds = list(next(iter(report["neighbours"].values())))
-    lines = [f"| compound | class | {' | '.join(f'nearest by {kind}' for kind in kinds)} |"]
-    lines.append("|---" * (2 + len(kinds)) + "|")
+    rows = []
     for name, found in report["neighbours"].items():
         cells = (", ".join(f"{other} {value:.2f}" for other, value in found[kind]) for kind in kinds)
-        lines.append(f"| {name} | {SHOWN[name]} | {' | '.join(cells)} |")
+        rows.append((name, SHOWN[name], *cells))
     means = [f"- {what}: {value:.3f}" for what, value in report["mean_tanimoto"].items()]
-    return "\n".join([*lines, "", *means])
+    head = "compound", "class", *(f"nearest by {kind}" for kind in kinds)
+    return "\n".join([*table(head, rows), "", *means])
 
 
 if __name__ == "__main__":

@@ -2,18 +2,9 @@
 
     python -m benchmarks.gpu.check [--only WORD ...] [--full] [--out FILE]
 
-It is `pytest -m gpu tests/gpu`, in a worker of pytest-xdist: a test that crashes or takes longer than pytest-timeout
-lets it ends that worker, and the tests after it run in a new one. `rapids-perturb doctor` and the benchmarks are tests
-there, too, each with a process of its own (tests/gpu/test_gpu_programs.py). Prints a table and writes
-benchmarks/results/gpu-check-DEVICE.json with the device, the driver, the versions of all packages, and for each file of
-tests its result, its seconds and the reasons.
-
-    passed     at least one test passed and none failed
-    failed     a test failed, crashed or took too long, or the file cannot be imported
-    not run    every test was skipped, such as for a package that is not installed
-
-Exit codes: 0 everything that could run passed, 1 something failed, 2 usage, 3 there is no usable GPU or nothing could
-run, 130 interrupted. See docs/guide/gpu.md.
+It is `pytest -m gpu tests/gpu` with a report, which docs/guide/gpu.md explains. Prints a table and writes
+benchmarks/results/gpu-check-DEVICE.json. Exit codes: 0 everything that could run passed, 1 something failed, 2 usage,
+3 there is no usable GPU or nothing could run, 130 interrupted.
 """
 
 import os
@@ -148,11 +139,11 @@ def verdict(parts: Sequence[Part]) -> str:
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as a table."""
-    lines = ["| part | result | passed | failed | skipped | seconds | why |", "|---|---|---|---|---|---|---|"]
+    rows = []
     for part in report["parts"]:
-        counts = " | ".join(str(part[count]) for count in ("passed", "failed", "skipped"))
         why = "; ".join(part["reasons"]).replace("|", "\\|")
-        lines.append(f"| {part['name']} | {part['status']} | {counts} | {part['seconds']} | {why} |")
+        rows.append((*(part[of] for of in ("name", "status", "passed", "failed", "skipped", "seconds")), why))
+    lines = harness.table(("part", "result", "passed", "failed", "skipped", "seconds", "why"), rows)
     memory = report["memory_mib"]
     lines += ["", f"device memory in use: {memory['before']} MiB before, {memory['after']} MiB after"]
     return "\n".join([*lines, f"{report['seconds']} s: {report['verdict']}"])

@@ -1,6 +1,6 @@
 """Big batches: does memory stay the same while the number of pairs grows, and how fast do they go through?
 
-    python -m benchmarks.predictions.big_batches [--rows N,N,…] [--recipes NAME,…]
+    python -m benchmarks.predictions.big_batches [--out FILE]
 
 Trains recipes on the demo data (18,211 genes), then predicts more and more pairs of new compounds, each batch by
 `rapids-perturb predict` in a process of its own, into a folder of Parquet parts. Prints seconds, rows and bytes a
@@ -20,12 +20,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.harness import DATA, command, options_of, seconds, written
+from benchmarks.harness import DATA, command, options_of, seconds, table, written
 from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.demo import simulate
 
-WANTED = 100_000
-HEADER = "recipe | pairs | seconds | of which predicting | rows/s | MB/s | the disk's MB/s | peak memory | GB"
+RECIPES, ROWS, WANTED = ("quick", "published"), (1_000, 4_000, 16_000), 100_000
+HEAD = (
+    "recipe",
+    "pairs",
+    "seconds",
+    "of which predicting",
+    "rows/s",
+    "MB/s",
+    "the disk's MB/s",
+    "peak memory",
+    "GB",
+)
 
 
 def batch(model: Path, n: int, out: Path) -> dict[str, Any]:
@@ -37,14 +47,8 @@ def batch(model: Path, n: int, out: Path) -> dict[str, Any]:
     size, stages = sum(part.stat().st_size for part in parts), json.loads(manifest.read_text())["seconds"]
     shutil.rmtree(place)
     disk = seconds(lambda: fill(out / "plain", size))
-    return {
-        "rows": n,
-        **taken,
-        "stage_seconds": stages,
-        "bytes": size,
-        "parts": len(parts),
-        "disk_bytes_per_second": round(size / disk),
-    }
+    written_by_us = {"stage_seconds": stages, "bytes": size, "parts": len(parts)}
+    return {"rows": n, **taken, **written_by_us, "disk_bytes_per_second": round(size / disk)}
 
 
 def new_pairs(n: int) -> pd.DataFrame:
@@ -76,40 +80,34 @@ def rate(one: dict[str, Any]) -> float:
     return float(one["rows"] / max(one["stage_seconds"].get("predict", one["seconds"]), 1e-9))
 
 
-def table(report: dict[str, Any]) -> str:
+def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    lines = [f"| {HEADER} |", "|" + "---|" * (HEADER.count("|") + 1)]
+    rows: list[tuple[Any, ...]] = []
     for recipe, batches in report["batches"].items():
         for one in batches:
-            moved, disk = rate(one) * one["bytes"] / one["rows"] / 1e6, one["disk_bytes_per_second"] / 1e6
-            predicting = one["stage_seconds"].get("predict", 0)
-            lines.append(
-                f"| {recipe} | {one['rows']:,} | {one['seconds']} | {predicting:.1f} | {rate(one):.0f} | {moved:.0f} "
-                f"| {disk:.0f} | {one['peak_memory_gib']} GiB | {one['bytes'] / 1e9:.2f} |"
-            )
-        last = batches[-1]
-        whole, size = (
-            last["seconds"] + (WANTED - last["rows"]) / rate(last),
-            last["bytes"] / last["rows"] * WANTED,
-        )
-        lines.append(f"| {recipe} | {WANTED:,} (extrapolated) | {whole:.0f} | | | | | | {size / 1e9:.1f} |")
-    return "\n".join(lines)
+            bytes_a_row = one["bytes"] / one["rows"]
+            speeds = rate(one), rate(one) * bytes_a_row / 1e6, one["disk_bytes_per_second"] / 1e6
+            predicting = f"{one['stage_seconds'].get('predict', 0):.1f}"
+            taken = one["seconds"], predicting, *(f"{speed:.0f}" for speed in speeds)
+            memory = f"{one['peak_memory_gib']} GiB"
+            rows.append((recipe, f"{one['rows']:,}", *taken, memory, f"{one['bytes'] / 1e9:.2f}"))
+        whole = one["seconds"] + (WANTED - one["rows"]) / rate(one)
+        empty, size = [""] * 5, f"{bytes_a_row * WANTED / 1e9:.1f}"
+        rows.append((recipe, f"{WANTED:,} (extrapolated)", f"{whole:.0f}", *empty, size))
+    return "\n".join(table(HEAD, rows))
 
 
 def main() -> None:
     """Train, predict, print and write."""
-    parser = options_of(__doc__, "big_batches.json")
-    parser.add_argument("--rows", default="1000,4000,16000")
-    parser.add_argument("--recipes", default="quick,published")
-    chosen, found = parser.parse_args(), {}
+    chosen, found = options_of(__doc__, "big_batches.json").parse_args(), {}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        for recipe in chosen.recipes.split(","):
+        for recipe in RECIPES:
             command("demo", "--recipe", recipe, "--molecules", "morgan", "--out", str(out / recipe))
             model = out / recipe / "model"
             batch(model, 10, out)  # compiles what is compiled on first use
-            found[recipe] = [batch(model, int(n), out) for n in chosen.rows.split(",")]
-    written(chosen.out, table, installed_versions(), batches=found)
+            found[recipe] = [batch(model, n, out) for n in ROWS]
+    written(chosen.out, markdown, installed_versions(), batches=found)
 
 
 if __name__ == "__main__":

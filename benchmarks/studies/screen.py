@@ -1,6 +1,6 @@
 """Feature screening: seconds and memory of one gene and of all, a loop over scikit-learn beside it, and false alarms.
 
-    python -m benchmarks.studies.screen [--data FOLDER] [--only PART ...]
+    python -m benchmarks.studies.screen [--data FOLDER] [--out FILE]
 
 one_gene     `rapids-perturb screen --target A1BG` on the demo data in a process of its own: all sets, 5 folds
 sklearn      the same sets on the same folds by scikit-learn's SVR, columns made for every fold and set
@@ -8,13 +8,12 @@ all_genes    `--target all`: every set, 18,211 genes
 unseen       lincs_lung, split by compound: what structure is worth, with permuted SMILES beside it
 noise        100 data sets of pure noise: how often a set is called better than the reference
 
-Prints Markdown and writes benchmarks/results/screen.json; with --only, the other parts are kept as they stand there.
+Prints Markdown and writes benchmarks/results/screen.json.
 """
 
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 import pandas as pd
 from sklearn.svm import SVR
 
-from benchmarks.harness import DATA, command, options_of, written
+from benchmarks.harness import DATA, command, options_of, table, written
 from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
@@ -33,7 +32,6 @@ from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.studies.screen.candidates import default_sets
 from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 
-PARTS = ("one_gene", "sklearn", "all_genes", "unseen", "noise")
 UNSEEN_SETS = ("cell_type", "cell_type_molecules", "descriptors")
 UNSEEN_TARGETS = ("all", "HMGCR")
 NOISE_SEEDS, NOISE_ROWS, NOISE_COMPOUNDS = 100, 150, 25
@@ -118,9 +116,8 @@ def noise() -> dict[str, Any]:
             for row in screen(noise_data(seed), request).sets:
                 if row.feature_set in better:
                     better[row.feature_set] += row.difference_high < 0
-        found[f"{split} split, reference {reference}"] = {
-            name: count / NOISE_SEEDS for name, count in better.items()
-        }
+        shares = {name: count / NOISE_SEEDS for name, count in better.items()}
+        found[f"{split} split, reference {reference}"] = shares
     return found
 
 
@@ -128,45 +125,28 @@ def noise_data(seed: int) -> PerturbationData:
     """Return responses that hang on nothing."""
     rng = np.random.default_rng(seed)
     compounds = rng.integers(0, NOISE_COMPOUNDS, NOISE_ROWS)
-    obs = pd.DataFrame(
-        {
-            "cell_type": rng.choice([f"cell {i}" for i in range(6)], NOISE_ROWS),
-            "sm_name": [f"drug {i}" for i in compounds],
-            "SMILES": [SMILES[i] for i in compounds],
-        }
-    )
+    cells = rng.choice([f"cell {i}" for i in range(6)], NOISE_ROWS)
+    names, smiles = [f"drug {i}" for i in compounds], [SMILES[i] for i in compounds]
+    obs = pd.DataFrame({"cell_type": cells, "sm_name": names, "SMILES": smiles})
     return PerturbationData(obs, rng.normal(size=(NOISE_ROWS, 1)).astype(np.float32), ("A1BG",))
 
 
 def main() -> None:
     """Run, print and write."""
-    parser = options_of(__doc__, results="screen.json")
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
-    options = parser.parse_args()
-    kept = {} if len(options.only) == len(PARTS) else json.loads(options.out.read_text())
-    measure: dict[str, Callable[[], dict[str, Any]]] = {
-        "one_gene": one_gene,
-        "sklearn": sklearn_loop,
-        "all_genes": lambda: process("all"),
-        "unseen": lambda: unseen(options.data),
-        "noise": noise,
-    }
-    found = {part: measure[part]() if part in options.only else kept[part] for part in PARTS}
-    written(options.out, markdown, **found)
+    options = options_of(__doc__, results="screen.json", data=DATA).parse_args()
+    found = {"one_gene": one_gene(), "sklearn": sklearn_loop(), "all_genes": process("all")}
+    written(options.out, markdown, **found, unseen=unseen(options.data), noise=noise())
 
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     loop, first = report["sklearn"], report["one_gene"]["first_process_seconds"]
-    processes = [
-        (
-            *(f"{name}, {len(report[part]['sets']) - 1} sets", report[part]["seconds"]),
-            *(f"{report[part]['stage_seconds']['screen']:.1f}", report[part]["core_seconds"]),
-            f"{report[part]['peak_memory_gib']} GiB",
-        )
-        for name, part in (("A1BG", "one_gene"), ("all genes", "all_genes"))
-    ]
+    off = f"largest difference of a score to the loop's: {loop['largest_difference']:.1e}"
+    processes = []
+    for name, part in (("A1BG", report["one_gene"]), ("all genes", report["all_genes"])):
+        label, screening = f"{name}, {len(part['sets']) - 1} sets", f"{part['stage_seconds']['screen']:.1f}"
+        memory = f"{part['peak_memory_gib']} GiB"
+        processes.append((label, part["seconds"], screening, part["core_seconds"], memory))
     processes.append(("A1BG, scikit-learn's SVR in a loop", "–", loop["seconds"], "–", "–"))
     sets = []
     for row in report["all_genes"]["sets"]:
@@ -183,23 +163,15 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     times = ["demo data, all sets, 5 folds", "process, s", "of which screening", "core-s", "peak memory"]
     columns = ["lincs_lung, unseen compounds", "set", "score", "minus cell_type", "95 % interval"]
-    return "\n\n".join(
-        [
-            table(times, processes),
-            f"first process: {first} s (may compile)\n"
-            f"largest difference of a score to the loop's: {loop['largest_difference']:.1e}",
-            table(["all genes", "MRRMSE", "minus onehot", "genes better", "seconds"], sets),
-            f"agreement: {json.dumps(report['all_genes']['agreement'])[:400]}",
-            *([table(columns, unseen_rows)] if unseen_rows else []),
-            table([f"pure noise, {NOISE_SEEDS} data sets: called better in", *NOISE_SETS], alarms),
-        ]
-    )
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table as Markdown."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
+    parts = [
+        table(times, processes),
+        [f"first process: {first} s (may compile)", off],
+        table(["all genes", "MRRMSE", "minus onehot", "genes better", "seconds"], sets),
+        [f"agreement: {json.dumps(report['all_genes']['agreement'])[:400]}"],
+        table(columns, unseen_rows) if unseen_rows else [],
+        table([f"pure noise, {NOISE_SEEDS} data sets: called better in", *NOISE_SETS], alarms),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
 
 
 if __name__ == "__main__":

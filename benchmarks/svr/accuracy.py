@@ -53,21 +53,15 @@ def objective(K: Float64, Y: Float64, beta: Float64) -> Float64:
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    rows = report["rows"]
-    bounds = " | ".join(f"C = {C:g}" for C in BOUNDS)
-    lines = [f"| largest difference of a held-out prediction | {bounds} |", "|---|" + "---|" * len(BOUNDS)]
-    for name, by_bound in rows.items():
-        lines.append(
-            f"| {name} | " + " | ".join(f"{by_bound[str(C)]['prediction']:.0e}" for C in BOUNDS) + " |"
-        )
-    lines += ["", "| largest | relative objective gap | sum of β over C |", "|---|---|---|"]
-    for name, by_bound in rows.items():
-        worst = [
-            max(cell[key] for cell in by_bound.values())
-            for key in ("relative objective gap", "sum of β over C")
-        ]
-        lines.append(f"| {name} | {worst[0]:.0e} | {worst[1]:.0e} |")
-    return "\n".join(lines)
+    rows, keys = report["rows"], ("relative objective gap", "sum of β over C")
+    errors = [(name, *(f"{cells[str(C)]['prediction']:.0e}" for C in BOUNDS)) for name, cells in rows.items()]
+    worst = [
+        (name, *(f"{max(cell[key] for cell in cells.values()):.0e}" for key in keys))
+        for name, cells in rows.items()
+    ]
+    bounds = [f"C = {C:g}" for C in BOUNDS]
+    lines = harness.table(("largest difference of a held-out prediction", *bounds), errors)
+    return "\n".join([*lines, "", *harness.table(("largest", *keys), worst)])
 
 
 def main() -> None:

@@ -5,10 +5,11 @@
 Rivals take turns in one process, each after a warm-up; the clock is read when the device is done; medians of rounds.
 Loops over one library SVR a gene, and the engine of the CPU, run on a stated sample of genes and are extrapolated.
 The error is the largest difference of a held-out prediction from SMO on the CPU at tol 1e-6. Prints Markdown and writes
-JSON. With `--device cpu` the program runs without a GPU, to be tested. Exit code 3: something it needs is not here.
+JSON. Exit code 3: something it needs is not here.
 """
 
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,8 @@ from rapids_pipeline.svr.engines import ENGINES, fit_on_table
 from rapids_pipeline.svr.gram import GramTable
 
 SHARED, LOOP, HOST = "Douglas–Rachford", "cuML's loop", "CPU: SMO"
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is measured: genes of the data, of the sample of the CPU's engine and of the loop; rounds."""
-
-    genes: int
-    sample: int
-    loop: int
-    rounds: int
-
-
-SMALL, USUAL = Size(40, 20, 2, 1), Size(N_GENES, 1024, 12, 3)
-FULL = Size(N_GENES, N_GENES, 60, 5)
+SMALL, USUAL, FULL = (40, 20, 2, 1), (N_GENES, 1024, 12, 3), (N_GENES, N_GENES, 60, 5)
+"""Genes of the data, of the sample of the CPU's engine and of the loop; rounds."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +48,20 @@ class Rival:
         return found, missed
 
 
-def measure(problem: Problem, size: Size, device: str) -> dict[str, Any]:
+def measure(problem: Problem, size: tuple[int, int, int, int], device: str) -> dict[str, Any]:
     """Warm up, time by turns, compare."""
-    rivals = {SHARED: Rival("douglas-rachford", device, size.genes), HOST: Rival("smo", "cpu", size.sample)}
+    n_genes, n_sample, n_loop, rounds = size
+    rivals = {SHARED: Rival("douglas-rachford", device, n_genes), HOST: Rival("smo", "cpu", n_sample)}
     left_out = {}
     try:
         if device != "cuda":
             raise UnavailableError("needs --device cuda")
         ENGINES["cuml"].require()
-        rivals[LOOP] = Rival("cuml", "cuda", size.loop)
+        rivals[LOOP] = Rival("cuml", "cuda", n_loop)
     except UnavailableError as error:
         left_out[LOOP] = str(error)
-    sample = np.random.default_rng(0).permutation(size.genes)
-    few = sample[: min(48, size.genes)]
+    sample = np.random.default_rng(0).permutation(n_genes)
+    few = sample[: min(48, n_genes)]
     truth = rivals[HOST].predictions(problem, few, 1e-6, 1)[0][0]
     rows: dict[str, Any] = {}
     for name, rival in rivals.items():  # the first fits compile and load, too
@@ -86,47 +76,43 @@ def measure(problem: Problem, size: Size, device: str) -> dict[str, Any]:
 
     works = {name: work(rival) for name, rival in rivals.items()}
     peak = harness.peak_mib(works[SHARED], device)
-    for name, taken in harness.by_turns(works, size.rounds, device).items():
-        seconds = harness.median(taken)
+    for name, taken in harness.by_turns(works, rounds, device).items():
+        seconds = median(taken)
         rows[name] |= {
             "seconds_by_round": taken,
-            "all_genes_seconds": seconds * size.genes / rivals[name].genes,
+            "all_genes_seconds": seconds * n_genes / rivals[name].genes,
             "peak_mib": peak if name == SHARED else None,
         }
-    missed = rivals[SHARED].predictions(problem, np.arange(size.genes))[1]
+    missed = rivals[SHARED].predictions(problem, np.arange(n_genes))[1]
     return {"rivals": rows, "not_converged": missed, "left_out": left_out}
 
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     shape = report["problem"]
+    rows = []
+    for name, row in report["rivals"].items():
+        errors = [f"{error:.0e}" for error in row["largest_difference"].values()]
+        pool = "–" if row["peak_mib"] is None else f"{row['peak_mib']:,.0f}"
+        rows.append((name, f"{row['genes_timed']:,}", f"{row['all_genes_seconds']:,.3g}", pool, *errors))
+    head = (
+        "method | genes timed | all genes and folds, s | device memory, MiB | max difference, tol 1e-3 | 1e-6"
+    )
     lines = [
         f"{shape['rows']} rows × {shape['genes']:,} simulated genes × {shape['folds']} folds; "
         f"device {report['device']}.",
         "",
-        "| method | genes timed | all genes and folds, s | device memory, MiB | max difference, tol 1e-3 | 1e-6 |",
-        "|---|---|---|---|---|---|",
+        *harness.table(head, rows),
     ]
-    for name, row in report["rivals"].items():
-        errors = " | ".join(f"{error:.0e}" for error in row["largest_difference"].values())
-        pool = "–" if row["peak_mib"] is None else f"{row['peak_mib']:,.0f}"
-        lines.append(
-            f"| {name} | {row['genes_timed']:,} | {row['all_genes_seconds']:,.3g} | {pool} | {errors} |"
-        )
-    return "\n".join(lines + [f"\nLeft out: {name} ({why})" for name, why in report["left_out"].items()])
+    return "\n".join(lines + harness.explained(report["left_out"]))
 
 
 @harness.ends_in_one_line
 def main() -> None:
     """Run, print and write."""
-    parser = harness.options_of(__doc__, results="gpu_svr.json")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    sizes = parser.add_mutually_exclusive_group()
-    sizes.add_argument("--small", dest="size", action="store_const", const=SMALL, default=USUAL)
-    sizes.add_argument("--full", dest="size", action="store_const", const=FULL)
-    options = parser.parse_args()
+    options = harness.sized(harness.options_of(__doc__, results="gpu_svr.json"), SMALL, USUAL, FULL)
     harness.require(options.device, "cupy")
-    problem = Problem.load(options.size.genes)
+    problem = Problem.load(options.size[0])
     found = measure(problem, options.size, options.device)
     harness.written(options.out, markdown, device=options.device, problem=problem.shape(), **found)
 

@@ -9,10 +9,10 @@ the thread's CPU clock; products are timed by themselves on the same matrices. P
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from benchmarks import harness
 from benchmarks.svr.problem import Problem
@@ -44,7 +44,7 @@ def product_ms(K: np.ndarray) -> float:
     """Return milliseconds per target of one product of K with 512 targets."""
     right = np.random.default_rng(0).normal(size=(512, len(K))).astype(K.dtype)
     turns = harness.by_turns({"product": lambda: right @ K}, 40, clock=time.thread_time)
-    return 1e3 * harness.median(turns["product"]) / len(right)
+    return 1e3 * median(turns["product"]) / len(right)
 
 
 def taken_apart(engine: str, solve: Callable[[], Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def taken_apart(engine: str, solve: Callable[[], Any]) -> dict[str, Any]:
         for owner, name, original in originals:
             setattr(owner, name, original)
         rounds.append({part: 1e3 * value / N_GENES for part, value in seconds.items()})
-    parts = {part: harness.median([r[part] for r in rounds]) for part in (*PARTS[engine], "in all")}
+    parts = {part: median([r[part] for r in rounds]) for part in (*PARTS[engine], "in all")}
     return {"ms_per_target": parts, "mean_iterations": float(np.mean(solution.n_iter))}
 
 
@@ -86,22 +86,19 @@ def clocked(owner: Any, name: str, seconds: dict[str, float], part: str, nested:
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     products = report["product_ms_per_target"]
-    lines = [
-        f"One core; {report['rows']} rows, {report['targets']:,} targets. One product with the Gram matrix: "
-        f"{products['float32']:.4f} ms a target in float32, {products['float64']:.4f} in float64.",
-        "",
-        "| engine | part | ms per target | share |",
-        "|---|---|---|---|",
-    ]
+    rows: list[tuple[str, ...]] = []
     for engine, found in report["engines"].items():
         parts = dict(found["ms_per_target"])
         total = parts.pop("in all")
         for part, value in {**parts, "everything else": total - sum(parts.values())}.items():
-            lines.append(f"| {engine} | {part} | {value:.4f} | {value / total:.0%} |")
+            rows.append((engine, part, f"{value:.4f}", f"{value / total:.0%}"))
         steps = "pair steps" if engine == "smo" else "iterations"
-        label = f"in all ({found['mean_iterations']:.0f} {steps} a target)"
-        lines.append(f"| {engine} | {label} | {total:.4f} | |")
-    return "\n".join(lines)
+        rows.append((engine, f"in all ({found['mean_iterations']:.0f} {steps} a target)", f"{total:.4f}", ""))
+    first = (
+        f"One core; {report['rows']} rows, {report['targets']:,} targets. One product with the Gram matrix: "
+        f"{products['float32']:.4f} ms a target in float32, {products['float64']:.4f} in float64."
+    )
+    return "\n".join([first, "", *harness.table(("engine", "part", "ms per target", "share"), rows)])
 
 
 def main() -> None:
@@ -112,12 +109,12 @@ def main() -> None:
     inside, _ = problem.split(0)
     X, Y = problem.X[inside], problem.Y[inside]
     K = kernel_between(X, X, "rbf", scale_gamma(X))
-    with threadpool_limits(1):
-        products = {kind: product_ms(K.astype(kind)) for kind in ("float32", "float64")}
-        engines = {
-            "smo": taken_apart("smo", lambda: solver.solve(K, Y, n_threads=1)),
-            "douglas-rachford": taken_apart("douglas-rachford", lambda: douglas_rachford.solve(K, Y)),
-        }
+    products = {kind: product_ms(K.astype(kind)) for kind in ("float32", "float64")}
+    solve = {
+        "smo": lambda: solver.solve(K, Y, n_threads=1),
+        "douglas-rachford": lambda: douglas_rachford.solve(K, Y),
+    }
+    engines = {name: taken_apart(name, work) for name, work in solve.items()}
     report = {"rows": len(inside), "targets": N_GENES, "product_ms_per_target": products, "engines": engines}
     harness.written(options.out, markdown, **report)
 

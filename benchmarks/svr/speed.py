@@ -1,6 +1,6 @@
 """The multi-target SVR engines against the loops they replace: time, error and memory on the demo data.
 
-    python -m benchmarks.svr.speed [--quick] [--out FILE]
+    python -m benchmarks.svr.speed [--out FILE]
 
 All rivals run by turns in one process on one core with one BLAS thread, on the same folds; a time is the median over
 rounds of the CPU time of fitting a fold and predicting its held-out rows, over the number of targets. Loops over one
@@ -8,22 +8,15 @@ library SVR a target run on a stated sample of targets and are extrapolated. Run
 have a process of their own each, whose CPU time and peak memory are what is reported. Prints Markdown and writes JSON.
 """
 
-# ruff: noqa: E402 (the thread counts must be set before numpy is imported)
-
-import os
-
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
-
-import argparse
 import itertools
-import json
-import subprocess
-import sys
+import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,9 +25,8 @@ from sklearn.svm import SVR
 from benchmarks import harness
 from benchmarks.svr.problem import N_FOLDS, N_GENES, OWN_STATISTICS, Problem
 from features.feature_sets import FeatureTable
-from rapids_pipeline.backend.errors import UnavailableError
 from rapids_pipeline.svr import MultiTargetSVR
-from rapids_pipeline.svr.engines import ENGINES, fit_on_table
+from rapids_pipeline.svr.engines import fit_on_table
 from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
 from rapids_pipeline.svr.own_target.estimator import fit_predict
 
@@ -85,12 +77,9 @@ def loop(problem: Problem, kind: str) -> Rival:
     return solve
 
 
-def himalaya_ridge(problem: Problem) -> dict[str, Rival]:
-    """Return himalaya's kernel ridge, another loss, where it is installed."""
-    try:
-        from himalaya.kernel_ridge import KernelRidge
-    except ImportError:
-        return {}
+def himalaya_ridge(problem: Problem) -> Rival:
+    """Return himalaya's kernel ridge, another loss."""
+    from himalaya.kernel_ridge import KernelRidge
 
     def solve(k: int, targets: np.ndarray, _tol: float) -> np.ndarray:
         inside, outside = (problem.X[part] for part in problem.split(k))
@@ -99,10 +88,10 @@ def himalaya_ridge(problem: Problem) -> dict[str, Rival]:
         model = KernelRidge(alpha=1.0, kernel="precomputed").fit(K.astype(np.float32), Y)
         return np.asarray(model.predict(K_new.astype(np.float32)))
 
-    return {"himalaya kernel ridge (another loss)": solve}
+    return solve
 
 
-def rivals(problem: Problem, quick: bool) -> dict[str, tuple[Rival, int]]:
+def rivals(problem: Problem) -> dict[str, tuple[Rival, int]]:
     """Return name → how a fold is solved, and how many targets to time."""
     wide = Problem.load(problem.Y.shape[1], WIDE_BITS)
     found = {
@@ -111,19 +100,17 @@ def rivals(problem: Problem, quick: bool) -> dict[str, tuple[Rival, int]]:
         PRECOMPUTED: (loop(problem, "precomputed"), 24),
         SPELT_OUT: (loop(problem, "spelt out"), 4),
     }
-    many = {name: ours(problem, kind) for kind, name in OURS.items()} | himalaya_ridge(problem)
-    found |= {name: (rival, 1024 if quick else 8192) for name, rival in many.items()}
-    try:
-        ENGINES["cuml"].require()
-    except UnavailableError:
-        return found
-    return found | {"cuML, precomputed Gram": (ours(problem, "cuml"), 24)}
+    many = {name: ours(problem, kind) for kind, name in OURS.items()}
+    if find_spec("himalaya"):
+        many["himalaya kernel ridge (another loss)"] = himalaya_ridge(problem)
+    found |= {name: (rival, 8192) for name, rival in many.items()}
+    return found
 
 
-def timed(problem: Problem, rounds: int, quick: bool) -> dict[str, dict[str, Any]]:
+def timed(problem: Problem, rounds: int) -> dict[str, dict[str, Any]]:
     """Time all rivals by turns; return milliseconds per target and fold."""
     spread = np.random.default_rng(0).permutation(problem.Y.shape[1])
-    contestants = rivals(replace(problem, Y=np.ascontiguousarray(problem.Y[:, spread])), quick)
+    contestants = rivals(replace(problem, Y=np.ascontiguousarray(problem.Y[:, spread])))
 
     def turns(solve: Rival, count: int) -> harness.Work:
         solve(0, np.arange(2), 1e-3)  # compiles and loads
@@ -140,8 +127,8 @@ def timed(problem: Problem, rounds: int, quick: bool) -> dict[str, dict[str, Any
     return {
         name: {
             "targets_timed": count * rounds,
-            "cpu_ms": 1e3 * harness.median(taken[name]) / count,
-            "all_cpu_s_extrapolated": harness.median(taken[name]) / count * N_GENES * N_FOLDS,
+            "cpu_ms": 1e3 * median(taken[name]) / count,
+            "all_cpu_s_extrapolated": median(taken[name]) / count * N_GENES * N_FOLDS,
         }
         for name, (_, count) in contestants.items()
     }
@@ -160,15 +147,16 @@ def errors(problem: Problem, n_targets: int) -> dict[str, dict[str, float]]:
     return found
 
 
+def full_sizes() -> dict[str, dict[str, Any]]:
+    """Return what all genes take by each of our engines, in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
+        return dict(zip(OURS, processes.map(full_size, OURS), strict=True))
+
+
 def full_size(kind: str) -> dict[str, Any]:
-    """Predict every fold of all genes in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.svr.speed", "--child", kind]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, cwd=harness.REPOSITORY)
-    return json.loads(ended.stdout.splitlines()[-1])
-
-
-def child(kind: str) -> None:
-    """Predict every fold of all genes, on shared features from one table, and print what it took."""
+    """Predict every fold of all genes, on shared features from one table; return what it took."""
+    warnings.simplefilter("error", RuntimeWarning)
     problem = Problem.load()
     ours(problem, kind)(0, np.arange(64), 1e-3)  # compiles and loads
     before, began = harness.peak_memory(), (time.process_time(), time.perf_counter())
@@ -183,10 +171,10 @@ def child(kind: str) -> None:
         missed += int((~fit_on_table(table, problem.Y, inside, [outside], **how).solution.converged).sum())
     took = {"core_s": time.process_time() - began[0], "wall_s": time.perf_counter() - began[1]}
     memory = {"peak_gb": harness.peak_memory() / 2**30, "before_gb": before / 2**30}
-    print(json.dumps({**took, **memory, "not_converged": missed}))
+    return {**took, **memory, "not_converged": missed}
 
 
-def growth(seconds: float) -> list[dict[str, Any]]:
+def growth() -> list[dict[str, Any]]:
     """Time one fit of both shared engines for growing rows and targets; random features and targets."""
     rng = np.random.default_rng(0)
     cells: list[dict[str, Any]] = []
@@ -195,7 +183,7 @@ def growth(seconds: float) -> list[dict[str, Any]]:
         for targets in GROWTH_TARGETS:
             cell: dict[str, Any] = {"engine": engine, "rows": n, "targets": targets}
             cells.append(cell)
-            if per_target * targets > seconds:
+            if per_target * targets > GROWTH_SECONDS:
                 cell["skipped"] = f"about {per_target * targets:.0f} s expected"
                 continue
             Y = rng.standard_t(4, size=(n, targets)).astype(np.float32)
@@ -210,60 +198,43 @@ def growth(seconds: float) -> list[dict[str, Any]]:
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     problem = report["problem"]
-    lines = [
-        f"One core, one BLAS thread; {problem['rows']} rows × {problem['genes']:,} simulated genes × "
-        f"{problem['folds']} folds, {problem['shared_features']} shared features (one-hot, Morgan fingerprints).",
-        "",
-        "| method | targets timed | CPU ms per target and fold | all genes and folds, CPU s "
-        "| max difference at tol 1e-3 | at tol 1e-6 |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, row in report["per_target_and_fold"].items():
         error = report["largest_difference_to_scikit_learn"].get(name, {})
         shown = [f"{error[tol]:.0e}" if tol in error else "–" for tol in ("tol_1e-03", "tol_1e-06")]
-        lines.append(
-            f"| {name} | {row['targets_timed']:,} | {row['cpu_ms']:.3g} | {row['all_cpu_s_extrapolated']:,.1f} "
-            f"| {shown[0]} | {shown[1]} |"
-        )
-    lines += ["", "| full size, measured | core-s | wall s | peak memory | before the fit | not converged |"]
-    lines += ["|---|---|---|---|---|---|"]
+        numbers = f"{row['targets_timed']:,}", f"{row['cpu_ms']:.3g}", f"{row['all_cpu_s_extrapolated']:,.1f}"
+        rows.append((name, *numbers, *shown))
+    head = "method", "targets timed", "CPU ms per target and fold", "all genes and folds, CPU s"
+    whole = []
     for kind, run in report["full_size"].items():
-        lines.append(
-            f"| {OURS[kind]} | {run['core_s']:.1f} | {run['wall_s']:.1f} | {run['peak_gb']:.2f} GB "
-            f"| {run['before_gb']:.2f} GB | {run['not_converged']} |"
-        )
-    header = " | ".join(f"{n:,} rows" for n in GROWTH_ROWS)
-    lines += ["", f"| CPU s of one fit | {header} |", "|---|" + "---|" * len(GROWTH_ROWS)]
+        taken = [f"{run[name]:.1f}" for name in ("core_s", "wall_s")]
+        taken += [f"{run[name]:.2f} GB" for name in ("peak_gb", "before_gb")]
+        whole.append((OURS[kind], *taken, run["not_converged"]))
+    measured = "full size, measured", "core-s", "wall s", "peak memory", "before the fit", "not converged"
+    fits = []
     for engine, targets in itertools.product(("douglas-rachford", "smo"), GROWTH_TARGETS):
         cells = [c for c in report["growth"] if (c["engine"], c["targets"]) == (engine, targets)]
         shown = [f"{c['cpu_s']:.2f}" if "cpu_s" in c else f"skipped ({c['skipped']})" for c in cells]
-        lines.append(f"| {engine}, {targets:,} targets | {' | '.join(shown)} |")
+        fits.append((f"{engine}, {targets:,} targets", *shown))
+    lines = [
+        f"One core, one BLAS thread; {problem['rows']} rows × {problem['genes']:,} simulated genes × "
+        f"{problem['folds']} folds, {problem['shared_features']} shared features (one-hot, Morgan fingerprints).",
+        *("", *harness.table((*head, "max difference at tol 1e-3", "at tol 1e-6"), rows)),
+        *("", *harness.table(measured, whole)),
+        *("", *harness.table(("CPU s of one fit", *(f"{n:,} rows" for n in GROWTH_ROWS)), fits)),
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run, print and write."""
-    parser = harness.options_of(__doc__, results="svr.json")
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds and targets, a smaller growth table"
-    )
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = harness.options_of(__doc__, results="svr.json").parse_args()
     harness.on_one_core()
     warnings.simplefilter("error", RuntimeWarning)
-    if options.child:
-        child(options.child)
-        return
     problem = Problem.load()
-    harness.written(
-        options.out,
-        markdown,
-        problem=problem.shape(),
-        per_target_and_fold=timed(problem, 2 if options.quick else 5, options.quick),
-        largest_difference_to_scikit_learn=errors(problem, 12 if options.quick else 50),
-        full_size={kind: full_size(kind) for kind in OURS},
-        growth=growth(GROWTH_SECONDS / 10 if options.quick else GROWTH_SECONDS),
-    )
+    report: dict[str, Any] = {"problem": problem.shape(), "per_target_and_fold": timed(problem, rounds=5)}
+    report["largest_difference_to_scikit_learn"] = errors(problem, n_targets=50)
+    harness.written(options.out, markdown, **report, full_size=full_sizes(), growth=growth())
 
 
 if __name__ == "__main__":

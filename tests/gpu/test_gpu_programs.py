@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 BENCHMARKS = {
     "svr": "benchmarks.svr.gpu",
     "boosting": "benchmarks.boosting.gpu",
-    "pipeline": "benchmarks.gpu.pipeline",
+    "pipeline": "benchmarks.pipeline",
 }
 DOCTOR = (
     "import json, sys, pathlib; from rapids_pipeline.reports.doctor import diagnose; "
@@ -130,6 +130,7 @@ def test_without_a_gpu_it_ends_with_3_and_says_why(module, tmp_path):
 
     if why_no_device() is None:
         pytest.skip("there is a GPU")
-    ended = program("-m", module, "--out", str(tmp_path / "report.json"))
+    device = [] if module == "benchmarks.gpu.check" else ["--device", "cuda"]
+    ended = program("-m", module, *device, "--out", str(tmp_path / "report.json"))
     assert ended.returncode == 3 and ended.stderr.count("\n") == 1, ended.stderr
     assert ended.stdout == "" and not (tmp_path / "report.json").exists()
