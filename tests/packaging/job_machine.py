@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 
 from rapids_pipeline.commands import app as cli
@@ -37,6 +39,19 @@ done
 [[ " ${FAILING:-} " != *" $seed "* ]] || { echo "error: seed $seed is bad" >&2; exit "${CODE:-2}"; }
 mkdir -p "$out" && touch "$out/manifest.json"
 """
+
+
+def ran(command: list[Any], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Return what a command printed and its exit code, whatever that is."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, **options)
+
+
+def linted(program: str, *arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Return what a linter says in the repository's root; where it is not installed, the test is skipped."""
+    found = shutil.which(program, path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return ran([found, *arguments], cwd=REPOSITORY, **options)
 
 
 def parsed(arguments: list[str]) -> dict[str, Any]:
@@ -87,28 +102,14 @@ class Machine:
     def run(self, script: Path, *, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a script with more variables, "" for one that is not set; it must end with `code`."""
         environment = {name: value for name, value in (self.environment | variables).items() if value}
-        done = subprocess.run(
-            ["bash", script],
-            env=environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+        done = ran(["bash", script], env=environment, cwd=self.folder)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
     def slurm(self, *, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the Slurm file as task 3 of an array on eight cores and GPU 1."""
-        job = {
-            "SLURM_ARRAY_TASK_ID": "3",
-            "SLURM_CPUS_PER_TASK": "8",
-            "SLURM_JOB_GPUS": "1",
-            "RUNNER": "venv",
-            "VENV": str(self.venv),
-        }
-        return self.run(SLURM, code=code, **(job | variables))
+        job = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_CPUS_PER_TASK": "8", "SLURM_JOB_GPUS": "1"}
+        return self.run(SLURM, code=code, **(job | {"RUNNER": "venv", "VENV": str(self.venv)} | variables))
 
     @property
     def calls(self) -> list[list[str]]:
@@ -131,8 +132,6 @@ def check_run(machine: Machine, params: dict[str, Any], seed: int, device: str) 
 
 def check_submission(out: Path, made: Path) -> None:
     """The combined submission is what `submit --check` accepts, for the ids and genes of a run."""
-    command = [BIN / "rapids-perturb", "submit", "--check", made, "--run", out / "seed-0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-    assert done.returncode == 0 and done.stdout.startswith(f"OK: {made}: 255 rows × 12 genes"), (
-        done.stdout + done.stderr
-    )
+    done = ran([BIN / "rapids-perturb", "submit", "--check", made, "--run", out / "seed-0"])
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and said.startswith(f"OK: {made}: 255 rows × 12 genes"), said

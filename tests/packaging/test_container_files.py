@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,18 +11,12 @@ import typer
 import yaml
 
 from rapids_pipeline.commands.app import app
+from tests.packaging.job_machine import linted
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-
-
-def linted(program, *arguments):
-    path = Path(sys.executable).with_name(program)
-    if not path.exists():
-        pytest.skip(f"{program} is not installed beside this Python")
-    return subprocess.run([path, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def instructions(name):

@@ -30,12 +30,10 @@ def parsed(spec):
     return rattler.MatchSpec(spec, strict=True)
 
 
-def declared():
-    """Return name → version text of all requirements that the environment should meet, and of the dev extra."""
-    wanted = list(PROJECT["dependencies"])
-    for extra in (*EXTRAS, "dev"):
-        wanted += PROJECT["optional-dependencies"][extra]
-    found = [Requirement(entry) for entry in wanted]
+def declared(*extras):
+    """Return name → version text of all requirements of the project with these extras."""
+    wanted = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in extras)]
+    found = [Requirement(entry) for entries in wanted for entry in entries]
     return {canonicalize_name(entry.name): str(entry.specifier) for entry in found}
 
 
@@ -54,16 +52,13 @@ def test_conda_understands_the_spec(spec):
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.split()[0] not in ONLY_CONDA])
 def test_the_version_is_the_one_of_pyproject(spec):
     name, version = spec.split()
-    wanted = declared()[canonicalize_name(ON_PYPI.get(name, name))]
+    wanted = declared(*EXTRAS, "dev")[canonicalize_name(ON_PYPI.get(name, name))]
     assert set(plain(version).split(",")) == set(wanted.split(",")), f"pyproject.toml says {wanted}"
 
 
 def test_nothing_that_the_program_needs_is_left_out():
     here = {canonicalize_name(ON_PYPI.get(spec.split()[0], spec.split()[0])) for spec in SPECS}
-    needed = list(PROJECT["dependencies"])
-    for extra in EXTRAS:
-        needed += PROJECT["optional-dependencies"][extra]
-    names = {canonicalize_name(Requirement(entry).name) for entry in needed} - {"rapids-perturb"}
+    names = declared(*EXTRAS).keys() - {"rapids-perturb"}
     assert names <= here, sorted(names - here)
 
 

@@ -112,12 +112,8 @@ def test_the_exit_code_and_the_verdict(run_check, parts, memory, code, verdict):
     assert (found, report["verdict"]) == (code, verdict)
     assert printed.rstrip().endswith(verdict)
     assert {"date", "verdict", "machine", "versions", "seconds", "memory_mib", "parts"} == set(report)
-    assert report["versions"]["numpy"] and set(report["machine"]) == {
-        "processor",
-        "cores",
-        "load_before",
-        "gpu",
-    }
+    assert report["versions"]["numpy"]
+    assert set(report["machine"]) == {"processor", "cores", "load_before", "gpu"}
     if memory == (100, 400):
         assert report["parts"][-1]["reasons"][0].startswith("300 MiB were not given back")
         assert "| device memory | failed | 0 | 1 | 0 |" in printed

@@ -28,36 +28,27 @@ def import_seconds(module: str) -> float:
     return int(cumulative) / 1e6
 
 
-def test_the_package_loads_nothing_heavy():
-    assert not imported_by("import rapids_pipeline") & {*HEAVY, "pandas", "numpy", "sklearn", "pydantic"}
+def invoked(*words: str) -> str:
+    """Return the statements that run a command and throw its output away."""
+    imports = "from typer.testing import CliRunner; from rapids_pipeline.commands.app import app"
+    return f"{imports}; assert CliRunner().invoke(app, {list(words)}).exit_code == 0"
+
+
+USERS = "features.feature_sets, features.molecules.encoders, rapids_pipeline.pipeline, rapids_pipeline.screen"
+LISTINGS = (["recipes"], ["recipes", "best"], ["features"], ["features", "boosting"])
+CASES = {
+    "the package": ("import rapids_pipeline", {*HEAVY, "pandas", "numpy", "sklearn", "pydantic"}),
+    "what uses optional packages": (f"import {USERS}", set(HEAVY)),
+    "the command line": ("import rapids_pipeline.commands.app", NUMERICAL),
+    **{f"{name} --help": (invoked(name, "--help"), NUMERICAL) for name in SUBCOMMANDS if name != "tune"},
+    **{" ".join(words): (invoked(*words), NUMERICAL) for words in LISTINGS},
+}
+
+
+@pytest.mark.parametrize(("statement", "later"), CASES.values(), ids=CASES.keys())
+def test_nothing_heavy_is_loaded_before_it_is_used(statement, later):
+    assert not imported_by(statement) & later
 
 
 def test_the_packages_import_time_stays_under_the_stated_limit():
     assert min(import_seconds("rapids_pipeline") for _ in range(3)) < LIMIT_SECONDS
-
-
-def test_optional_packages_load_only_when_used():
-    modules = (
-        "features.feature_sets, features.molecules.encoders, rapids_pipeline.pipeline, rapids_pipeline.screen"
-    )
-    assert not imported_by(f"import {modules}") & set(HEAVY)
-
-
-def test_the_command_line_is_parsed_without_the_numerical_stack():
-    assert not imported_by("import rapids_pipeline.commands.app") & NUMERICAL
-
-
-def invoked(words: list[str]) -> str:
-    """Return the statements that run a command and throw its output away."""
-    imports = "from typer.testing import CliRunner; from rapids_pipeline.commands.app import app"
-    return f"{imports}; assert CliRunner().invoke(app, {words}).exit_code == 0"
-
-
-@pytest.mark.parametrize("words", [[name, "--help"] for name in SUBCOMMANDS if name != "tune"], ids=" ".join)
-def test_help_loads_nothing_heavy(words):
-    assert not imported_by(invoked(words)) & NUMERICAL
-
-
-@pytest.mark.parametrize("words", [["recipes"], ["recipes", "best"], ["features"], ["features", "boosting"]])
-def test_listings_load_no_solver_and_no_table(words):
-    assert not imported_by(invoked(words)) & NUMERICAL

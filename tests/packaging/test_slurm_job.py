@@ -3,35 +3,20 @@
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from rapids_pipeline.data.demo import write_demo
 from tests.packaging.job_machine import (
     BIN,
-    DEADLINE_S,
     RECORDER,
     SLURM,
-    Machine,
     check_run,
     check_submission,
     fenced,
     parsed,
+    ran,
 )
-
-
-@pytest.fixture
-def machine(tmp_path) -> Machine:
-    return Machine(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("jobs") / "data"
-    write_demo(folder, n_genes=12)
-    return folder
 
 
 def test_slurm_in_a_virtual_environment(machine):
@@ -155,30 +140,16 @@ def test_a_slurm_array_of_two_real_runs_ends_in_a_submission(demo, machine):
     left = machine.out / "seed-1"
     (left / ".unfinished-x").mkdir(parents=True)
     (left / "submission.csv").write_text("of the killed run")
-    real = {
-        "DATA": str(demo),
-        "VENV": str(BIN.parent),
-        "DEVICE": "cpu",
-        "OPTIONS": "--quick --molecules morgan",
-    }
+    real = {"DATA": str(demo), "VENV": str(BIN.parent), "DEVICE": "cpu"}
     for seed in (0, 1):
-        machine.slurm(SLURM_ARRAY_TASK_ID=str(seed), **real)
+        machine.slurm(SLURM_ARRAY_TASK_ID=str(seed), OPTIONS="--quick --molecules morgan", **real)
     for seed in (0, 1):
         manifest = json.loads((machine.out / f"seed-{seed}" / "manifest.json").read_text())
-        assert manifest["config"]["seed"] == seed and manifest["inputs"]["train"]["path"] == str(
-            demo / "de_train.parquet"
-        )
+        assert manifest["config"]["seed"] == seed
+        assert manifest["inputs"]["train"]["path"] == str(demo / "de_train.parquet")
     made = machine.out / "submission.csv"
     runs = [f"--run={machine.out}/seed-{seed}" for seed in (0, 1)]
-    done = subprocess.run(
-        [BIN / "rapids-perturb", "submit", *runs, f"--out={made}"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0 and done.stdout.startswith("MRRMSE of 614 training rows, out-of-fold:"), (
-        done.stderr
-    )
-    assert done.stderr == ""
+    done = ran([BIN / "rapids-perturb", "submit", *runs, f"--out={made}"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("MRRMSE of 614 training rows, out-of-fold:")
     check_submission(machine.out, made)

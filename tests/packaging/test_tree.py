@@ -2,8 +2,6 @@
 
 import ast
 import re
-import subprocess
-import sys
 import tomllib
 from itertools import permutations
 from pathlib import Path
@@ -12,6 +10,7 @@ from statistics import mean
 import pytest
 
 from rapids_pipeline.commands.app import SUBCOMMANDS
+from tests.packaging.job_machine import linted
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
@@ -84,10 +83,7 @@ def test_the_import_contract_states_who_may_import_whom():
 
 
 def test_the_import_contract_is_kept():
-    linter = Path(sys.executable).with_name("lint-imports")
-    if not linter.exists():
-        pytest.skip("import-linter is not installed beside this Python")
-    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = linted("lint-imports", "--no-cache")
     assert done.returncode == 0, done.stdout
 
 

@@ -2,11 +2,9 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
-from rapids_pipeline.data.demo import write_demo
 from tests.packaging.job_machine import (
     BIN,
     PROGRAM,
@@ -17,18 +15,6 @@ from tests.packaging.job_machine import (
     check_submission,
     parsed,
 )
-
-
-@pytest.fixture
-def machine(tmp_path) -> Machine:
-    return Machine(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("jobs") / "data"
-    write_demo(folder, n_genes=12)
-    return folder
 
 
 @pytest.fixture
