@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 bad input or usage (one message on stderr), 3 something as
 130 interrupted, 143 terminated.
 """
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -18,10 +19,12 @@ import typer
 from typer.core import TyperGroup
 
 import rapids_pipeline
-from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, exits_cleanly
+from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, exits_cleanly
 from rapids_pipeline.commands.options import with_home
 
 SUBCOMMANDS = "run evaluate predict submit cv tune screen recipes features demo start doctor".split()
+STOPPED = (EXIT_INTERRUPTED, 128 + signal.SIGTERM)
+"""Exit codes of a run that was interrupted or terminated; everything it had open is closed by then."""
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -72,10 +75,22 @@ def main(name: str | None = None) -> None:
     if found is not None and Path(str(found.origin)).parents[1] != Path(rapids_pipeline.__file__).parents[1]:
         sys.stderr.write(f"error: {found.origin} hides the package features of this program; rename it\n")
         raise SystemExit(EXIT_BAD_INPUT)
-    (app if name is None else subcommand(name))()
+    try:
+        (app if name is None else subcommand(name))()
+    except SystemExit as end:
+        if end.code in STOPPED:
+            _leave(end.code)
+        raise
 
 
 def _terminate(number: int, _: object) -> None:
     """End on SIGTERM as on any other stop: open files are closed, half-written folders removed."""
     sys.stderr.write("terminated\n")
     raise SystemExit(128 + number)
+
+
+def _leave(code: int) -> None:
+    """End at once: threads of Arrow may still be reading, and crash when Python takes its memory down around them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -209,7 +209,11 @@ BAD_OPTIONS = [
     ("--recipe", "magic", f"no recipe 'magic'; {ASKED}"),
     ("--recipe", "none.toml", "none.toml: No such file or directory"),
     ("--svr-features", "magic", "no feature set 'magic'; choose among cell_type, "),
-    ("--svr-features", "boosting", "--svr-features: boosting: feature set boosting reads predictions of other members"),
+    (
+        "--svr-features",
+        "boosting",
+        "--svr-features: boosting: feature set boosting reads predictions of other members",
+    ),
     ("--svr-features", "onehot,onehot", "--svr-features: two members are called onehot"),
     ("--boosting-features", "svr_per_target", "--boosting-features: svr_per_target gives every gene"),
     ("--boosting-features", "none.toml", "none.toml: No such file or directory"),
