@@ -11,7 +11,7 @@ identity where there are no components). All of it is learnt from the training r
 
 The way back from asinh is biased: a prediction stands for an expected z, and E[sinh z] ≠ sinh E[z]. With z spread by σ
 about its expectation the result is smaller in size by about exp(−σ²/2) than the mean response: nearer to 0, the price
-of an error in which large responses count less. `benchmarks/accuracy.py` measures it as the amplitude that held-out
+of an error in which large responses count less. `make bench-accuracy` measures it as the amplitude that held-out
 responses would ask for.
 """
 
