@@ -70,7 +70,7 @@ def command(
         if stages.latest is not None:
             report.write_screen(stages.latest.screen(), folder)
             stages.say(
-                f"{len(stages.latest.entries)} finished sets: {folder}/screen.html; the same command continues"
+                f"the {len(stages.latest.entries)} finished sets: {folder}/screen.html; the same command continues"
             )
         raise
     report.write_screen(found, folder)
