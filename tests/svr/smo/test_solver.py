@@ -86,7 +86,9 @@ def assert_feasible_and_optimal(K, Y, solution, C, epsilon, tol):
         scale = 1 + np.abs(Y[:, t]).max() + np.abs(beta).sum() * np.abs(K).max()
         assert gap <= tol + 1e-12 * scale
         bound = PRODUCT_ROUNDING * (np.ptp(Y[:, t]) + cap.max() * np.abs(K).max())
-        within = bound / 4 if bound < tol else 1e-12 * scale
+        # the solver judges in float32 where the largest distance from its centre (half the range or more) allows it
+        allowed = bound - PRODUCT_ROUNDING * np.ptp(Y[:, t]) / 2
+        within = bound / 4 if allowed < tol else 1e-12 * scale
         np.testing.assert_allclose(solution.gap[t], gap, atol=within)
         b = naive_intercept(K, Y[:, t], beta, cap, epsilon)
         np.testing.assert_allclose(solution.intercept[t], b, atol=within)
