@@ -22,15 +22,14 @@ import pandas as pd
 
 from benchmarks import harness
 from benchmarks.pipeline import files_of, scored
+from features.group_statistics import group_statistics
 from features.molecules.morgan import MorganEncoder
-from features.targets.statistics import group_statistics
-from rapids_pipeline.backend.versions import installed_versions
+from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.data.tables import PerturbationData, read_responses, read_training
-from rapids_pipeline.evaluation.bootstrap import replicate_weights
-from rapids_pipeline.evaluation.expectation import expected_error, strengths
 from rapids_pipeline.evaluation.metrics import rowwise_rmse, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from rapids_pipeline.evaluation.splits import named_splits
+from rapids_pipeline.evaluation.uncertainty import expected_error, replicate_weights, strengths
 from rapids_pipeline.svr import MultiTargetSVR
 from rapids_pipeline.svr.gram import scale_gamma, squared_distances
 

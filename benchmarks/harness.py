@@ -23,14 +23,14 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from rapids_pipeline.backend.errors import PerturbError, UnavailableError
-from rapids_pipeline.backend.gpu import (
+from rapids_pipeline.backend.devices import (
     DriverMissingError,
     cuda_of,
     driver_problems,
     found_packages,
     read_driver,
 )
+from rapids_pipeline.backend.errors import PerturbError, UnavailableError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"

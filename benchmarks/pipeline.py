@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from rapids_pipeline.backend.versions import installed_versions
+from rapids_pipeline.backend.devices import installed_versions
 
 CROSS_VALIDATED = ("best", "published")
 SMALL, USUAL, FULL = ("quick", ["--genes", "12"], False), ("quick", [], True), ("published", [], True)

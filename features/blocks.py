@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from features.group_statistics import checked_statistics
 from features.molecules import fitted_in_fold
 from features.rows import Rows
-from features.targets.statistics import checked_statistics
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
 if TYPE_CHECKING:
-    from features.targets.encoders import GroupEncoder
+    from features.target_encoders import GroupEncoder
 
 FittedOn = Literal["nothing", "levels", "molecules", "targets", "predictions"]
 Column = Literal["cell_type", "sm_name"]
@@ -144,7 +144,7 @@ class MoleculeBlock(BlockSpec):
 
 
 class LeaveOneOutBlock(BlockSpec):
-    """The leave-one-out mean of every target by `column` (`features.targets.encoders.LeaveOneOutEncoder`)."""
+    """The leave-one-out mean of every target by `column` (`features.target_encoders.LeaveOneOutEncoder`)."""
 
     kind: Literal["leave_one_out"] = "leave_one_out"
     column: Column
@@ -161,7 +161,7 @@ class LeaveOneOutBlock(BlockSpec):
 
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
-        from features.targets.encoders import LeaveOneOutEncoder
+        from features.target_encoders import LeaveOneOutEncoder
 
         return Encoded(self.column, LeaveOneOutEncoder(noise.sigma, noise.seed))
 
@@ -209,7 +209,7 @@ class StatisticsBlock(BlockSpec):
 
     def maker(self, noise: Noise) -> Maker:
         """Return a new maker."""
-        from features.targets.encoders import TargetEncoder
+        from features.target_encoders import TargetEncoder
 
         encoder = TargetEncoder(
             self.statistics,

@@ -228,7 +228,7 @@ class FeatureTable:
     feature_set : FeatureSet
         Whose blocks of molecules all name an encoder (`FeatureSet.with_molecules`).
     sigma : float
-        Noise of the leave-one-out encodings of training rows (see `features.targets.encoders.LeaveOneOutEncoder`).
+        Noise of the leave-one-out encodings of training rows (see `features.target_encoders.LeaveOneOutEncoder`).
     seed : int
         Seed of that noise and of the folds of cross-fitted statistics; every block draws its own.
 

@@ -181,7 +181,9 @@ def numbered(labels: Any) -> "tuple[pd.Index, Indices]":
     return pd.Index(distinct), codes.astype(np.intp)
 
 
-def places(labels: "Sequence[Any] | Labels | pd.Index", among: "Sequence[str] | pd.Index") -> Indices:
+def places(
+    labels: "Sequence[Any] | Labels | pd.Index", among: "Sequence[str] | Labels | pd.Index"
+) -> Indices:
     """Return the place of each label among distinct others, −1 where it is none of them."""
     import pandas as pd
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
-from rapids_pipeline.backend import run_folder as runs
 from rapids_pipeline.backend.devices import Device
+from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
 from rapids_pipeline.data.tables import PerturbationData
@@ -55,7 +55,7 @@ def run(
     overwrite: bool = False,
     stages: Stages | None = None,
 ) -> RunResult:
-    """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.backend.run_folder`).
+    """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.backend.files`).
 
     Rows are worked on in the order of (cell_type, sm_name), so the order of the files does not matter.
 
@@ -69,7 +69,7 @@ def run(
     with stages.stage("ingest"):
         problem = open_problem(files, device.name)
         folds = random_folds(len(problem.data.obs), recipe.n_folds, config.seed)
-        folder = runs.RunFolder(out, identity_of(problem, files, config, device), overwrite=overwrite)
+        folder = RunFolder(out, identity_of(problem, files, config, device), overwrite=overwrite)
         chosen = engines_of(problem, recipe, device)
         chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
     with stages.stage("features"):
@@ -129,10 +129,10 @@ def writers_of(
     obs, oof = problem.data.obs.iloc[problem.file_order], stack.oof[problem.file_order]
     test = stack.test[problem.pairs_file_order]
     return {
-        runs.SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, test),
-        runs.OOF: lambda path: write_oof(path, obs, genes, oof),
-        runs.SCORES: lambda path: runs.write_json(path, scores),
-        runs.MODEL: lambda path: save_model(path, model),
+        SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, test),
+        OOF: lambda path: write_oof(path, obs, genes, oof),
+        SCORES: lambda path: write_json(path, scores),
+        MODEL: lambda path: save_model(path, model),
     }
 
 

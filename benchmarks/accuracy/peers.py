@@ -19,7 +19,7 @@ from sklearn.preprocessing import OneHotEncoder
 from benchmarks.harness import cores
 from features.molecules.morgan import MorganEncoder
 from features.reduction import TruncatedSVD
-from features.targets.encoders import LeaveOneOutEncoder
+from features.target_encoders import LeaveOneOutEncoder
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.splits import group_folds, random_folds, same_compound

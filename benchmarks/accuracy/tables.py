@@ -10,7 +10,7 @@ With y the truth and p a method's prediction of the m rows of a task (t genes):
 
     thirds      MRRMSE, that divided by the root mean square of the rows' true responses (1: as good as predicting
                 zeros), and Pearson, of the rows in thirds of what is known of a pair before it is measured: how strong
-                a response training rows let expect (`rapids_pipeline.evaluation.expectation`), and for compounds that
+                a response training rows let expect (`rapids_pipeline.evaluation.uncertainty`), and for compounds that
                 are not in training the Tanimoto similarity of the nearest training compound (Morgan)
 """
 
@@ -26,10 +26,9 @@ from benchmarks import harness
 from benchmarks.accuracy.jobs import Finished, Task
 from features.molecules.morgan import MorganEncoder, nearest
 from rapids_pipeline.backend.arrays import Float32, Float64
-from rapids_pipeline.evaluation.bootstrap import paired_intervals, replicate_weights
-from rapids_pipeline.evaluation.expectation import strengths
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_rmse, rowwise_scores
 from rapids_pipeline.evaluation.splits import bootstrap_units
+from rapids_pipeline.evaluation.uncertainty import paired_intervals, replicate_weights, strengths
 
 MRRMSE = "mean_rowwise_rmse"
 PERCENTILES = {"good": 10, "median": 50, "bad": 90}

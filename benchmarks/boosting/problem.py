@@ -8,7 +8,7 @@ import pandas as pd
 
 from features.molecules.morgan import MorganEncoder
 from features.reduction import TruncatedSVD
-from features.targets.encoders import LeaveOneOutEncoder
+from features.target_encoders import LeaveOneOutEncoder
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.target_space import TargetSpace

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import options_of, table, written
-from rapids_pipeline.backend.versions import installed_versions
+from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.data.tables import training_from_frame
 from rapids_pipeline.evaluation.baselines import BASELINES

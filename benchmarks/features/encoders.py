@@ -23,7 +23,7 @@ import pandas as pd
 from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
 
 from benchmarks.harness import by_turns, on_one_core, options_of, table, written
-from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
+from features.target_encoders import LeaveOneOutEncoder, TargetEncoder
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.evaluation.splits import random_folds
 

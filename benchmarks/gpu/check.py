@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from benchmarks import harness
-from rapids_pipeline.backend.gpu import cuda_of, driver_problems, found_packages, read_driver
+from rapids_pipeline.backend.devices import cuda_of, driver_problems, found_packages, read_driver
 
 TESTS = harness.REPOSITORY / "tests" / "gpu"
 TEST_LIMIT_S = 120.0

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.harness import DATA, command, options_of, seconds, table, written
-from rapids_pipeline.backend.versions import installed_versions
+from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.data.demo import simulate
 
 RECIPES, ROWS, WANTED = ("quick", "published"), (1_000, 4_000, 16_000), 100_000

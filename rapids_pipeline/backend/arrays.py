@@ -3,15 +3,26 @@
 Numerical code takes its namespace from its input, `xp = namespace(x)`, and calls only what the standard
 has (https://data-apis.org/array-api), so that CPU and GPU run the same lines. Moves between host and
 device happen only in `to_device` and `to_host`.
+
+Importing cuDF or cuML makes CuPy and numba take their memory from RMM, whose usual resource asks the driver for every
+array (cudaMalloc) and gives it back at once (cudaFree, which waits for the device). Solvers that make many short-lived
+arrays would spend their time there. RMM's asynchronous resource is the driver's own pool: it keeps what it has, and all
+libraries share it (`share_pool`).
+
+Source: RMM, Python user guide, "Using different memory resources"; CUDA Runtime API, stream ordered memory allocator.
 """
 
+import functools
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.memory import share_pool
 
 Array = Any
 """An array of any library that `array_api_compat` knows. The standard has no static type yet."""
@@ -32,6 +43,9 @@ Mask = NDArray[np.bool_]
 """A numpy array of yes and no."""
 Labels = NDArray[np.object_]
 """A numpy array of names."""
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
 
 
 def namespace(*arrays: Array) -> Any:
@@ -69,3 +83,65 @@ def is_on_cuda(x: Array) -> bool:
     from array_api_compat import is_cupy_array, is_torch_array
 
     return is_cupy_array(x) or (is_torch_array(x) and bool(x.is_cuda))
+
+
+def available_bytes(like: Any) -> int:
+    """Return the bytes that are free where `like` lives: its CUDA device, or else this machine."""
+    from array_api_compat import is_cupy_array, is_torch_array
+
+    if is_cupy_array(like):
+        import cupy
+
+        pool = cupy.get_default_memory_pool()
+        return int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
+    if is_torch_array(like) and like.is_cuda:
+        import torch
+
+        return int(torch.cuda.mem_get_info(like.device)[0])
+    return host_bytes()
+
+
+def host_bytes() -> int:
+    """Return what the machine can still give: free memory and caches, within the container's limit if there is one.
+
+    Where the system does not say what is available, the size of its memory.
+    """
+    room = _control_group_room()
+    for line in MEMINFO.read_text().splitlines() if MEMINFO.exists() else ():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+            return free if room is None else min(free, room)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def gigabytes(size: float) -> str:
+    """Return a number of bytes as text, "1.6 GB"."""
+    return f"{size / 1e9:.1f} GB"
+
+
+def _control_group_room() -> int | None:
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        return None if limit == "max" else int(limit) - int((CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+@functools.cache
+def share_pool() -> bool:
+    """Make RMM hand out memory of the driver's pool, unless another resource was chosen before; say whether it does.
+
+    Without RMM nothing is done: CuPy then has a pool of its own. Nor where the driver has no such pool, as on some
+    virtual GPUs: results are the same, and slower.
+    """
+    if find_spec("rmm") is None:
+        return False
+    mr = import_module("rmm.mr")
+    if type(mr.get_current_device_resource()) is not mr.CudaMemoryResource:
+        return False
+    try:
+        pool = mr.CudaAsyncMemoryResource()
+    except (RuntimeError, MemoryError):
+        return False
+    mr.set_current_device_resource(pool)
+    return True

@@ -23,10 +23,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.backend.state import State, StateReader, arrays_of, joined, save_arrays, split
-from rapids_pipeline.backend.versions import installed_versions
 
 __all__ = ["FORMAT", "Bundle", "read_bundle", "write_bundle"]
 

@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.run_folder import require_writable
+    from rapids_pipeline.backend.files import require_writable
     from rapids_pipeline.commands.run_options import RecipeChanges, run_config
     from rapids_pipeline.data.problem import ProblemFiles, open_problem
     from rapids_pipeline.reports import cv as report

@@ -55,7 +55,7 @@ def run_demo(
         `out` cannot be written to or holds a run's results, or as `demo.write_demo`.
     """
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.run_folder import MANIFEST, require_writable
+    from rapids_pipeline.backend.files import MANIFEST, require_writable
     from rapids_pipeline.data.demo import write_demo
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports.page import LiveStages

@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
     from features.molecules.encoders import chosen_encoder
-    from rapids_pipeline.backend.run_folder import require_writable
+    from rapids_pipeline.backend.files import require_writable
     from rapids_pipeline.data.problem import ProblemFiles, open_problem
     from rapids_pipeline.reports import screen as report
     from rapids_pipeline.reports.page import LiveStages, print_report

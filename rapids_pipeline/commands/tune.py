@@ -47,7 +47,7 @@ def command(
 ) -> None:
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.run_folder import require_writable
+    from rapids_pipeline.backend.files import require_writable
     from rapids_pipeline.commands.run_options import RecipeChanges, run_config
     from rapids_pipeline.data.problem import ProblemFiles, open_problem
     from rapids_pipeline.reports import tune as report

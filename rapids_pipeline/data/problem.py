@@ -15,8 +15,8 @@ import pandas as pd
 from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import describe_input
 from rapids_pipeline.backend.frames import FrameLibrary, library_for
-from rapids_pipeline.backend.run_folder import describe_input
 from rapids_pipeline.data import demo
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 from rapids_pipeline.data.pairs import read_pairs, with_smiles

@@ -23,8 +23,8 @@ import pandas as pd
 
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import MANIFEST, recorded_input
 from rapids_pipeline.backend.frames import FrameLibrary
-from rapids_pipeline.backend.run_folder import MANIFEST, recorded_input
 from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, PREDICTION_LAYER
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS

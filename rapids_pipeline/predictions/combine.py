@@ -16,8 +16,8 @@ import pandas as pd
 
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import manifest_part, read_manifest, recorded_hash
 from rapids_pipeline.backend.frames import readable_as, require_file
-from rapids_pipeline.backend.run_folder import manifest_part, read_manifest, recorded_hash
 from rapids_pipeline.data.checks import some_of
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.tables import PerturbationData

@@ -23,11 +23,9 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from rapids_pipeline.backend.arrays import Float32
+from rapids_pipeline.backend.arrays import Float32, gigabytes
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import written_atomically
-from rapids_pipeline.backend.memory import gigabytes
-from rapids_pipeline.backend.run_folder import require_writable, write_json
+from rapids_pipeline.backend.files import require_writable, write_json, written_atomically
 
 KEY_NAME = "rapids_perturb_prediction"
 PATTERN = "part-*.parquet"

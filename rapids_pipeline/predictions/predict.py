@@ -22,14 +22,18 @@ import numpy as np
 import pandas as pd
 
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Indices, Labels
+from rapids_pipeline.backend.arrays import Float32, Indices, Labels, gigabytes, host_bytes
+from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import refuse_existing, sha256_of, written_atomically
+from rapids_pipeline.backend.files import (
+    describe_input,
+    model_folder,
+    refuse_existing,
+    sha256_of,
+    written_atomically,
+)
 from rapids_pipeline.backend.frames import table_suffix
-from rapids_pipeline.backend.memory import gigabytes, host_bytes
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.backend.run_folder import describe_input, model_folder
-from rapids_pipeline.backend.versions import installed_versions
 from rapids_pipeline.data.pairs import PairBatch, read_batch
 from rapids_pipeline.predictions.applicability import applicability
 from rapids_pipeline.predictions.formats import require_csv, write_kaggle_csv

@@ -11,15 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import refuse_existing
-from rapids_pipeline.backend.frames import (
-    TABLE_SUFFIXES,
-    column_names,
-    read_table,
-    require_file,
-    table_suffix,
-)
-from rapids_pipeline.backend.run_folder import (
+from rapids_pipeline.backend.files import (
     MANIFEST,
     OOF,
     RESULTS,
@@ -27,6 +19,14 @@ from rapids_pipeline.backend.run_folder import (
     model_folder,
     recorded_hash,
     recorded_input,
+    refuse_existing,
+)
+from rapids_pipeline.backend.frames import (
+    TABLE_SUFFIXES,
+    column_names,
+    read_table,
+    require_file,
+    table_suffix,
 )
 from rapids_pipeline.data.checks import as_text, require_columns, some_of
 from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS

@@ -11,19 +11,19 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from rapids_pipeline import __version__
-from rapids_pipeline.backend.devices import processor_count
-from rapids_pipeline.backend.errors import PerturbError
-from rapids_pipeline.backend.gpu import (
+from rapids_pipeline.backend.devices import (
     Driver,
     DriverMissingError,
     Found,
     Problem,
     found_packages,
     gpu_problems,
+    installed_version,
     package_problems,
+    processor_count,
     read_driver,
 )
-from rapids_pipeline.backend.versions import installed_version
+from rapids_pipeline.backend.errors import PerturbError
 
 CPU_PACKAGES = "numpy scipy pandas pyarrow scikit-learn numba rdkit torch transformers anndata".split()
 

@@ -5,7 +5,7 @@
 The recipe, blend and all, is fitted anew for every split, to that split's training rows only, and is scored on the
 rows held out, beside its members and the baselines. Every score comes with an interval and with an audit of what the
 held-out rows share with the training rows. With `--test` it also comes with the error to expect on those pairs
-(`rapids_pipeline.evaluation.expectation`).
+(`rapids_pipeline.evaluation.uncertainty`).
 
 Everything that is fitted (encodings, target space, members, blend, bounds) sees the split's training rows only, with
 outer folds of their own. Pseudo-labels are given to the held-out rows as a run gives them to the pairs to predict:
@@ -24,16 +24,14 @@ import pandas as pd
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
-from rapids_pipeline.backend.devices import Device, DeviceName
+from rapids_pipeline.backend.devices import Device, DeviceName, provenance
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.evaluation import uncertainty
 from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_split
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
-from rapids_pipeline.evaluation.bootstrap import paired_intervals, replicate_weights, row_losses
-from rapids_pipeline.evaluation.expectation import Expectation, expected_error, strengths
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, named_splits, random_folds
 from rapids_pipeline.stack.fit import fit_stack
@@ -77,7 +75,7 @@ class Method:
         95 % bootstrap interval of the MRRMSE.
     difference, difference_low, difference_high : float
         MRRMSE minus the pipeline's, with its interval.
-    expected : Expectation or None
+    expected : uncertainty.Expectation or None
         The MRRMSE to expect on the pairs to predict; None where the split is not like them.
     """
 
@@ -89,7 +87,7 @@ class Method:
     difference: float
     difference_low: float
     difference_high: float
-    expected: Expectation | None
+    expected: uncertainty.Expectation | None
 
     @property
     def error(self) -> float:
@@ -164,7 +162,7 @@ class HeldOut:
     scores : dict of method to ndarray of float64, (n_metrics, m)
         Of every row, by the metrics of `METRICS` in their order; the pipeline first, then members, then baselines.
     strength : ndarray of float64, (m,)
-        How strong a response the training rows let expect (`rapids_pipeline.evaluation.expectation`).
+        How strong a response the training rows let expect (`rapids_pipeline.evaluation.uncertainty`).
     """
 
     predicted: Float32
@@ -230,7 +228,7 @@ def cross_validate(
     with stages.stage("scores"):
         task = None
         if pairs is not None and name == recommended_split(data.obs, pairs)[0]:
-            task = strengths(data.obs, data.Y, pairs)
+            task = uncertainty.strengths(data.obs, data.Y, pairs)
         rows, units = RowScores.of(len(data.obs), repeats, found), bootstrap_units(name, data.obs)
         methods = methods_of(rows, list(ALL_BASELINES), units, task, request.seed)
         held, predicted = mean_predictions(len(data.obs), repeats, found)
@@ -286,7 +284,7 @@ def fit_split(
     predicted = {PIPELINE: stack.test, **stack.test_members}
     predicted |= {name: baseline(inside, outside) for name, baseline in baselines.items()}
     scores = {name: _scores(data.Y[split.held_out], values) for name, values in predicted.items()}
-    return HeldOut(stack.test, scores, strengths(inside.obs, inside.Y, outside))
+    return HeldOut(stack.test, scores, uncertainty.strengths(inside.obs, inside.Y, outside))
 
 
 def _held_out(
@@ -388,19 +386,21 @@ def methods_of(
     seed : int
         Of the bootstrap.
     """
-    mean = partial(row_losses, one_gene=True)  # over repeats, NaN for rows that were never held out
+    mean = partial(
+        uncertainty.row_losses, one_gene=True
+    )  # over repeats, NaN for rows that were never held out
     means = {name: np.stack([mean(one) for one in scores]) for name, scores in rows.scores.items()}
     names = list(means)
     losses = np.stack([means[name][0] for name in names])
-    weights = replicate_weights(rows.folds, units, seed=seed)
-    found = paired_intervals(losses, names.index(PIPELINE), weights, one_gene=False)
+    weights = uncertainty.replicate_weights(rows.folds, units, seed=seed)
+    found = uncertainty.paired_intervals(losses, names.index(PIPELINE), weights, one_gene=False)
     known = np.isfinite(losses[0])
     strength = mean(rows.strength)[known]
     methods = []
     for k, name in enumerate(names):
         expected = None
         if task is not None:
-            expected = expected_error(losses[k, known], strength, task, weights[:, known])
+            expected = uncertainty.expected_error(losses[k, known], strength, task, weights[:, known])
         methods.append(
             Method(
                 name=name,

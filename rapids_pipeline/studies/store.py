@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from features.rows import Rows
+from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.files import written_atomically
-from rapids_pipeline.backend.versions import installed_versions
 
 FOLDER = ".finished"
 

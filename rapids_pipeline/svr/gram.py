@@ -15,10 +15,8 @@ is built, and says what would be needed and what fits.
 from math import isqrt
 from typing import Literal
 
-from rapids_pipeline.backend import memory
-from rapids_pipeline.backend.arrays import Array, Indices, namespace
+from rapids_pipeline.backend.arrays import Array, Indices, available_bytes, gigabytes, namespace
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.memory import gigabytes
 
 Kernel = Literal["rbf", "linear", "precomputed"]
 Gamma = float | Literal["scale"]
@@ -130,7 +128,7 @@ def require_room(like: Array, n_rows: int, n_training: int, work_bytes: int) -> 
     InputError
         With the size needed, the size available, and what to do.
     """
-    needed, free = gram_bytes(n_rows, n_training, work_bytes), memory.available_bytes(like)
+    needed, free = gram_bytes(n_rows, n_training, work_bytes), available_bytes(like)
     if needed <= free:
         return
     fits = isqrt(int(free / max(TABLE_BYTES, 8 + work_bytes)))

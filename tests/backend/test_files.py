@@ -1,11 +1,193 @@
-"""Files that appear whole or not at all."""
+"""Files and run folders: whole or not at all, replaced or left as they were, and what a manifest says."""
 
 import hashlib
+import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 
-from rapids_pipeline.backend.files import sha256_of, written_atomically
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import (
+    MANIFEST,
+    MODEL,
+    OOF,
+    RESULTS,
+    SCORES,
+    SUBMISSION,
+    RunFolder,
+    recorded_hash,
+    recorded_input,
+    sha256_of,
+    written_atomically,
+)
+
+
+def writers(text, failing=False):
+    def model(path):
+        path.mkdir()
+        (path / f"{text}.json").write_text(text)
+        if failing:
+            raise RuntimeError("no")
+
+    return {SUBMISSION: lambda path: path.write_text(text), MODEL: model}
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_replaces_the_one_of_the_run_before(tmp_path):
+    out = tmp_path / "out"
+    for text in ("old", "new"):
+        RunFolder(out, {"seed": 0}).publish(writers(text), {})
+        assert names(out) == sorted([MANIFEST, f"{MODEL}/{text}.json", SUBMISSION])
+    assert (out / SUBMISSION).read_text() == "new"
+
+
+def test_a_failing_folder_leaves_the_one_before(tmp_path):
+    out = tmp_path / "out"
+    RunFolder(out, {"seed": 0}).publish(writers("old"), {})
+    with pytest.raises(RuntimeError, match="no"):
+        RunFolder(out, {"seed": 0}).publish(writers("new", failing=True), {})
+    assert names(out) == sorted([MANIFEST, f"{MODEL}/old.json", SUBMISSION])
+
+
+def test_another_runs_model_is_kept_unless_told_otherwise(tmp_path):
+    out = tmp_path / "out"
+    (out / MODEL).mkdir(parents=True)
+    with pytest.raises(InputError, match="holds another run's model"):
+        RunFolder(out, {"seed": 0})
+
+
+def test_a_file_in_a_folders_place_is_refused(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / MODEL).write_text("a file")
+    with pytest.raises(InputError, match="cannot be written"):
+        RunFolder(out, {"seed": 0}, overwrite=True).publish(writers("new"), {})
+    assert (out / MODEL).read_text() == "a file"
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Write a manifest that names a training file of the run, with changes; return its path."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.csv").write_text("a,b\n")
+
+    def write(**changed):
+        path = tmp_path / "run" / "train.csv"
+        found = {"path": str(path), "sha256": sha256_of(path)} | changed
+        path.with_name(MANIFEST).write_text(json.dumps({"inputs": {"train": found}}))
+        return path.with_name(MANIFEST)
+
+    return write
+
+
+def test_a_recorded_input_is_found_from_the_working_folder_and_from_the_manifests(
+    recorded, tmp_path, monkeypatch
+):
+    place = tmp_path / "run" / "train.csv"
+    assert recorded_input(recorded(), "train") == (place, "")
+    assert recorded_input(recorded(path="train.csv"), "train") == (place, "")
+    monkeypatch.chdir(tmp_path)
+    found, why = recorded_input(recorded(path="run/train.csv"), "train")
+    assert (found.resolve(), why) == (place, "")
+    assert recorded_hash(recorded(), "train") == sha256_of(place)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"sha256": "0" * 64}, "the run's train file .*train.csv has changed since"),
+        ({"path": "/nowhere/t.csv"}, "the run's train file /nowhere/t.csv is gone"),
+        ({"path": None}, "the run's manifest names no train file"),
+    ],
+)
+def test_an_input_that_is_not_to_be_had_says_why(recorded, changed, why):
+    found, said = recorded_input(recorded(**changed), "train")
+    assert found is None and re.fullmatch(why, said)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"inputs": []}', '{"inputs": {"train": 3}}', "\x00"])
+def test_a_manifest_that_is_none_names_nothing(tmp_path, content):
+    assert recorded_input(tmp_path / MANIFEST, "train")[1].startswith("there is no ")
+    (tmp_path / MANIFEST).write_text(content)
+    assert recorded_input(tmp_path / MANIFEST, "train") == (None, "the run's manifest names no train file")
+    assert recorded_hash(tmp_path / MANIFEST, "train") is None
+
+
+def files(text, fail_at=None):
+    def writer(name):
+        def write(path):
+            path.write_text(text)
+            if name == fail_at:
+                raise RuntimeError("the writer failed")
+
+        return write
+
+    return {name: writer(name) for name in (SUBMISSION, OOF, SCORES)}
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != MANIFEST}
+
+
+def test_earlier_results_survive_a_failing_writer(tmp_path):
+    identity = {"config": {"seed": 0}}
+    RunFolder(tmp_path, identity).publish(files("old"), {})
+    before = (tmp_path / MANIFEST).read_text()
+    for name in (SUBMISSION, SCORES):
+        with pytest.raises(RuntimeError):
+            RunFolder(tmp_path, identity).publish(files("new", name), {})
+        assert set(contents(tmp_path).values()) == {"old"}
+        assert (tmp_path / MANIFEST).read_text() == before
+        assert names(tmp_path) == sorted({*RESULTS} - {MODEL})
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_an_interrupted_publish_destroys_nothing(tmp_path, monkeypatch, after):
+    """However far the moves came, every result is whole, old or new, and no manifest vouches for a mixture."""
+    identity = {"config": {"seed": 0}}
+    RunFolder(tmp_path, identity).publish(files("old"), {"weights": "old"})
+    moved, move = [], Path.replace
+
+    def replace(self, target):
+        if len(moved) == after:
+            raise KeyboardInterrupt
+        moved.append(target)
+        return move(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder(tmp_path, identity).publish(files("new"), {"weights": "new"})
+    found = contents(tmp_path)
+    assert [found[name] for name in (SUBMISSION, OOF, SCORES)] == ["new"] * after + ["old"] * (3 - after)
+    assert not (tmp_path / MANIFEST).exists()
+    with pytest.raises(InputError, match=r"holds another run's submission.csv; .* add --overwrite"):
+        RunFolder(tmp_path, identity)
+    RunFolder(tmp_path, identity, overwrite=True).publish(files("new"), {"weights": "new"})
+    assert set(contents(tmp_path).values()) == {"new"}
+    assert json.loads((tmp_path / MANIFEST).read_text())["weights"] == "new"
+
+
+def test_a_broken_manifest_is_another_runs(tmp_path):
+    identity = {"config": {"seed": 0}}
+    RunFolder(tmp_path, identity).publish(files("old"), {})
+    for content in ("", "[]", "{", "null", '{"config": {"seed": 1}}'):
+        (tmp_path / MANIFEST).write_text(content)
+        with pytest.raises(InputError, match="holds another run's"):
+            RunFolder(tmp_path, identity)
+
+
+def test_a_result_name_taken_by_a_folder_is_refused(tmp_path):
+    (tmp_path / OOF).mkdir()
+    with pytest.raises(InputError, match=r"holds another run's oof.parquet"):
+        RunFolder(tmp_path, {})
+    with pytest.raises(InputError, match=r"--out .*: cannot be written \(Is a directory\)"):
+        RunFolder(tmp_path, {}, overwrite=True).publish(files("new"), {})
 
 
 def test_a_file_appears_whole(tmp_path):

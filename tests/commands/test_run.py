@@ -10,8 +10,8 @@ import pytest
 
 from rapids_pipeline import __version__, pipeline
 from rapids_pipeline.backend import devices
+from rapids_pipeline.backend.devices import Problem
 from rapids_pipeline.backend.files import sha256_of
-from rapids_pipeline.backend.gpu import Problem
 from tests.command_line import (
     RESULTS,
     error_line,

@@ -9,7 +9,7 @@ from features.blocks import LeaveOneOutBlock, MoleculeBlock, OneHotBlock, Statis
 from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
 from features.feature_sets import feature_set as any_feature_set
 from features.rows import Rows
-from features.targets.encoders import TargetEncoder
+from features.target_encoders import TargetEncoder
 from rapids_pipeline.backend.errors import InputError
 
 N, N_MOLECULES, N_TARGETS = 60, 20, 7

@@ -13,7 +13,7 @@ from features.molecules import FITTED_IN_FOLD, descriptors
 from features.molecules.descriptors import DescriptorEncoder
 from features.reduction import TruncatedSVD
 from features.rows import Rows
-from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
+from features.target_encoders import LeaveOneOutEncoder, TargetEncoder
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from rapids_pipeline.backend.gpu import DriverMissingError, read_driver
+from rapids_pipeline.backend.devices import DriverMissingError, read_driver
 
 
 def why_no_device() -> str | None:

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from features.reduction import TruncatedSVD
-from rapids_pipeline.backend.arrays import is_on_cuda, namespace, to_device, to_host
-from rapids_pipeline.backend.memory import available_bytes, share_pool
+from rapids_pipeline.backend.arrays import (
+    available_bytes,
+    is_on_cuda,
+    namespace,
+    share_pool,
+    to_device,
+    to_host,
+)
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.boosting.trees import add_by_array_api
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
@@ -90,7 +96,7 @@ def test_a_driver_without_a_pool_and_a_machine_without_rmm(rmm, monkeypatch):
     rmm.CudaAsyncMemoryResource = none
     assert not share_pool() and type(rmm.current) is Cuda
     share_pool.cache_clear()
-    monkeypatch.setattr("rapids_pipeline.backend.memory.find_spec", lambda name: None)
+    monkeypatch.setattr("rapids_pipeline.backend.arrays.find_spec", lambda name: None)
     assert not share_pool()
 
 

@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 
-from rapids_pipeline.backend.run_folder import MANIFEST, MODEL, OOF, RESULTS, SUBMISSION
+from rapids_pipeline.backend.files import MANIFEST, MODEL, OOF, RESULTS, SUBMISSION
 from rapids_pipeline.stack.saved import load_model
 from tests.command_line import run_arguments
 
@@ -20,7 +20,7 @@ MANY = 2000
 PUBLISHES = f"""
 import os, signal, sys
 from pathlib import Path
-from rapids_pipeline.backend import run_folder as runs
+from rapids_pipeline.backend import files as runs
 
 out, survived = Path(sys.argv[1]), int(sys.argv[2])
 moves = 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
+from features.target_encoders import LeaveOneOutEncoder, TargetEncoder
 
 ALL = ("mean", "std", "min", "max", "median", "first", "count", "quantile_0.4")
 N_ROWS, N_TARGETS = 40, 3

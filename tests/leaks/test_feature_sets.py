@@ -5,7 +5,7 @@ import pytest
 
 from features.blocks import StatisticsBlock
 from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
-from features.targets.encoders import TargetEncoder
+from features.target_encoders import TargetEncoder
 from tests.features.test_feature_sets import EVERY_SET, N, example, feature_set, targets_for
 
 

@@ -45,7 +45,7 @@ OWN_TARGET = "rapids_pipeline.svr.own_target.* -> features.**"
 
 
 def room_of(module: str) -> str:
-    """Return the room of a module: "svr" for rapids_pipeline.svr.smo, "features" for features.targets."""
+    """Return the room of a module: "svr" for rapids_pipeline.svr.smo, "features" for features.molecules."""
     return module.removeprefix("rapids_pipeline.").split(".")[0]
 
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rapids_pipeline.backend import devices
-from rapids_pipeline.backend.gpu import PACKAGES, Driver, DriverMissingError, Found, Gpu, Problem
+from rapids_pipeline.backend.devices import PACKAGES, Driver, DriverMissingError, Found, Gpu, Problem
 from rapids_pipeline.boosting.engines import ENGINES as BOOSTING
 from rapids_pipeline.commands.app import app
 from rapids_pipeline.reports import doctor

@@ -9,7 +9,7 @@ import pytest
 from sklearn.svm import SVR
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from rapids_pipeline.backend import memory
+from rapids_pipeline.backend.arrays import available_bytes
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.svr import MultiTargetSVR, NotConvergedWarning
 
@@ -182,19 +182,19 @@ def test_sample_weights_that_cannot_be_used_are_refused(weight, message):
 
 
 def test_what_does_not_fit_in_memory_stops_before_anything_is_built(monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda like: 200_000)
+    monkeypatch.setattr("rapids_pipeline.svr.gram.available_bytes", lambda like: 200_000)
     X, Y, _ = data(n=100)
     with pytest.raises(InputError, match=r"100 training rows .* needs 0.0 GB .* enough for about 55 rows"):
         MultiTargetSVR(engine="douglas-rachford").fit(X, Y)
     MultiTargetSVR(engine="douglas-rachford").fit(X[:55], Y[:55])
     rows = np.broadcast_to(np.zeros(1), (200_000, 3))  # nothing of this size may be touched
-    monkeypatch.setattr(memory, "available_bytes", lambda like: 16 * 10**9)
+    monkeypatch.setattr("rapids_pipeline.svr.gram.available_bytes", lambda like: 16 * 10**9)
     with pytest.raises(InputError, match=r"200,000 .* needs 2560.0 GB .* 16.0 GB are available"):
         MultiTargetSVR(engine="douglas-rachford").fit(rows, rows[:, 0])
 
 
 def test_available_memory_is_plausible():
-    assert 10**7 < memory.available_bytes(np.zeros(1)) < 10**14
+    assert 10**7 < available_bytes(np.zeros(1)) < 10**14
 
 
 def test_importing_the_estimator_loads_neither_numba_nor_torch():

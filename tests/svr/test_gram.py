@@ -9,9 +9,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from sklearn.metrics.pairwise import linear_kernel, rbf_kernel
 from sklearn.svm import SVR
 
-from rapids_pipeline.backend import memory
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.svr import gram as grams
 from rapids_pipeline.svr.gram import GramTable, scale_gamma, squared_distances
 
 ROWS, COLUMNS = np.array([0, 3, 5, 7, 8]), np.array([9, 1, 3])
@@ -119,6 +119,6 @@ def test_refusals(X):
 
 
 def test_a_table_that_does_not_fit_in_memory_is_not_built(monkeypatch, X):
-    monkeypatch.setattr(memory, "available_bytes", lambda like: 4_000)
+    monkeypatch.setattr(grams, "available_bytes", lambda like: 4_000)
     with pytest.raises(InputError, match="12 training rows"):
         GramTable(X)

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from rapids_pipeline.backend.arrays import Float64, Indices
-from rapids_pipeline.evaluation.bootstrap import (
+from rapids_pipeline.evaluation.uncertainty import (
     LEVEL,
     Intervals,
     paired_intervals,

@@ -23,13 +23,13 @@ from features.feature_sets import FeatureSet
 from features.molecules.encoders import encode_molecules, molecule_encoder
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
+from rapids_pipeline.backend.devices import provenance
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
-from rapids_pipeline.evaluation.bootstrap import LEVEL
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, named_splits
+from rapids_pipeline.evaluation.uncertainty import LEVEL
 from rapids_pipeline.studies.screen.candidates import (
     DEFAULT_REFERENCE,
     Step,

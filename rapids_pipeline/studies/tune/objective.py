@@ -19,9 +19,9 @@ import numpy as np
 from features.rows import Pairs
 from rapids_pipeline.backend.arrays import Array, Float32, Float64
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.evaluation.bootstrap import row_losses
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import Split
+from rapids_pipeline.evaluation.uncertainty import row_losses
 from rapids_pipeline.stack.members.composite import (
     KernelModelConfig,
     Learnt,

@@ -1,7 +1,7 @@
 """Results of a tuning: the best trial of every model beside the recipe's, with intervals, and all trials.
 
 An interval is of the change of the error from the recipe's model to the best trial's, by the same held-out rows,
-compounds resampled together in all lots at once (`rapids_pipeline.evaluation.bootstrap`). It knows the luck of the
+compounds resampled together in all lots at once (`rapids_pipeline.evaluation.uncertainty`). It knows the luck of the
 rows, not that the best of many trials was taken.
 """
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rapids_pipeline.backend.arrays import Float64, Indices
-from rapids_pipeline.evaluation.bootstrap import LEVEL, replicate_weights
 from rapids_pipeline.evaluation.splits import SPLITS
+from rapids_pipeline.evaluation.uncertainty import LEVEL, replicate_weights
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.recipe import Recipe
 from rapids_pipeline.studies.tune.objective import HOPELESS, mean_loss

@@ -26,10 +26,9 @@ import pandas as pd
 from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Float64
-from rapids_pipeline.backend.devices import Device
+from rapids_pipeline.backend.devices import Device, provenance
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
-from rapids_pipeline.backend.versions import provenance
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.splits import same_compound

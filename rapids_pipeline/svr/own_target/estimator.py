@@ -9,7 +9,7 @@ A training row's statistics are those of the training rows outside its inner fol
 them; any other row has the statistics of all training rows. It is the SVR (RBF; gamma="scale" is scikit-learn's) on
 the columns that `features.feature_sets.FeatureTable` makes for one target, for all targets at once and without those
 columns. Sources: the per-gene SVR ("v1") of the competition's fourth place; cross-fitting as in
-`features.targets.encoders`.
+`features.target_encoders`.
 
 A fitted model holds the training targets and the inner folds, and makes the statistics again, to the last bit, when
 it predicts: a quarter of the size of the statistics themselves.

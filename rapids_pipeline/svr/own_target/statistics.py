@@ -2,7 +2,7 @@
 
 A feature set has two sides: what hangs on `sm_name` (with the molecules) and what hangs on `cell_type`. Rows are alike
 on a side where they agree in its *level*, and statistics are made level by level, to the last bit those of
-`features.targets.encoders.TargetEncoder`:
+`features.target_encoders.TargetEncoder`:
 
     training rows    (shared features, label g, inner fold k of every block)    rows of g outside k, drawn to all there
     other rows       (shared features, label g)                                 rows of g, drawn to all rows
@@ -10,7 +10,7 @@ on a side where they agree in its *level*, and statistics are made level by leve
 
 since a training row has the statistics of the rows outside its fold, any other row those of all training rows. Every
 block of statistics draws folds of its own, as in `features.feature_sets.FeatureTable`. A level's statistics are taken
-over its own rows in one call of `features.targets.statistics`, where the encoder makes a table of all labels for every
+over its own rows in one call of `features.group_statistics`, where the encoder makes a table of all labels for every
 fold; and the statistics of all rows outside a fold only where a level needs them.
 """
 
@@ -21,8 +21,8 @@ import pandas as pd
 
 from features.blocks import MoleculeBlock, OneHotBlock, StatisticsBlock
 from features.feature_sets import FeatureSet, FeatureTable
+from features.group_statistics import group_statistics, random_folds, read_labels
 from features.rows import Rows, places
-from features.targets.statistics import group_statistics, random_folds, read_labels
 from rapids_pipeline.backend.arrays import Codes, Float32, Indices, Labels, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader

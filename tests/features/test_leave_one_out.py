@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.targets.encoders import LeaveOneOutEncoder
+from features.target_encoders import LeaveOneOutEncoder
 
 
 def example(n=40, n_groups=6, n_targets=5, seed=0):

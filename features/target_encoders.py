@@ -15,8 +15,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from features.rows import places
-from features.targets.statistics import (
+from features.group_statistics import (
     GroupedTargets,
     GroupTable,
     checked_folds,
@@ -26,6 +25,7 @@ from features.targets.statistics import (
     read_labels,
     sums_of_others,
 )
+from features.rows import places
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
@@ -123,7 +123,7 @@ class TargetEncoder(GroupEncoder):
     ----------
     statistics : sequence of str
         From mean, std, min, max, median, first, count and quantile_q, q from 0 to 1 (such as quantile_0.4);
-        `features.targets.statistics` has their formulas.
+        `features.group_statistics` has their formulas.
     smoothing : float
         m ≥ 0, in rows: how far each statistic is drawn to that of all rows; for the mean as scikit-learn's
         `TargetEncoder(smooth=m)` on a continuous target.

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.targets import statistics as module
-from features.targets.statistics import checked_statistics, group_statistics, sums_of_others
+from features import group_statistics as module
+from features.group_statistics import checked_statistics, group_statistics, sums_of_others
 from rapids_pipeline.backend.errors import InputError
 
 ALL = (

@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
 
-from features.targets.encoders import LeaveOneOutEncoder, TargetEncoder
+from features.target_encoders import LeaveOneOutEncoder, TargetEncoder
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.evaluation.splits import random_folds
 
