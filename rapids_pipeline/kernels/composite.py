@@ -10,11 +10,25 @@ training rows that have one:
     profile_linear   ⟨p, p'⟩ / mean |p|²        profile_cosine   ⟨p, p'⟩ / (|p| |p'|)
     profile_rbf      exp(−|p − p'|² / mean |p|²)
     rbf(ENCODER)     exp(−|f − f'|² / mean |f_i − f_j|²), the mean over pairs of distinct training molecules
+
+In words a product is its factors with " * " between them, a factor to a whole power as `factor^2`; a recipe's TOML
+file has one line a term:
+
+    [members.known_compounds.weights]
+    cell_type = 1.5
+    "correlation * tanimoto" = 1.2
+    "correlation * profile_linear" = 6.0
+
+Every factor is positive semidefinite, so are products and powers of them entry by entry (Schur), and so is a sum with
+weights that are not negative.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
+from operator import mul
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +39,80 @@ from rapids_pipeline.backend.arrays import Array, Codes, Float64, Mask, namespac
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.response_profiles import ResponseProfiles, correlation_of_cell_types
-from rapids_pipeline.kernels.terms import MOLECULES, Factor, terms_of
+
+FACTORS = {
+    "cell_type": "1 where both rows are of one cell type",
+    "compound": "1 where both rows are of one compound",
+    "correlation": "how alike the responses of the two cell types are, learnt from compounds measured in both",
+    "tanimoto": "Tanimoto similarity of the Morgan fingerprints",
+    "profile_linear": "inner product of the response profiles",
+    "profile_cosine": "cosine of the response profiles",
+    "profile_rbf": "exp(−squared distance of the response profiles)",
+}
+"""What each factor says of a pair of rows; besides, rbf(ENCODER) of molecule features."""
+
+ENCODER_FACTOR = re.compile(r"^rbf\(([^()*^]+)\)$")
+_POWER = re.compile(r"^(.+?)(?:\^([1-9]))?$")
+MOLECULES = "molecules"
+"""In rbf(molecules): the encoder that the run names (--molecules)."""
+
+
+class Factor(NamedTuple):
+    """A factor of a term: its name without the power, and the power."""
+
+    name: str
+    power: int = 1
+
+    @property
+    def encoder(self) -> str | None:
+        """The molecule encoder whose features it compares, None where it compares something else."""
+        if self.name == "tanimoto":
+            return "morgan"
+        found = ENCODER_FACTOR.match(self.name)
+        return found.group(1) if found else None
+
+    @property
+    def of_profiles(self) -> bool:
+        """Whether it compares response profiles."""
+        return self.name.startswith("profile_")
+
+
+Term = tuple[float, tuple[Factor, ...]]
+"""A weight and the factors that it multiplies."""
+
+
+def terms_of(weights: Mapping[str, float]) -> tuple[Term, ...]:
+    """Return the terms that named weights stand for; those of weight 0 are left out.
+
+    Raises
+    ------
+    ValueError
+        There is no such factor (the message lists them), a power is none of 1 to 9, a weight is negative or not
+        finite, a product occurs twice (in another order), or all weights are 0.
+    """
+    found: dict[tuple[Factor, ...], float] = {}
+    for name, weight in weights.items():
+        factors = tuple(sorted(_factor(part) for part in name.split("*")))
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"the weight of {name!r} must be finite and not negative, not {weight}")
+        if factors in found:
+            raise ValueError(f"the product {name!r} occurs twice")
+        found[factors] = float(weight)
+    terms = tuple((weight, factors) for factors, weight in found.items() if weight > 0)
+    if not terms:
+        raise ValueError("a kernel needs at least one weight above 0")
+    return terms
+
+
+def _factor(text: str) -> Factor:
+    found = _POWER.match(text.strip())
+    name, power = (found.group(1), int(found.group(2) or 1)) if found else (text.strip(), 1)
+    if name not in FACTORS and not ENCODER_FACTOR.match(name):
+        raise ValueError(
+            f"no kernel factor {name!r}; choose among {', '.join(FACTORS)}, rbf(ENCODER), each also to a power, as "
+            "in tanimoto^2"
+        )
+    return Factor(name, power)
 
 
 @dataclass(frozen=True)
@@ -35,7 +122,7 @@ class CompositeKernel:
     Attributes
     ----------
     weights : mapping of str to float
-        Products of factors and their weights (`rapids_pipeline.kernels.terms`).
+        Products of factors, in words, and their weights.
     profile_shrinkage : float
         κ of the response profiles: rows of no response that every profile is drawn by.
     """
@@ -51,13 +138,13 @@ class CompositeKernel:
     @property
     def encoders(self) -> tuple[str, ...]:
         """The molecule encoders that its factors read, sorted."""
-        found = {factor.encoder for term in terms_of(self.weights) for factor in term.factors}
+        found = {factor.encoder for _, factors in terms_of(self.weights) for factor in factors}
         return tuple(sorted(name for name in found if name is not None))
 
     @property
     def of_profiles(self) -> bool:
         """Whether any factor compares response profiles."""
-        return any(factor.of_profiles for term in terms_of(self.weights) for factor in term.factors)
+        return any(factor.of_profiles for _, factors in terms_of(self.weights) for factor in factors)
 
     def with_molecules(self, encoder: str) -> "CompositeKernel":
         """Return the kernel with `encoder` for rbf(molecules); where that makes two products one, their sum."""
@@ -119,16 +206,12 @@ class LearntKernel:
         Matrices between distinct cell types and molecules are made on the host; they are spread over the rows,
         multiplied and summed in the library and on the device of `like`.
         """
-        xp, place = namespace(like), _Place(like)
-        training = _Side(self, self.rows, place)
-        sides = training if pairs is self.rows else _Side(self, pairs, place), training
+        xp, training = namespace(like), _Side(self, self.rows, like)
+        sides = training if pairs is self.rows else _Side(self, pairs, like), training
         K = xp.zeros((len(pairs), len(self.rows)), dtype=xp.float64, device=like.device)
-        for term in terms_of(self.kernel.weights):
-            product: Array = None
-            for factor in term.factors:
-                part = self._factor(factor, *sides)
-                product = part if product is None else product * part
-            K = K + term.weight * product
+        for weight, factors in terms_of(self.kernel.weights):
+            parts = (self._factor(factor, *sides) for factor in factors)
+            K = K + weight * reduce(mul, parts)
         return K
 
     def has_profile(self, pairs: Pairs) -> Mask:
@@ -214,35 +297,27 @@ class LearntKernel:
         return cls(kernel, profiles, rows.levels.cell_types, correlation, unseen)
 
 
-class _Place:
-    """Copies host arrays to the library and device of `like`."""
-
-    def __init__(self, like: Array) -> None:
-        self._xp, self._device = namespace(like), like.device
-
-    def __call__(self, x: NDArray[Any]) -> Array:
-        return self._xp.asarray(np.ascontiguousarray(x), device=self._device)
-
-
 class _Side:
-    """One side of a kernel: rows, with their profiles in the library that the kernel is computed in."""
+    """One side of a kernel: rows, with their profiles in the library and on the device of `like`."""
 
-    def __init__(self, learnt: LearntKernel, rows: Pairs, place: _Place) -> None:
-        self.rows, self._place = rows, place
+    def __init__(self, learnt: LearntKernel, rows: Pairs, like: Array) -> None:
+        self.rows, self._like = rows, like
         if not learnt.kernel.of_profiles:
             return
         profiles, present = learnt.profiles.of(rows)
         squares = np.einsum("ij,ij->i", profiles, profiles)
         self.mean_square = max(float(squares[present].mean()), 1e-12) if present.any() else 1.0
-        self.profiles, self.squares = place(profiles), place(squares)
-        self.present = place(present.astype(np.float64))
+        self.profiles, self.squares = self._placed(profiles), self._placed(squares)
+        self.present = self._placed(present.astype(np.float64))
 
     def spread(self, other: "_Side", level: str, matrix: Float64) -> Array:
         """Return a matrix between distinct ones as one between these rows and others."""
-        placed = self._place(matrix)
-        xp = namespace(placed)
-        rows, columns = (self._place(getattr(side.rows, level).astype(np.int64)) for side in (self, other))
-        return xp.take(xp.take(placed, rows, axis=0), columns, axis=1)
+        xp = namespace(self._like)
+        rows, columns = (self._placed(getattr(side.rows, level).astype(np.int64)) for side in (self, other))
+        return xp.take(xp.take(self._placed(matrix), rows, axis=0), columns, axis=1)
+
+    def _placed(self, x: NDArray[Any]) -> Array:
+        return namespace(self._like).asarray(np.ascontiguousarray(x), device=self._like.device)
 
 
 def _level_of(factor: Factor) -> str:

@@ -12,8 +12,7 @@ from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
-from rapids_pipeline.kernels.terms import FACTORS
+from rapids_pipeline.kernels.composite import FACTORS, CompositeKernel, Factor, LearntKernel, terms_of
 from tests.kernels.pairs_example import naive_profile, pairs, rows_of
 
 EVERYTHING = {
@@ -202,3 +201,36 @@ def test_which_encoders_a_kernel_reads():
     both = CompositeKernel({"rbf(molecules)": 1.0, "rbf(morgan)": 0.5}).with_molecules("morgan")
     assert both.weights == {"rbf(morgan)": 1.5}
     assert CompositeKernel({"profile_linear * tanimoto": 1.0}).of_profiles and not kernel.of_profiles
+
+
+def test_products_are_read_in_any_order_and_with_powers():
+    terms = terms_of({"cell_type": 1, "tanimoto^2 * correlation": 0.5, "rbf(chemberta)*compound": 2.0})
+    assert terms == (
+        (1.0, (Factor("cell_type"),)),
+        (0.5, (Factor("correlation"), Factor("tanimoto", 2))),
+        (2.0, (Factor("compound"), Factor("rbf(chemberta)"))),
+    )
+    assert [f.encoder for f in terms[1][1] + terms[2][1]] == [None, "morgan", None, "chemberta"]
+    assert Factor("profile_rbf").of_profiles and not Factor("tanimoto").of_profiles
+
+
+def test_a_weight_of_zero_leaves_a_term_out():
+    assert terms_of({"cell_type": 0.0, "compound": 1.0}) == ((1.0, (Factor("compound"),)),)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"tanimotto": 1.0}, "no kernel factor 'tanimotto'; choose among cell_type, compound"),
+        ({"tanimoto^0": 1.0}, r"no kernel factor 'tanimoto\^0'"),
+        ({"cell_type *": 1.0}, "no kernel factor ''"),
+        ({"cell_type": -1.0}, "weight of 'cell_type' must be finite and not negative, not -1.0"),
+        ({"cell_type": float("nan")}, "must be finite"),
+        ({"cell_type * compound": 1.0, "compound * cell_type": 1.0}, "'compound \\* cell_type' occurs twice"),
+        ({"cell_type": 0.0}, "at least one weight above 0"),
+        ({}, "at least one weight above 0"),
+    ],
+)
+def test_what_is_no_kernel_is_named(weights, message):
+    with pytest.raises(ValueError, match=message):
+        terms_of(weights)
