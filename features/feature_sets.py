@@ -20,13 +20,12 @@ come with the package; a TOML file defines others:
     statistics = ["mean", "quantile_0.25"]
 """
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from features.blocks import (
     Block,
@@ -41,7 +40,7 @@ from features.blocks import (
 from features.molecules import fitted_in_fold
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
-from rapids_pipeline.backend.errors import InputError, first_fault
+from rapids_pipeline.backend.files import by_name_or_toml
 from rapids_pipeline.backend.state import State, StateReader
 
 N_COMPONENTS = 45
@@ -203,21 +202,7 @@ def feature_set(name: str | Path) -> FeatureSet:
     InputError
         No such set (the message lists them) or file, or a file that defines none (the message names the key).
     """
-    if str(name) in FEATURE_SETS:
-        return FEATURE_SETS[str(name)]
-    path = Path(name)
-    if path.suffix != ".toml":
-        raise InputError(
-            f"no feature set {str(name)!r}; choose among {', '.join(FEATURE_SETS)}, or name a .toml file"
-        )
-    try:
-        return FeatureSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from None
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_fault(error)}") from None
+    return by_name_or_toml(name, FEATURE_SETS, FeatureSet, "feature set")
 
 
 class FeatureTable:

@@ -6,20 +6,26 @@
     model/           the trained model (`rapids_pipeline.stack.saved`)
     manifest.json    what made them: versions, device, settings, inputs with hashes, seeds, timings
 
-A run computes everything first and writes it last; the manifest is written after the results it vouches for.
+A run computes everything first and writes it last; the manifest is written after the results it vouches for. Settings
+come from files, too: those that have no name are read from TOML.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rapids_pipeline.backend.devices import provenance
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, first_fault
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+S = TypeVar("S", bound="BaseModel")
 
 SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.json", "manifest.json"
 MODEL = "model"
@@ -50,6 +56,34 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise InputError where a command would replace the file `path`, named by --out, and was not told to."""
     if path.exists() and not overwrite:
         raise InputError(f"--out {path}: exists already; choose another name or add --overwrite")
+
+
+def by_name_or_toml(name: str | Path, known: Mapping[str, S], settings: type[S], what: str) -> S:
+    """Return the settings of a known name, or those that a TOML file has, checked by their pydantic class.
+
+    Raises
+    ------
+    InputError
+        No such name (the message lists them, and calls them `what`) or file, or a file with other content (the
+        message names the key).
+    """
+    import tomllib
+
+    from pydantic import ValidationError
+
+    if str(name) in known:
+        return known[str(name)]
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise InputError(f"no {what} {str(name)!r}; choose among {', '.join(known)}, or name a .toml file")
+    try:
+        return settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_fault(error)}") from None
 
 
 def sha256_of(path: Path) -> str:

@@ -19,7 +19,7 @@ def command(
     from rich.console import Console
 
     from rapids_pipeline.reports.run import recipe_table, recipes_table
-    from rapids_pipeline.stack.named_recipes import RECIPES, recipe, to_toml
+    from rapids_pipeline.stack.recipe import RECIPES, recipe, to_toml
 
     if toml and name is None:
         raise InputError("--toml needs the name of a recipe")

@@ -12,8 +12,7 @@ from features.molecules.encoders import chosen_encoder
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.stack.members.member import Member
 from rapids_pipeline.stack.members.svr import AnySvrMember, OwnTargetSvrMember, SvrMember
-from rapids_pipeline.stack.named_recipes import recipe
-from rapids_pipeline.stack.recipe import Recipe, RunConfig
+from rapids_pipeline.stack.recipe import Recipe, RunConfig, recipe
 
 T = TypeVar("T")
 

@@ -19,8 +19,7 @@ from rich.text import Text
 
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.page import BETTER, GREY, PLAIN, WORSE, Page, Section, Sheet, change, number
-from rapids_pipeline.stack.named_recipes import to_toml
-from rapids_pipeline.stack.recipe import Recipe
+from rapids_pipeline.stack.recipe import Recipe, to_toml
 from rapids_pipeline.studies.tune.results import Change, Course, TrialRow, Tuned, TunedModel, TunedParameter
 
 if TYPE_CHECKING:
