@@ -23,9 +23,9 @@ from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.stack.blend import Evidence, Products
 from rapids_pipeline.stack.members.member import PSEUDO
-from rapids_pipeline.stack.model import StackModel, stacks_on_of
 from rapids_pipeline.stack.nested import FittedMember, FoldedRows, Labels, fit_member, neighbours
 from rapids_pipeline.stack.recipe import Recipe
+from rapids_pipeline.stack.saved import StackModel, stacks_on_of
 
 OFF, ON = "off", "on"
 """What is chosen between for a member: without and with pseudo-labels."""

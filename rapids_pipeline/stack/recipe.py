@@ -1,18 +1,42 @@
 """A recipe: a method's members, which of them stack on others, and their blend; all of it checked.
 
-A `RunConfig` is complete: together with the input files it determines every number of a run, and it is written into
-the run's manifest. `rapids_pipeline.stack.named_recipes` has the recipes with a name.
+`RECIPES` has those with a name, a TOML file defines others:
+
+    name = "mine"
+    description = "one SVR and a quick booster that reads its predictions"
+    n_folds = 5
+
+    [[members]]
+    kind = "svr"                   # or own_target_svr, composite, booster
+    features = "svr_shared"        # a name, a .toml file, or a table as in `rapids-perturb features NAME --toml`
+    C = 2.0
+
+    [[members]]
+    kind = "booster"
+    n_estimators = 300
+    features = "boosting"
+    stacks_on = ["svr_shared"]     # members are called by `name`, by default like their feature set
+    pseudo_labels = { use = "auto", weight = 0.5 }
+
+Whatever it leaves out has its default; `rapids-perturb recipes NAME --toml` prints a recipe in full. A `RunConfig` is
+complete: together with the input files it determines every number of a run, and the run's manifest has it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
-from features.feature_sets import FeatureSet
+from features.feature_sets import FEATURE_SETS, FeatureSet
+from rapids_pipeline.backend.files import by_name_or_toml
 from rapids_pipeline.stack.members import KINDS
-from rapids_pipeline.stack.members.member import PSEUDO, REMEDY, Member, StageConfig
+from rapids_pipeline.stack.members.booster import BoosterMember
+from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
+from rapids_pipeline.stack.members.member import PSEUDO, REMEDY, Member, PseudoLabels, StageConfig
+from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
 
 OLD_KEYS = ("svrs", "kernels", "boosting", "pseudo_labels")
 
@@ -140,9 +164,7 @@ class Recipe(StageConfig):
 
     def with_members(self, *members: Member) -> "Recipe":
         """Return the recipe with other members, checked."""
-        return Recipe(
-            **{name: getattr(self, name) for name in type(self).model_fields} | {"members": members}
-        )
+        return Recipe(**dict(self) | {"members": members})
 
 
 def _require_first_level(member: Member, other: Member) -> None:
@@ -171,3 +193,111 @@ class RunConfig(StageConfig):
     def resolved(self) -> "RunConfig":
         """Return the settings with `molecules` in the recipe's members."""
         return self.model_copy(update={"recipe": self.recipe.with_molecules(self.molecules)})
+
+
+BEST, STANDARD, PUBLISHED, QUICK = "best", "standard", "published", "quick"
+
+_SHARED, _PER_TARGET = SvrMember(), OwnTargetSvrMember()
+
+COMPOSITE = CompositeMember(
+    known_compounds=KernelModelConfig(
+        weights={
+            "cell_type": 1.5,
+            "tanimoto": 0.7,
+            "correlation * tanimoto": 1.5,
+            "correlation * profile_linear": 7.0,
+            "correlation * profile_rbf": 2.0,
+        },
+        profile_shrinkage=1.0,
+        transform="asinh",
+        transform_scale=2.0,
+        penalty=1.8,
+        penalty_growth=1.0,
+        noise_exponent=0.1,
+    ),
+    new_compounds=KernelModelConfig(
+        weights={
+            "cell_type": 0.1,
+            "correlation * tanimoto^2": 2.0,
+            "rbf(descriptors)": 0.7,
+        },
+        transform="none",
+        penalty=3.0,
+        penalty_growth=0.0,
+        noise_exponent=0.6,
+    ),
+)
+"""Settings chosen by cross-validation on the training rows of lincs_lung."""
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name=BEST,
+            description="the most accurate: composite kernels with response profiles, an SVR, a booster on top",
+            members=(_SHARED, COMPOSITE, BoosterMember(stacks_on=("svr_shared", "composite"))),
+        ),
+        Recipe(
+            name=STANDARD,
+            description="SVRs with and without each gene's own statistics, a booster on top, their blend",
+            members=(
+                _SHARED,
+                _PER_TARGET,
+                BoosterMember(stacks_on=("svr_shared", "svr_per_target"), pseudo_labels=PseudoLabels()),
+            ),
+        ),
+        Recipe(
+            name=PUBLISHED,
+            description="the settings of the fourth place of the competition, its leaks closed",
+            members=(
+                _SHARED,
+                _PER_TARGET,
+                BoosterMember(
+                    stacks_on=("svr_shared", "svr_per_target"),
+                    pseudo_labels=PseudoLabels(),
+                    n_estimators=1000,
+                    learning_rate=0.01,
+                    max_depth=10,
+                    features=FEATURE_SETS["boosting_aggregates"],
+                ),
+            ),
+        ),
+        Recipe(
+            name=QUICK,
+            description="a first look: one SVR, few folds and trees, no pseudo-labels",
+            n_folds=3,
+            members=(
+                SvrMember(tol=1e-2),
+                BoosterMember(stacks_on=("svr_shared",), n_estimators=100, learning_rate=0.1),
+            ),
+        ),
+    )
+}
+
+
+def recipe(name: str | Path) -> Recipe:
+    """Return the recipe of a name, or the one that a TOML file defines.
+
+    Raises
+    ------
+    InputError
+        No such recipe (the message lists them) or file, or a file that defines none (the message names the key).
+    """
+    return by_name_or_toml(name, RECIPES, Recipe, "recipe")
+
+
+def to_toml(found: Recipe) -> str:
+    """Return a recipe as the TOML file that defines it; feature sets that have a name are named.
+
+    Members that stack on none, or have no pseudo-labels, say nothing of it.
+    """
+    content = found.model_dump(mode="json", exclude_none=True)
+    for member, settings in zip(found.members, content["members"], strict=True):
+        if member.pseudo_labels.use == "off":
+            del settings["pseudo_labels"]
+        if not member.stacks_on:
+            del settings["stacks_on"]
+        for features in member.feature_sets:
+            if "features" in settings and FEATURE_SETS.get(features.name) == features:
+                settings["features"] = features.name
+    return tomli_w.dumps(content)

@@ -16,7 +16,7 @@ from rapids_pipeline.stack.members.composite import (
     row_noise,
 )
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.named_recipes import COMPOSITE as SHIPPED
+from rapids_pipeline.stack.recipe import COMPOSITE as SHIPPED
 from tests.stack_example import (
     COMPOSITE,
     KERNEL_MODEL,

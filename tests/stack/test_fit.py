@@ -11,8 +11,8 @@ from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.blend import Evidence, Products
 from rapids_pipeline.stack.fit import fit_stack
-from rapids_pipeline.stack.model import StackModel
 from rapids_pipeline.stack.recipe import BlendConfig
+from rapids_pipeline.stack.saved import StackModel
 from tests.leaks.test_stack import RECIPES
 from tests.stack_example import (
     BOOSTER,

@@ -9,8 +9,7 @@ from rapids_pipeline.commands.run_options import RecipeChanges, changed_recipe, 
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
 from rapids_pipeline.stack.members.svr import SvrMember
-from rapids_pipeline.stack.named_recipes import RECIPES, recipe, to_toml
-from rapids_pipeline.stack.recipe import Recipe
+from rapids_pipeline.stack.recipe import RECIPES, Recipe, recipe, to_toml
 
 
 @pytest.mark.parametrize("name", RECIPES)
