@@ -14,12 +14,14 @@ from features.rows import Rows
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
 from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.predictions.formats import write_kaggle_csv
+from rapids_pipeline.predictions.predict import unseen_levels
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.stack.saved import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
@@ -176,16 +178,12 @@ def write_oof(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: ND
 
 def notes_on(problem: Problem, config: RunConfig) -> list[str]:
     """Return what a reader should know of the pairs and the feature sets: unseen levels, leaks asked for."""
-    notes = []
-    for column in ("cell_type", "sm_name"):
-        unseen = int((~problem.to_predict[column].isin(problem.data.obs[column])).sum())
-        if unseen:
-            notes.append(
-                f"{unseen} of {len(problem.to_predict)} test rows have a {column} that no training row has"
-            )
-    for features in config.recipe.feature_sets:
-        if features.leaky:
-            notes.append(
-                f"LEAKY: feature set {features.name} shows training rows their own targets; models learn to trust them"
-            )
-    return notes
+    asked, known = problem.to_predict, problem.data.obs
+    return [
+        *(note for name in PAIR for note in unseen_levels(name, asked[name], asked[name].isin(known[name]))),
+        *(
+            f"LEAKY: feature set {features.name} shows training rows their own targets; models learn to trust them"
+            for features in config.recipe.feature_sets
+            if features.leaky
+        ),
+    ]

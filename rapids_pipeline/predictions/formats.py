@@ -104,9 +104,11 @@ def write_kaggle_csv(
     """
     spec = None if float_format is None else format_spec(float_format)
     names = [str(name) for name in ids]
-    require_csv(path)
+    if table_suffix(path) not in CSV_SUFFIXES:
+        raise InputError(f"{path}: a Kaggle submission is a CSV; name it {' or '.join(CSV_SUFFIXES)}")
+    require_submission(path)
     _require_complete(path, names, list(genes), predictions)
-    with _written(path) as temporary, _byte_sink(temporary) as sink:
+    with written(path) as temporary, _byte_sink(temporary) as sink:
         sink.write(_line(["id", *genes]))
         if spec is None:
             _write_rows(sink, names, genes, predictions)
@@ -127,7 +129,7 @@ def write_parquet(path: Path, ids: Iterable[Any], genes: Sequence[str], predicti
     by_gene = np.ascontiguousarray(as_float32(predictions).T)
     column = pa.array([int(name) for name in names], pa.int64()) if all(map(is_integer, names)) else names
     table = pa.table([column, *map(pa.array, by_gene)], names=["id", *genes])
-    with _written(path) as temporary:
+    with written(path) as temporary:
         write_table(table, temporary)
 
 
@@ -174,7 +176,7 @@ def write_prediction_h5ad(
         layers={PREDICTION_LAYER: np.ascontiguousarray(as_float32(predictions))},
         uns={"dataset_id": dataset_id, "method_id": method_id},
     )
-    with _written(path) as temporary:
+    with written(path) as temporary:
         made.write_h5ad(temporary, compression="gzip")
 
 
@@ -204,13 +206,6 @@ def require_submission(path: Path) -> None:
         )
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file")
-
-
-def require_csv(path: Path) -> None:
-    """Raise InputError where `path` is no name for a Kaggle submission."""
-    if table_suffix(path) not in CSV_SUFFIXES:
-        raise InputError(f"{path}: a Kaggle submission is a CSV; name it {' or '.join(CSV_SUFFIXES)}")
-    require_submission(path)
 
 
 def format_spec(float_format: str) -> str:
@@ -286,7 +281,7 @@ def _refuse_repeated(path: Path, what: str, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[Path]:
+def written(path: Path) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` on success; a place that cannot be written is an InputError."""
     try:
         with written_atomically(path) as temporary:

@@ -7,52 +7,56 @@
 Pairs are predicted in blocks of rows. A prediction does not depend on the rows beside it, so blocks of any size give
 the same numbers to rounding. One block takes about 4 bytes × rows × genes for each member of the first level and twice
 more, besides the model itself.
+
+The applicability says how far a pair is from what the model was trained on:
+
+    nearest_compound   the training compound whose Morgan fingerprint (radius 2, 1,024 bits) is most like the pair's
+    tanimoto           their Tanimoto similarity, 0 to 1; of a training molecule itself always 1
+    cell_type_known    whether any training row is of the cell type
+    compound_known     whether any training row is of the same molecule (equal canonical SMILES)
+    cell_type_rows     training rows of the cell type
+    compound_rows      training rows of the compound
+
+A similarity of 1 does not make a compound known: stereoisomers share their fingerprint. Source of the measure:
+`features.molecules.morgan`.
 """
 
 import csv
 import re
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Indices, Labels, gigabytes, host_bytes
+from features.molecules.morgan import MorganEncoder, nearest
+from features.rows import Rows, places
+from rapids_pipeline.backend.arrays import Codes, Float32, Indices, Labels, gigabytes, host_bytes
 from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import (
-    describe_input,
-    model_folder,
-    refuse_existing,
-    sha256_of,
-    written_atomically,
-)
+from rapids_pipeline.backend.files import describe_input, model_folder, refuse_existing, sha256_of
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.data.pairs import PairBatch, read_batch
-from rapids_pipeline.predictions.applicability import applicability
-from rapids_pipeline.predictions.formats import require_csv, write_kaggle_csv
+from rapids_pipeline.data.pairs import PairBatch, names_by_molecule, read_batch, training_molecules
+from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv, written
 from rapids_pipeline.predictions.parts import PartFolder
 from rapids_pipeline.stack.saved import SavedModel, load_model
 
 FOLDER_SUFFIXES = ("", ".parquet")
 CSV_SHARE = 0.8
 """Share of the free memory that predictions may take that are written as CSV."""
-
-
 BLOCK_BYTES = 2**28
 """Bytes of a block by default: predictions, and `VALUES_A_ROW` for features."""
 VALUES_A_ROW = 8192
 """float32 values that features and kernel of a row take, about."""
 MOLECULES_AT_ONCE = 4096
-"""Molecules featurised at once."""
-FEATURE_BYTES = 2**27
-"""Features of molecules that are kept: of 32,768 molecules with Morgan fingerprints of 1,024 bits."""
+"""Molecules featurised at once (16 MB of Morgan fingerprints)."""
+KEPT = 8
+"""How many times as many molecules have their features kept."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,6 @@ class Predicted:
     n_genes: int
     notes: list[str]
     beside: Path
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A model with the pairs that it predicts: their metadata columns as they are written, and notes."""
-
-    model: SavedModel
-    batch: PairBatch
-    metadata: pd.DataFrame
-    predictor: "BlockPredictor"
-    notes: Sequence[str]
 
 
 def predict_file(
@@ -111,35 +104,36 @@ def predict_file(
     """
     stages, folder, as_folder = stages or Stages(), model_folder(folder), _is_folder(out)
     if not as_folder:
-        require_csv(out)
         for path in (out, _beside(out)):
             refuse_existing(path, overwrite)
     with stages.stage("read"):
-        work = _read(folder, pairs_file)
-        rows = rows_a_block(len(work.model.genes), block_rows)
-        if not as_folder:
-            _require_memory(out, work)
-            parts = None
-        else:
+        work = opened(folder, pairs_file)
+        n_pairs, n_genes = len(work.metadata), len(work.model.genes)
+        rows, parts = rows_a_block(n_genes, block_rows), None
+        if as_folder:
             identity = _identity(folder, pairs_file, rows)
-            shape = len(work.metadata), rows, len(work.model.genes)
-            parts = PartFolder(out, identity, *shape, overwrite=overwrite)
+            parts = PartFolder(out, identity, n_pairs, rows, n_genes, overwrite=overwrite)
+        else:
+            _require_memory(out, n_pairs, n_genes)
         if parts is None or parts.missing():
-            work.predictor.molecules.of(work.batch.molecule[:1])  # are the weights here?
+            work.features(work.batch.molecule[:1])  # are the weights here?
     if parts is None:
-        beside = _to_csv(work, out, rows, stages)
+        beside, unfinished = _to_csv(work, out, rows, stages), []
     else:
         _to_parts(work, parts, stages)
-        beside = parts.publish(_manifest(work, identity, pairs_file, folder, stages))
-    notes = [*work.notes, *work.predictor.molecules.notes(), *_left_over(parts)]
-    return Predicted(len(work.metadata), len(work.model.genes), notes, beside)
+        beside, unfinished = (
+            parts.publish(_manifest(work, identity, pairs_file, folder, stages)),
+            parts.others(),
+        )
+    left = "unfinished parts of another prediction are in {}; delete it if that is not to be continued"
+    return Predicted(n_pairs, n_genes, [*work.notes, *map(left.format, unfinished)], beside)
 
 
 def _is_folder(out: Path) -> bool:
     suffix = table_suffix(out)
     if out.is_dir() or suffix in FOLDER_SUFFIXES:
         return True
-    if suffix not in (".csv", ".csv.gz"):
+    if suffix not in CSV_SUFFIXES:
         raise InputError(
             f"{out}: a Kaggle submission is a CSV; name it .csv or .csv.gz, or for a folder of Parquet parts give "
             "a name without a suffix, or in .parquet"
@@ -147,47 +141,28 @@ def _is_folder(out: Path) -> bool:
     return False
 
 
-def _read(folder: Path, pairs_file: Path) -> Prepared:
-    model = load_model(folder)
-    batch = read_batch(pairs_file, model.obs)
-    found = applicability(batch, model.obs)
-    metadata = pd.concat([batch.table, found.table], axis=1)
-    taken = sorted(set(metadata.columns) & set(model.genes))
-    if taken:
-        raise InputError(
-            f"{folder}: a gene is called {taken[0]}, as a column of the predictions' metadata is"
-        )
-    notes = [*batch.notes, *found.notes]
-    return Prepared(model, batch, metadata, BlockPredictor(model, batch), notes)
-
-
-def _require_memory(out: Path, work: Prepared) -> None:
-    needed = 4 * len(work.metadata) * len(work.model.genes)
+def _require_memory(out: Path, n_pairs: int, n_genes: int) -> None:
+    needed = 4 * n_pairs * n_genes
     if needed > CSV_SHARE * host_bytes():
         raise InputError(
-            f"{out}: {len(work.metadata)} pairs × {len(work.model.genes)} genes take {gigabytes(needed)} of memory as "
-            "a CSV; give --out a name without a suffix for a folder of Parquet parts"
+            f"{out}: {n_pairs} pairs × {n_genes} genes take {gigabytes(needed)} of memory as a CSV; give --out a name "
+            "without a suffix for a folder of Parquet parts"
         )
 
 
-def _to_csv(work: Prepared, out: Path, rows: int, stages: Stages) -> Path:
-    n = len(work.metadata)
+def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages) -> Path:
+    n, beside = len(work.metadata), _beside(out)
     with stages.stage("predict") as progress:
         predicted = np.empty((n, len(work.model.genes)), np.float32)
         starts = range(0, n, rows)
         progress.start(len(starts))
         for start in starts:
             block = slice(start, min(start + rows, n))
-            predicted[block] = work.predictor.predict(block)
+            predicted[block] = work.predict(block)
             progress.advance()
-    beside = _beside(out)
-    with stages.stage("write"):
-        try:
-            with written_atomically(beside) as path:
-                work.metadata.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
-                write_kaggle_csv(out, list(work.metadata["id"]), work.model.genes, predicted)
-        except OSError as error:
-            raise InputError(f"{beside}: cannot be written ({error.strerror or error})") from error
+    with stages.stage("write"), written(beside) as path:
+        work.metadata.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+        write_kaggle_csv(out, list(work.metadata["id"]), work.model.genes, predicted)
     return beside
 
 
@@ -196,7 +171,7 @@ def _beside(out: Path) -> Path:
     return out.with_name(f"{out.name[: -len(table_suffix(out))]}.applicability.csv")
 
 
-def _to_parts(work: Prepared, parts: PartFolder, stages: Stages) -> None:
+def _to_parts(work: "PairPredictor", parts: PartFolder, stages: Stages) -> None:
     with stages.stage("predict") as progress:
         progress.start(len(parts.parts))
         parts.discard_halves()
@@ -205,7 +180,7 @@ def _to_parts(work: Prepared, parts: PartFolder, stages: Stages) -> None:
         try:
             for number in missing:
                 block = parts.parts[number]
-                predicted = work.predictor.predict(block)
+                predicted = work.predict(block)
                 parts.write(number, work.metadata.iloc[block], work.model.genes, predicted)
                 del predicted  # before the next block is predicted
                 progress.advance()
@@ -225,7 +200,7 @@ def _identity(folder: Path, pairs_file: Path, rows: int) -> dict[str, Any]:
 
 
 def _manifest(
-    work: Prepared, identity: dict[str, Any], pairs_file: Path, folder: Path, stages: Stages
+    work: "PairPredictor", identity: dict[str, Any], pairs_file: Path, folder: Path, stages: Stages
 ) -> dict[str, Any]:
     return {
         "format": 1,
@@ -237,17 +212,10 @@ def _manifest(
         "n_genes": len(work.model.genes),
         "metadata_columns": list(work.metadata.columns),
         "rows_a_part": identity["rows_a_part"],
-        "notes": [*work.notes, *work.predictor.molecules.notes()],
+        "notes": work.notes,
         "seconds": dict(stages.seconds),
         "versions": identity["versions"],
     }
-
-
-def _left_over(parts: PartFolder | None) -> list[str]:
-    return [
-        f"unfinished parts of another prediction are in {found}; delete it if that is not to be continued"
-        for found in (parts.others() if parts else [])
-    ]
 
 
 # --- Blocks of rows ---------------------------------------------------------------------------------------------
@@ -260,19 +228,64 @@ def rows_a_block(n_genes: int, asked: int | None = None) -> int:
     return asked or max(1, BLOCK_BYTES // (4 * (n_genes + VALUES_A_ROW)))
 
 
-class MoleculeFeatures:
-    """Features of the molecules of a batch, by encoder; each molecule is featurised once.
+def opened(folder: Path, pairs_file: Path) -> "PairPredictor":
+    """Return the model of a folder with the pairs of a file; errors as `load_model` and `read_batch`.
 
-    Molecules are featurised in the order of their first occurrence, `MOLECULES_AT_ONCE` at a time. What was used
-    longest ago is forgotten beyond `FEATURE_BYTES`, and made anew should it be asked for again.
+    Raises
+    ------
+    InputError
+        A gene has the name of a metadata column.
+    """
+    model = load_model(folder)
+    made = PairPredictor(model, read_batch(pairs_file, model.obs))
+    taken = sorted(set(made.metadata.columns) & set(model.genes))
+    if taken:
+        raise InputError(
+            f"{folder}: a gene is called {taken[0]}, as a column of the predictions' metadata is"
+        )
+    return made
+
+
+class PairPredictor:
+    """A model with the pairs that it predicts, any rows of them at a time.
+
+    Rows that the model cannot tell apart are predicted once: cell types without a training row are all alike to it,
+    and so are compounds without one that are the same molecule. Molecules are featurised in the order of their first
+    occurrence, `MOLECULES_AT_ONCE` at a time. What was used longest ago is forgotten beyond `KEPT` times as many, and
+    made anew should it be asked for again.
+
+    Attributes
+    ----------
+    metadata : pandas.DataFrame
+        `id`, `cell_type`, `sm_name`, `SMILES` and the applicability, as they are written.
     """
 
     def __init__(self, model: SavedModel, batch: PairBatch) -> None:
-        self._model, self._spelled = model, batch.spelled
-        self._notes: dict[int, list[str]] = {}
-        self._kept: OrderedDict[int, dict[str, Float32]] = OrderedDict()
+        self.model, self.batch = model, batch
+        table, found = applicability(batch, model.obs)
+        self.metadata = pd.concat([batch.table, table], axis=1)
+        self._notes, self._said = [*batch.notes, *found], dict[int, list[str]]()
+        self._kept = lru_cache(KEPT)(self._featurised)
+        cell, name = (
+            places(np.asarray(values, object), pd.Index(model.obs[column].astype(object)).unique())
+            for values, column in ((batch.table["cell_type"], "cell_type"), (batch.known_as, "sm_name"))
+        )
+        self._alike = ((cell + 1) * (name.max(initial=0) + 2) + name + 1) * len(batch.molecules)
+        self._alike += batch.molecule
 
-    def of(self, molecule: Indices) -> dict[str, Float32]:
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know of the pairs, and what the encoders have said of their molecules so far."""
+        return [*self._notes, *added(note for notes in self._said.values() for note in notes)]
+
+    def predict(self, rows: slice) -> Float32:
+        """Return the predictions of a block, (m, t) float32; errors as `features`."""
+        _, first, inverse = np.unique(self._alike[rows], return_index=True, return_inverse=True)
+        if len(first) == len(inverse):
+            return self._distinct(np.arange(rows.start, rows.start + len(first)))
+        return self._distinct(rows.start + first)[inverse]
+
+    def features(self, molecule: Indices) -> dict[str, Float32]:
         """Return the features of molecules by their place in the batch, (n, p) float32 for each encoder.
 
         Raises
@@ -284,64 +297,22 @@ class MoleculeFeatures:
         chunks = molecule // MOLECULES_AT_ONCE
         for chunk in np.unique(chunks):
             rows = np.flatnonzero(chunks == chunk)
-            for name, values in self._chunk(int(chunk)).items():
+            for name, values in self._kept(int(chunk)).items():
                 if name not in found:
                     found[name] = np.empty((len(molecule), values.shape[1]), np.float32)
                 found[name][rows] = values[molecule[rows] % MOLECULES_AT_ONCE]
         return found
 
-    def notes(self) -> list[str]:
-        """Return what the encoders have said of the molecules so far."""
-        return added([note for notes in self._notes.values() for note in notes])
-
-    def _chunk(self, chunk: int) -> dict[str, Float32]:
-        if chunk not in self._kept:
-            start = chunk * MOLECULES_AT_ONCE
-            spelled = self._spelled[start : start + MOLECULES_AT_ONCE]
-            rows, notes = self._model.rows(pd.DataFrame({"SMILES": spelled}))
-            self._notes[chunk] = notes
-            self._kept[chunk] = dict(rows.molecules)
-            while len(self._kept) > 1 and self._bytes() > FEATURE_BYTES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(chunk)
-        return self._kept[chunk]
-
-    def _bytes(self) -> int:
-        return sum(values.nbytes for kept in self._kept.values() for values in kept.values())
-
-
-class BlockPredictor:
-    """Predicts any rows of a batch by a model.
-
-    Rows that the model cannot tell apart are predicted once: cell types without a training row are all alike to it,
-    and so are compounds without one that are the same molecule.
-    """
-
-    def __init__(self, model: SavedModel, batch: PairBatch) -> None:
-        self.molecules = MoleculeFeatures(model, batch)
-        self._model, self._batch = model, batch
-        cell = _places(batch.table["cell_type"].to_numpy(object), model.obs["cell_type"])
-        name = _places(batch.known_as, model.obs["sm_name"])
-        self._alike = ((cell + 1) * (name.max(initial=0) + 2) + name + 1) * len(batch.molecules)
-        self._alike += batch.molecule
-
-    def predict(self, rows: slice) -> Float32:
-        """Return the predictions of a block, (m, t) float32.
-
-        Raises
-        ------
-        UnavailableError
-            As `MoleculeFeatures.of`.
-        """
-        _, first, inverse = np.unique(self._alike[rows], return_index=True, return_inverse=True)
-        if len(first) == len(inverse):
-            return self._distinct(np.arange(rows.start, rows.start + len(first)))
-        return self._distinct(rows.start + first)[inverse]
+    def _featurised(self, chunk: int) -> Mapping[str, Float32]:
+        start = chunk * MOLECULES_AT_ONCE
+        spelled = self.batch.spelled[start : start + MOLECULES_AT_ONCE]
+        rows, self._said[chunk] = self.model.rows(pd.DataFrame({"SMILES": spelled}))
+        return rows.molecules
 
     def _distinct(self, which: Indices) -> Float32:
-        some = self._batch.table[["cell_type", "SMILES"]].iloc[which]
-        obs = some.assign(sm_name=self._batch.known_as[which]).reset_index(drop=True)
-        return self._model.stack.predict(Rows(obs, self.molecules.of(self._batch.molecule[which])))
+        some = self.batch.table[["cell_type", "SMILES"]].iloc[which]
+        obs = some.assign(sm_name=self.batch.known_as[which]).reset_index(drop=True)
+        return self.model.stack.predict(Rows(obs, self.features(self.batch.molecule[which])))
 
 
 def added(notes: Iterable[str]) -> list[str]:
@@ -354,6 +325,85 @@ def added(notes: Iterable[str]) -> list[str]:
     return [words.format(*found) for words, found in counts.items()]
 
 
-def _places(values: Labels, training: "pd.Series[str]") -> Indices:
-    """Return the place of each value among the distinct training values, −1 where it is none of them."""
-    return pd.Index(pd.unique(training.astype(object))).get_indexer(pd.Index(values, dtype=object))
+# --- Applicability ----------------------------------------------------------------------------------------------
+
+
+def applicability(batch: PairBatch, training: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return how far pairs are from training rows, as a table with a row a pair, and in words.
+
+    Parameters
+    ----------
+    batch : PairBatch
+        n pairs.
+    training : pandas.DataFrame
+        `cell_type`, `sm_name` and `SMILES` of the model's training rows.
+
+    Raises
+    ------
+    UnavailableError
+        RDKit is not installed.
+    """
+    names = names_by_molecule(training_molecules(training))
+    cell_rows = _rows_of(batch.table["cell_type"], training["cell_type"])
+    compound_rows = _rows_of(pd.Series(batch.known_as), training["sm_name"])
+    name, similarity = _nearest(batch.molecules, names)
+    known = compound_rows > 0
+    table = pd.DataFrame(
+        {
+            "nearest_compound": np.where(known, batch.known_as, name[batch.molecule]),
+            "tanimoto": np.where(known, np.float32(1), similarity[batch.molecule]),
+            "cell_type_known": cell_rows > 0,
+            "compound_known": known,
+            "cell_type_rows": cell_rows,
+            "compound_rows": compound_rows,
+        }
+    )
+    unseen = [
+        *unseen_levels("cell_type", batch.table["cell_type"], table["cell_type_known"]),
+        *unseen_levels("sm_name", batch.known_as, table["compound_known"]),
+    ]
+    return table, [*unseen, *_how_near(batch, table)]
+
+
+def unseen_levels(column: str, values: Any, known: Any) -> list[str]:
+    """Return a sentence where values of a column are such that no training row has."""
+    unseen = np.asarray(values, object)[~np.asarray(known, bool)]
+    if not len(unseen):
+        return []
+    names = list(dict.fromkeys(map(str, unseen)))
+    return [
+        f"{len(unseen)} of {len(values)} pairs have a {column} the model was not trained on "
+        f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}): expect larger errors there"
+    ]
+
+
+def _rows_of(values: "pd.Series[Any]", training: "pd.Series[Any]") -> Codes:
+    """Return the number of training rows that have each value, (n,)."""
+    counts = training.astype(object).value_counts()
+    found = counts.reindex(values.astype(object).to_numpy(), fill_value=0)
+    return np.asarray(found, dtype=np.int32)
+
+
+def _nearest(molecules: list[str], names: dict[str, str]) -> tuple[Labels, Float32]:
+    """Return the name and the similarity of the training molecule nearest to each molecule, (q,) each."""
+    encoder, trained = MorganEncoder(), list(names)
+    of_training = np.array([names[molecule] for molecule in trained], object)
+    fingerprints = encoder.transform(trained)
+    index, similarity = np.empty(len(molecules), np.intp), np.empty(len(molecules), np.float32)
+    for start in range(0, len(molecules), MOLECULES_AT_ONCE):
+        some = slice(start, start + MOLECULES_AT_ONCE)
+        index[some], similarity[some] = nearest(encoder.transform(molecules[some]), fingerprints)
+    return of_training[index], similarity
+
+
+def _how_near(batch: PairBatch, table: pd.DataFrame) -> list[str]:
+    """Return a sentence on the molecules that are new to the model."""
+    by_molecule = table.assign(molecule=batch.molecule).drop_duplicates("molecule")
+    new = by_molecule[~by_molecule["compound_known"]]
+    if not len(new):
+        return []
+    low, median, high = np.quantile(new["tanimoto"], [0.1, 0.5, 0.9])
+    return [
+        f"{len(new)} of {len(by_molecule)} molecules are new to the model; Tanimoto similarity to the nearest "
+        f"training compound: median {median:.2f}, 10 % below {low:.2f}, 10 % above {high:.2f}"
+    ]

@@ -30,7 +30,6 @@ from rapids_pipeline.backend.frames import (
 )
 from rapids_pipeline.data.checks import as_text, require_columns, some_of
 from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS
-from rapids_pipeline.data.pairs import read_pairs, with_smiles
 from rapids_pipeline.data.tables import h5ad_genes, opened_h5ad, read_training, split_table
 from rapids_pipeline.predictions.check import faults_of, read_submission
 from rapids_pipeline.predictions.combine import (
@@ -55,6 +54,7 @@ from rapids_pipeline.predictions.formats import (
     write_parquet,
     write_prediction_h5ad,
 )
+from rapids_pipeline.predictions.predict import opened
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,18 @@ def read_gene_list(path: Path) -> list[str]:
 
 
 def submission_of_model(model: Path, pairs_file: Path) -> Submission:
-    """Return what a saved model predicts for the pairs of a file; errors as `load_model` and `read_pairs`."""
-    from rapids_pipeline.stack.saved import load_model
+    """Return what a saved model predicts for the pairs of a file, as `predict` does; errors as `opened`.
 
-    pairs = read_pairs(pairs_file)
-    loaded = load_model(model)
-    values, notes = loaded.predict(with_smiles(pairs, loaded.obs, pairs_file))
-    return Submission(model, _id_map(pairs_file, pairs), list(loaded.genes), values, notes)
+    Raises
+    ------
+    InputError
+        The pairs have no ids.
+    """
+    work = opened(model, pairs_file)
+    if "id" not in column_names(pairs_file):
+        raise InputError(f"{pairs_file}: missing column id; a submission names its rows by their ids")
+    values = work.predict(slice(0, len(work.metadata)))
+    return Submission(model, _id_map(pairs_file, work.metadata), list(work.model.genes), values, work.notes)
 
 
 def submission_of_run(run: Path, *, quiet: bool = False) -> Submission:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.accuracy import ablation, compare, jobs, peers, tables
-from rapids_pipeline.stack.named_recipes import RECIPES, to_toml
+from rapids_pipeline.stack.recipe import RECIPES, to_toml
 from rapids_pipeline.studies.store import content_hash
 
 N_GENES = 12

@@ -33,7 +33,7 @@ def bytes_of(folder):
 
 
 def test_an_interrupted_prediction_goes_on_where_it_was(invoke, options, whole, tmp_path, monkeypatch):
-    made, first = [], predict.BlockPredictor.predict
+    made, first = [], predict.PairPredictor.predict
 
     def interrupted(self, rows):
         made.append(rows.start)
@@ -41,7 +41,7 @@ def test_an_interrupted_prediction_goes_on_where_it_was(invoke, options, whole, 
             raise KeyboardInterrupt
         return first(self, rows)
 
-    monkeypatch.setattr(predict.BlockPredictor, "predict", interrupted)
+    monkeypatch.setattr(predict.PairPredictor, "predict", interrupted)
     stopped = invoke(*options)
     assert stopped.exit_code == 130 and "2 of 4 parts are kept in" in stopped.stderr
     assert "the same command continues" in stopped.stderr and not (tmp_path / "out").exists()
@@ -111,7 +111,7 @@ def test_other_pairs_never_take_kept_parts(invoke, options, pairs, tmp_path, mon
         return np.full((rows.stop, 8), 7, np.float32)
 
     with monkeypatch.context() as patched:
-        patched.setattr(predict.BlockPredictor, "predict", fail)
+        patched.setattr(predict.PairPredictor, "predict", fail)
         assert invoke(*options).exit_code == 130
     pd.read_csv(pairs).iloc[::-1].to_csv(tmp_path / "turned.csv", index=False)
     result = invoke(*options, "--pairs", tmp_path / "turned.csv")
@@ -148,7 +148,7 @@ def test_too_little_room_is_said_before_anything_is_predicted(model, pairs, tmp_
 
 def test_a_prediction_that_is_no_number_is_refused(model, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        predict.BlockPredictor, "_distinct", lambda self, which: np.full((len(which), 8), np.inf)
+        predict.PairPredictor, "_distinct", lambda self, which: np.full((len(which), 8), np.inf)
     )
     with pytest.raises(InputError, match="the model predicts inf for id 0, gene "):
         predict_file(model, pairs, tmp_path / "out")

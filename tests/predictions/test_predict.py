@@ -6,14 +6,21 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset
 import pytest
+from rdkit import Chem, DataStructs
+from rdkit.Chem import rdFingerprintGenerator
 
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.pairs import read_batch
 from rapids_pipeline.evaluation.evaluate import evaluate_files
 from rapids_pipeline.predictions import predict
-from rapids_pipeline.predictions.applicability import COLUMNS
-from rapids_pipeline.predictions.predict import predict_file
+from rapids_pipeline.predictions.predict import applicability, predict_file
 from rapids_pipeline.stack import saved as saved_model
 from rapids_pipeline.stack.saved import load_model
+
+METADATA = "id cell_type sm_name SMILES".split()
+APPLICABILITY = (
+    "nearest_compound tanimoto cell_type_known compound_known cell_type_rows compound_rows".split()
+)
 
 
 def close(found, expected):
@@ -27,8 +34,7 @@ def test_parts_hold_what_one_prediction_of_all_pairs_gives(model, pairs, expecte
     files = sorted((tmp_path / "out").iterdir())
     assert [file.name for file in files] == [f"part-{k:05d}.parquet" for k in range(-(-37 // block))]
     table = pyarrow.dataset.dataset(tmp_path / "out").to_table().to_pandas()
-    assert list(table.columns[:4]) == ["id", "cell_type", "sm_name", "SMILES"]
-    assert list(table.columns[4:10]) == list(COLUMNS)
+    assert list(table.columns[:10]) == [*METADATA, *APPLICABILITY]
     genes = list(table.columns[10:])
     assert genes == list(load_model(model).genes)
     close(table[genes].to_numpy(), expected)
@@ -49,7 +55,7 @@ def test_a_csv_holds_the_same_and_its_applicability_lies_beside(
     assert result.exit_code == 0, result.output
     close(pd.read_csv(tmp_path / "p.csv").iloc[:, 1:], expected)
     beside = pd.read_csv(tmp_path / "p.applicability.csv")
-    assert list(beside.columns) == ["id", "cell_type", "sm_name", "SMILES", *COLUMNS]
+    assert list(beside.columns) == [*METADATA, *APPLICABILITY]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.applicability.csv", "p.csv"]
     assert "have a cell_type the model was not trained on (a new one)" in result.stderr
 
@@ -109,9 +115,9 @@ def test_a_training_molecule_under_another_name_is_that_compound(model, tmp_path
 @pytest.fixture
 def predicted_rows(monkeypatch):
     """The numbers of rows that the stack is asked for, one after the other."""
-    rows, honest = [], predict.BlockPredictor._distinct
+    rows, honest = [], predict.PairPredictor._distinct
     monkeypatch.setattr(
-        predict.BlockPredictor,
+        predict.PairPredictor,
         "_distinct",
         lambda self, which: rows.append(len(which)) or honest(self, which),
     )
@@ -137,7 +143,7 @@ def test_memory_hangs_on_the_block_and_every_molecule_is_featurised_once(
 
 def test_features_that_were_forgotten_are_made_again(model, pairs, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "MOLECULES_AT_ONCE", 2)
-    monkeypatch.setattr(predict, "FEATURE_BYTES", 1)
+    monkeypatch.setattr(predict, "KEPT", 1)
     predict_file(model, pairs, tmp_path / "out", block_rows=6)
     close(pd.read_parquet(tmp_path / "out").iloc[:, 10:].to_numpy(), expected)
 
@@ -189,3 +195,29 @@ def test_a_part_can_be_scored(model, small_files, tmp_path):
     predict_file(model, small_files.test, tmp_path / "out")
     found = evaluate_files(tmp_path / "out" / "part-00000.parquet", small_files.truth, small_files.train)
     assert found.n_rows == len(small_files.id_map) and found.n_genes == 8
+
+
+def test_applicability_by_brute_force(model, pairs):
+    training, batch = load_model(model).obs, read_batch(pairs, load_model(model).obs)
+    found, notes = applicability(batch, training)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
+
+    def bits(smiles):
+        return generator.GetFingerprint(Chem.MolFromSmiles(smiles))
+
+    def canonical(smiles):
+        return Chem.MolToSmiles(Chem.MolFromSmiles(smiles))
+
+    for row in pd.concat([batch.table, found], axis=1).itertuples():
+        likeness = [
+            DataStructs.TanimotoSimilarity(bits(row.SMILES), bits(text)) for text in training["SMILES"]
+        ]
+        same = [canonical(text) == canonical(row.SMILES) for text in training["SMILES"]]
+        assert row.tanimoto == pytest.approx(max(likeness), abs=1e-6)
+        near = training["sm_name"][np.isclose(likeness, max(likeness))]
+        assert row.nearest_compound in set(near)
+        assert row.compound_known == any(same) and row.compound_rows == sum(same)
+        assert row.cell_type_rows == (training["cell_type"] == row.cell_type).sum()
+        assert row.cell_type_known == (row.cell_type_rows > 0)
+    assert any("have a cell_type the model was not trained on (a new one)" in note for note in notes)
+    assert any("of 9 molecules are new to the model" in note for note in notes)

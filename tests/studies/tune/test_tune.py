@@ -14,7 +14,7 @@ from rich.console import Console
 from rapids_pipeline.reports import tune as report
 from rapids_pipeline.reports.page import LiveStages
 from rapids_pipeline.stack.members.booster import BoosterMember
-from rapids_pipeline.stack.named_recipes import RECIPES, recipe, to_toml
+from rapids_pipeline.stack.recipe import RECIPES, recipe, to_toml
 from rapids_pipeline.studies.store import FOLDER
 from rapids_pipeline.studies.tune.results import Course
 from rapids_pipeline.studies.tune.study import ModelStudy
