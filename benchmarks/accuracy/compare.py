@@ -28,7 +28,7 @@ from benchmarks import harness
 from benchmarks.accuracy.jobs import MOLECULES, SEED, Finished, Method, Task, finished, versions
 from benchmarks.accuracy.peers import PEERS, threads
 from benchmarks.accuracy.tables import compared, markdown, picture, strata, strata_markdown
-from rapids_pipeline.commands.run_options import RecipeChanges, run_config
+from rapids_pipeline.commands.options import RecipeChanges, run_config
 from rapids_pipeline.data.demo import write_demo
 from rapids_pipeline.data.pairs import read_pairs, with_smiles
 from rapids_pipeline.data.problem import canonical_order

@@ -1,7 +1,7 @@
 """The command line: `rapids-perturb SUBCOMMAND`, the same program as `python -m rapids_pipeline`.
 
-A subcommand is a file of this folder with a function `command`, and a name in `SUBCOMMANDS`. It is imported when it
-is asked for, and imports what is heavy when it runs.
+A subcommand is the function `command` of a file here, or a function of a file of several, and listed in `PLACES`. It is
+imported when it is asked for, and imports what is heavy when it runs.
 
 Exit codes: 0 done, 2 bad input or usage (one message on stderr), 3 something asked for is not available here,
 130 interrupted, 143 terminated.
@@ -22,7 +22,11 @@ import rapids_pipeline
 from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, exits_cleanly
 from rapids_pipeline.commands.options import with_home
 
-SUBCOMMANDS = "run evaluate predict submit cv tune screen recipes features demo start doctor".split()
+PLACES = (
+    "run evaluate predict submit cv tune screen catalogue.recipes catalogue.features demo start catalogue.doctor"
+).split()
+"""FILE, or FILE.FUNCTION, of every subcommand, in the order of the help."""
+SUBCOMMANDS = {place.rpartition(".")[2]: place for place in PLACES}
 STOPPED = (EXIT_INTERRUPTED, 128 + signal.SIGTERM)
 """Exit codes of a run that was interrupted or terminated; everything it had open is closed by then."""
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -31,7 +35,8 @@ HELP = {"help_option_names": ["-h", "--help"]}
 def subcommand(name: str) -> Any:
     """Return a subcommand by its name; its module is imported now."""
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command = import_module(f"rapids_pipeline.commands.{name}").command
+    file, _, function = SUBCOMMANDS[name].partition(".")
+    command = getattr(import_module(f"rapids_pipeline.commands.{file}"), function or "command")
     single.command(name, context_settings=HELP)(exits_cleanly(with_home(command)))
     return typer.main.get_command(single)
 

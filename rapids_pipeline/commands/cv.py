@@ -37,15 +37,14 @@ def command(
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import require_writable
-    from rapids_pipeline.commands.run_options import RecipeChanges, run_config
     from rapids_pipeline.data.problem import ProblemFiles, open_problem
     from rapids_pipeline.reports import cv as report
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.studies.cv import CvRequest, cross_validate
     from rapids_pipeline.studies.store import FOLDER
 
-    changes = RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
-    config = run_config("quick" if quick else recipe, changes, molecules, seed)
+    changes = options.RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
+    config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
     chosen, stages = resolve_device(device), LiveStages()
     require_writable(out)
@@ -56,12 +55,11 @@ def command(
         )
     given = problem.data, problem.pairs, request, config, chosen
     try:
-        outcome = cross_validate(*given, source=problem.source, folder=out, stages=stages)
+        found, predicted = cross_validate(*given, source=problem.source, folder=out, stages=stages)
     except KeyboardInterrupt:
         stages.say(f"finished splits are kept in {out}/{FOLDER}; the same command continues")
         raise
-    found = outcome.found
     found.provenance["inputs"] = problem.inputs
-    report.write_cross_validation(outcome, problem.data.genes, out)
+    report.write_cross_validation(found, predicted, out)
     written = f"written: {out}/{', '.join(report.FILES)}"
-    print_report([report.audit_table(found), report.method_table(found)], [*report.sentences(found), written])
+    print_report(report.audit_table(found), report.method_table(found), *report.sentences(found), written)

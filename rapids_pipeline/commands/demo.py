@@ -32,9 +32,7 @@ def command(
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
-    from rapids_pipeline.commands.run_options import RecipeChanges, run_config
-
-    config = run_config("quick" if quick else recipe, RecipeChanges(), molecules, seed)
+    config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
     run_demo(out, config, device, seed, genes, data_only, overwrite)
 
 

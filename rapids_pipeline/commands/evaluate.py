@@ -28,7 +28,7 @@ def command(
             help="Also score how well single perturbations are told apart (docs/guide/evaluation.md).",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
     score_files(prediction, truth, train, layer, as_json, options.names_in(metadata_columns), perturbations)
@@ -44,9 +44,8 @@ def score_files(
     perturbations: bool = False,
 ) -> None:
     """Score a prediction file and print the scores, as a table or as JSON; errors as `evaluate_files`'s."""
-    from rich.console import Console
-
     from rapids_pipeline.evaluation.evaluate import evaluate_files
+    from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import evaluation_sentences, perturbation_table, score_table
 
     found = evaluate_files(
@@ -55,11 +54,6 @@ def score_files(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
         return
-    console = Console()
-    title = f"{prediction} against {truth}: {found.n_rows} pairs × {found.n_genes} genes"
-    console.print(f"{title}:", highlight=False, soft_wrap=True)
-    console.print(score_table(found.scores))
-    if found.perturbation_scores:
-        console.print(perturbation_table(found.perturbation_scores))
-    for sentence in evaluation_sentences(found):
-        console.print(sentence, highlight=False, soft_wrap=True)
+    title = f"{prediction} against {truth}: {found.n_rows} pairs × {found.n_genes} genes:"
+    told = [perturbation_table(found.perturbation_scores)] if found.perturbation_scores else []
+    print_report(title, score_table(found.scores), *told, *evaluation_sentences(found))

@@ -1,17 +1,29 @@
-"""Options that several subcommands share."""
+"""Options that several subcommands share, and the way from them to one validated `RunConfig`.
+
+What cannot be used is named by its option. What is heavy is imported where it is used, so that help answers at once.
+"""
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from rapids_pipeline.backend.errors import InputError
+
 if TYPE_CHECKING:
+    from features.feature_sets import FeatureSet
     from rapids_pipeline.backend.devices import Device
     from rapids_pipeline.reports.page import LiveStages
-    from rapids_pipeline.stack.recipe import RunConfig
+    from rapids_pipeline.stack.members.member import Member
+    from rapids_pipeline.stack.members.svr import AnySvrMember
+    from rapids_pipeline.stack.recipe import Recipe, RunConfig
+
+T = TypeVar("T")
 
 TrainOption = Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv or .tsv.")]
 TestOption = Annotated[
@@ -67,6 +79,7 @@ SplitOption = Annotated[
 ]
 LayerOption = Annotated[str, typer.Option(help="The layer of an .h5ad file with the responses, or X.")]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 MetadataOption = Annotated[
     str, typer.Option("--metadata-columns", help="Numeric columns that are not genes, separated by commas.")
 ]
@@ -98,3 +111,129 @@ def announce(stages: "LiveStages", device: "Device", config: "RunConfig") -> Non
 def names_in(text: str) -> tuple[str, ...]:
     """Return the names in a text, which are separated by commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@dataclass(frozen=True)
+class RecipeChanges:
+    """What options change in a recipe; None leaves it as it is.
+
+    Attributes
+    ----------
+    folds : int
+    engine : str
+        Of the members of kind svr.
+    boosting_engine : str
+        Of all boosters.
+    svr_features : str
+        Feature sets separated by commas: one SVR member each, in the place of the recipe's SVRs of the first level and
+        with the settings of the first of them; a set with columns of each gene's own makes an own_target_svr.
+    boosting_features : str
+        Of all boosters.
+    """
+
+    folds: int | None = None
+    engine: str | None = None
+    boosting_engine: str | None = None
+    svr_features: str | None = None
+    boosting_features: str | None = None
+
+
+def run_config(name: str, changes: RecipeChanges, molecules: str, seed: int) -> "RunConfig":
+    """Return the settings of a run; the molecules "auto" become an encoder that can be had here.
+
+    Raises
+    ------
+    InputError
+        There is no such recipe or feature set, or a value is out of range; the message names the option.
+    """
+    from features.molecules.encoders import chosen_encoder
+    from rapids_pipeline.stack.recipe import RunConfig, recipe
+
+    changed = changed_recipe(recipe(name), changes)
+    encoder, because = chosen_encoder(molecules)
+    settings: dict[str, Any] = {"recipe": changed, "molecules": encoder, "molecules_because": because}
+    return _named("--seed", lambda: RunConfig(**settings, seed=seed))
+
+
+def changed_recipe(found: "Recipe", changes: RecipeChanges) -> "Recipe":
+    """Return a recipe with the changes made; errors as `run_config`."""
+    from features.feature_sets import feature_set
+
+    if changes.folds is not None:
+        found = _named("--folds", lambda: found.updated(n_folds=changes.folds))
+    if changes.svr_features is not None:
+        sets = [feature_set(name) for name in names_in(changes.svr_features)]
+        found = _named("--svr-features", lambda: _with_svrs(found, sets))
+    for option, kind, setting, value in (
+        ("--boosting-features", "booster", "features", changes.boosting_features),
+        ("--engine", "svr", "engine", changes.engine),
+        ("--boosting-engine", "booster", "engine", changes.boosting_engine),
+    ):
+        if value is not None:
+            found = _named(option, partial(_with_setting, found, option, kind, setting, value))
+    return found
+
+
+def _with_setting(found: "Recipe", option: str, kind: str, setting: str, value: str) -> "Recipe":
+    """Return a recipe whose members of a kind have another setting."""
+    from features.feature_sets import feature_set
+
+    if not any(member.kind == kind for member in found.members):
+        raise InputError(f"{option}: the recipe {found.name} has no member of kind {kind}")
+    changed: dict[str, Any] = {setting: value}
+    if setting == "features":
+        changed["features"] = feature_set(value)
+        changed |= {} if changed["features"].needs_predictions else {"stacks_on": ()}
+    return found.with_members(*(m.updated(**changed) if m.kind == kind else m for m in found.members))
+
+
+def _with_svrs(found: "Recipe", sets: "Sequence[FeatureSet]") -> "Recipe":
+    """Return a recipe with one SVR a feature set where its SVRs of the first level were."""
+    from rapids_pipeline.stack.members.svr import AnySvrMember
+
+    old = [m for m in found.members if isinstance(m, AnySvrMember) and not m.stacks_on]
+    if not old:
+        raise InputError(f"--svr-features: the recipe {found.name} has no SVR of the first level")
+    new = [_svr_like(old[0], features) for features in sets]
+    names = {member.name for member in old}
+
+    def renamed(listed: Sequence[str]) -> list[str]:
+        place = next((place for place, name in enumerate(listed) if name in names), None)
+        kept = [name for name in listed if name not in names]
+        return kept if place is None else [*kept[:place], *(svr.name for svr in new), *kept[place:]]
+
+    members: list[Member] = []
+    for member in found.members:
+        if member is old[0]:
+            members += new
+        elif member.name not in names:
+            labels = member.pseudo_labels.updated(teacher=renamed(member.pseudo_labels.teacher))
+            members.append(member.updated(stacks_on=renamed(member.stacks_on), pseudo_labels=labels))
+    return found.with_members(*members)
+
+
+def _svr_like(other: "AnySvrMember", features: "FeatureSet") -> "AnySvrMember":
+    """Return an SVR on a feature set, called like it, with the settings of another SVR."""
+    from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
+
+    kind = OwnTargetSvrMember if features.own_target else SvrMember
+    if features.own_target and getattr(other, "kernel", "rbf") != "rbf":
+        raise InputError(
+            f"--svr-features: {features.name} gives every gene columns of its own, which needs kernel = 'rbf'"
+        )
+    fields = set(kind.model_fields) & set(type(other).model_fields) - {"kind", "name", "features"}
+    settings: dict[str, Any] = {name: getattr(other, name) for name in fields}
+    return kind(**settings, features=features)
+
+
+def _named(option: str, make: Callable[[], T]) -> T:
+    """Return what `make` makes; an InputError that names the option where the values cannot be used."""
+    from pydantic import ValidationError
+
+    try:
+        return make()
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(first["input"], dict) else f" {first['input']}"
+        raise InputError(f"{option}{given}: {message[0].lower()}{message[1:]}") from None

@@ -44,8 +44,8 @@ def command(
         found = predict_file(model, pairs, out, block_rows=block_rows, overwrite=overwrite, stages=stages)
     except KeyboardInterrupt as stopped:
         for sentence in stopped.args:
-            stages.console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+            stages.say(sentence)
         raise
     for note in found.notes:
-        stages.console.print(note, highlight=False, soft_wrap=True, markup=False)
+        stages.say(note)
     typer.echo(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {found.beside.name}")

@@ -32,11 +32,10 @@ def command(
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
-    from rapids_pipeline.commands.run_options import RecipeChanges, run_config
     from rapids_pipeline.data.problem import ProblemFiles
 
-    changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
-    config = run_config("quick" if quick else recipe, changes, molecules, seed)
+    changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
+    config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
     run_files(
         ProblemFiles(train, test, layer, options.names_in(metadata_columns)), out, config, device, overwrite
     )
@@ -44,17 +43,16 @@ def command(
 
 def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str, overwrite: bool) -> None:
     """Run the pipeline on files and print what came of it; errors as `pipeline.run`'s and `resolve_device`'s."""
-    from rich.console import Console
-
     from rapids_pipeline import pipeline
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.reports.page import LiveStages
-    from rapids_pipeline.reports.run import print_result
+    from rapids_pipeline.reports.page import LiveStages, print_report
+    from rapids_pipeline.reports.run import result_sentences, stack_table
 
     chosen, stages = resolve_device(device), LiveStages()
     options.announce(stages, chosen, config)
     result = pipeline.run(files, out, config, chosen, overwrite=overwrite, stages=stages)
-    print_result(Console(), result.document, result.notes)
+    heading, table = "MRRMSE on training rows that were held out:", stack_table(result.document)
+    print_report(heading, table, *result_sentences(result.document), *result.notes)
     typer.echo(
         f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: {out}/submission.csv; "
         "beside it oof.parquet, scores.json, manifest.json, model/"

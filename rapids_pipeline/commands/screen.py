@@ -77,4 +77,4 @@ def command(
     left_out = [name for name in screenable_sets() if not names and name not in default_sets()]
     weights = f"left out, as they need weights: {', '.join(left_out)} (--features takes them by name)"
     sentences = [*([weights] if left_out else []), *report.sentences(found)]
-    print_report([report.screen_table(found)], [*sentences, f"written: {folder}/{', '.join(report.FILES)}"])
+    print_report(report.screen_table(found), *sentences, f"written: {folder}/{', '.join(report.FILES)}")

@@ -32,10 +32,9 @@ def command(
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Run on the training file and the pairs of a folder; where it holds nothing, run the demo."""
-    from rapids_pipeline.commands.run_options import RecipeChanges, run_config
     from rapids_pipeline.data.problem import ProblemFiles
 
-    config = run_config("quick" if quick else recipe, RecipeChanges(), molecules, seed)
+    config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
     if (found := files_in(data)) is None:
         typer.echo(f"{data} holds no files: the demo on built-in, simulated data")
         run_demo(out, config, device, seed, demo_genes, overwrite=overwrite)

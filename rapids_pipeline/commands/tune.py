@@ -6,31 +6,20 @@ from typing import Annotated
 
 import typer
 
-from rapids_pipeline.commands.options import (
-    DeviceOption,
-    LayerOption,
-    MetadataOption,
-    MoleculesOption,
-    OutOption,
-    RecipeOption,
-    SplitOption,
-    TrainOption,
-    announce,
-    names_in,
-)
+from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import DEFAULT_LAYER
 
 
 def command(
-    train: TrainOption,
+    train: options.TrainOption,
     test: Annotated[
         Path | None,
         typer.Option(
             help="The pairs to predict: each model that they need is tuned on held-out rows like them."
         ),
     ] = None,
-    out: OutOption = Path("runs/tune"),
-    recipe: RecipeOption = "best",
+    out: options.OutOption = Path("runs/tune"),
+    recipe: options.RecipeOption = "best",
     minutes: Annotated[float, typer.Option(help="The time for trials in this session.")] = 10.0,
     trials: Annotated[
         int | None,
@@ -38,30 +27,31 @@ def command(
             help="End at so many trials, earlier sessions included. Default: when the time is over."
         ),
     ] = None,
-    split: SplitOption = "auto",
+    split: options.SplitOption = "auto",
     seed: Annotated[int, typer.Option(help="The seed of folds and trials.")] = 0,
-    molecules: MoleculesOption = "auto",
-    device: DeviceOption = "auto",
-    layer: LayerOption = DEFAULT_LAYER,
-    metadata_columns: MetadataOption = "",
+    molecules: options.MoleculesOption = "auto",
+    device: options.DeviceOption = "auto",
+    layer: options.LayerOption = DEFAULT_LAYER,
+    metadata_columns: options.MetadataOption = "",
 ) -> None:
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import require_writable
-    from rapids_pipeline.commands.run_options import RecipeChanges, run_config
     from rapids_pipeline.data.problem import ProblemFiles, open_problem
     from rapids_pipeline.reports import tune as report
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.studies.store import FOLDER
     from rapids_pipeline.studies.tune.study import TuneRequest, tune
 
-    config = run_config(recipe, RecipeChanges(), molecules, seed)
+    config = options.run_config(recipe, options.RecipeChanges(), molecules, seed)
     request = TuneRequest(split, seed, minutes, trials)
     chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
     require_writable(out)
-    announce(stages, chosen, config)
+    options.announce(stages, chosen, config)
     with stages.stage("ingest"):
-        problem = open_problem(ProblemFiles(train, test, layer, names_in(metadata_columns)), chosen.name)
+        problem = open_problem(
+            ProblemFiles(train, test, layer, options.names_in(metadata_columns)), chosen.name
+        )
     given = problem.data, problem.pairs, request, config, chosen, out
     try:
         found, tuned = tune(*given, source=problem.source, stages=stages)
@@ -76,4 +66,4 @@ def command(
     words += [] if layer == DEFAULT_LAYER else ["--layer", layer]
     words += ["--metadata-columns", metadata_columns] if metadata_columns else []
     written = f"written: {out}/{', '.join(report.FILES)}"
-    print_report(report.tables(found), [*report.sentences(found), written, f"use it: {shlex.join(words)}"])
+    print_report(*report.tables(found), *report.sentences(found), written, f"use it: {shlex.join(words)}")

@@ -29,7 +29,7 @@ Least squares with a penalty of 1 on every u² and v²: n rows of a compound cou
 cell type has the effect 0. Source: Cochran, Sampling Techniques (1977), chapter 7 (linear regression estimator).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -161,10 +161,6 @@ class Expectation:
     strength: float
     held_out_strength: float
     outside: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a dict that `json.dumps` takes."""
-        return asdict(self)
 
 
 def strengths(obs: pd.DataFrame, Y: Float32, pairs: pd.DataFrame) -> Float64:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.table import Table
+from rich.table import Column, Table
 
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.evaluation.metrics import METRICS
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.page import GREY, PLAIN, Mark, Page, Section, Sheet, number, percent, signed
-from rapids_pipeline.studies.cv import CrossValidation, Method, Outcome
+from rapids_pipeline.studies.cv import CrossValidation, Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,11 +28,10 @@ FILES = ("cv.html", "cv.csv", "cv.json", "cv.png", "cv.parquet")
 
 def method_table(found: CrossValidation) -> Table:
     """Return a table of the methods, narrow enough for a terminal; cv.csv and cv.html have all metrics."""
-    table = Table()
-    table.add_column("method", no_wrap=True)
-    expects = found.pipeline.expected is not None
-    for heading in ("MRRMSE", "95 % interval", *(["your pairs"] if expects else []), "pearson"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    expects = ["your pairs"] if found.pipeline.expected else []
+    headings = "MRRMSE", "95 % interval", *expects, "pearson"
+    numbers = (Column(heading, justify="right", no_wrap=True) for heading in headings)
+    table = Table(Column("method", no_wrap=True), *numbers)
     best = min(one.error for one in found.methods)
     for place, one in enumerate(found.methods):
         if one.baseline and not found.methods[place - 1].baseline:
@@ -46,10 +45,8 @@ def method_table(found: CrossValidation) -> Table:
 
 def audit_table(found: CrossValidation) -> Table:
     """Return a table of the audit's figures."""
-    table = Table()
-    table.add_column("the held-out rows and their training rows")
-    table.add_column("held out", justify="right")
-    table.add_column("your pairs", justify="right")
+    shares = (Column(heading, justify="right") for heading in ("held out", "your pairs"))
+    table = Table("the held-out rows and their training rows", *shares)
     for row in found.audit_rows:
         table.add_row(*row)
     return table
@@ -87,19 +84,16 @@ def sentences(found: CrossValidation) -> list[str]:
     return [*lines, *found.notes]
 
 
-def write_cross_validation(outcome: Outcome, genes: tuple[str, ...], folder: Path) -> None:
+def write_cross_validation(found: CrossValidation, predicted: pd.DataFrame, folder: Path) -> None:
     """Write the files of `FILES`, each whole or not at all."""
-    found, predicted = outcome.found, pd.DataFrame(outcome.predicted, columns=list(genes))
-    with page.chart_style():
-        picture = page.png(_chart(found, f"Cross-validated error, split {found.split}"))
     contents: dict[str, str | bytes] = {
         "cv.csv": page.csv_text([_csv_row(one) for one in found.methods]),
         "cv.json": page.json_text(asdict(found)),
-        "cv.png": picture,
+        "cv.png": page.png(lambda: _chart(found, f"Cross-validated error, split {found.split}")),
         "cv.html": page.page_of(_page(found)),
     }
     with written_atomically(folder / "cv.parquet") as path:
-        pd.concat([outcome.obs.reset_index(drop=True), predicted], axis=1).to_parquet(path, index=False)
+        predicted.to_parquet(path, index=False)
     page.write_files(folder, contents)
 
 
@@ -126,8 +120,7 @@ def _chart(found: CrossValidation, title: str = "") -> "Figure":
 
 
 def _page(found: CrossValidation) -> Page:
-    with page.chart_style():
-        chart = page.svg(_chart(found), "chart", "MRRMSE of every method with its interval")
+    chart = page.svg(lambda: _chart(found), "chart", "MRRMSE of every method with its interval")
     words = (
         "Means over the rows that were held out; each row is predicted by models that never saw its response. Lower is "
         "better for MRRMSE and mae, higher for the others."

@@ -1,6 +1,6 @@
 """The diagnosis of a machine: driver and GPUs, versions against the supported ones, which engines run here and why not.
 
-The GPU part is what every GPU run checks at its start (`backend.gpu.gpu_problems`).
+The GPU part is what every GPU run checks at its start (`backend.devices.gpu_problems`).
 """
 
 import os

@@ -133,10 +133,11 @@ def _draw(axes: "Axes", row: int, mark: Mark) -> None:
     axes.plot([mark.value], [row], "o", gid=f"value-{row}", **point)
 
 
-def png(figure: "Figure") -> bytes:
-    """Return a figure as a PNG of 150 dpi."""
+def png(draw: "Callable[[], Figure]") -> bytes:
+    """Return what a function draws as a PNG of 150 dpi."""
     content = BytesIO()
-    figure.savefig(content, format="png", dpi=150)
+    with chart_style():
+        draw().savefig(content, format="png", dpi=150)
     return content.getvalue()
 
 
@@ -146,10 +147,11 @@ def image(picture: bytes, label: str) -> Markup:
     return Markup(f'<img alt="{escape(label)}" src="data:image/png;base64,{encoded}">')
 
 
-def svg(figure: "Figure", name: str, label: str) -> Markup:
-    """Return a figure as an element of a page: no namespaces, no metadata, ids that begin with `name`."""
+def svg(draw: "Callable[[], Figure]", name: str, label: str) -> Markup:
+    """Return what a function draws as an element of a page: no namespaces or metadata, ids that begin with `name`."""
     content = BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    with chart_style():
+        draw().savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     root = ElementTree.fromstring(content.getvalue())
     for metadata in root.findall("{*}metadata"):
         root.remove(metadata)
@@ -349,10 +351,11 @@ class LiveStages(Stages):
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def print_report(tables: Iterable[RenderableType], sentences: Iterable[str]) -> None:
-    """Print the tables of a report, then its sentences, to stdout."""
+def print_report(*parts: RenderableType) -> None:
+    """Print the parts of a report to stdout: tables, and sentences, in which nothing is markup."""
     console = Console()
-    for table in tables:
-        console.print(table)
-    for sentence in sentences:
-        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, highlight=False, soft_wrap=True, markup=False)
+        else:
+            console.print(part)

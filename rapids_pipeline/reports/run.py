@@ -1,10 +1,9 @@
 """The report of a run: tables and sentences of scores, of recipes and of feature sets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from features.feature_sets import FeatureSet
@@ -23,23 +22,19 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """
     from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
-    table = Table()
-    table.add_column("method")
-    metrics = list(next(iter(scores.values())))
     best = {
         metric: (max if HIGHER_IS_BETTER[metric] else min)(row[metric] for row in scores.values())
-        for metric in metrics
+        for metric in next(iter(scores.values()))
     }
-    for metric in metrics:
-        table.add_column("MRRMSE" if metric == "mean_rowwise_rmse" else metric.removeprefix("mean_rowwise_"))
-        table.columns[-1].justify = "right"
+    names = ["MRRMSE" if m == "mean_rowwise_rmse" else m.removeprefix("mean_rowwise_") for m in best]
+    table = Table("method", *(Column(name, justify="right") for name in names))
     for method, row in scores.items():
-        cells = [
-            f"[bold]{row[metric]:.4f}[/bold]" if row[metric] == best[metric] else f"{row[metric]:.4f}"
-            for metric in metrics
-        ]
-        table.add_row(method, *cells)
+        table.add_row(method, *(_cell(row[metric], row[metric] == best[metric]) for metric in best))
     return table
+
+
+def _cell(score: float, bold: bool) -> str:
+    return f"[bold]{score:.4f}[/bold]" if bold else f"{score:.4f}"
 
 
 def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
@@ -50,10 +45,10 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     from rapids_pipeline.evaluation.perturbation_metrics import HIGHER_IS_BETTER
 
     ours, *others = scores
-    table = Table()
-    for heading in ("score", "", ours, *(["best", "baseline"] if others else [])):
-        left = heading in ("score", "", "baseline")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
+    table = Table(Column("score", no_wrap=True), Column("", no_wrap=True), Column(ours, justify="right"))
+    if others:
+        table.add_column("best", justify="right")
+        table.add_column("baseline", no_wrap=True)
     for metric, value in scores[ours].items():
         higher = HIGHER_IS_BETTER[metric]
         cells = [f"{value:.4f}"]
@@ -61,7 +56,7 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
             best = (max if higher else min)(others, key=lambda name, m=metric: scores[name][m])  # type: ignore[misc]
             theirs = scores[best][metric]
             wins = value >= theirs if higher else value <= theirs
-            cells = [f"[bold]{value:.4f}[/bold]" if wins else cells[0], f"{theirs:.4f}", best]
+            cells = [_cell(value, wins), f"{theirs:.4f}", best]
         table.add_row(metric, "↑" if higher else "↓", *cells)
     return table
 
@@ -91,10 +86,7 @@ def evaluation_sentences(found: "Evaluation") -> list[str]:
 
 def feature_sets_table(sets: "Mapping[str, FeatureSet]") -> Table:
     """Return a table of feature sets."""
-    table = Table()
-    table.add_column("feature set", no_wrap=True)
-    table.add_column("what it says")
-    table.add_column("blocks", justify="right")
+    table = Table(Column("feature set", no_wrap=True), "what it says", Column("blocks", justify="right"))
     for name, recipe in sets.items():
         table.add_row(name, recipe.description, str(len(recipe.blocks)))
     return table
@@ -102,10 +94,8 @@ def feature_sets_table(sets: "Mapping[str, FeatureSet]") -> Table:
 
 def feature_set_table(recipe: "FeatureSet") -> Table:
     """Return a table of the blocks of a feature set."""
-    table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
-    table.add_column("block", overflow="fold")
-    table.add_column("columns", no_wrap=True)
-    table.add_column("fitted on", no_wrap=True)
+    columns = Column("block", overflow="fold"), *(Column(x, no_wrap=True) for x in ("columns", "fitted on"))
+    table = Table(*columns, title=f"{recipe.name}: {recipe.description}", title_justify="left")
     for block in recipe.blocks:
         table.add_row(block.name, block.columns, block.fitted_on)
     return table
@@ -113,10 +103,7 @@ def feature_set_table(recipe: "FeatureSet") -> Table:
 
 def recipes_table(recipes: "Mapping[str, Recipe]") -> Table:
     """Return a table of recipes."""
-    table = Table()
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("what it does")
-    table.add_column("members")
+    table = Table(Column("recipe", no_wrap=True), "what it does", "members")
     for name, recipe in recipes.items():
         table.add_row(name, recipe.description, ", ".join(member.name for member in recipe.members))
     return table
@@ -124,9 +111,8 @@ def recipes_table(recipes: "Mapping[str, Recipe]") -> Table:
 
 def recipe_table(recipe: "Recipe") -> Table:
     """Return a table of the settings of a recipe, member by member."""
-    table = Table(title=f"{recipe.name}: {recipe.description}", title_justify="left")
-    for column in ("stage", "setting", "value"):
-        table.add_column(column, overflow="fold")
+    columns = (Column(name, overflow="fold") for name in ("stage", "setting", "value"))
+    table = Table(*columns, title=f"{recipe.name}: {recipe.description}", title_justify="left")
     stages = [("stack", {"n_folds": recipe.n_folds})]
     for member in recipe.members:
         stages += _settings_of(member)
@@ -158,17 +144,14 @@ def stack_table(document: Mapping[str, Any]) -> Table:
     """Return a table of a run's scores.json: a row for the blend, each member and each baseline."""
     scores = document["out_of_fold"]
     weights, dropping = document["blend"]["weights"], document["cost_of_dropping"]
-    table = Table()
-    table.add_column("method")
-    for heading in ("out-of-fold", "weight", "without it"):
-        table.add_column(heading, justify="right")
+    headings = "out-of-fold", "weight", "without it"
+    table = Table("method", *(Column(heading, justify="right") for heading in headings))
     best = min(row["mean_rowwise_rmse"] for row in scores.values())
     for name, row in scores.items():
         value = row["mean_rowwise_rmse"]
-        cells = [f"[bold]{value:.4f}[/bold]" if value == best else f"{value:.4f}"]
-        cells.append(f"{weights[name]:.2f}" if name in weights else "")
-        cells.append(f"{dropping[name]:+.4f}" if name in dropping else "")
-        table.add_row(name, *cells)
+        weight = f"{weights[name]:.2f}" if name in weights else ""
+        cost = f"{dropping[name]:+.4f}" if name in dropping else ""
+        table.add_row(name, _cell(value, value == best), weight, cost)
     return table
 
 
@@ -186,11 +169,3 @@ def result_sentences(document: Mapping[str, Any]) -> list[str]:
                 f"pseudo-labels{member}: out-of-fold {found['off']:.4f} without, {found['on']:.4f} with them: {better}"
             )
     return sentences
-
-
-def print_result(console: Console, document: Mapping[str, Any], notes: Sequence[str]) -> None:
-    """Print a run's scores (MRRMSE) and what a reader should know of them."""
-    console.print("MRRMSE on training rows that were held out:", highlight=False)
-    console.print(stack_table(document))
-    for sentence in [*result_sentences(document), *notes]:
-        console.print(sentence, highlight=False, soft_wrap=True)

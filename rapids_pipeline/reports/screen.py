@@ -12,7 +12,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from markupsafe import Markup
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -61,12 +60,12 @@ def write_screen(screen: Screen, folder: Path) -> None:
 
     All are made before the first is written. The same screen gives the same bytes.
     """
-    rows = [asdict(one) for one in screen.sets]
+    rows, target = [asdict(one) for one in screen.sets], short(_target(screen), 36)
     contents: dict[str, str | bytes] = {
         "screen.csv": page.csv_text(rows, [column.name for column in fields(ScreenedSet)]),
         "screen.json": page.json_text(screen.document),
         "screen.html": page.page_of(_page(screen)),
-        "screen.png": _score_png(screen),
+        "screen.png": page.png(lambda: _score_chart(screen, f"Which features help to predict {target}")),
     }
     page.write_files(folder, contents)
 
@@ -231,24 +230,23 @@ def _charts(screen: Screen) -> list[Section]:
     level, reference = percent(screen.level), screen.reference
     others = [one for one in screen.sets if one.feature_set != reference]
     found = []
-    with page.chart_style():
-        if screen.sets:
-            label = f"{screen.metric} of {len(screen.sets)} candidates with their intervals; the table has the numbers"
-            words = (
-                f"Points: {screen.metric} on rows that were held out, in the target's unit, the best on top. Whiskers: "
-                f"{level} bootstrap interval. Dashed: the reference. Grey: the mean of the training rows, without "
-                "features."
-            )
-            chart = page.svg(_score_chart(screen, ""), "scores", label)
-            found.append(Section("scores", "Scores", words, chart))
-        if any(math.isfinite(one.difference) for one in others):
-            label = f"Difference of {len(others)} candidates from {reference}; the table has the numbers"
-            words = (
-                f"Each candidate's {screen.metric} minus that of the reference, on the same rows. Blue: the {level} "
-                "interval lies below zero (better); red: above (worse); hollow: zero is in it."
-            )
-            chart = page.svg(_difference_chart(screen, others), "differences", label)
-            found.append(Section("differences", f"Differences from {reference}", words, chart))
+    if screen.sets:
+        label = f"{screen.metric} of {len(screen.sets)} candidates with their intervals; the table has the numbers"
+        words = (
+            f"Points: {screen.metric} on rows that were held out, in the target's unit, the best on top. Whiskers: "
+            f"{level} bootstrap interval. Dashed: the reference. Grey: the mean of the training rows, without "
+            "features."
+        )
+        chart = page.svg(lambda: _score_chart(screen), "scores", label)
+        found.append(Section("scores", "Scores", words, chart))
+    if any(math.isfinite(one.difference) for one in others):
+        label = f"Difference of {len(others)} candidates from {reference}; the table has the numbers"
+        words = (
+            f"Each candidate's {screen.metric} minus that of the reference, on the same rows. Blue: the {level} "
+            "interval lies below zero (better); red: above (worse); hollow: zero is in it."
+        )
+        chart = page.svg(lambda: _difference_chart(screen, others), "differences", label)
+        found.append(Section("differences", f"Differences from {reference}", words, chart))
     return found
 
 
@@ -287,15 +285,15 @@ def _trusted(screen: Screen) -> Section | None:
 
 
 def _genes(screen: Screen) -> Section | None:
-    if screen.gene_rmse is None or not screen.gene_rmse.genes:
+    shown = screen.gene_rmse
+    if shown is None or not shown.genes:
         return None
-    label = f"RMSE of {len(screen.gene_rmse.genes)} genes relative to that with {screen.reference}"
+    label = f"RMSE of {len(shown.genes)} genes relative to that with {screen.reference}"
     words = (
         f"RMSE of single genes divided by that with {screen.reference}: blue is better than the reference, red worse, "
         "white the same. Columns in the order of their rank."
     )
-    with page.chart_style():
-        chart: Markup = page.svg(_gene_map(screen.gene_rmse, screen.reference), "genes", label)
+    chart = page.svg(lambda: _gene_map(shown, screen.reference), "genes", label)
     return Section("genes", "Gene by gene", words, chart)
 
 
@@ -329,13 +327,7 @@ def _target(screen: Screen) -> str:
     return "all genes" if screen.target == "all" else screen.target
 
 
-def _score_png(screen: Screen) -> bytes:
-    title = f"Which features help to predict {short(_target(screen), 36)}"
-    with page.chart_style():
-        return page.png(_score_chart(screen, title))
-
-
-def _score_chart(screen: Screen, title: str) -> "Figure":
+def _score_chart(screen: Screen, title: str = "") -> "Figure":
     """Draw every candidate's score with its interval, the best on top."""
     decimals, marks = _decimals(screen), []
     for one in screen.sets:

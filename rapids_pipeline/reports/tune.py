@@ -10,11 +10,12 @@ tune.png     the course of the search, and what decides
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from rapids_pipeline.reports import page
@@ -24,6 +25,7 @@ from rapids_pipeline.studies.tune.results import Change, Course, TrialRow, Tuned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 RECIPE = "recipe.toml"
 FILES = (RECIPE, "tune.html", "tune.csv", "tune.json", "tune.png")
@@ -37,7 +39,7 @@ ERROR = "error of held-out rows, change from the recipe's (%)"
 
 def write_tuning(found: Tuned, recipe: Recipe, folder: Path) -> None:
     """Write the files of `FILES`; all are made before the first is written, each whole or not at all."""
-    picture = overview(found)
+    picture = page.png(lambda: overview(found))
     contents: dict[str, str | bytes] = {
         RECIPE: to_toml(recipe),
         "tune.html": page.page_of(_page(found, picture)),
@@ -75,25 +77,16 @@ def logged(course: Course) -> str:
 
 def tables(found: Tuned) -> list[Table]:
     """Return the tables for a terminal: the errors by split, and the settings that changed most, where any did."""
-    scores = Table()
-    for name in ("model", "split"):
-        scores.add_column(name, no_wrap=True)
-    for heading in ("recipe", "tuned", "change", "95 % interval"):
-        scores.add_column(heading, justify="right", no_wrap=heading != "95 % interval")
-    for model in found.models:
-        for lot in model.lots:
-            errors = number(lot.start), number(lot.tuned), change(lot.change.value)
-            scores.add_row(model.model, lot.split, *errors, _interval(lot.change))
-    settings = Table()
-    settings.add_column("model", no_wrap=True)
-    settings.add_column("setting", overflow="fold")
-    for heading in ("recipe", "tuned", "importance"):
-        settings.add_column(heading, justify="right", no_wrap=True)
+    names = (Column(name, no_wrap=True) for name in ("model", "split"))
+    errors = (Column(name, justify="right", no_wrap=True) for name in ("recipe", "tuned", "change"))
+    scores = Table(*names, *errors, Column("95 % interval", justify="right"))
+    for name, split, *_, start, tuned, changed, interval in _score_cells(found):
+        scores.add_row(name, split, start, tuned, changed, interval)
+    numbers = (Column(name, justify="right", no_wrap=True) for name in ("recipe", "tuned", "importance"))
+    settings = Table(Column("model", no_wrap=True), Column("setting", overflow="fold"), *numbers)
     for model in found.models:
         for one in most_moved(model)[:MOST_MOVED]:
-            settings.add_row(
-                model.model, one.name, _setting(one.start), _setting(one.tuned), _importance(one)
-            )
+            settings.add_row(*_setting_cells(model.model, one))
     return [scores, *([settings] if settings.rows else [])]
 
 
@@ -153,12 +146,27 @@ def _interval(found: Change) -> str:
     return f"{change(found.low).removesuffix(' %')} to {change(found.high)}"
 
 
-def _setting(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+def _score_cells(found: Tuned) -> list[list[str]]:
+    """Return the errors by model and split."""
+    return [
+        [
+            *(model.model, lot.split, lot.split_in_words, str(lot.rows), str(lot.fits)),
+            *(number(lot.start), number(lot.tuned), change(lot.change.value), _interval(lot.change)),
+        ]
+        for model in found.models
+        for lot in model.lots
+    ]
 
 
-def _importance(parameter: TunedParameter) -> str:
-    return "" if parameter.importance is None else page.percent(round(parameter.importance, 2))
+def _setting_cells(model: str, one: TunedParameter) -> list[str]:
+    """Return a setting of a model: in the recipe and tuned, and its importance."""
+    values = [value if isinstance(value, str) else f"{value:g}" for value in (one.start, one.tuned)]
+    return [
+        model,
+        one.name,
+        *values,
+        "" if one.importance is None else page.percent(round(one.importance, 2)),
+    ]
 
 
 def _csv_rows(model: TunedModel) -> list[dict[str, Any]]:
@@ -182,7 +190,7 @@ def _page(found: Tuned, picture: bytes) -> Page:
             f"slices-{model.model}",
             f"Every setting against the error: {model.model}",
             "Every point is a trial; the red one is the recipe, the blue one the best.",
-            page.image(slices(model), f"Settings of {model.model} against the error"),
+            page.image(page.png(partial(slices, model)), f"Settings of {model.model} against the error"),
         )
         for model in found.models
     ]
@@ -205,32 +213,16 @@ def _scores(found: Tuned) -> Section:
         "MRRMSE of held-out rows (lower is better); every row is predicted by fits that never saw its response. A "
         "change below 0 is an improvement; its interval resamples compounds."
     )
-    headings = [
-        "model",
-        "split",
-        "what is held out",
-        "rows",
-        "fits",
-        "recipe",
-        "tuned",
-        "change",
-        "95 % interval",
-    ]
-    rows = []
-    for model in found.models:
-        for lot in model.lots:
-            cells = [model.model, lot.split, lot.split_in_words, str(lot.rows), str(lot.fits)]
-            errors = [number(lot.start), number(lot.tuned), change(lot.change.value), _interval(lot.change)]
-            rows.append([*cells, *errors])
-    return Section("scores", "Scores", words, sheet=Sheet(headings, rows, text=["split", "what is held out"]))
+    headings = "model,split,what is held out,rows,fits,recipe,tuned,change,95 % interval".split(",")
+    sheet = Sheet(headings, _score_cells(found), text=["split", "what is held out"])
+    return Section("scores", "Scores", words, sheet=sheet)
 
 
 def _settings(found: Tuned) -> Section:
     both = [(model.model, one) for model in found.models for one in model.parameters]
-    rows = [
-        [name, one.name, _setting(one.start), _setting(one.tuned) + " (edge)" * one.at_edge, _importance(one)]
-        for name, one in both
-    ]
+    rows = [_setting_cells(*one) for one in both]
+    for cells, (_, one) in zip(rows, both, strict=True):
+        cells[3] += " (edge)" * one.at_edge
     changed = [place for place, (_, one) in enumerate(both) if one.moved]
     headings = ["model", "setting", "recipe", "tuned", "importance"]
     return Section("settings", "Settings", sheet=Sheet(headings, rows, bold=changed, text=["setting"]))
@@ -239,33 +231,31 @@ def _settings(found: Tuned) -> Section:
 # --- charts -----------------------------------------------------------------------------------------------
 
 
-def overview(found: Tuned) -> bytes:
-    """Return a PNG: for each model the course of its search and the importance of its parameters."""
+def overview(found: Tuned) -> "Figure":
+    """Draw for each model the course of its search and the importance of its parameters."""
     from matplotlib.figure import Figure
 
-    with page.chart_style():
-        figure = Figure(figsize=(11, 4.2 * len(found.models)), layout="constrained")
-        axes = figure.subplots(len(found.models), 2, squeeze=False)
-        for (left, right), model in zip(axes, found.models, strict=True):
-            _history(left, model)
-            _importances(right, model)
-        return page.png(figure)
+    figure = Figure(figsize=(11, 4.2 * len(found.models)), layout="constrained")
+    axes = figure.subplots(len(found.models), 2, squeeze=False)
+    for (left, right), model in zip(axes, found.models, strict=True):
+        _history(left, model)
+        _importances(right, model)
+    return figure
 
 
-def slices(model: TunedModel) -> bytes:
-    """Return a PNG: for each parameter its values against the change of the error."""
+def slices(model: TunedModel) -> "Figure":
+    """Draw for each parameter its values against the change of the error."""
     from matplotlib.figure import Figure
 
     n_rows = -(-len(model.parameters) // COLUMNS)
-    with page.chart_style():
-        figure = Figure(figsize=(11, 2.3 * n_rows), layout="constrained")
-        axes = figure.subplots(n_rows, COLUMNS, squeeze=False, sharey=True).ravel()
-        for panel, parameter in zip(axes, model.parameters, strict=False):
-            _slice(panel, model, parameter)
-        for panel in axes[len(model.parameters) :]:
-            panel.set_visible(False)
-        figure.supylabel(ERROR, fontsize=9)
-        return page.png(figure)
+    figure = Figure(figsize=(11, 2.3 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, COLUMNS, squeeze=False, sharey=True).ravel()
+    for panel, parameter in zip(axes, model.parameters, strict=False):
+        _slice(panel, model, parameter)
+    for panel in axes[len(model.parameters) :]:
+        panel.set_visible(False)
+    figure.supylabel(ERROR, fontsize=9)
+    return figure
 
 
 def _history(axes: "Axes", model: TunedModel) -> None:

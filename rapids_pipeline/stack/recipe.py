@@ -164,7 +164,7 @@ class Recipe(StageConfig):
 
     def with_members(self, *members: Member) -> "Recipe":
         """Return the recipe with other members, checked."""
-        return Recipe(**dict(self) | {"members": members})
+        return self.updated(members=members)
 
 
 def _require_first_level(member: Member, other: Member) -> None:

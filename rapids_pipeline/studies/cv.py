@@ -143,15 +143,6 @@ class CrossValidation:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """A cross-validation with the predictions of its held-out rows: their metadata, and (k, t) float32."""
-
-    found: CrossValidation
-    obs: pd.DataFrame
-    predicted: Float32
-
-
-@dataclass(frozen=True, eq=False)
 class HeldOut:
     """What a split's m held-out rows got; t genes.
 
@@ -180,8 +171,8 @@ def cross_validate(
     source: str = "",
     folder: Path | None = None,
     stages: Stages | None = None,
-) -> Outcome:
-    """Cross-validate a recipe.
+) -> tuple[CrossValidation, pd.DataFrame]:
+    """Cross-validate a recipe; return what it found, and the rows held out with their predictions as columns.
 
     Parameters
     ----------
@@ -229,8 +220,8 @@ def cross_validate(
         task = None
         if pairs is not None and name == recommended_split(data.obs, pairs)[0]:
             task = uncertainty.strengths(data.obs, data.Y, pairs)
-        rows, units = RowScores.of(len(data.obs), repeats, found), bootstrap_units(name, data.obs)
-        methods = methods_of(rows, list(ALL_BASELINES), units, task, request.seed)
+        units = bootstrap_units(name, data.obs)
+        methods = methods_of(repeats, found, list(ALL_BASELINES), units, task, request.seed)
         held, predicted = mean_predictions(len(data.obs), repeats, found)
     named = {"recipe": config.recipe.name, "molecules": config.molecules, "source": source}
     result = CrossValidation(
@@ -252,7 +243,8 @@ def cross_validate(
             "config": config.model_dump(mode="json"),
         },
     )
-    return Outcome(result, data.obs.iloc[held].reset_index(drop=True), predicted)
+    obs = data.obs.iloc[held].reset_index(drop=True)
+    return result, pd.concat([obs, pd.DataFrame(predicted, columns=list(data.genes))], axis=1)
 
 
 def fit_split(
@@ -283,7 +275,8 @@ def fit_split(
     stack = fit_stack(*rows, inside.Y, folds, config.recipe, config.seed, device)
     predicted = {PIPELINE: stack.test, **stack.test_members}
     predicted |= {name: baseline(inside, outside) for name, baseline in baselines.items()}
-    scores = {name: _scores(data.Y[split.held_out], values) for name, values in predicted.items()}
+    truth = data.Y[split.held_out]
+    scores = {name: np.stack([*rowwise_scores(truth, it).values()]) for name, it in predicted.items()}
     return HeldOut(stack.test, scores, uncertainty.strengths(inside.obs, inside.Y, outside))
 
 
@@ -297,26 +290,17 @@ def _held_out(
     split: Split,
 ) -> HeldOut:
     """Return what a split's held-out rows get: from the store where they are kept, otherwise by a new fit."""
-    rows = split.training, split.held_out
-    kept = store.get(*rows)
-    if kept is None:
-        held_out = fit_split(train, data, split, config, device, ALL_BASELINES)
-        scores = np.stack(list(held_out.scores.values()))
-        arrays: dict[str, Any] = {
-            "predicted": held_out.predicted,
-            "scores": scores,
-            "strength": held_out.strength,
-        }
-        kept = Kept(arrays, list(held_out.scores))
-        store.put(kept, *rows)
+
+    def fitted() -> Kept:
+        found = fit_split(train, data, split, config, device, ALL_BASELINES)
+        scores = np.stack(list(found.scores.values()))
+        arrays: dict[str, Any] = {"predicted": found.predicted, "strength": found.strength}
+        return Kept(arrays | {"scores": scores}, list(found.scores))
+
+    arrays, names = store.once(fitted, split.training, split.held_out)
     progress.advance()
-    by_method = dict(zip(kept.facts, kept.arrays["scores"], strict=True))
-    return HeldOut(kept.arrays["predicted"], by_method, kept.arrays["strength"])
-
-
-def _scores(truth: Float32, predicted: Float32) -> Float64:
-    found = rowwise_scores(truth, predicted)
-    return np.stack([found[name] for name in METRICS])
+    by_method = dict(zip(names, arrays["scores"], strict=True))
+    return HeldOut(arrays["predicted"], by_method, arrays["strength"])
 
 
 def _split_name(asked: str, obs: pd.DataFrame, pairs: pd.DataFrame | None) -> tuple[str, str]:
@@ -337,46 +321,20 @@ def _leaks(config: RunConfig) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class RowScores:
-    """Scores of all n rows in all repeats, NaN where a repeat did not hold the row out.
-
-    Attributes
-    ----------
-    scores : dict of method to ndarray of float64, (n_metrics, repeats, n)
-    strength : ndarray of float64, (repeats, n)
-    folds : ndarray of int, (repeats, n)
-        The split that held a row out; −1 for none.
-    """
-
-    scores: dict[str, Float64]
-    strength: Float64
-    folds: Indices
-
-    @classmethod
-    def of(
-        cls, n: int, repeats: Sequence[Sequence[Split]], found: Sequence[Sequence[HeldOut]]
-    ) -> "RowScores":
-        """Put together what the splits of every repeat found, for n rows."""
-        shape = (len(repeats), n)
-        scores = {name: np.full((len(METRICS), *shape), np.nan) for name in found[0][0].scores}
-        strength, folds = np.full(shape, np.nan), np.full(shape, -1, dtype=np.intp)
-        for repeat, (splits, parts) in enumerate(zip(repeats, found, strict=True)):
-            for number, (split, part) in enumerate(zip(splits, parts, strict=True)):
-                for name, values in part.scores.items():
-                    scores[name][:, repeat, split.held_out] = values
-                strength[repeat, split.held_out], folds[repeat, split.held_out] = part.strength, number
-        return cls(scores, strength, folds)
-
-
 def methods_of(
-    rows: RowScores, baselines: Sequence[str], units: Indices, task: Float64 | None, seed: int
+    repeats: Sequence[Sequence[Split]],
+    found: Sequence[Sequence[HeldOut]],
+    baselines: Sequence[str],
+    units: Indices,
+    task: Float64 | None,
+    seed: int,
 ) -> list[Method]:
     """Return every method's scores and intervals.
 
     Parameters
     ----------
-    rows : RowScores
+    repeats, found : sequence of sequences
+        The splits of every repeat, and what their held-out rows got.
     baselines : sequence of str
         Names of the methods that are baselines.
     units : ndarray of int, (n,)
@@ -386,16 +344,24 @@ def methods_of(
     seed : int
         Of the bootstrap.
     """
+    names, shape = list(found[0][0].scores), (len(repeats), len(units))
+    scores = np.full(
+        (len(names), len(METRICS), *shape), np.nan
+    )  # NaN where a repeat did not hold the row out
+    strength, folds = np.full(shape, np.nan), np.full(shape, -1, dtype=np.intp)
+    for repeat, (splits, parts) in enumerate(zip(repeats, found, strict=True)):
+        for number, (split, part) in enumerate(zip(splits, parts, strict=True)):
+            scores[:, :, repeat, split.held_out] = np.stack(list(part.scores.values()))
+            strength[repeat, split.held_out], folds[repeat, split.held_out] = part.strength, number
     mean = partial(
         uncertainty.row_losses, one_gene=True
     )  # over repeats, NaN for rows that were never held out
-    means = {name: np.stack([mean(one) for one in scores]) for name, scores in rows.scores.items()}
-    names = list(means)
-    losses = np.stack([means[name][0] for name in names])
-    weights = uncertainty.replicate_weights(rows.folds, units, seed=seed)
-    found = uncertainty.paired_intervals(losses, names.index(PIPELINE), weights, one_gene=False)
+    means = [[mean(metric) for metric in method] for method in scores]
+    losses = np.stack([metrics[0] for metrics in means])
+    weights = uncertainty.replicate_weights(folds, units, seed=seed)
+    intervals = uncertainty.paired_intervals(losses, names.index(PIPELINE), weights, one_gene=False)
     known = np.isfinite(losses[0])
-    strength = mean(rows.strength)[known]
+    strength = mean(strength)[known]
     methods = []
     for k, name in enumerate(names):
         expected = None
@@ -405,12 +371,12 @@ def methods_of(
             Method(
                 name=name,
                 baseline=name in baselines,
-                scores={m: float(v[known].mean()) for m, v in zip(METRICS, means[name], strict=True)},
-                low=float(found.score_low[k]),
-                high=float(found.score_high[k]),
-                difference=float(found.difference[k]),
-                difference_low=float(found.difference_low[k]),
-                difference_high=float(found.difference_high[k]),
+                scores={m: float(v[known].mean()) for m, v in zip(METRICS, means[k], strict=True)},
+                low=float(intervals.score_low[k]),
+                high=float(intervals.score_high[k]),
+                difference=float(intervals.difference[k]),
+                difference_low=float(intervals.difference_low[k]),
+                difference_high=float(intervals.difference_high[k]),
                 expected=expected,
             )
         )
@@ -427,12 +393,8 @@ def split_rows(
             mean = {name: float(scores[0].mean()) for name, scores in part.scores.items()}
             best = min(baselines, key=lambda name: mean[name])
             counts = {"trained_on": len(split.training), "held_out": len(split.held_out)}
-            best_scores = {
-                "pipeline": mean[PIPELINE],
-                "best_baseline": best,
-                "best_baseline_score": mean[best],
-            }
-            rows.append({"repeat": repeat, "split": split.name} | counts | best_scores)
+            scores = {"pipeline": mean[PIPELINE], "best_baseline": best, "best_baseline_score": mean[best]}
+            rows.append({"repeat": repeat, "split": split.name} | counts | scores)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Finished fits on disk, so that an interrupted study goes on where it stopped.
+"""What a study keeps: finished fits on disk, so that it goes on where it stopped, and in memory what fits share.
 
     DIR/.finished/KEY.safetensors,  KEY = SHA-256 of all that a fit depends on
 
@@ -9,9 +9,10 @@ an entry that is damaged, or that was made for another key, counts as missing an
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.files import written_atomically
 
+V = TypeVar("V")
 FOLDER = ".finished"
 
 
@@ -73,9 +75,49 @@ class Store:
         with written_atomically(self._path(key)) as path:
             save_file(arrays, path, metadata)
 
+    def once(self, make: Callable[[], Kept], *fit: object) -> Kept:
+        """Return a finished fit, of the store or else made and kept."""
+        kept = self.get(*fit)
+        if kept is None:
+            kept = make()
+            self.put(kept, *fit)
+        return kept
+
     def _path(self, key: str) -> Path:
         assert self._folder is not None
         return self._folder / f"{key[:32]}.safetensors"
+
+
+class Recent:
+    """Values by key in bounded memory: those used longest ago are dropped, and made again when they are wanted again.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of all values together; the latest stays whatever its size.
+    size_of : callable
+        The bytes of a value.
+    """
+
+    def __init__(self, limit: int, size_of: Callable[[Any], int]) -> None:
+        self._limit, self._size_of, self._bytes = limit, size_of, 0
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def once(self, key: Hashable, make: Callable[[], V]) -> V:
+        """Return what was made for a key before, or make it."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            kept: V = self._kept[key]
+            return kept
+        made = make()
+        self._kept[key] = made
+        self._bytes += self._size_of(made)
+        while self._bytes > self._limit and len(self._kept) > 1:
+            self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
+        return made
 
 
 def content_hash(*parts: object) -> str:

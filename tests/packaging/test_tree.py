@@ -113,9 +113,10 @@ def test_no_function_body_is_longer_than_50_lines():
     assert long == {}
 
 
-def test_subcommands_have_80_lines_at_most():
+def test_files_of_subcommands_have_80_lines_at_most():
     folder = ROOT / "rapids_pipeline" / "commands"
-    lines = {name: len((folder / f"{name}.py").read_text().splitlines()) for name in SUBCOMMANDS}
+    files = {place.partition(".")[0] for place in SUBCOMMANDS.values()}
+    lines = {name: len((folder / f"{name}.py").read_text().splitlines()) for name in files}
     assert {name: count for name, count in lines.items() if count > 80} == {}
 
 

@@ -250,7 +250,7 @@ def test_a_users_matplotlib_settings_change_nothing_and_stay(panel, tmp_path, mo
 def test_a_report_that_cannot_be_made_leaves_the_old_one(panel, tmp_path, monkeypatch):
     write_screen(panel, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(report, "_score_png", lambda screen: 1 / 0)
+    monkeypatch.setattr(page, "png", lambda draw: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_screen(replace(panel, target="another"), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -279,7 +279,7 @@ def test_pyplot_is_not_loaded():
     code += "assert 'matplotlib' not in sys.modules\n"
     code += "from rapids_pipeline.studies.screen.results import Screen\n"
     code += "s = Screen('', '', [], '', '', .95, 0, 5, 1, 0, '', '', '', '', '', [])\n"
-    code += "r._score_png(s); assert 'matplotlib.pyplot' not in sys.modules"
+    code += "r.page.png(lambda: r._score_chart(s)); assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

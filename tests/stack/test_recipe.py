@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.commands.run_options import RecipeChanges, changed_recipe, run_config
+from rapids_pipeline.commands.options import RecipeChanges, changed_recipe, run_config
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
 from rapids_pipeline.stack.members.svr import SvrMember

@@ -12,7 +12,7 @@ from rapids_pipeline.evaluation.metrics import METRICS, score_all
 from rapids_pipeline.evaluation.splits import SPLITS, Split, named_splits
 from rapids_pipeline.stack.recipe import RunConfig
 from rapids_pipeline.studies import cv
-from rapids_pipeline.studies.cv import HeldOut, RowScores, fit_split, mean_predictions, methods_of, split_rows
+from rapids_pipeline.studies.cv import HeldOut, fit_split, mean_predictions, methods_of, split_rows
 from tests.command_line import error_line, invoke, names_in, succeed
 from tests.reports.pages import Page
 from tests.stack_example import OWN, SVR, UNMOVED, booster, example, recipe
@@ -89,8 +89,7 @@ def made_up(n=30, n_folds=3, repeats=2, t=4, seed=0):
 
 def test_a_row_held_out_twice_counts_once():
     splits, found = made_up()
-    rows = RowScores.of(30, splits, found)
-    methods = methods_of(rows, ["zeros", "mean"], np.arange(30), None, 0)
+    methods = methods_of(splits, found, ["zeros", "mean"], np.arange(30), None, 0)
     for one in methods:
         for k, metric in enumerate(METRICS):
             by_row = [[] for _ in range(30)]
@@ -111,8 +110,7 @@ def test_a_row_held_out_twice_counts_once():
 def test_rows_that_are_never_held_out_do_not_count():
     splits, found = made_up(repeats=1)
     two = [splits[0][:2]]
-    rows = RowScores.of(30, two, [found[0][:2]])
-    [pipeline, *_] = methods_of(rows, ["zeros", "mean"], np.arange(30), np.ones(5), 0)
+    [pipeline, *_] = methods_of(two, [found[0][:2]], ["zeros", "mean"], np.arange(30), np.ones(5), 0)
     both = np.concatenate([part.scores["pipeline"][0] for part in found[0][:2]])
     assert pipeline.scores["mean_rowwise_rmse"] == pytest.approx(both.mean())
     assert pipeline.expected.held_out == pytest.approx(both.mean())
@@ -142,27 +140,14 @@ def test_every_split_is_described():
     assert rows[0]["trained_on"] + rows[0]["held_out"] == 30
 
 
-def test_results_are_json():
-    splits, found = made_up()
-    methods = methods_of(RowScores.of(30, splits, found), ["zeros", "mean"], np.arange(30), np.ones(5), 0)
-    assert json.loads(json.dumps([one.expected.to_json() for one in methods]))[0]["held_out"] > 0
-
-
 # --- the command ------------------------------------------------------------------------------------------
 
 FILES = [".finished", "cv.csv", "cv.html", "cv.json", "cv.parquet", "cv.png"]
 
 
 def arguments(files, out, *more):
-    return [
-        "cv",
-        "--train",
-        files.train,
-        "--out",
-        out,
-        *"--molecules morgan --quick --folds 3".split(),
-        *more,
-    ]
+    words = "--molecules morgan --quick --folds 3".split()
+    return ["cv", "--train", files.train, "--out", out, *words, *more]
 
 
 @pytest.fixture(scope="module")

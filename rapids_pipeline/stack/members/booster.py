@@ -174,13 +174,13 @@ def fit_booster(
         table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
         scores = space.components_for(Y[inside])
         X = table.fit_transform(rows.take(inside), scores)
-        probe = _booster(member, seed, device, n_trees, member.early_stopping_rounds)
+        probe = booster_of(member, seed, device, n_trees, member.early_stopping_rounds)
         judges = table.transform(rows.take(outside)), space.transform(Y[outside])
         probe.fit(X, scores, None if weight is None else weight[inside], eval_set=judges)
         n_trees = probe.best_iteration_
     table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
     scores = space.components_for(Y)
-    booster = _booster(member, seed, device, n_trees, None)
+    booster = booster_of(member, seed, device, n_trees)
     booster.fit(table.fit_transform(rows, scores), scores, weight)
     return FittedBooster(table, space, booster.model_)
 
@@ -192,9 +192,10 @@ def aggregated(predictions: Sequence[Float32], how: str) -> Float32:
     return np.asarray((np.median if how == "median" else np.mean)(np.stack(predictions), axis=0))
 
 
-def _booster(
-    member: BoosterMember, seed: int, device: DeviceName, n_trees: int, patience: int | None
+def booster_of(
+    member: BoosterMember, seed: int, device: DeviceName, n_trees: int, patience: int | None = None
 ) -> "MultiOutputBooster":
+    """Return the estimator with a member's settings, not fitted yet."""
     from rapids_pipeline.boosting import MultiOutputBooster
 
     return MultiOutputBooster(

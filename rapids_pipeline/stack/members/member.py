@@ -45,6 +45,10 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def updated(self, **values: Any) -> Self:
+        """Return the same settings but for some values, all of them checked."""
+        return type(self)(**dict(self) | values)
+
 
 class PseudoLabels(StageConfig):
     """Whether a member also learns from the test rows, with the mean of some members' predictions as targets.

@@ -5,9 +5,10 @@ file, a set without each of its blocks, or blocks that are added one by one.
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -129,12 +130,20 @@ def named_sets(names: Sequence[str], molecules: str) -> list[FeatureSet]:
     InputError
         Unknown set, one that needs a first-level run, or the same name twice.
     """
-    sets = [_screenable(name).with_molecules(molecules) for name in names]
-    found = [features.name for features in sets]
-    twice = sorted({name for name in found if found.count(name) > 1})
-    if twice:
+    sets = [feature_set(name).with_molecules(molecules) for name in names]
+    for features in sets:
+        if features.needs_predictions:
+            raise InputError(
+                f"feature set {features.name!r} stacks on first-level predictions and cannot be screened; choose among "
+                f"{', '.join(screenable_sets())}"
+            )
+    if twice := _repeated(features.name for features in sets):
         raise InputError(f"--features: {twice[0]} is there twice")
     return sets
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, times in Counter(names).items() if times > 1)
 
 
 def without_each_block(features: FeatureSet) -> list[FeatureSet]:
@@ -147,13 +156,10 @@ def without_each_block(features: FeatureSet) -> list[FeatureSet]:
     """
     if len(features.blocks) < 2:
         raise InputError(f"--search ablation: feature set {features.name} has one block only")
+    others = {block: tuple(other for other in features.blocks if other != block) for block in features.blocks}
     return [features] + [
-        FeatureSet(
-            name=f"{features.name} − {block.name}",
-            description=f"without {block.name}",
-            blocks=tuple(other for other in features.blocks if other != block),
-        )
-        for block in features.blocks
+        FeatureSet(name=f"{features.name} − {block.name}", description=f"without {block.name}", blocks=left)
+        for block, left in others.items()
     ]
 
 
@@ -166,25 +172,18 @@ def blocks_of(sets: Sequence[FeatureSet]) -> list[Block]:
         Two different blocks have the same name, so that no set can hold both; or there is only one.
     """
     blocks = list(dict.fromkeys(block for features in sets for block in features.blocks))
-    names = [block.name for block in blocks]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice := _repeated(block.name for block in blocks):
         raise InputError(f"--search forward: two feature sets have different blocks called {twice[0]}")
     if len(blocks) < 2:
         raise InputError("--search forward: the feature sets have one block only")
     return blocks
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A step of forward selection: the block that was added, and the score with it."""
 
     block: Block
     score: float
-
-    def entry(self, before: float) -> dict[str, Any]:
-        """Return the step as a row of a report."""
-        return {"block": self.block.name, "score": self.score, "difference": self.score - before}
 
 
 def forward_selection(
@@ -214,13 +213,3 @@ def forward_selection(
 def set_of(blocks: Sequence[Block], name: str = "selected") -> FeatureSet:
     """Return a feature set of some blocks."""
     return FeatureSet(name=name, description=" + ".join(block.name for block in blocks), blocks=tuple(blocks))
-
-
-def _screenable(name: str) -> FeatureSet:
-    features = feature_set(name)
-    if features.needs_predictions:
-        raise InputError(
-            f"feature set {name!r} stacks on first-level predictions and cannot be screened; choose among "
-            f"{', '.join(screenable_sets())}"
-        )
-    return features

@@ -10,8 +10,7 @@ Whatever a block learns comes from the training rows of the split. Target encodi
 are few. Otherwise they see the genes' leading components, again of the training rows, as level 2 of a run does.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from zlib import crc32
@@ -26,12 +25,12 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import Split
-from rapids_pipeline.stack.members.booster import BoosterMember
+from rapids_pipeline.stack.members.booster import BoosterMember, booster_of
 from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.studies.screen.results import Losses
+from rapids_pipeline.studies.store import Recent
 from rapids_pipeline.svr.engines import fit_on_table
 from rapids_pipeline.svr.gram import squared_distances
 from rapids_pipeline.svr.own_target import estimator as own_target
@@ -45,7 +44,7 @@ GENES_AT_ONCE = 2048
 MOST_ENCODED = 45
 """Genes up to which target encodings see every gene; of more, as many components."""
 MOST_KEPT_BYTES = 1 << 30
-"""Of columns and distances; those used longest ago are made again when they are wanted again."""
+"""Of columns and distances."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +115,7 @@ class FoldFeatures:
     ) -> None:
         self.rows, self.Y, self.splits = rows, Y, splits
         self._sigma, self.seed = sigma, seed
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._bytes = 0
+        self._recent = Recent(MOST_KEPT_BYTES, _size)
 
     def columns(self, features: FeatureSet, number: int) -> tuple[Float32, Float32]:
         """Return the columns of a feature set in split `number`: training rows', held-out rows'."""
@@ -141,10 +139,9 @@ class FoldFeatures:
         training = self.Y[self.splits[number].training]
         if self.Y.shape[1] <= MOST_ENCODED:
             return training
-        kept: Float32 = self._once(
+        return self._recent.once(
             ("encoded", number), lambda: TargetSpace(MOST_ENCODED).components_for(training)
         )
-        return kept
 
     def _columns(self, block: Block, number: int) -> Float32:
         def make() -> Float32:
@@ -152,8 +149,7 @@ class FoldFeatures:
             fitted = maker.fit_transform(self.rows.take(split.training), self.encoded(number))
             return np.vstack([fitted, maker.transform(self.rows.take(split.held_out))], dtype=np.float32)
 
-        columns: Float32 = self._once(("columns", block, number), make)
-        return columns
+        return self._recent.once(("columns", block, number), make)
 
     def _piece(self, block: Block, number: int) -> Piece:
         split = self.splits[number]
@@ -163,7 +159,7 @@ class FoldFeatures:
             if block.fitted_on != "nothing":
                 return Piece.of(self._columns(block, number), n_training)
             order = np.concatenate([split.training, split.held_out])
-            whole, sums, squares = self._once(("whole", block), lambda: self._whole(block))
+            whole, sums, squares = self._recent.once(("whole", block), lambda: self._whole(block))
             inside = split.training
             return Piece(
                 whole.distances[np.ix_(order, order)],
@@ -173,8 +169,7 @@ class FoldFeatures:
                 float(squares[inside].sum()),
             )
 
-        piece: Piece = self._once(("piece", block, number), make)
-        return piece
+        return self._recent.once(("piece", block, number), make)
 
     def _noise_of(self, block: Block) -> Noise:
         """Return the draws of a block: its own, whatever the feature set it stands in."""
@@ -186,28 +181,11 @@ class FoldFeatures:
         squares = (X.astype(np.float64) ** 2).sum(axis=1)
         return Piece.of(X, len(X)), X.sum(axis=1, dtype=np.float64), squares
 
-    def _once(self, key: Hashable, make: Any) -> Any:
-        """Return what was made for a key before, or make it; the oldest are dropped where there is no room."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        made = make()
-        self._kept[key] = made
-        self._bytes += _size(made)
-        while self._bytes > MOST_KEPT_BYTES and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return made
-
 
 def _size(made: Any) -> int:
     if isinstance(made, tuple):
         return sum(map(_size, made))
     return int(made.distances.nbytes if isinstance(made, Piece) else made.nbytes)
-
-
-def sigma_of(model: ModelName) -> float:
-    """Return the noise of leave-one-out encodings that a model is trained with."""
-    return BOOSTING.encoder_sigma if model == "boosting" else 0.0
 
 
 def require_usable(features: FeatureSet, model: ModelName, n_genes: int) -> None:
@@ -257,19 +235,7 @@ def boosting(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32
     X, X_held_out = tables.columns(features, number)
     space = BOOSTING.space
     scores = space.components_for(tables.Y[split.training])
-    settings = BOOSTING.model_dump(
-        include={
-            "n_estimators",
-            "learning_rate",
-            "max_depth",
-            "min_samples_leaf",
-            "colsample",
-            "subsample",
-            "reg_lambda",
-            "max_bins",
-        }
-    )
-    booster = MultiOutputBooster(**settings, random_state=tables.seed, device="cpu").fit(X, scores)
+    booster = booster_of(BOOSTING, tables.seed, "cpu", BOOSTING.n_estimators).fit(X, scores)
     return np.asarray(space.inverse_transform(booster.predict(X_held_out)))
 
 
@@ -317,7 +283,8 @@ class Comparison:
 
     def tables(self) -> FoldFeatures:
         """Return the columns of all splits, to be shared by all candidates."""
-        return FoldFeatures(self.rows, self.Y, self.splits, sigma_of(self.model), self.seed)
+        sigma = BOOSTING.encoder_sigma if self.model == "boosting" else 0.0
+        return FoldFeatures(self.rows, self.Y, self.splits, sigma, self.seed)
 
 
 def losses_of(

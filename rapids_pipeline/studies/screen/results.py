@@ -214,18 +214,18 @@ class Entry:
 
 @dataclass(eq=False)
 class Standings:
-    """Collects candidates and ranks them.
+    """Ranks the finished candidates: the baseline and the reference, which come first, and the others.
 
     Parameters
     ----------
     blank : Screen
         The screen without its sets.
-    genes : list of str
     anchor : int
         Position of the gene that agreement is asked for.
     folds : ndarray of int, (repeats, n)
     units : ndarray of int, (n,)
         Rows that are resampled together.
+    entries : list of Entry
     """
 
     blank: Screen
@@ -236,10 +236,6 @@ class Standings:
 
     def __post_init__(self) -> None:
         self._weights = replicate_weights(self.folds, self.units, seed=self.blank.seed)
-
-    def add(self, entry: Entry) -> None:
-        """Take a finished candidate in; the first are the baseline and the reference."""
-        self.entries.append(entry)
 
     @property
     def has_reference(self) -> bool:
@@ -255,22 +251,11 @@ class Standings:
         rmse = np.stack([entry.losses.gene_rmse for entry in self.entries])
         order = np.argsort(found.score, kind="stable")
         sets = [self._set(rank, which, found, rmse, reference) for rank, which in enumerate(order, start=1)]
-        several = not one_gene and len(names) > 2
-        return replace(
-            self.blank,
-            sets=sets,
-            complete=complete,
-            agreement=agreement_of(rmse, self.blank.genes, self.anchor) if several else None,
-            gene_rmse=heat_map(
-                rmse[order],
-                self.blank.genes,
-                [names[i] for i in order],
-                int(np.flatnonzero(order == reference)[0]),
-            )
-            if several
-            else None,
-            **changes,
-        )
+        if not one_gene and len(names) > 2:
+            genes, ranked = self.blank.genes, [names[place] for place in order]
+            changes["agreement"] = agreement_of(rmse, genes, self.anchor)
+            changes["gene_rmse"] = heat_map(rmse[order], genes, ranked, ranked.index(names[reference]))
+        return replace(self.blank, sets=sets, complete=complete, **changes)
 
     def _set(self, rank: int, which: int, found: Intervals, rmse: Float64, reference: int) -> ScreenedSet:
         entry = self.entries[which]

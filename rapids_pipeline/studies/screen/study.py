@@ -53,8 +53,6 @@ from rapids_pipeline.studies.store import Kept, Store
 
 Search = Literal["compare", "forward", "ablation"]
 SplitsOf = Callable[[pd.DataFrame, Float32], Sequence[Sequence[Split]]]
-STAGE = "screen"
-"""The stage in which candidates are scored."""
 FEW_GENES = 500
 """Below this many genes, products of matrices are too small for more than one BLAS thread."""
 ALL_BLOCKS, SELECTED = "all blocks", "forward selection"
@@ -93,6 +91,12 @@ class ScreenRequest:
     seed: int = 0
     molecules: str = "morgan"
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: must not be negative")
+        if self.repeats < 1:
+            raise InputError(f"--repeats {self.repeats}: must be at least 1")
+
 
 def screen(
     data: PerturbationData,
@@ -125,7 +129,6 @@ def screen(
         out of range, or a set that the model cannot take.
     """
     stages = stages or Stages()
-    _check_numbers(request)
     molecule_encoder(request.molecules)  # is there such a one?
     sets = named_sets(request.features or default_sets(), request.molecules)
     data = data.take(canonical_order(data.obs))
@@ -135,13 +138,20 @@ def screen(
     with stages.stage("features"):
         encoders = [name for features in sets for name in features.encoders]
         encoded = encode_molecules(encoders, list(data.obs["SMILES"]))
-        splits_of = partial(_splits, request, pairs)
+
+        def splits_of(obs: pd.DataFrame, Y: Float32) -> list[list[Split]]:
+            n_folds, repeats, seed = request.n_folds, request.repeats, request.seed
+            return named_splits(
+                request.split, obs, n_folds=n_folds, repeats=repeats, seed=seed, pairs=pairs, Y=Y
+            )
+
         repeats = splits_of(data.obs, panel.Y)
         comparison = Comparison(
             Rows(data.obs, encoded.training), panel.Y, repeats, request.model, request.seed
         )
     sets, reference = _candidates(request, sets)
-    store = store_of(folder, comparison)
+    parts = [(split.training, split.held_out) for split in comparison.splits]
+    store = Store(folder, "screen", comparison.rows, panel.Y, parts, request.model, request.seed)
     standings = Standings(
         _blank(request, comparison, panel.genes, reference, source),
         panel.anchor,
@@ -149,7 +159,7 @@ def screen(
         bootstrap_units(request.split, data.obs),
     )
     threads = 1 if len(panel.genes) < FEW_GENES else None
-    with stages.stage(STAGE) as progress, threadpool_limits(threads, "blas"):
+    with stages.stage("screen") as progress, threadpool_limits(threads, "blas"):
         selection = _score_all(comparison, sets, request, splits_of, standings, store, progress)
     return standings.screen(
         complete=True,
@@ -162,12 +172,6 @@ def screen(
             "seconds": dict(stages.seconds),
         },
     )
-
-
-def store_of(folder: Path | None, comparison: Comparison) -> Store:
-    """Return the store of a comparison's losses: what is predicted from what, on which splits, by which model."""
-    rows = [(split.training, split.held_out) for split in comparison.splits]
-    return Store(folder, "screen", comparison.rows, comparison.Y, rows, comparison.model, comparison.seed)
 
 
 def _score_all(
@@ -189,70 +193,39 @@ def _score_all(
         predict = partial(predictions, comparison, tables, features)
         losses, seconds = _losses(store, features, partial(losses_of, comparison, predict, progress))
         words = "no features: the mean of the training rows" if features is None else features.description
-        standings.add(Entry(name, words, 0 if features is None else tables.width(features), seconds, losses))
+        width = 0 if features is None else tables.width(features)
+        standings.entries.append(Entry(name, words, width, seconds, losses))
         if standings.has_reference:
             progress.found(standings)
     if not forward:
         return []
     progress.start(len(comparison.splits) + 1, f"{len(ordered) + 1} of {len(ordered) + 1}: {SELECTED}")
     began = time.perf_counter()
-    found = nested_forward(comparison, list(sets[0].blocks), splits_of, progress)
-    chosen = set_of([step.block for step in found.steps]) if found.steps else None
+    losses, steps, told = nested_forward(comparison, sets[0].blocks, splits_of, progress)
+    chosen = set_of([step.block for step in steps]) if steps else None
     width = 0 if chosen is None else tables.width(chosen)
     words = f"nested: selected anew in each split; by all rows: {chosen.description if chosen else 'nothing'}"
-    standings.add(Entry(SELECTED, words, width, time.perf_counter() - began, found.losses))
+    standings.entries.append(Entry(SELECTED, words, width, time.perf_counter() - began, losses))
     progress.found(standings)
-    return found.entries
+    return told
 
 
 def _losses(store: Store, features: FeatureSet | None, make: Callable[[], Losses]) -> tuple[Losses, float]:
     """Return the losses of a candidate and the seconds they took, of the store or else made and kept there."""
     blocks = None if features is None else features.model_dump(mode="json", include={"blocks"})
-    kept = store.get(blocks)
-    if kept is not None:
-        return Losses(kept.arrays["row_mse"], kept.arrays["gene_rmse"]), kept.facts["seconds"]
-    began = time.perf_counter()
-    losses = make()
-    seconds = time.perf_counter() - began
-    arrays: dict[str, Any] = {"row_mse": losses.row_mse, "gene_rmse": losses.gene_rmse}
-    store.put(Kept(arrays, {"seconds": seconds}), blocks)
-    return losses, seconds
 
+    def timed() -> Kept:
+        began = time.perf_counter()
+        losses = make()
+        return Kept(vars(losses), {"seconds": time.perf_counter() - began})
 
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What forward selection found.
-
-    Attributes
-    ----------
-    losses : Losses
-        Nested: of the sets that each outer split's training rows selected.
-    steps : list of Step
-        The selection by all rows, which is what one would use; its scores are optimistic.
-    empty : float
-        Score without any block.
-    shares : dict of str to float
-        In what share of the outer splits a block was selected.
-    """
-
-    losses: Losses
-    steps: list[Step]
-    empty: float
-    shares: dict[str, float]
-
-    @property
-    def entries(self) -> list[dict[str, Any]]:
-        """The steps as rows of a report."""
-        before = [self.empty, *(step.score for step in self.steps)]
-        return [
-            step.entry(score) | {"share": self.shares.get(step.block.name, 0.0)}
-            for step, score in zip(self.steps, before, strict=False)
-        ]
+    kept = store.once(timed, blocks)
+    return Losses(**kept.arrays), kept.facts["seconds"]
 
 
 def nested_forward(
     comparison: Comparison, blocks: Sequence[Block], splits_of: SplitsOf, progress: Progress | None = None
-) -> Selection:
+) -> tuple[Losses, list[Step], list[dict[str, Any]]]:
     """Select blocks by all rows, and score selecting itself.
 
     Parameters
@@ -264,6 +237,16 @@ def nested_forward(
         Inner splits of some training rows: of their `obs` and responses.
     progress : Progress, optional
         Advances once for each outer split, and once for the selection by all rows.
+
+    Returns
+    -------
+    losses : Losses
+        Nested: of the sets that each outer split's training rows selected.
+    steps : list of Step
+        The selection by all rows, which is what one would use; its scores are optimistic.
+    told : list of dict
+        The steps as rows of a report: also the difference from the step before, and in what share of the outer splits
+        the block was selected.
     """
     progress = progress or Progress()
     steps, empty = selected(comparison, blocks)
@@ -279,8 +262,12 @@ def nested_forward(
         return predictions(comparison, tables, set_of(found) if found else None, number)
 
     losses = losses_of(comparison, predict, progress)
-    n_splits = len(comparison.splits)
-    return Selection(losses, steps, empty, {name: count / n_splits for name, count in chosen.items()})
+    told, before = [], empty
+    for block, score in steps:
+        share = chosen[block.name] / len(comparison.splits)
+        told.append({"block": block.name, "score": score, "difference": score - before, "share": share})
+        before = score
+    return losses, steps, told
 
 
 def selected(comparison: Comparison, blocks: Sequence[Block]) -> tuple[list[Step], float]:
@@ -292,13 +279,6 @@ def selected(comparison: Comparison, blocks: Sequence[Block]) -> tuple[list[Step
 
     empty = score(None)
     return forward_selection(blocks, score, empty), empty
-
-
-def _check_numbers(request: ScreenRequest) -> None:
-    if request.seed < 0:
-        raise InputError(f"--seed {request.seed}: must not be negative")
-    if request.repeats < 1:
-        raise InputError(f"--repeats {request.repeats}: must be at least 1")
 
 
 def _candidates(request: ScreenRequest, sets: list[FeatureSet]) -> tuple[list[FeatureSet], str]:
@@ -320,13 +300,6 @@ def _candidates(request: ScreenRequest, sets: list[FeatureSet]) -> tuple[list[Fe
     blocks = set_of(blocks_of(sets), ALL_BLOCKS)
     require_usable(blocks, request.model, 1)
     return [blocks], ALL_BLOCKS
-
-
-def _splits(
-    request: ScreenRequest, pairs: pd.DataFrame | None, obs: pd.DataFrame, Y: Float32
-) -> list[list[Split]]:
-    n_folds, repeats, seed = request.n_folds, request.repeats, request.seed
-    return named_splits(request.split, obs, n_folds=n_folds, repeats=repeats, seed=seed, pairs=pairs, Y=Y)
 
 
 def _blank(

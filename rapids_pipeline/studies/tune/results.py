@@ -16,7 +16,7 @@ from rapids_pipeline.evaluation.splits import SPLITS
 from rapids_pipeline.evaluation.uncertainty import LEVEL, replicate_weights
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.recipe import Recipe
-from rapids_pipeline.studies.tune.objective import HOPELESS, mean_loss
+from rapids_pipeline.studies.tune.task import HOPELESS, mean_loss
 
 if TYPE_CHECKING:
     from rapids_pipeline.studies.tune.study import ModelStudy, Trial
@@ -196,20 +196,17 @@ def results_of(
 def tuned_recipe(recipe: Recipe, studies: "Sequence[ModelStudy]", source: str) -> Recipe:
     """Return the recipe with the best trials' settings in its first composite member."""
     first = next(member for member in recipe.members if isinstance(member, CompositeMember))
-    settings: dict[str, Any] = {name: getattr(first, name) for name in CompositeMember.model_fields}
-    for study in studies:
-        settings[study.duty.model] = study.space.model_of(study.best.raw)
+    tuned = first.updated(**{study.duty.model: study.space.model_of(study.best.raw) for study in studies})
     how = " and ".join(
         f"{study.duty.model} by {len(study.trials)} trials on "
         f"{' and '.join(lot.name for lot in study.duty.lots)}"
         for study in studies
     )
-    changed = {
-        "name": RECIPE_NAME,
-        "description": f"{recipe.name} with its kernels tuned: {how}; data: {source}",
-        "members": tuple(CompositeMember(**settings) if m is first else m for m in recipe.members),
-    }
-    return Recipe(**{name: getattr(recipe, name) for name in Recipe.model_fields} | changed)
+    return recipe.updated(
+        name=RECIPE_NAME,
+        description=f"{recipe.name} with its kernels tuned: {how}; data: {source}",
+        members=tuple(tuned if member is first else member for member in recipe.members),
+    )
 
 
 def _model(study: "ModelStudy", lots: list[LotResult], change: Change) -> TunedModel:

@@ -9,7 +9,6 @@ last bit; other values are rounded to `DIGITS` digits, so that what is tried is 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -44,11 +43,6 @@ class Range:
     high: float
     log: bool = False
 
-    @property
-    def raw_start(self) -> Raw:
-        """The start as the sampler has it."""
-        return self.start
-
     def value(self, raw: Raw) -> float:
         """Return the setting that a number stands for."""
         return self.start if raw == self.start else float(f"{raw:.{DIGITS}g}")
@@ -74,11 +68,6 @@ class Grid:
     start: float
     values: tuple[float, ...]
 
-    @property
-    def raw_start(self) -> Raw:
-        """The start as the sampler has it."""
-        return self.values.index(self.start)
-
     def value(self, raw: Raw) -> float:
         """Return the setting at a place."""
         return self.values[int(raw)]
@@ -87,10 +76,6 @@ class Grid:
         """Draw the start's place or one beside it."""
         place = self.values.index(self.start) + int(rng.integers(-1, 2))
         return min(max(place, 0), len(self.values) - 1)
-
-    def at_edge(self, raw: Raw) -> bool:
-        """Say whether a place is the first or the last."""
-        return int(raw) in (0, len(self.values) - 1)
 
 
 @dataclass(frozen=True)
@@ -101,11 +86,6 @@ class Choice:
     start: str
     values: tuple[str, ...]
 
-    @property
-    def raw_start(self) -> Raw:
-        """The start as the sampler has it."""
-        return self.start
-
     def value(self, raw: Raw) -> str:
         """Return the setting."""
         return str(raw)
@@ -114,10 +94,6 @@ class Choice:
         """Draw the start, or at times another name."""
         other = self.values[int(rng.integers(len(self.values)))]
         return other if rng.random() < NEAR_CHOICE else self.start
-
-    def at_edge(self, raw: Raw) -> bool:
-        """Say that names have no edge."""
-        return False
 
 
 Parameter = Range | Grid | Choice
@@ -155,7 +131,7 @@ class ModelSpace:
     @property
     def start(self) -> dict[str, Raw]:
         """The recipe's model, as the sampler has it."""
-        return {parameter.name: parameter.raw_start for parameter in self.parameters}
+        return {p.name: p.values.index(p.start) if isinstance(p, Grid) else p.start for p in self.parameters}
 
     def near(self, rng: np.random.Generator) -> dict[str, Raw]:
         """Draw a model near the recipe's."""
@@ -170,16 +146,10 @@ class ModelSpace:
 
     def model_of(self, raw: Mapping[str, Raw]) -> KernelModelConfig:
         """Return the model that parameters stand for; what is not tuned is the recipe's."""
-        settings: dict[str, Any] = {
-            name: getattr(self.model, name) for name in KernelModelConfig.model_fields
-        }
-        settings["weights"] = dict(self.model.weights)
-        for name, value in self.values(raw).items():
-            if name.startswith(WEIGHTS):
-                settings["weights"][name.removeprefix(WEIGHTS)] = value
-            else:
-                settings[name] = value
-        return KernelModelConfig(**settings)
+        weights, settings = dict(self.model.weights), self.values(raw)
+        for name in [name for name in settings if name.startswith(WEIGHTS)]:
+            weights[name.removeprefix(WEIGHTS)] = float(settings.pop(name))
+        return self.model.updated(**settings, weights=weights)
 
     def at_edge(self, raw: Mapping[str, Raw]) -> list[str]:
         """Return the names of the parameters at the edge of their range; a grid's are not told."""

@@ -3,7 +3,7 @@
     rapids-perturb tune --train de_train.parquet --test id_map.csv --out runs/tune --minutes 10
 
 The first composite member of the recipe is tuned. Each of its models is tuned on held-out rows like those that it will
-serve (`rapids_pipeline.studies.tune.task`), by exact fits (`rapids_pipeline.studies.tune.objective`).
+serve (`rapids_pipeline.studies.tune.task`), by exact fits.
 
 Trials are numbered from 1 for each model. Trial 1 is the recipe's model, and the next ones are drawn near it. After
 `NEAR_TRIALS`, Optuna's multivariate tree-structured Parzen estimator draws trial k from the trials before it. The seed
@@ -35,16 +35,23 @@ from rapids_pipeline.evaluation.splits import same_compound
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.studies.store import Kept, Store
-from rapids_pipeline.studies.tune.objective import KEPT_BYTES, KeptComponents, Objective, mean_loss, score
 from rapids_pipeline.studies.tune.results import Course, Tuned, results_of, tuned_recipe
 from rapids_pipeline.studies.tune.space import Grid, ModelSpace, Parameter, Range, Raw
-from rapids_pipeline.studies.tune.task import AUTO, MODELS, Duty, plan
+from rapids_pipeline.studies.tune.task import (
+    AUTO,
+    KEPT_BYTES,
+    MODELS,
+    Duty,
+    Objective,
+    kept_components,
+    mean_loss,
+    plan,
+    score,
+)
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-STAGE = "trials"
-"""The stage in which trials run."""
 NEAR_TRIALS = 10
 """Trials before the estimator takes over, the recipe's own among them."""
 GOES_ON = 0.75
@@ -126,7 +133,7 @@ def tune(
     data = data.take(canonical_order(data.obs))
     with stages.stage("features"):
         studies, tuned_on = open_studies(data, pairs, request, config, device, folder)
-    with stages.stage(STAGE) as progress:
+    with stages.stage("trials") as progress:
         search(studies, request, progress)
     with stages.stage("scores"):
         compounds = same_compound(data.obs["sm_name"].to_numpy(str), data.obs["SMILES"].to_numpy(str))
@@ -155,17 +162,17 @@ def open_studies(
     encoders = member.with_molecules(config.molecules).encoders
     train = Rows(data.obs, encode_molecules(encoders, list(data.obs["SMILES"]), (), device.name).training)
     rows = Pairs.of(train, encoders)
-    planned = plan(data.obs, data.Y, rows, pairs, request.split, request.seed)
+    duties, sentences = plan(data.obs, data.Y, rows, pairs, request.split, request.seed)
     studies = []
-    for duty in planned.duties:
-        kept = KeptComponents(KEPT_BYTES // len(planned.duties))
+    for duty in duties:
+        kept = kept_components(KEPT_BYTES // len(duties))
         objective = Objective(duty.lots, rows, data.Y, device.name, config.molecules, kept)
         space = ModelSpace.of(getattr(member, duty.model), duty.fewest_rows)
         splits = [(lot.name, split.training, split.held_out) for lot in duty.lots for split in lot.splits]
         determines = train, data.Y, data.genes, duty.model, space.model, repr(space.parameters), splits
         store = Store(folder, "tune", *determines, config.molecules, device.name, request.seed)
         studies.append(ModelStudy(duty, space, objective, store, request.seed))
-    return studies, list(planned.sentences)
+    return studies, sentences
 
 
 def search(studies: "Sequence[ModelStudy]", request: TuneRequest, progress: Progress) -> None:

@@ -1,26 +1,41 @@
-"""The task that a model is tuned on: held-out rows that are most like the pairs that the model will serve.
+"""The task that a model is tuned on: held-out rows most like the pairs that it will serve, and its errors on them.
+
+    score = mean over lots of log(MRRMSE / MRRMSE of the recipe's model)
 
 A pair whose compound was measured in another cell type is served by the model `known_compounds`, any other pair by
 `new_compounds` (`rapids_pipeline.stack.members.composite`). The pairs to predict are told apart so, and each part asks
 for the split that is most like it (`recommended_split`). Scarce cell types have few rows to hold out, so
 `made_scarce`, the same task made of other cell types, stands beside `scarce`. A model that no pair needs stays as it
 is. The share of the pairs that a model serves is its share of the trials and its weight in the overall score.
+
+Every prediction is that of `fit_kernel_model` on a split's training rows alone, and nothing is approximated. Trials
+share what no parameter changes: the levels of all rows with the kernels between them, and, kept in bounded memory, the
+components that a transform gives of a split's training targets.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from hashlib import sha256
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 
 from features.rows import Pairs, Rows
-from rapids_pipeline.backend.arrays import Float32, Indices, Mask
+from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, Mask
+from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.evaluation.audit import recommended_split
+from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import SPLITS, Split, named_splits
+from rapids_pipeline.evaluation.uncertainty import row_losses
 from rapids_pipeline.kernels.response_profiles import ResponseProfiles
+from rapids_pipeline.stack.members.composite import KernelModelConfig, Learnt, fit_kernel_model, learn_space
+from rapids_pipeline.stack.target_space import TargetSpace
+from rapids_pipeline.studies.store import Recent
+from rapids_pipeline.svr.engines import NotConvergedWarning
 
 ModelName = Literal["known_compounds", "new_compounds"]
 MODELS: tuple[ModelName, ...] = get_args(ModelName)
@@ -37,6 +52,12 @@ REPEATS = {"scarce": 2}
 """How often folds are dealt anew, where it is not once."""
 LEAST_ROWS = 10
 """Held-out rows below which a model is not tuned: it would be tuned to noise."""
+KEPT_BYTES = 384 * 2**20
+"""Memory for components of earlier trials."""
+HOPELESS = 5.0
+"""Score that no model is worse than."""
+OVERFLOWN = 1e30
+"""Error of a row whose prediction is not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +92,7 @@ class Duty:
         return min(len(split.training) for lot in self.lots for split in lot.splits)
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What is tuned, and in words on what and why."""
-
-    duties: tuple[Duty, ...]
-    sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Wanted:
+class Wanted(NamedTuple):
     """What one model asks for: its share, names of splits, and why."""
 
     share: float
@@ -100,8 +112,8 @@ def plan(
     pairs: pd.DataFrame | None,
     split: str = AUTO,
     seed: int = 0,
-) -> Plan:
-    """Return what is tuned on what.
+) -> tuple[list[Duty], list[str]]:
+    """Return what is tuned, and in words on what and why.
 
     Parameters
     ----------
@@ -124,12 +136,13 @@ def plan(
         Unknown split, too few rows for it, or no model has rows to be tuned on.
     """
     make = partial(_lot, obs, Y, rows, pairs, seed)
+    of_pairs = split == AUTO and pairs is not None
     if split == AUTO and pairs is not None:
         wanted = _like_the_pairs(obs, rows, pairs)
     else:
         name = "random" if split == AUTO else split
         reason = "no pairs to predict were given (--test)" if split == AUTO else f"--split {split}"
-        wanted = {model: _Wanted(1.0, (name,), reason) for model in MODELS}
+        wanted = {model: Wanted(1.0, (name,), reason) for model in MODELS}
     duties, sentences = [], []
     for model in MODELS:
         lots = _lots(model, wanted[model].names, make) if model in wanted else []
@@ -137,19 +150,21 @@ def plan(
             why = "too few rows are held out that it serves" if model in wanted else "no pair needs it"
             sentences.append(f"{model} (for {SERVES[model]}) stays as it is: {why}")
             continue
-        duties.append(Duty(model, wanted[model].share, tuple(lots)))
-        sentences.append(_in_words(duties[-1], wanted[model], pairs is not None and split == AUTO))
+        part = wanted[model].share if of_pairs else sum(len(lot.rows) for lot in lots)
+        duties.append(Duty(model, part, tuple(lots)))
+        sentences.append(_in_words(duties[-1], wanted[model].reason, of_pairs))
     if not duties:
         raise InputError(
             f"--split {split}: fewer than {LEAST_ROWS} rows are held out for either model: take another"
         )
-    return Plan(_with_shares(duties, by_rows=split != AUTO or pairs is None), tuple(sentences))
+    total = sum(duty.share for duty in duties)
+    return [replace(duty, share=duty.share / total) for duty in duties], sentences
 
 
-def _like_the_pairs(obs: pd.DataFrame, rows: Pairs, pairs: pd.DataFrame) -> dict[ModelName, _Wanted]:
+def _like_the_pairs(obs: pd.DataFrame, rows: Pairs, pairs: pd.DataFrame) -> dict[ModelName, Wanted]:
     """Return what each model asks for that some pairs need."""
     profiled = has_profile(rows, Pairs.of(Rows(pairs, {}), ()))
-    found: dict[ModelName, _Wanted] = {}
+    found: dict[ModelName, Wanted] = {}
     for model, mine in zip(MODELS, (profiled, ~profiled), strict=True):
         if not mine.any():
             continue
@@ -157,7 +172,7 @@ def _like_the_pairs(obs: pd.DataFrame, rows: Pairs, pairs: pd.DataFrame) -> dict
         if model == "new_compounds" and name not in ("compound", "joint"):
             name, reason = "compound", "no other cell type has these pairs' compounds"
         names = ("scarce", "made_scarce") if name == "scarce" else (name,)
-        found[model] = _Wanted(float(mine.mean()), names, reason)
+        found[model] = Wanted(float(mine.mean()), names, reason)
     return found
 
 
@@ -192,36 +207,135 @@ def _lot(
         except InputError:
             if n_folds == 2:
                 raise
-    kept = (tuple(_served(rows, split, model) for split in splits) for splits in repeats)
-    some = (tuple(split for split in splits if len(split.held_out)) for splits in kept)
-    return Lot(name, tuple(splits for splits in some if splits))
+
+    def served(split: Split) -> Split:
+        profiled = has_profile(rows.take(split.training), rows.take(split.held_out))
+        return replace(split, held_out=split.held_out[profiled == (model == "known_compounds")])
+
+    kept = (tuple(part for part in map(served, splits) if len(part.held_out)) for splits in repeats)
+    return Lot(name, tuple(splits for splits in kept if splits))
 
 
-def _served(rows: Pairs, split: Split, model: ModelName) -> Split:
-    profiled = has_profile(rows.take(split.training), rows.take(split.held_out))
-    mine = profiled if model == "known_compounds" else ~profiled
-    return Split(split.name, split.training, split.held_out[mine])
-
-
-def _with_shares(duties: Sequence[Duty], by_rows: bool) -> tuple[Duty, ...]:
-    """Return duties whose shares sum to 1; `by_rows`: as their held-out rows are."""
-    parts = [sum(len(lot.rows) for lot in duty.lots) if by_rows else duty.share for duty in duties]
-    return tuple(
-        Duty(duty.model, part / sum(parts), duty.lots) for duty, part in zip(duties, parts, strict=True)
-    )
-
-
-def _in_words(duty: Duty, wanted: _Wanted, of_pairs: bool) -> str:
+def _in_words(duty: Duty, reason: str, of_pairs: bool) -> str:
     serves = SERVES[duty.model]
-    who = f"{serves}, {_share(wanted.share)} of your pairs" if of_pairs else serves
+    who = f"{serves}, {_share(duty.share)} of your pairs" if of_pairs else serves
     lots = [
         f"{lot.name}: {SPLITS[lot.name]} ({len(lot.rows)} rows, {len(lot.splits)} fits)" for lot in duty.lots
     ]
     many = "; each split counts alike, however many rows it has, since few are scarce" * (len(lots) > 1)
-    return f"{duty.model} (for {who}) is tuned on {' and '.join(lots)}{many}; {wanted.reason}"
+    return f"{duty.model} (for {who}) is tuned on {' and '.join(lots)}{many}; {reason}"
 
 
 def _share(share: float) -> str:
     if share == 1:
         return "all"
     return f"{share:.1%}" if share < 0.9995 else "over 99.9%"
+
+
+# --- errors of held-out rows ------------------------------------------------------------------------------
+
+
+def kept_components(limit: int = KEPT_BYTES) -> Recent:
+    """Return a memory of spaces of targets with the components of training targets in them."""
+
+    def size_of(kept: tuple[TargetSpace, Array]) -> int:
+        space, scores = kept
+        components = None if space.svd_ is None else space.svd_.components_
+        arrays = space.unit_, space.mean_, components, space.singular_values, scores
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    return Recent(limit, size_of)
+
+
+def learnt(kept: Recent, rows: bytes, config: KernelModelConfig, Y: Array) -> Learnt:
+    """Return what `learn_space(config, Y)` does, Y the targets of the training rows that `rows` tells apart.
+
+    Centred targets are as large as the targets, so they are not kept: made again where genes are solved, and
+    otherwise, as nobody reads them, Y in their place.
+    """
+    scale = config.transform_scale if config.transform == "asinh" else None
+    key = (rows, config.transform, scale, config.n_components)
+    space, scores = kept.once(key, lambda: learn_space(config, Y)[::2])
+    return space, space.centred(Y) if config.targets == "genes" else Y, scores
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Errors of a model on the held-out rows of some lots.
+
+    Attributes
+    ----------
+    lots : tuple of Lot
+    rows : Pairs
+        All n rows.
+    Y : ndarray of float32, (n, t)
+    device : str
+    encoder : str
+        For rbf(molecules).
+    kept : Recent
+        Of `kept_components`.
+    """
+
+    lots: tuple[Lot, ...]
+    rows: Pairs
+    Y: Float32
+    device: DeviceName
+    encoder: str
+    kept: Recent
+
+    def losses(
+        self, model: KernelModelConfig, lot: Lot, checkpoint: Callable[[], None] = lambda: None
+    ) -> Float64:
+        """Return the RMSE of every row, the mean over repeats, (n,); NaN for rows that are not held out.
+
+        `checkpoint` is called before every fit; what it raises ends the work.
+        """
+        errors = np.full((len(lot.repeats), len(self.Y)), np.nan)
+        for repeat, splits in enumerate(lot.repeats):
+            for split in splits:
+                checkpoint()
+                predicted = self.predicted(model, split)
+                errors[repeat, split.held_out] = _errors(self.Y[split.held_out], predicted)
+        return row_losses(errors, one_gene=True)
+
+    def predicted(self, model: KernelModelConfig, split: Split) -> Float32:
+        """Return the predictions of a split's held-out rows, (m, t), by a fit to its training rows."""
+        model = model.with_molecules(self.encoder)
+        learn = partial(learnt, self.kept, sha256(split.training.tobytes()).digest())
+        with np.errstate(over="ignore", invalid="ignore"):
+            training = self.rows.take(split.training)
+            fitted = fit_kernel_model(model, training, self.Y[split.training], self.device, learn=learn)
+            return fitted.predict(self.rows.take(split.held_out))
+
+    def by_lot(
+        self, model: KernelModelConfig, checkpoint: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[str, Float64, int]]:
+        """Yield of every lot, those of few fits first: name, losses, and how many fits did not converge."""
+        for lot in sorted(self.lots, key=lambda lot: len(lot.splits)):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", NotConvergedWarning)
+                losses = self.losses(model, lot, checkpoint)
+            others = [one for one in caught if not issubclass(one.category, NotConvergedWarning)]
+            for one in others:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+            yield lot.name, losses, len(caught) - len(others)
+
+
+def mean_loss(losses: Float64) -> float:
+    """Return the mean over rows that were held out: the MRRMSE."""
+    return float(losses[~np.isnan(losses)].mean())
+
+
+def score(scores: Mapping[str, float], reference: Mapping[str, float]) -> float:
+    """Return the mean over lots of log(MRRMSE / the recipe's), at most `HOPELESS`."""
+    ratios = [np.log(scores[name] / reference[name]) for name in scores]
+    return float(min(np.mean(ratios), HOPELESS))
+
+
+def _errors(truth: Float32, predicted: Float32) -> Float64:
+    """Return the RMSE of rows, `OVERFLOWN` where a prediction is not finite."""
+    finite = np.isfinite(predicted).all(axis=1)
+    errors = np.full(len(truth), OVERFLOWN)
+    if finite.any():
+        errors[finite] = rowwise_rmse(truth[finite], predicted[finite])
+    return errors

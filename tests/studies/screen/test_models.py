@@ -13,16 +13,7 @@ from rapids_pipeline.studies.screen.models import MOST_ENCODED, FoldFeatures
 from rapids_pipeline.svr.gram import GramTable
 
 SMILES = ["C", "CC", "CCC", "c1ccccc1", "CCO", "CC(=O)O", "CN", "CCN"]
-SETS = [
-    "cell_type",
-    "onehot",
-    "molecules",
-    "molecules_svd",
-    "descriptors",
-    "svr_shared",
-    "svr_loo",
-    "op2_first_light",
-]
+SETS = "cell_type onehot molecules molecules_svd descriptors svr_shared svr_loo op2_first_light".split()
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +67,17 @@ def test_gram_matrices_are_those_of_the_columns(problem, name):
 
 
 def test_what_was_made_is_made_once_and_dropped_where_there_is_no_room(problem, monkeypatch):
-    rows, Y, splits = problem
-    features = FoldFeatures(rows, Y, splits)
-    first = features.gram(named("svr_shared"), 0).gram(np.arange(5), np.arange(5), 1.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(FoldFeatures, "_columns", None)
-        patch.setattr(FoldFeatures, "_whole", None)
-        features.gram(named("onehot"), 0)
+    def first(features):
+        return features.gram(named("svr_shared"), 0).gram(np.arange(5), np.arange(5), 1.0)
+
+    kept = FoldFeatures(*problem)
     monkeypatch.setattr(models, "MOST_KEPT_BYTES", 1)
-    for number in range(4):
-        features.gram(named("svr_loo"), number)
-    assert len(features._kept) == 1
-    np.testing.assert_array_equal(
-        features.gram(named("svr_shared"), 0).gram(np.arange(5), np.arange(5), 1.0), first
-    )
+    narrow = FoldFeatures(*problem)
+    np.testing.assert_array_equal(first(kept), first(narrow))
+    assert len(narrow._recent) == 1
+    monkeypatch.setattr(FoldFeatures, "_columns", None)
+    monkeypatch.setattr(FoldFeatures, "_whole", None)
+    first(kept)
 
 
 def test_of_many_genes_encodings_see_the_components_of_the_training_rows(problem):

@@ -18,7 +18,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
-from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.evaluation.splits import named_splits, random_folds
 from rapids_pipeline.reports import screen as report
 from rapids_pipeline.studies.screen import study
 from rapids_pipeline.studies.screen.candidates import default_sets
@@ -105,7 +105,7 @@ def test_several_genes_are_scored_by_mrrmse(data):
 def test_columns_of_each_genes_own_are_those_of_one_gene_at_a_time(data):
     """Each gene has statistics of itself: screened together, each is predicted as if alone."""
     rows, Y, folds = ordered(data, ["A1BG", "A2M"])
-    splits = study._splits(ScreenRequest(), None, rows.obs, Y)
+    splits = named_splits("random", rows.obs)
     together, alone = Comparison(rows, Y, splits), Comparison(rows, Y[:, :1], splits)
     found = [predictions(p, p.tables(), named("svr_per_target"), 2) for p in (together, alone)]
     assert found[0].shape == (int((folds == 2).sum()), 2)
@@ -215,7 +215,7 @@ def test_ablation_drops_each_block():
 def test_no_feature_set_sees_the_target_of_a_held_out_row(data, name, genes):
     """Adding 1000 to one row's targets changes no prediction for that row, whatever the feature set."""
     rows, Y, folds = ordered(data, ["A1BG", "A2M"][:genes])
-    splits = study._splits(ScreenRequest(), None, rows.obs, Y)
+    splits = named_splits("random", rows.obs)
     for row in (0, len(Y) // 2):
         raised = Y.copy()
         raised[row] += 1000

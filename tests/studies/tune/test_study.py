@@ -12,9 +12,9 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.stack.recipe import RECIPES, RunConfig
 from rapids_pipeline.studies.store import FOLDER
-from rapids_pipeline.studies.tune.objective import mean_loss
 from rapids_pipeline.studies.tune.results import results_of, tuned_recipe
 from rapids_pipeline.studies.tune.study import TimeUpError, TuneRequest, open_studies, search
+from rapids_pipeline.studies.tune.task import mean_loss
 
 N_TRIALS = 13
 """More than those drawn near the recipe."""

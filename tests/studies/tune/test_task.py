@@ -1,62 +1,66 @@
-"""What is tuned on what: the split that is like the pairs, for each model that they need."""
+"""The task: the split that is like the pairs, for each model that they need, and the errors of a naive loop of fits."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.studies.tune.task import has_profile, plan
+from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
+from rapids_pipeline.stack.members.composite import fit_kernel_model
+from rapids_pipeline.studies.tune.space import ModelSpace
+from rapids_pipeline.studies.tune.task import (
+    HOPELESS,
+    Lot,
+    Objective,
+    has_profile,
+    kept_components,
+    mean_loss,
+    plan,
+    score,
+)
 
 
 def planned(task, pairs, split="auto"):
     return plan(task.data.obs, task.Y, task.rows, pairs, split, 0)
 
 
-def by_model(found):
-    return {duty.model: [lot.name for lot in duty.lots] for duty in found.duties}
+def lots_of(task, pairs, split="auto"):
+    return {duty.model: [lot.name for lot in duty.lots] for duty in planned(task, pairs, split)[0]}
 
 
 def test_scarce_pairs_of_known_compounds_leave_new_compounds_alone(task):
-    found = planned(task, task.pairs)
-    assert by_model(found) == {"known_compounds": ["scarce", "made_scarce"]}
-    assert [len(lot.repeats) for lot in found.duties[0].lots] == [2, 1]
-    assert found.sentences[0].startswith(
+    [duty], sentences = planned(task, task.pairs)
+    assert (duty.model, [lot.name for lot in duty.lots]) == ("known_compounds", ["scarce", "made_scarce"])
+    assert [len(lot.repeats) for lot in duty.lots] == [2, 1]
+    assert sentences[0].startswith(
         "known_compounds (for compounds measured in another cell type, all of your pairs)"
     )
-    assert found.sentences[1].endswith("stays as it is: no pair needs it")
+    assert sentences[1].endswith("stays as it is: no pair needs it")
 
 
 def test_pairs_of_both_kinds_tune_both_models_by_their_shares(task):
     pairs = pd.concat([task.pairs, task.new], ignore_index=True)
-    found = planned(task, pairs)
-    assert by_model(found) == {"known_compounds": ["scarce", "made_scarce"], "new_compounds": ["compound"]}
-    assert [duty.share for duty in found.duties] == pytest.approx(
-        [len(task.pairs) / len(pairs), len(task.new) / len(pairs)]
-    )
+    assert lots_of(task, pairs) == {
+        "known_compounds": ["scarce", "made_scarce"],
+        "new_compounds": ["compound"],
+    }
+    shares = [len(task.pairs) / len(pairs), len(task.new) / len(pairs)]
+    assert [duty.share for duty in planned(task, pairs)[0]] == pytest.approx(shares)
 
 
-def test_pairs_of_unseen_compounds_leave_the_other_model_alone(task):
-    assert by_model(planned(task, task.new)) == {"new_compounds": ["compound"]}
-
-
-def test_pairs_of_an_unseen_cell_type(task):
-    pairs = task.pairs.assign(cell_type="unheard of")
-    assert by_model(planned(task, pairs)) == {"known_compounds": ["cell_type"]}
-
-
-def test_without_pairs_rows_are_held_out_at_random(task):
-    assert by_model(planned(task, None)) == {"known_compounds": ["random"]}
-
-
-def test_a_split_by_name_tunes_whom_its_rows_need(task):
-    assert by_model(planned(task, task.pairs, "compound")) == {"new_compounds": ["compound"]}
-    assert by_model(planned(task, None, "cell_type")) == {"known_compounds": ["cell_type"]}
+def test_each_kind_of_pairs_and_each_split_tunes_the_model_that_it_needs(task):
+    unheard = task.pairs.assign(cell_type="unheard of")
+    assert lots_of(task, task.new) == {"new_compounds": ["compound"]}
+    assert lots_of(task, unheard) == {"known_compounds": ["cell_type"]}
+    assert lots_of(task, None) == {"known_compounds": ["random"]}
+    assert lots_of(task, task.pairs, "compound") == {"new_compounds": ["compound"]}
+    assert lots_of(task, None, "cell_type") == {"known_compounds": ["cell_type"]}
 
 
 @pytest.mark.parametrize("split", ["auto", "random", "compound", "cell_type", "joint"])
 def test_a_model_is_tuned_on_rows_that_it_serves(task, split):
     compounds, cell_types = (task.data.obs[c].to_numpy(str) for c in ("sm_name", "cell_type"))
-    for duty in planned(task, task.pairs, split).duties:
+    for duty in planned(task, task.pairs, split)[0]:
         for part in (part for lot in duty.lots for part in lot.splits):
             assert not np.intersect1d(part.training, part.held_out).size
             for row in part.held_out:
@@ -76,3 +80,95 @@ def test_refusals(task):
         planned(task, None, "magic")
     with pytest.raises(InputError, match=r"--split scarce: needs the pairs to predict"):
         planned(task, None, "scarce")
+
+
+# --- errors of held-out rows ------------------------------------------------------------------------------
+
+
+def objective_of(task, model, Y=None, limit=2**30):
+    pairs = task.pairs if model == "known_compounds" else task.new
+    [duty], _ = planned(task, pairs)
+    assert duty.model == model
+    return Objective(
+        duty.lots, task.rows, task.Y if Y is None else Y, "cpu", "morgan", kept_components(limit)
+    )
+
+
+def scores_of(objective, model):
+    return {name: mean_loss(losses) for name, losses, _ in objective.by_lot(model)}
+
+
+@pytest.mark.parametrize("name", ["known_compounds", "new_compounds"])
+def test_it_is_a_naive_loop_of_fits(task, name):
+    objective, member = objective_of(task, name), task.member.with_molecules("morgan")
+    found = scores_of(objective, getattr(task.member, name))
+    for lot in objective.lots:
+        errors = {}
+        for split in lot.splits:
+            training, held_out = task.rows.take(split.training), task.rows.take(split.held_out)
+            fitted = fit_kernel_model(getattr(member, name), training, task.Y[split.training], "cpu")
+            predicted = fitted.predict(held_out)
+            for row, values in zip(split.held_out, predicted, strict=True):
+                errors.setdefault(row, []).append(mean_rowwise_rmse(task.Y[[row]], values[None]))
+        assert found[lot.name] == pytest.approx(np.mean([np.mean(e) for e in errors.values()]), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["known_compounds", "new_compounds"])
+def test_no_held_out_response_moves_a_prediction(task, name):
+    model, objective = getattr(task.member, name), objective_of(task, name)
+    for lot in objective.lots:
+        for split in lot.splits:
+            Y = task.Y.copy()
+            Y[split.held_out] += 1000
+            moved = objective_of(task, name, Y)
+            ours, theirs = (o.predicted(model, split) for o in (objective, moved))
+            np.testing.assert_array_equal(ours, theirs)
+            one = Lot("one", ((split,),))
+            before, after = (np.nanmean(o.losses(model, one)) for o in (objective, moved))
+            assert after > before + 900
+
+
+def test_a_training_response_moves_predictions(task):
+    objective = objective_of(task, "known_compounds")
+    split = objective.lots[0].splits[0]
+    Y = task.Y.copy()
+    Y[split.training[0]] += 1000
+    moved = objective_of(task, "known_compounds", Y)
+    ours, theirs = (o.predicted(task.member.known_compounds, split) for o in (objective, moved))
+    assert np.abs(ours - theirs).max() > 1e-3, "or the test above would show nothing"
+
+
+def test_what_is_kept_changes_nothing_and_stays_in_its_bounds(task):
+    space, rng = ModelSpace.of(task.member.known_compounds, 60), np.random.default_rng(0)
+    models = [space.model_of(space.near(rng)) for _ in range(2)]
+    models.append(models[0].model_copy(update={"targets": "genes"}))
+    kept, small = objective_of(task, "known_compounds"), objective_of(task, "known_compounds", limit=1)
+    for model in [*models, *models]:
+        fresh = scores_of(objective_of(task, "known_compounds"), model)
+        assert scores_of(kept, model) == fresh == scores_of(small, model)
+    assert len(small.kept) == 1 and len(kept.kept) > 10
+
+
+def test_predictions_that_overflow_are_hopeless_not_lost(task, monkeypatch):
+    objective = objective_of(task, "known_compounds")
+    first = scores_of(objective, task.member.known_compounds)
+    monkeypatch.setattr(
+        Objective, "predicted", lambda self, m, split: np.full((len(split.held_out), 8), np.inf)
+    )
+    assert score(scores_of(objective, task.member.known_compounds), first) == HOPELESS
+
+
+def test_the_score_is_the_mean_of_logarithms_of_ratios():
+    first = {"a": 2.0, "b": 1.0}
+    assert score(first, first) == 0
+    assert score({"a": 1.0, "b": 2.0}, first) == pytest.approx(0)
+    assert score({"a": 1.0}, first) == pytest.approx(np.log(0.5))
+
+
+def test_fits_that_do_not_converge_are_counted(task):
+    slow = task.member.known_compounds.model_copy(
+        update={"engine": "douglas-rachford", "tol": 1e-9, "max_iter": 2}
+    )
+    objective = objective_of(task, "known_compounds")
+    missed = {name: count for name, _, count in objective.by_lot(slow)}
+    assert missed == {lot.name: len(lot.splits) for lot in objective.lots}

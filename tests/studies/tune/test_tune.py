@@ -11,6 +11,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from rapids_pipeline.reports import page
 from rapids_pipeline.reports import tune as report
 from rapids_pipeline.reports.page import LiveStages
 from rapids_pipeline.stack.members.booster import BoosterMember
@@ -92,9 +93,9 @@ def test_the_recipe_is_the_best_trial_and_is_run(finished, task_files, tmp_path)
 
 def test_the_reports_open(finished):
     out, _ = finished
-    page = Page((out / "tune.html").read_text())
+    read = Page((out / "tune.html").read_text())
     parts = {"scores", "search", "settings", "slices-known_compounds"}
-    assert not page.faults and parts <= set(page.ids)
+    assert not read.faults and parts <= set(read.ids)
     assert (out / "tune.png").read_bytes().startswith(PNG) and imread(out / "tune.png").std() > 0
     assert tomllib.loads((out / "recipe.toml").read_text())["name"] == "tuned"
 
@@ -109,8 +110,7 @@ def test_the_same_command_goes_on_and_ends_where_one_run_ends(finished, argument
         return one_more(self, checkpoint)
 
     monkeypatch.setattr(ModelStudy, "one_more", interrupted)
-    monkeypatch.setattr(report, "overview", lambda found: PNG)  # drawing takes longer than the trials
-    monkeypatch.setattr(report, "slices", lambda model: PNG)
+    monkeypatch.setattr(page, "png", lambda draw: PNG)  # drawing takes longer than the trials
     first = invoke(*arguments, "--out", out, "--trials", 13)
     assert first.exit_code == 130 and f"{FOLDER}; the same command continues" in first.stderr
     assert names_in(out) == [FOLDER]
