@@ -61,49 +61,7 @@ def mean_rowwise_rmse(truth: Array, prediction: Array) -> float:
     UserWarning
         The prediction has NaN values; each counts as 0.
     """
-    return _mean_score(_rmse, truth, prediction)
-
-
-def mean_rowwise_mae(truth: Array, prediction: Array) -> float:
-    """Return 1/R Σ_i 1/n Σ_j |y_ij − p_ij|; arguments, errors and warnings as `mean_rowwise_rmse`."""
-    return _mean_score(_mae, truth, prediction)
-
-
-def mean_rowwise_pearson(truth: Array, prediction: Array) -> float:
-    """Return 1/R Σ_i pearson(y_i, p_i), in [-1, 1], a constant row counting as 0.
-
-    Arguments, errors and warnings as `mean_rowwise_rmse`.
-    """
-    return _mean_score(pearson_of_rows, truth, prediction)
-
-
-def mean_rowwise_spearman(truth: Array, prediction: Array) -> float:
-    """Return 1/R Σ_i pearson(r(y_i), r(p_i)), r average ranks, in [-1, 1], a constant row counting as 0.
-
-    Arguments, errors and warnings as `mean_rowwise_rmse`.
-    """
-    return _mean_score(_spearman, truth, prediction)
-
-
-def mean_rowwise_cosine(truth: Array, prediction: Array) -> float:
-    """Return 1/R Σ_i y_i·p_i/(‖y_i‖‖p_i‖), in [-1, 1], an all-zero row counting as 0.
-
-    Arguments, errors and warnings as `mean_rowwise_rmse`.
-    """
-    return _mean_score(_cosine, truth, prediction)
-
-
-METRICS: dict[str, Callable[[Array, Array], float]] = {
-    "mean_rowwise_rmse": mean_rowwise_rmse,
-    "mean_rowwise_mae": mean_rowwise_mae,
-    "mean_rowwise_pearson": mean_rowwise_pearson,
-    "mean_rowwise_spearman": mean_rowwise_spearman,
-    "mean_rowwise_cosine": mean_rowwise_cosine,
-}
-"""The scores under the benchmark's metric ids, in the order in which they are shown."""
-
-HIGHER_IS_BETTER: dict[str, bool] = {name: not name.endswith(("rmse", "mae")) for name in METRICS}
-"""Whether a higher value of a score is better."""
+    return float(to_host(row_scores([_rmse], truth, prediction)[0]).mean())
 
 
 def rowwise_rmse(truth: Array, prediction: Array) -> Array:
@@ -119,7 +77,7 @@ def rowwise_scores(truth: Array, prediction: Array) -> dict[str, Array]:
 
     One pass over the rows; arguments, errors and warnings (one, not one a metric) as `mean_rowwise_rmse`.
     """
-    return dict(zip(METRICS, row_scores(_SCORES, truth, prediction), strict=True))
+    return dict(zip(METRICS, row_scores([*METRICS.values()], truth, prediction), strict=True))
 
 
 def score_all(truth: Array, prediction: Array) -> dict[str, float]:
@@ -127,7 +85,7 @@ def score_all(truth: Array, prediction: Array) -> dict[str, float]:
 
     Arguments, errors and warnings (one, not one a metric) as `mean_rowwise_rmse`.
     """
-    by_metric = row_scores(_SCORES, truth, prediction)
+    by_metric = row_scores([*METRICS.values()], truth, prediction)
     return {name: float(to_host(scores).mean()) for name, scores in zip(METRICS, by_metric, strict=True)}
 
 
@@ -153,7 +111,7 @@ def row_scores(
     xp = namespace(truth, prediction)
     parts: list[list[Array]] = [[] for _ in scores]
     n_missing = 0
-    for rows in _blocks(*truth.shape):
+    for rows in blocks(*truth.shape):
         y, p = as_float64(truth[rows, :]), as_float64(prediction[rows, :])
         _refuse_non_finite(y, rows.start)
         missing = xp.isnan(p)
@@ -176,11 +134,8 @@ def as_float64(x: Array) -> Array:
     return x.astype(np.float64, order="C") if isinstance(x, np.ndarray) else xp.astype(x, xp.float64)
 
 
-def _mean_score(score: RowScore, truth: Array, prediction: Array) -> float:
-    return float(to_host(row_scores([score], truth, prediction, stacklevel=4)[0]).mean())
-
-
-def _blocks(n_rows: int, n_genes: int) -> Iterator[slice]:
+def blocks(n_rows: int, n_genes: int) -> Iterator[slice]:
+    """Return slices of the rows, each of about `BLOCK_VALUES` values and at least one row."""
     step = max(1, BLOCK_VALUES // n_genes)
     return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
@@ -215,8 +170,17 @@ def _spearman(y: Array, p: Array) -> Array:
     return pearson_of_rows(average_ranks(y), average_ranks(p))
 
 
-_SCORES: list[RowScore] = [_rmse, _mae, pearson_of_rows, _spearman, _cosine]
-"""In the order of `METRICS`."""
+METRICS: dict[str, RowScore] = {
+    "mean_rowwise_rmse": _rmse,
+    "mean_rowwise_mae": _mae,
+    "mean_rowwise_pearson": pearson_of_rows,
+    "mean_rowwise_spearman": _spearman,
+    "mean_rowwise_cosine": _cosine,
+}
+"""What each score is the mean of, under the benchmark's metric ids, in the order in which they are shown."""
+
+HIGHER_IS_BETTER: dict[str, bool] = {name: not name.endswith(("rmse", "mae")) for name in METRICS}
+"""Whether a higher value of a score is better."""
 
 
 def average_ranks(values: Array) -> Array:

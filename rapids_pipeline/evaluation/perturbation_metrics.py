@@ -32,9 +32,9 @@ Sources, and what differs there:
   a test calls significant.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +42,17 @@ from scipy.spatial.distance import cdist
 
 from rapids_pipeline.backend.arrays import Array, Float64, Indices, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.evaluation import metrics
-from rapids_pipeline.evaluation.metrics import RowScore, as_float64, check_shapes, pearson_of_rows, row_scores
+from rapids_pipeline.evaluation.metrics import (
+    RowScore,
+    as_float64,
+    blocks,
+    check_shapes,
+    pearson_of_rows,
+    row_scores,
+)
 
 TOP = (50, 100, 200)
-Distance = Literal["l1", "l2", "cosine"]
-DISTANCES: tuple[Distance, ...] = ("l1", "l2", "cosine")
+DISTANCES = ("l1", "l2", "cosine")
 PREDICTIONS = 512
 """Predictions whose distances are held at once."""
 ROUNDING = 1e-13
@@ -63,87 +68,6 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 """The scores by name, in the order in which they are shown, and whether a higher value is better."""
 
 
-def pearson_delta(truth: Array, prediction: Array, training_mean: Array) -> float:
-    """Return 1/R Σ_i pearson(y_i − m, p_i − m), in [-1, 1]: 0 for a prediction of the mean.
-
-    A predicted deviation within the rounding of the prediction's own dtype, |p_ij − m_j| ≤ ε |m_j|, counts as none:
-    the mean written as float32 is still the mean.
-
-    Parameters
-    ----------
-    truth, prediction : array, (n_rows, n_genes)
-        Of any array API library, all of the same.
-    training_mean : array, (n_genes,)
-        m, the mean response over training rows.
-
-    Raises
-    ------
-    InputError
-        Shapes do not fit, or the truth or the mean has a value that is not finite.
-    """
-    return _mean(_delta_score(truth, prediction, training_mean), truth, prediction)
-
-
-def de_weighted_mse(truth: Array, prediction: Array) -> float:
-    """Return 1/R Σ_i Σ_j |y_ij| (y_ij − p_ij)² / Σ_j |y_ij|: the squared error where something happens.
-
-    In the squared unit of the responses; a row without any response counts its plain mean square. Arguments, errors
-    and warnings as `rapids_pipeline.evaluation.metrics.mean_rowwise_rmse`.
-    """
-    return _mean(_weighted, truth, prediction)
-
-
-def direction_agreement(truth: Array, prediction: Array, k: int) -> float:
-    """Return the mean share, of the k genes of largest |y_ij|, whose predicted sign is right; 0 is no sign.
-
-    Of equally large ones the first genes are taken. InputError where k is less than 1 or more than the number of
-    genes; otherwise as `de_weighted_mse`.
-    """
-    k = _checked_k(truth, k)
-    return _mean(lambda y, p: _direction(y, p, _top(y, k)), truth, prediction)
-
-
-def top_genes_overlap(truth: Array, prediction: Array, k: int) -> float:
-    """Return the mean share of the k genes of largest |y_ij| that are among the k of largest |p_ij|.
-
-    Chance is k/n. As `direction_agreement`.
-    """
-    k = _checked_k(truth, k)
-    return _mean(lambda y, p: _overlap(_top(y, k), _top(p, k)), truth, prediction)
-
-
-def perturbation_discrimination(
-    truth: Array, prediction: Array, distance: Distance = "l1", groups: Sequence[Any] | None = None
-) -> float:
-    """Return the mean share of other rows whose truth is nearer to a row's prediction than its own truth is.
-
-    0: every prediction is nearest to its own truth; 0.5: chance. A row as near as its own counts half; an infinite
-    prediction is as near to all.
-
-    Parameters
-    ----------
-    truth, prediction : array, (n_rows, n_genes)
-    distance : {"l1", "l2", "cosine"}
-        Σ_j |p_j − y_j|, √Σ_j (p_j − y_j)², or 1 − p·y/(‖p‖‖y‖) (1 where one of the two is 0).
-    groups : sequence, (n_rows,), optional
-        Compare rows of the same value only, such as those of one cell type, whose responses are alike.
-
-    Returns
-    -------
-    float
-        NaN where no row has another one in its group.
-
-    Raises
-    ------
-    InputError
-        Unknown distance, shapes that do not fit, or a truth that is not finite.
-    """
-    if distance not in DISTANCES:
-        raise InputError(f"distance {distance!r}: choose among {', '.join(DISTANCES)}")
-    row_scores([], truth, prediction)  # checks both, and warns of NaN
-    return _discriminations([distance], truth, prediction, groups)[distance]
-
-
 def score_perturbations(
     truth: Array,
     prediction: Array,
@@ -152,26 +76,39 @@ def score_perturbations(
 ) -> dict[str, float]:
     """Return all these scores, by name, in the order of `HIGHER_IS_BETTER`.
 
-    Without `training_mean` there is no pearson_delta, and a score of the top K is left out where there are fewer than
-    K genes. Arguments as above.
+    Parameters
+    ----------
+    truth, prediction : array, (n_rows, n_genes)
+        Of any array API library, all of the same.
+    training_mean : array, (n_genes,), optional
+        m, the mean response over training rows; without it there is no pearson_delta.
+    groups : sequence, (n_rows,), optional
+        Discriminate among rows of the same value only, such as those of one cell type, whose responses are alike.
+
+    Returns
+    -------
+    dict of str to float
+        The weighted error is in the squared unit of the responses. A discrimination is NaN where no row has another
+        one in its group; a score of the top K is left out where there are fewer than K genes (chance: K/n).
+
+    Raises
+    ------
+    InputError
+        Shapes do not fit, or the truth or the mean has a value that is not finite.
     """
+    check_shapes(truth, prediction)
     of_rows: dict[str, RowScore] = {"de_weighted_mse": _weighted}
     if training_mean is not None:
         of_rows["pearson_delta"] = _delta_score(truth, prediction, training_mean)
-    check_shapes(truth, prediction)
     tops = [k for k in TOP if k <= truth.shape[1]]
     shares = [partial(_top_shares, tops=tops)] if tops else []
     *by_row, last = row_scores([*of_rows.values(), *shares], truth, prediction)
     found = {name: _average(scores) for name, scores in zip(of_rows, [*by_row, last], strict=False)}
     for column, name in enumerate(f"{score}_{k}" for k in tops for score in TOP_SCORES):
         found[name] = _average(last[:, column])
-    for distance, score in _discriminations(DISTANCES, truth, prediction, groups).items():
+    for distance, score in _discriminations(truth, prediction, groups).items():
         found[f"discrimination_{distance}"] = score
     return {name: found[name] for name in HIGHER_IS_BETTER if name in found}
-
-
-def _mean(score: RowScore, truth: Array, prediction: Array) -> float:
-    return _average(row_scores([score], truth, prediction, stacklevel=4)[0])
 
 
 def _average(scores: Array) -> float:
@@ -180,13 +117,25 @@ def _average(scores: Array) -> float:
 
 def _delta_score(truth: Array, prediction: Array, training_mean: Array) -> RowScore:
     xp = namespace(truth, prediction, training_mean)
-    mean = _checked_mean(truth, training_mean)
+    if tuple(training_mean.shape) != (truth.shape[1],):
+        raise InputError(
+            f"training_mean has shape {tuple(training_mean.shape)}, expected ({truth.shape[1]},): a value a gene"
+        )
+    host: NDArray[Any] = to_host(training_mean)
+    bad = np.flatnonzero(~np.isfinite(host))
+    if len(bad):
+        raise InputError(f"training_mean: gene {bad[0] + 1} is {host[bad[0]]}; it must be finite")
+    mean = as_float64(training_mean)
     floating = xp.isdtype(prediction.dtype, "real floating")
     epsilon = float(xp.finfo(prediction.dtype).eps) if floating else 0.0
     return partial(_pearson_delta, mean=mean, rounding=epsilon * xp.abs(mean))
 
 
 def _pearson_delta(y: Array, p: Array, mean: Array, rounding: Array) -> Array:
+    """Return the correlation of every row's deviations; a predicted one within the rounding counts as none.
+
+    The rounding is that of the prediction's own dtype, ε |m_j|: the mean written as float32 is still the mean.
+    """
     xp = namespace(y, p)
     predicted = p - mean
     predicted = xp.where(xp.abs(predicted) <= rounding, xp.zeros_like(predicted), predicted)
@@ -194,6 +143,7 @@ def _pearson_delta(y: Array, p: Array, mean: Array, rounding: Array) -> Array:
 
 
 def _weighted(y: Array, p: Array) -> Array:
+    """Return the weighted error of every row, the plain mean square of one without any response."""
     xp = namespace(y, p)
     weight = xp.abs(y)
     total = xp.sum(weight, axis=1)
@@ -216,6 +166,7 @@ def _top_shares(y: Array, p: Array, tops: Sequence[int]) -> Array:
 
 
 def _direction(y: Array, p: Array, top: Array) -> Array:
+    """Return every row's share of the genes `top`, (n_rows, k), whose predicted sign is right; 0 is no sign."""
     xp = namespace(y, p)
     shares = []
     for i in range(y.shape[0]):
@@ -251,33 +202,14 @@ def _top(values: Array, k: int) -> Array:
     return top
 
 
-def _checked_mean(truth: Array, mean: Array) -> Array:
-    check_shapes(truth, truth)
-    if tuple(mean.shape) != (truth.shape[1],):
-        raise InputError(
-            f"training_mean has shape {tuple(mean.shape)}, expected ({truth.shape[1]},): a value a gene"
-        )
-    host: NDArray[Any] = to_host(mean)
-    bad = np.flatnonzero(~np.isfinite(host))
-    if len(bad):
-        raise InputError(f"training_mean: gene {bad[0] + 1} is {host[bad[0]]}; it must be finite")
-    return as_float64(mean)
+def _discriminations(truth: Array, prediction: Array, groups: Sequence[Any] | None) -> dict[str, float]:
+    """Return the mean share of other rows whose truth is nearer to a row's prediction, by kind of distance.
 
-
-def _checked_k(truth: Array, k: int) -> int:
-    check_shapes(truth, truth)
-    if not 1 <= k <= truth.shape[1]:
-        raise InputError(f"the top {k} of {truth.shape[1]} genes: take from 1 to {truth.shape[1]}")
-    return k
-
-
-def _discriminations(
-    kinds: Sequence[Distance], truth: Array, prediction: Array, groups: Sequence[Any] | None
-) -> dict[Distance, float]:
-    """Return `perturbation_discrimination` for every kind of distance; the arrays are taken as checked."""
+    0: every prediction is nearest to its own truth. The arrays are taken as checked.
+    """
     xp = namespace(truth, prediction)
     labels = _labels(groups, truth.shape[0])
-    shares: dict[Distance, list[Float64]] = {kind: [np.empty(0)] for kind in kinds}
+    shares: dict[str, list[Float64]] = {kind: [np.empty(0)] for kind in DISTANCES}
     for label in range(labels.max() + 1):
         members = np.flatnonzero(labels == label)
         if len(members) == 1:
@@ -286,8 +218,7 @@ def _discriminations(
         for start in range(0, len(members), PREDICTIONS):
             chosen = slice(start, min(start + PREDICTIONS, len(members)))
             with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # undefined: as near to all
-                compared = _distances(kinds, prediction, truth, rows, chosen)
-                for kind, (d, slack) in compared.items():
+                for kind, (d, slack) in _distances(prediction, truth, rows, chosen).items():
                     shares[kind].append(to_host(_shares(d, slack, start)))
     found = {kind: np.concatenate(parts) for kind, parts in shares.items()}
     return {kind: float(values.mean()) if len(values) else float("nan") for kind, values in found.items()}
@@ -305,35 +236,30 @@ def _shares(d: Array, slack: Array, start: int) -> Array:
     return 0.5 + xp.sum(nearer, axis=1) / (2 * (d.shape[1] - 1))
 
 
-def _distances(
-    kinds: Sequence[Distance], prediction: Array, truth: Array, rows: Array, chosen: slice
-) -> dict[Distance, tuple[Array, Array]]:
+def _distances(prediction: Array, truth: Array, rows: Array, chosen: slice) -> dict[str, tuple[Array, Array]]:
     """Return how far rows[chosen] of `prediction` are from `rows` of `truth`, and what rounding may add.
 
-    By kind, (n_chosen, n_rows) float64: l1; l2 squared, which has the same order; cosine. Sums are accumulated a block
-    of genes at a time.
+    By kind, (n_chosen, n_rows) float64: l1, Σ_j |p_j − y_j|; l2, Σ_j (p_j − y_j)², which has the order of its root;
+    cosine, 1 − p·y/(‖p‖‖y‖), 1 where one of the two is 0. Sums are accumulated a block of genes at a time.
     """
     xp = namespace(prediction, truth)
     l1, products, of_truth, of_prediction = (0.0,) * 4
-    for genes in _gene_blocks(rows.shape[0], truth.shape[1]):
+    for genes in blocks(truth.shape[1], rows.shape[0]):
         y = as_float64(xp.take(truth[:, genes], rows, axis=0))
-        p = _without_nan(as_float64(xp.take(prediction[:, genes], rows[chosen], axis=0)))
-        if "l1" in kinds:
-            l1 = l1 + _manhattan(p, y)
-        if len(kinds) > 1 or "l1" not in kinds:
-            products = products + p @ xp.matrix_transpose(y)
-            of_truth = of_truth + xp.vecdot(y, y)[None, :]
-            of_prediction = of_prediction + xp.vecdot(p, p)[:, None]
-    found: dict[Distance, tuple[Array, Array]] = {}
-    if "l1" in kinds:
-        found["l1"] = l1, ROUNDING * l1
-    if "l2" in kinds:
-        found["l2"] = of_prediction + of_truth - 2 * products, ROUNDING * (of_prediction + of_truth)
-    if "cosine" in kinds:
-        lengths = xp.sqrt(of_prediction) * xp.sqrt(of_truth)
-        cosines = xp.where(lengths > 0, products / lengths, xp.zeros_like(lengths))
-        found["cosine"] = 1 - cosines, xp.full_like(cosines, ROUNDING)
-    return found
+        p = as_float64(xp.take(prediction[:, genes], rows[chosen], axis=0))
+        p = xp.where(xp.isnan(p), xp.zeros_like(p), p)
+        l1 = l1 + _manhattan(p, y)
+        products = products + p @ xp.matrix_transpose(y)
+        of_truth = of_truth + xp.vecdot(y, y)[None, :]
+        of_prediction = of_prediction + xp.vecdot(p, p)[:, None]
+    sizes = of_prediction + of_truth
+    lengths = xp.sqrt(of_prediction) * xp.sqrt(of_truth)
+    cosines = xp.where(lengths > 0, products / lengths, xp.zeros_like(lengths))
+    return {
+        "l1": (l1, ROUNDING * l1),
+        "l2": (sizes - 2 * products, ROUNDING * sizes),
+        "cosine": (1 - cosines, xp.full_like(cosines, ROUNDING)),
+    }
 
 
 def _manhattan(p: Array, y: Array) -> Array:
@@ -344,19 +270,9 @@ def _manhattan(p: Array, y: Array) -> Array:
     return xp.stack([xp.sum(xp.abs(p[i, :][None, :] - y), axis=1) for i in range(p.shape[0])])
 
 
-def _gene_blocks(n_rows: int, n_genes: int) -> Iterator[slice]:
-    step = max(1, metrics.BLOCK_VALUES // n_rows)
-    return (slice(start, min(start + step, n_genes)) for start in range(0, n_genes, step))
-
-
 def _labels(groups: Sequence[Any] | None, n_rows: int) -> Indices:
     if groups is None:
         return np.zeros(n_rows, dtype=np.intp)
     if len(groups) != n_rows:
         raise InputError(f"groups has {len(groups)} values for {n_rows} rows; give one a row")
     return np.asarray(np.unique([str(value) for value in groups], return_inverse=True)[1], dtype=np.intp)
-
-
-def _without_nan(values: Array) -> Array:
-    xp = namespace(values)
-    return xp.where(xp.isnan(values), xp.zeros_like(values), values)
