@@ -11,7 +11,7 @@ scarce, its other rows held back. The demo (simulated) likewise. Prints tables a
 import json
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -176,7 +176,7 @@ def leaky(lung: Path) -> dict[str, Any]:
         n = sum(map(len, strength))
         weights = replicate_weights(np.zeros((1, n), dtype=np.intp), np.arange(n))
         expectation = expected_error(np.concatenate(errors), np.concatenate(strength), task, weights)
-        found[f"{kind}, {name}"] = expectation.to_json()
+        found[f"{kind}, {name}"] = asdict(expectation)
     return found
 
 

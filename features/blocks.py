@@ -1,15 +1,14 @@
 """Blocks of columns: how they are described in a feature set, and the makers that make them.
 
 A *block* (`OneHotBlock`, `MoleculeBlock`, …) is a frozen, validated description that a feature set lists and a TOML
-file spells out. Its `maker()` gives what does the work: it is fitted on training rows only (`fit_transform`) and never
-lets a training row's own targets into its own columns; other rows get what all training rows say (`transform`). A
-fitted maker's `state()` is plain data; `restore` puts it into a new maker of the same block, which then transforms as
-the fitted one, to the last bit.
+file spells out. With `n_components` its columns are reduced to their TruncatedSVD. Its `maker()` gives what does the
+work: it is fitted on training rows only (`fit_transform`) and never lets a training row's own targets into its own
+columns; other rows get what all training rows say (`transform`). A fitted maker's `state()` is plain data; `restore`
+puts it into a new maker of the same block, which then transforms as the fitted one, to the last bit.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -21,19 +20,8 @@ from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
-if TYPE_CHECKING:
-    from features.target_encoders import GroupEncoder
-
 FittedOn = Literal["nothing", "levels", "molecules", "targets", "predictions"]
 Column = Literal["cell_type", "sm_name"]
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The multiplicative noise of leave-one-out encodings, and the seed of whatever a block draws."""
-
-    sigma: float = 0.0
-    seed: int = 0
 
 
 class Maker(Protocol):
@@ -66,23 +54,44 @@ class BlockSpec(BaseModel):
     fits: ClassVar[FittedOn] = "targets"
 
     @property
-    @abstractmethod
     def name(self) -> str:
-        """What the block is called in tables and manifests."""
+        """What the block is called in tables and manifests; svd:… where its columns are reduced."""
+        return self._plain()[0] if self._reduced_to is None else f"svd:{self._plain()[0]}"
 
     @property
-    @abstractmethod
     def columns(self) -> str:
         """How many columns it has, in words."""
+        return self._plain()[1] if self._reduced_to is None else f"up to {self._reduced_to}"
 
     @property
     def fitted_on(self) -> FittedOn:
         """What of the training rows the block learns from."""
         return self.fits
 
+    def maker(self, sigma: float = 0.0, seed: int = 0) -> Maker:
+        """Return a new maker of the block's columns.
+
+        Parameters
+        ----------
+        sigma : float
+            Multiplicative noise of leave-one-out encodings.
+        seed : int
+            Of whatever the block draws.
+        """
+        plain = self._plain_maker(sigma, seed)
+        return plain if self._reduced_to is None else Reduced(plain, self._reduced_to)
+
+    @property
+    def _reduced_to(self) -> int | None:
+        return getattr(self, "n_components", None)
+
     @abstractmethod
-    def maker(self, noise: Noise) -> Maker:
-        """Return a new maker of the block's columns."""
+    def _plain(self) -> tuple[str, str]:
+        """Return the name and, in words, the number of the columns before they are reduced."""
+
+    @abstractmethod
+    def _plain_maker(self, sigma: float, seed: int) -> Maker:
+        """Return a new maker of the columns before they are reduced."""
 
 
 class OneHotBlock(BlockSpec):
@@ -93,18 +102,10 @@ class OneHotBlock(BlockSpec):
     kind: Literal["onehot"] = "onehot"
     column: Column
 
-    @property
-    def name(self) -> str:
-        """onehot:COLUMN."""
-        return f"onehot:{self.column}"
+    def _plain(self) -> tuple[str, str]:
+        return f"onehot:{self.column}", f"levels of {self.column}"
 
-    @property
-    def columns(self) -> str:
-        """One a level."""
-        return f"levels of {self.column}"
-
-    def maker(self, noise: Noise) -> Maker:
-        """Return a new maker."""
+    def _plain_maker(self, sigma: float, seed: int) -> Maker:
         return OneHot(self.column)
 
 
@@ -119,28 +120,18 @@ class MoleculeBlock(BlockSpec):
     n_components: int | None = Field(default=None, ge=1)
 
     @property
-    def name(self) -> str:
-        """molecules[:ENCODER], or svd:molecules[:ENCODER]."""
-        plain = "molecules" if self.encoder is None else f"molecules:{self.encoder}"
-        return plain if self.n_components is None else f"svd:{plain}"
-
-    @property
-    def columns(self) -> str:
-        """The encoder's width, or the number of components."""
-        return "width of the encoder" if self.n_components is None else f"up to {self.n_components}"
-
-    @property
     def fitted_on(self) -> FittedOn:
         """The molecules, where columns are standardised or reduced."""
         fitted = self.n_components is not None or (self.encoder is not None and fitted_in_fold(self.encoder))
         return "molecules" if fitted else "nothing"
 
-    def maker(self, noise: Noise) -> Maker:
-        """Return a new maker."""
+    def _plain(self) -> tuple[str, str]:
+        return "molecules" if self.encoder is None else f"molecules:{self.encoder}", "width of the encoder"
+
+    def _plain_maker(self, sigma: float, seed: int) -> Maker:
         if self.encoder is None:
             raise ValueError("a block of molecules names no encoder: see FeatureSet.with_molecules")
-        plain = Descriptors() if fitted_in_fold(self.encoder) else Given(self.encoder)
-        return _reduced(plain, self.n_components)
+        return Descriptors() if fitted_in_fold(self.encoder) else Given(self.encoder)
 
 
 class LeaveOneOutBlock(BlockSpec):
@@ -149,21 +140,13 @@ class LeaveOneOutBlock(BlockSpec):
     kind: Literal["leave_one_out"] = "leave_one_out"
     column: Column
 
-    @property
-    def name(self) -> str:
-        """loo:COLUMN."""
-        return f"loo:{self.column}"
+    def _plain(self) -> tuple[str, str]:
+        return f"loo:{self.column}", "targets"
 
-    @property
-    def columns(self) -> str:
-        """One a target."""
-        return "targets"
-
-    def maker(self, noise: Noise) -> Maker:
-        """Return a new maker."""
+    def _plain_maker(self, sigma: float, seed: int) -> Maker:
         from features.target_encoders import LeaveOneOutEncoder
 
-        return Encoded(self.column, LeaveOneOutEncoder(noise.sigma, noise.seed))
+        return Encoded(self.column, LeaveOneOutEncoder(sigma, seed))
 
 
 class StatisticsBlock(BlockSpec):
@@ -194,31 +177,21 @@ class StatisticsBlock(BlockSpec):
         except InputError as error:
             raise ValueError(str(error)) from None
 
-    @property
-    def name(self) -> str:
-        """statistics:COLUMN:STATISTIC+STATISTIC, or svd:statistics:…"""
-        plain = f"{'leaky:' if self.leaky else ''}statistics:{self.column}:{'+'.join(self.statistics)}"
-        return plain if self.n_components is None else f"svd:{plain}"
+    def _plain(self) -> tuple[str, str]:
+        name = f"{'leaky:' if self.leaky else ''}statistics:{self.column}:{'+'.join(self.statistics)}"
+        return name, f"{len(self.statistics)}" + ("" if self.own_target else " × targets")
 
-    @property
-    def columns(self) -> str:
-        """One a statistic and target, or the number of components."""
-        if self.n_components is not None:
-            return f"up to {self.n_components}"
-        return str(len(self.statistics)) if self.own_target else f"{len(self.statistics)} × targets"
-
-    def maker(self, noise: Noise) -> Maker:
-        """Return a new maker."""
+    def _plain_maker(self, sigma: float, seed: int) -> Maker:
         from features.target_encoders import TargetEncoder
 
         encoder = TargetEncoder(
             self.statistics,
             smoothing=self.smoothing,
             n_folds=self.n_folds,
-            random_state=noise.seed,
+            random_state=seed,
             leaky=self.leaky,
         )
-        return _reduced(Encoded(self.column, encoder, self.own_target), self.n_components)
+        return Encoded(self.column, encoder, self.own_target)
 
 
 class PredictionBlock(BlockSpec):
@@ -229,19 +202,11 @@ class PredictionBlock(BlockSpec):
     kind: Literal["predictions"] = "predictions"
     n_components: int = Field(default=45, ge=1)
 
-    @property
-    def name(self) -> str:
-        """svd:predictions."""
-        return "svd:predictions"
+    def _plain(self) -> tuple[str, str]:
+        return "predictions", "targets"
 
-    @property
-    def columns(self) -> str:
-        """The number of components."""
-        return f"up to {self.n_components}"
-
-    def maker(self, noise: Noise) -> Maker:
-        """Return a new maker."""
-        return _reduced(Given(), self.n_components)
+    def _plain_maker(self, sigma: float, seed: int) -> Maker:
+        return Given()
 
 
 Block = Annotated[
@@ -302,32 +267,6 @@ class OneHot:
         return labels
 
 
-class Descriptors:
-    """Descriptors of molecules, standardised by the training molecules."""
-
-    def __init__(self) -> None:
-        from features.molecules.descriptors import DescriptorEncoder
-
-        self._encoder = DescriptorEncoder()
-
-    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
-        """Fit on training molecules and return the training rows' columns."""
-        return self._encoder.fit(rows.obs["SMILES"]).transform(rows.obs["SMILES"])
-
-    def transform(self, rows: Rows) -> Float32:
-        """Return the columns of other rows."""
-        return self._encoder.transform(rows.obs["SMILES"])
-
-    def state(self) -> State:
-        """Return what the encoder learnt."""
-        return self._encoder.state()
-
-    def restore(self, reader: StateReader) -> int:
-        """Take over the encoder; return how many columns it makes."""
-        self._encoder = self._encoder.from_state(reader)
-        return len(self._encoder.names_)
-
-
 class Given:
     """Columns that the rows bring: the molecule features of an encoder, or without one first-level predictions."""
 
@@ -372,7 +311,7 @@ class Given:
 class Encoded:
     """Encodings of one column by the targets: each target's statistics, or its leave-one-out mean."""
 
-    def __init__(self, column: str, encoder: "GroupEncoder", own_target: bool = False) -> None:
+    def __init__(self, column: str, encoder: Any, own_target: bool = False) -> None:
         self._column, self._encoder, self._own = column, encoder, own_target
 
     def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
@@ -382,15 +321,15 @@ class Encoded:
                 f"the block of {self._column} statistics is each target's own (own_target): it cannot make one table "
                 f"for {targets.shape[1]} targets; screen one gene with it, or set own_target = false"
             )
-        return self._encoder.fit_transform(rows.obs[self._column], targets)
+        return np.asarray(self._encoder.fit_transform(rows.obs[self._column], targets))
 
     def transform(self, rows: Rows) -> Float32:
         """Return the columns of other rows."""
-        return self._encoder.transform(rows.obs[self._column])
+        return np.asarray(self._encoder.transform(rows.obs[self._column]))
 
     def state(self) -> State:
-        """Return the statistics of every group."""
-        return self._encoder.state()
+        """Return what the encoder learnt."""
+        return dict(self._encoder.state())
 
     def restore(self, reader: StateReader) -> int:
         """Take over the statistics; return how many columns they make."""
@@ -402,7 +341,21 @@ class Encoded:
             raise reader.fault(f"statistics are {', '.join(found)}, not {', '.join(wanted)}")
         if self._own and n_targets != 1:
             raise reader.fault(f"statistics of each target's own are of {n_targets} targets")
-        return self._encoder.n_columns_
+        return int(self._encoder.n_columns_)
+
+
+class Descriptors(Encoded):
+    """Descriptors of molecules, standardised by the training molecules."""
+
+    def __init__(self) -> None:
+        from features.molecules.descriptors import DescriptorEncoder
+
+        super().__init__("SMILES", DescriptorEncoder())
+
+    def restore(self, reader: StateReader) -> int:
+        """Take over the encoder; return how many columns it makes."""
+        self._encoder = self._encoder.from_state(reader)
+        return len(self._encoder.names_)
 
 
 class Reduced:
@@ -434,10 +387,6 @@ class Reduced:
         if n_features != width:
             raise reader.fault(f"svd reduces {n_features} columns, and there are {width}")
         return int(n_kept)
-
-
-def _reduced(maker: Maker, n_components: int | None) -> Maker:
-    return maker if n_components is None else Reduced(maker, n_components)
 
 
 def _require_column(reader: StateReader, found: str, wanted: str) -> None:

@@ -32,7 +32,6 @@ from features.blocks import (
     LeaveOneOutBlock,
     Maker,
     MoleculeBlock,
-    Noise,
     OneHotBlock,
     PredictionBlock,
     StatisticsBlock,
@@ -226,7 +225,7 @@ class FeatureTable:
     def __init__(self, feature_set: FeatureSet, sigma: float = 0.0, seed: int = 0) -> None:
         self.feature_set = feature_set
         self._makers: dict[str, Maker] = {
-            block.name: block.maker(Noise(sigma, seed + position))
+            block.name: block.maker(sigma, seed + position)
             for position, block in enumerate(feature_set.blocks)
         }
         self.columns_: dict[str, int] = {}

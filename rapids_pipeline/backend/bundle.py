@@ -172,14 +172,13 @@ def _manifest(folder: Path) -> _Manifest:
     """Read and check the manifest; what it lists is not looked at yet."""
     content = _parsed(folder, MANIFEST, _content(folder, MANIFEST, LARGEST_MANIFEST))
     found = content.get("format")
-    if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
-        made = (
-            f"made by a newer version, format {str(found)[:20]}; this program reads format {FORMAT}: upgrade"
+    if type(found) is int and found > 0 and found != FORMAT:
+        made = "a newer" if found > FORMAT else "an earlier"
+        remedy = "upgrade" if found > FORMAT else "train again"
+        raise InputError(
+            f"{folder}: {MANIFEST}: made by {made} version, format {str(found)[:20]}; this program reads format "
+            f"{FORMAT}: {remedy}"
         )
-        raise InputError(f"{folder}: {MANIFEST}: {made}")
-    if isinstance(found, int) and not isinstance(found, bool) and 0 < found < FORMAT:
-        made = f"made by an earlier version, format {found}; this program reads format {FORMAT}: train again"
-        raise InputError(f"{folder}: {MANIFEST}: {made}")
     if found != FORMAT:
         raise _fault(folder, MANIFEST, f"says no format that this program reads ({FORMAT})")
     try:

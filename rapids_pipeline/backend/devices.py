@@ -284,12 +284,6 @@ def processor_count() -> int:
     return int(cpu_count())
 
 
-def why_no_cuda() -> str | None:
-    """Return None where a GPU run can start, otherwise one clause that says the first thing that is missing."""
-    problems = gpu_problems()
-    return problems[0].what if problems else None
-
-
 def resolve_device(requested: str) -> Device:
     """Turn `--device auto|cpu|cuda` into a device.
 

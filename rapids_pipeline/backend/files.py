@@ -46,7 +46,9 @@ def written_atomically(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -142,7 +144,8 @@ class RunFolder:
             with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=self.path) as staging:
                 for name, write in writers.items():
                     write(Path(staging, name))
-                write_json(Path(staging, MANIFEST), self._manifest(manifest))
+                content = {"format": MANIFEST_FORMAT, **self.identity, **manifest, **provenance()}
+                write_json(Path(staging, MANIFEST), content)
                 (self.path / MANIFEST).unlink(missing_ok=True)  # never beside results it did not make
                 for name in (*writers, MANIFEST):
                     _move(Path(staging, name), self.path / name, Path(staging, f"replaced-{name}"))
@@ -152,9 +155,6 @@ class RunFolder:
             for folder in created:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
-
-    def _manifest(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        return {"format": MANIFEST_FORMAT, **self.identity, **manifest, **provenance()}
 
     def _identity_found(self) -> dict[str, Any] | None:
         found = read_manifest(self.path / MANIFEST)
@@ -241,9 +241,3 @@ def _move(made: Path, place: Path, aside: Path) -> None:
     except BaseException:
         aside.replace(place)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -13,15 +13,16 @@ else is taken for an array and no two arrays have one place.
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import DTypeLike, NDArray
 
 from rapids_pipeline.backend.arrays import Codes
-from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.errors import InputError
 
 State = Mapping[str, Any]
 """Names to arrays, str, int, float, bool, None, lists of str or of numbers, or further states."""
@@ -75,9 +76,7 @@ class StateReader:
 
     def array(self, name: str, dtype: DTypeLike, shape: Shape, *, finite: bool = True) -> NDArray[Any]:
         """Return an array of exactly this dtype and shape (None: any size), by default finite throughout."""
-        found = self._value(name)
-        if not isinstance(found, np.ndarray):
-            raise self.fault(f"{name} is no array")
+        found: NDArray[Any] = self._fitting(name, lambda value: isinstance(value, np.ndarray), "is no array")
         wanted = np.dtype(dtype)
         fits = found.ndim == len(shape) and all(
             size is None or size == there for size, there in zip(shape, found.shape, strict=True)
@@ -98,10 +97,7 @@ class StateReader:
 
     def strings(self, name: str) -> list[str]:
         """Return a list of strings."""
-        found = self._value(name)
-        if not isinstance(found, list | tuple) or not all(isinstance(entry, str) for entry in found):
-            raise self.fault(f"{name} is no list of strings")
-        return list(found)
+        return list(self._list(name, lambda entry: isinstance(entry, str), "strings"))
 
     def levels(self, name: str) -> list[str]:
         """Return a list of different strings."""
@@ -112,54 +108,46 @@ class StateReader:
 
     def text(self, name: str) -> str:
         """Return a string."""
-        found = self._value(name)
-        if not isinstance(found, str):
-            raise self.fault(f"{name} is no string")
-        return found
+        return str(self._fitting(name, lambda value: isinstance(value, str), "is no string"))
 
     def number(self, name: str) -> float:
         """Return a finite number."""
-        found = self._value(name)
-        if not _is_finite(found):
-            raise self.fault(f"{name} is no finite number")
-        return float(found)
+        return float(self._fitting(name, _is_finite, "is no finite number"))
 
     def numbers(self, name: str) -> list[float]:
         """Return a list of finite numbers."""
-        found = self._value(name)
-        if not isinstance(found, list | tuple) or not all(_is_finite(entry) for entry in found):
-            raise self.fault(f"{name} is no list of finite numbers")
-        return [float(entry) for entry in found]
-
-    def anything(self, name: str) -> Any:
-        """Return a value as it is, for what checks it itself."""
-        return self._value(name)
+        return [float(entry) for entry in self._list(name, _is_finite, "finite numbers")]
 
     def integer(self, name: str) -> int:
         """Return a whole number."""
-        found = self._value(name)
-        if isinstance(found, bool) or not isinstance(found, int):
-            raise self.fault(f"{name} is no whole number")
-        return found
+        return int(self._fitting(name, lambda value: type(value) is int, "is no whole number"))
 
     def flag(self, name: str) -> bool:
         """Return true or false."""
-        found = self._value(name)
-        if not isinstance(found, bool):
-            raise self.fault(f"{name} is neither true nor false")
-        return found
+        return bool(self._fitting(name, lambda value: isinstance(value, bool), "is neither true nor false"))
 
-    def part(self, name: str) -> "StateReader":
-        """Return the reader of a state within this one."""
-        found = self._value(name)
-        if not isinstance(found, Mapping):
-            raise self.fault(f"{name} has no parts")
-        return StateReader(found, f"{self.source}.{name}")
-
-    def _value(self, name: str) -> Any:
+    def anything(self, name: str) -> Any:
+        """Return a value as it is, for what checks it itself."""
         if name not in self._state:
             raise self.fault(f"{name} is missing")
         return self._state[name]
+
+    def part(self, name: str) -> "StateReader":
+        """Return the reader of a state within this one."""
+        found = self._fitting(name, lambda value: isinstance(value, Mapping), "has no parts")
+        return StateReader(found, f"{self.source}.{name}")
+
+    def _fitting(self, name: str, fits: Callable[[Any], bool], fault: str) -> Any:
+        found = self.anything(name)
+        if not fits(found):
+            raise self.fault(f"{name} {fault}")
+        return found
+
+    def _list(self, name: str, fits: Callable[[Any], bool], what: str) -> Any:
+        def is_one(value: Any) -> bool:
+            return isinstance(value, list | tuple) and all(map(fits, value))
+
+        return self._fitting(name, is_one, f"is no list of {what}")
 
 
 def _is_finite(value: Any) -> bool:
@@ -252,10 +240,8 @@ def save_arrays(arrays: Arrays, path: Path) -> None:
     """Write a safetensors file; equal arrays of equal names give equal bytes."""
     in_rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path.touch()
-    mode = (
-        path.stat().st_mode
-    )  # as every other file here; the library makes files that only their owner can read
-    _safetensors().numpy.save_file(in_rows, path)
+    mode = path.stat().st_mode  # that of every other file here; the library's can be read by their owner only
+    safetensors.numpy.save_file(in_rows, path)
     path.chmod(mode)
 
 
@@ -270,11 +256,10 @@ def arrays_of(content: bytes) -> Arrays:
     ValueError
         These are no such bytes, or an array's type or shape is none of a saved state.
     """
-    safetensors = _safetensors()
     if len(content) < 8 or struct.unpack("<Q", content[:8])[0] > LARGEST_HEADER:
         raise ValueError("no header, or one that is too large")
     try:
-        found = safetensors.deserialize(content)
+        found = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise ValueError(" ".join(str(error).split())[:120]) from None
     return {name: _array(name, **entry) for name, entry in found}
@@ -290,11 +275,3 @@ def _array(name: str, dtype: str, shape: list[int], data: bytes | bytearray) -> 
     writable = data if isinstance(data, bytearray) else bytearray(data)
     flat: NDArray[Any] = np.frombuffer(writable, dtype=DTYPES[dtype])
     return flat.reshape(shape)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UnavailableError("saved models need safetensors: pip install safetensors") from error
-    return safetensors

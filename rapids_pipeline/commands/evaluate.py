@@ -1,6 +1,7 @@
 """`evaluate`: score a prediction file against the truth, beside the baselines."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def score_files(
         prediction, truth, train, layer=layer, extra_metadata=metadata_columns, perturbations=perturbations
     )
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        typer.echo(json.dumps(asdict(found), indent=2))
         return
     title = f"{prediction} against {truth}: {found.n_rows} pairs × {found.n_genes} genes:"
     told = [perturbation_table(found.perturbation_scores)] if found.perturbation_scores else []

@@ -6,7 +6,7 @@ structure, their cell type, and by how many rows. Where the two differ, it says 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from features.molecules.morgan import MorganEncoder, tanimoto
 from features.molecules.smiles import murcko_scaffolds
+from features.rows import numbered
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.evaluation.splits import Split, same_compound
 
@@ -83,10 +84,6 @@ class Audit:
     by_split: dict[str, Overlap]
     task: Overlap | None
     warnings: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a dict that `json.dumps` takes."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,13 +225,8 @@ def recommended_split(obs: pd.DataFrame, pairs: pd.DataFrame) -> tuple[str, str]
     if new_compound > 0.5 or new_cell_type > 0.5:
         shares = {"compound": new_compound, "cell type": new_cell_type}
         new = [f"{share:.0%} have a new {what}" for what, share in shares.items()]
-        name = (
-            "joint"
-            if min(new_compound, new_cell_type) > 0.5
-            else "compound"
-            if new_compound > 0.5
-            else "cell_type"
-        )
+        both = min(new_compound, new_cell_type) > 0.5
+        name = "joint" if both else "compound" if new_compound > 0.5 else "cell_type"
         return name, f"of {m} pairs to predict {' and '.join(new)}"
     scarce = np.isin(cell_types, wanted)
     elsewhere = np.isin(compounds[:n][scarce], compounds[:n][~scarce]).any() if (~scarce).any() else False
@@ -257,23 +249,19 @@ def _median_rows(cell_types: NDArray[Any]) -> float:
 
 def _known(rows: pd.DataFrame, Y: Float32 | None) -> _Known:
     smiles = rows["SMILES"].to_numpy(str)
-    distinct, molecule = np.unique(smiles, return_inverse=True)
+    distinct, molecule = numbered(smiles)
     bits = MorganEncoder().transform(list(distinct))
     response = None
     if Y is not None:
         response = np.unique([row.tobytes() for row in np.ascontiguousarray(Y)], return_inverse=True)[1]
     return _Known(
-        cell_type=_numbers(rows["cell_type"].to_numpy(str)),
+        cell_type=numbered(rows["cell_type"].to_numpy(str))[1],
         compound=same_compound(rows["sm_name"].to_numpy(str), smiles),
-        scaffold=_numbers(np.array(murcko_scaffolds(list(smiles)))),
+        scaffold=numbered(np.array(murcko_scaffolds(list(smiles))))[1],
         response=response,
-        molecule=np.asarray(molecule, dtype=np.intp),
+        molecule=molecule,
         similarity=tanimoto(bits, bits),
     )
-
-
-def _numbers(labels: NDArray[Any]) -> Indices:
-    return np.asarray(np.unique(labels, return_inverse=True)[1], dtype=np.intp)
 
 
 def _count(labels: Indices, rows: Indices) -> Indices:
@@ -285,10 +273,7 @@ def _overlap(parts: Sequence[dict[str, NDArray[Any]]]) -> Overlap:
     same = facts.get("same_response")
     return Overlap(
         rows=len(facts["pair"]),
-        compound=float(facts["compound"].mean()),
-        scaffold=float(facts["scaffold"].mean()),
-        cell_type=float(facts["cell_type"].mean()),
-        pair=float(facts["pair"].mean()),
+        **{name: float(facts[name].mean()) for name in ("compound", "scaffold", "cell_type", "pair")},
         same_response=None if same is None else float(same.mean()),
         tanimoto=tuple(float(q) for q in np.quantile(facts["tanimoto"], QUANTILES)),
         rows_per_cell_type=float(np.median(facts["rows_per_cell_type"])),

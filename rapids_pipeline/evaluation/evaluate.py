@@ -14,7 +14,7 @@ between control methods in the same way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,6 @@ class Evaluation:
     noise_ceiling: float | None = None
     train: str | None = None
     note: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a dict that `json.dumps` takes."""
-        return asdict(self)
 
 
 def evaluate_files(

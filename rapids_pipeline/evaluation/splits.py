@@ -21,8 +21,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans
 
+from features.group_statistics import random_folds as dealt_folds
 from features.molecules.smiles import distinct_molecules, murcko_scaffolds
 from features.reduction import TruncatedSVD
+from features.rows import numbered
 from rapids_pipeline.backend.arrays import Float32, Indices, Labels, Mask
 from rapids_pipeline.backend.errors import InputError
 
@@ -90,25 +92,20 @@ def named_splits(
     UnavailableError
         scaffold without RDKit.
     """
-    if name not in _MAKERS:
-        raise InputError(f"--split {name}: choose among {', '.join(_MAKERS)}")
-    return [_MAKERS[name](Task(obs, n_folds, seed + repeat, pairs, Y)) for repeat in range(repeats)]
-
-
-def bootstrap_unit(name: str) -> str:
-    """Return what a bootstrap of a split's scores must resample as a whole: "row", or a column of `obs`.
-
-    Rows of one compound are no independent evidence about new compounds.
-    """
-    return "sm_name" if name in ("compound", "scaffold", "joint", "scarce", "made_scarce") else "row"
+    if name not in _SPLITS:
+        raise InputError(f"--split {name}: choose among {', '.join(_SPLITS)}")
+    made, _ = _SPLITS[name]
+    return [made(Task(obs, n_folds, seed + repeat, pairs, Y)) for repeat in range(repeats)]
 
 
 def bootstrap_units(name: str, obs: pd.DataFrame) -> Indices:
-    """Return one number a row of `obs`, (n,): those of the same number are resampled together."""
-    unit = bootstrap_unit(name)
-    if unit == "row":
+    """Return one number a row of `obs`, (n,): a bootstrap of a split's scores resamples those of a number together.
+
+    They are the rows of one compound where compounds are held out: those are no independent evidence about new ones.
+    """
+    if name not in ("compound", "scaffold", "joint", "scarce", "made_scarce"):
         return np.arange(len(obs))
-    return np.asarray(np.unique(obs[unit].to_numpy(str), return_inverse=True)[1], dtype=np.intp)
+    return numbered(obs["sm_name"].to_numpy(str))[1]
 
 
 class NamedSplit:
@@ -161,9 +158,7 @@ def random_folds(n_rows: int, n_folds: int, seed: int) -> Indices:
         raise InputError(
             f"{n_folds} folds of {n_rows} training rows: need at least 2 folds and 2 rows a fold"
         )
-    folds = np.empty(n_rows, dtype=np.intp)
-    folds[np.random.default_rng(seed).permutation(n_rows)] = np.arange(n_rows) % n_folds
-    return folds
+    return dealt_folds(n_rows, n_folds, seed)
 
 
 def same_compound(names: Labels, smiles: Labels) -> Indices:
@@ -254,11 +249,8 @@ def _scarce(task: Task) -> list[Split]:
             "--split scarce: no split imitates these pairs: none of their cell types has a training row whose compound "
             "another cell type has, too; take --split cell_type, compound or random"
         )
-    folds = np.full(len(cell_types), -1, dtype=np.intp)
-    folds[held_out] = group_folds(
-        compounds[held_out], task.n_folds, task.seed, "compounds of the pairs' cell types"
-    )
-    return _of_folds(folds, "compounds of the pairs' cell types")
+    what = "compounds of the pairs' cell types"
+    return _of_folds(_folds_among(held_out, compounds, task.n_folds, task.seed, what), what)
 
 
 def _made_scarce(task: Task) -> list[Split]:
@@ -306,8 +298,7 @@ def _published(task: Task) -> list[Split]:
             f"--split published: needs {' and '.join(PUBLISHED_CELL_TYPES)}; the rows are of {known}: take another"
         )
     compounds = same_compound(task.labels("sm_name"), task.labels("SMILES"))
-    folds = np.full(len(cell_types), -1, dtype=np.intp)
-    folds[held_out] = group_folds(compounds[held_out], PUBLISHED_FOLDS, task.seed, "compounds")
+    folds = _folds_among(held_out, compounds, PUBLISHED_FOLDS, task.seed, "compounds")
     return _of_folds(folds, "B and Myeloid cells")
 
 
@@ -335,6 +326,13 @@ def _cluster(task: Task) -> list[Split]:
     return _of_folds(folds, "rows of every cluster")
 
 
+def _folds_among(rows: Mask, groups: Indices, n_folds: int, seed: int, what: str) -> Indices:
+    """Return the fold of some rows, as `group_folds`, and −1 of all others."""
+    folds = np.full(len(groups), -1, dtype=np.intp)
+    folds[rows] = group_folds(groups[rows], n_folds, seed, what)
+    return folds
+
+
 def _of_folds(folds: Indices, what: str) -> list[Split]:
     """Return one split a fold; rows of fold −1 are always trained on."""
     return [_holding_out(folds == k, f"{what}, fold {k}") for k in range(int(folds.max()) + 1)]
@@ -344,27 +342,23 @@ def _holding_out(held_out: Mask, name: str) -> Split:
     return Split(name, np.flatnonzero(~held_out), np.flatnonzero(held_out))
 
 
-_MAKERS: dict[str, Callable[[Task], list[Split]]] = {
-    "random": _random,
-    "compound": _compound,
-    "scaffold": _scaffold,
-    "cell_type": _cell_type,
-    "joint": _joint,
-    "scarce": _scarce,
-    "made_scarce": _made_scarce,
-    "published": _published,
-    "cluster": _cluster,
+_SPLITS: dict[str, tuple[Callable[[Task], list[Split]], str]] = {
+    "random": (_random, "random rows, which share compounds and cell types with the training rows"),
+    "compound": (_compound, "compounds that no training row has"),
+    "scaffold": (_scaffold, "scaffolds that no training row has"),
+    "cell_type": (_cell_type, "a cell type that no training row has"),
+    "joint": (_joint, "compounds and a cell type that no training row has"),
+    "scarce": (
+        _scarce,
+        "compounds within the cell types of the pairs to predict, known from other cell types",
+    ),
+    "made_scarce": (
+        _made_scarce,
+        "most rows of another cell type, their compounds known from elsewhere",
+    ),
+    "published": (_published, "B and Myeloid cells by compound, as the competition's fourth place did"),
+    "cluster": (_cluster, "random rows, each kind of response in every fold"),
 }
 
-SPLITS: dict[str, str] = {
-    "random": "random rows, which share compounds and cell types with the training rows",
-    "compound": "compounds that no training row has",
-    "scaffold": "scaffolds that no training row has",
-    "cell_type": "a cell type that no training row has",
-    "joint": "compounds and a cell type that no training row has",
-    "scarce": "compounds within the cell types of the pairs to predict, known from other cell types",
-    "made_scarce": "most rows of another cell type, their compounds known from elsewhere",
-    "published": "B and Myeloid cells by compound, as the competition's fourth place did",
-    "cluster": "random rows, each kind of response in every fold",
-}
+SPLITS: dict[str, str] = {name: words for name, (_, words) in _SPLITS.items()}
 """What each split holds out, in words."""

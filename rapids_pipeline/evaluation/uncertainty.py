@@ -206,16 +206,8 @@ def expected_error(errors: Float64, strength: Float64, task: Float64, weights: F
     replicates, _ = _estimates(errors, strength, task, weights)
     low, high = np.quantile(replicates, (0.025, 0.975))
     outside = (task < strength.min()) | (task > strength.max())
-    return Expectation(
-        float(error),
-        float(low),
-        float(high),
-        float(errors.mean()),
-        float(slope),
-        float(task.mean()),
-        float(strength.mean()),
-        float(outside.mean()),
-    )
+    means = errors.mean(), slope, task.mean(), strength.mean(), outside.mean()
+    return Expectation(*map(float, (error, low, high, *means)))
 
 
 def _estimates(

@@ -233,7 +233,7 @@ def cross_validate(
         settings=asdict(request) | named,
         n_rows=len(held),
         n_genes=len(data.genes),
-        audit=audited.to_json(),
+        audit=asdict(audited),
         audit_rows=audit_rows(audited),
         notes=[*audited.warnings, *molecules.notes, *_leaks(config)],
         provenance={

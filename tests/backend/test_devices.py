@@ -28,7 +28,6 @@ from rapids_pipeline.backend.devices import (
     read_driver,
     resolve_device,
     start_problems,
-    why_no_cuda,
 )
 from rapids_pipeline.backend.errors import (
     EXIT_BAD_INPUT,
@@ -220,7 +219,6 @@ def pretend(monkeypatch, *problems):
 def test_auto_without_cuda_says_why(monkeypatch):
     pretend(monkeypatch, "the driver is missing", "cupy is not installed")
     assert resolve_device("auto") == Device("cpu", "auto: the driver is missing")
-    assert why_no_cuda() == "the driver is missing"
 
 
 def test_cuda_without_cuda_is_refused_with_a_line_a_problem(monkeypatch, capsys):
@@ -238,7 +236,6 @@ def test_cuda_without_cuda_is_refused_with_a_line_a_problem(monkeypatch, capsys)
 
 def test_cuda_where_it_is_and_cpu_at_its_word(monkeypatch):
     pretend(monkeypatch)
-    assert why_no_cuda() is None
     assert resolve_device("cpu") == Device("cpu", "asked for")
     assert resolve_device("auto") == Device("cuda", "auto: a GPU run can start")
     assert resolve_device("cuda") == Device("cuda", "asked for")

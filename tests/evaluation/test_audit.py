@@ -1,6 +1,7 @@
 """The audit of splits against double loops over rows, and the words it finds."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -189,7 +190,7 @@ def test_rows_of_text_and_json():
     assert rows[0] == ("rows", "80", "10") and len(rows) == 10
     assert rows[1][1].endswith("%")
     assert all(right == "" for _, _, right in audit_rows(audit(obs, named_splits("random", obs)[0])))
-    assert json.loads(json.dumps(found.to_json()))["task"]["rows"] == 10
+    assert json.loads(json.dumps(asdict(found)))["task"]["rows"] == 10
 
 
 def test_a_small_share_is_not_called_none():

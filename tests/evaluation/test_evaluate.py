@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -210,7 +211,7 @@ def test_a_truth_that_the_baselines_were_fitted_on_is_noted(evaluate):
 
 def test_the_result_is_json_in_order(evaluate):
     result = evaluate(train=TRAINING)
-    back = json.loads(json.dumps(result.to_json()))
+    back = json.loads(json.dumps(asdict(result)))
     names = ["scores", "scaled", "perturbation_scores", "noise_ceiling"]
     assert list(back) == ["n_rows", "n_genes", "matched_by", *names, "train", "note"]
     assert list(back["scores"]) == ["mine", *list(ALL_BASELINES)[:6]]

@@ -14,7 +14,7 @@ from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.splits import (
     SPLITS,
     NamedSplit,
-    bootstrap_unit,
+    bootstrap_units,
     group_folds,
     named_splits,
     random_folds,
@@ -166,8 +166,11 @@ def test_molecules_without_rings_are_scaffolds_of_their_own():
 
 def test_the_unit_of_the_bootstrap_is_what_was_held_out():
     by_compound = {"compound", "scaffold", "joint", "scarce", "made_scarce"}
-    assert {name for name in SPLITS if bootstrap_unit(name) == "sm_name"} == by_compound
-    assert {bootstrap_unit(name) for name in SPLITS.keys() - by_compound} == {"row"}
+    obs = table()
+    compounds = np.unique(obs["sm_name"], return_inverse=True)[1].tolist()
+    for name in SPLITS:
+        expected = compounds if name in by_compound else list(range(120))
+        assert bootstrap_units(name, obs).tolist() == expected
 
 
 @pytest.mark.parametrize("name", ["random", "compound", "cell_type", "cluster"])

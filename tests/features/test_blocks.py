@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.blocks import Given, Noise, OneHotBlock
+from features.blocks import Given, OneHotBlock
 from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
@@ -18,7 +18,7 @@ def rows_of(labels):
 
 
 def one_hot(labels=None):
-    maker = OneHotBlock(column="cell_type").maker(Noise())
+    maker = OneHotBlock(column="cell_type").maker()
     if labels is not None:
         maker.fit_transform(rows_of(labels), None)
     return maker

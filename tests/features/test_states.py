@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.blocks import Noise, OneHotBlock
+from features.blocks import OneHotBlock
 from features.feature_sets import FeatureSet, FeatureTable
 from features.molecules import FITTED_IN_FOLD, descriptors
 from features.molecules.descriptors import DescriptorEncoder
@@ -229,7 +229,7 @@ def test_a_reduction_that_is_none_is_refused(change, says):
 
 
 def one_hot():
-    return OneHotBlock(column="cell_type").maker(Noise())
+    return OneHotBlock(column="cell_type").maker()
 
 
 def test_a_restored_one_hot_encoding_is_the_same():

@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from features.blocks import Block, Noise
+from features.blocks import Block, Maker
 from features.feature_sets import FeatureSet
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
@@ -145,7 +145,7 @@ class FoldFeatures:
 
     def _columns(self, block: Block, number: int) -> Float32:
         def make() -> Float32:
-            split, maker = self.splits[number], block.maker(self._noise_of(block))
+            split, maker = self.splits[number], self._maker_of(block)
             fitted = maker.fit_transform(self.rows.take(split.training), self.encoded(number))
             return np.vstack([fitted, maker.transform(self.rows.take(split.held_out))], dtype=np.float32)
 
@@ -171,13 +171,13 @@ class FoldFeatures:
 
         return self._recent.once(("piece", block, number), make)
 
-    def _noise_of(self, block: Block) -> Noise:
-        """Return the draws of a block: its own, whatever the feature set it stands in."""
-        return Noise(self._sigma, (self.seed + crc32(block.name.encode())) % (1 << 32))
+    def _maker_of(self, block: Block) -> Maker:
+        """Return a new maker of a block, whose draws are its own, whatever the feature set it stands in."""
+        return block.maker(self._sigma, (self.seed + crc32(block.name.encode())) % (1 << 32))
 
     def _whole(self, block: Block) -> tuple[Piece, Float64, Float64]:
         """Return the piece of a block that learns nothing, over all rows, and each row's sum and sum of squares."""
-        X = block.maker(self._noise_of(block)).fit_transform(self.rows, self.Y[:, :1])
+        X = self._maker_of(block).fit_transform(self.rows, self.Y[:, :1])
         squares = (X.astype(np.float64) ** 2).sum(axis=1)
         return Piece.of(X, len(X)), X.sum(axis=1, dtype=np.float64), squares
 

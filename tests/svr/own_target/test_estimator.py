@@ -8,7 +8,6 @@ from sklearn.svm import SVR
 from features.blocks import (
     LeaveOneOutBlock,
     MoleculeBlock,
-    Noise,
     OneHotBlock,
     PredictionBlock,
     StatisticsBlock,
@@ -169,7 +168,7 @@ def test_statistics_are_those_of_the_feature_sets_blocks_to_the_last_bit(name):
     for side, of_row, found in zip(trained.sides, trained.of_row, trained.statistics(Y), strict=True):
         levels, start = side.others(others), 0
         for position, block in side.blocks.statistics:
-            maker = block.model_copy(update={"own_target": False}).maker(Noise(seed=3 + position))
+            maker = block.model_copy(update={"own_target": False}).maker(seed=3 + position)
             own = slice(start, start + len(block.statistics))
             shape = (-1, len(block.statistics), Y.shape[1])
             expected = maker.fit_transform(rows, Y).reshape(shape).transpose(2, 1, 0)
