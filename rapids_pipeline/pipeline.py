@@ -165,8 +165,8 @@ def scores_document(
         "scarce cell types are harder than this; `rapids-perturb cv` with the same files says what to expect",
         "out_of_fold": scores,
         "blend": {"weights": dict(weights.weights), "amplitude": weights.amplitude},
-        "cost_of_dropping": stack.scores.dropping,
-        "pseudo_labels": stack.scores.pseudo_labels,
+        "cost_of_dropping": stack.dropping,
+        "pseudo_labels": stack.pseudo_labels,
     }
 
 

@@ -148,7 +148,7 @@ class RunFolder:
                 write_json(Path(staging, MANIFEST), content)
                 (self.path / MANIFEST).unlink(missing_ok=True)  # never beside results it did not make
                 for name in (*writers, MANIFEST):
-                    _move(Path(staging, name), self.path / name, Path(staging, f"replaced-{name}"))
+                    move(Path(staging, name), self.path / name, Path(staging, f"replaced-{name}"))
         except OSError as error:
             raise InputError(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
         finally:
@@ -230,7 +230,7 @@ def recorded_input(manifest: Path, name: str) -> tuple[Path | None, str]:
     return found, ""
 
 
-def _move(made: Path, place: Path, aside: Path) -> None:
+def move(made: Path, place: Path, aside: Path) -> None:
     """Move a file or folder into place; what was there is replaced, and a folder stays if that fails."""
     if not (made.is_dir() and place.is_dir()):
         made.replace(place)

@@ -8,6 +8,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ EXAMPLES = 3
 """How many rows, genes or values a line names."""
 LONGEST_ROW = 2**26
 """Bytes that a row of a CSV may have, at most."""
+ABSENT = ("", *"NA N/A n/a #NA #N/A NULL null -1.#IND 1.#IND -1.#QNAN 1.#QNAN".split(), "#N/A N/A")
+"""What stands for no value in a text file."""
 NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)\s*", re.IGNORECASE)
 
 
@@ -115,7 +118,7 @@ def _read_csv(path: Path) -> SubmissionFile:
     place, faults = _id_column(columns)
     if place:
         faults = [f"column 'id' is column {place + 1}; it must be the first"]
-    table, invalid = _parse(path, len(columns), place)
+    table, invalid = _parse(path, len(columns))
     found = _found(table, columns, place, faults)
     if invalid:
         numbers = {row.number - 1 for row in invalid}  # from 1, the header included
@@ -130,39 +133,17 @@ def _read_csv(path: Path) -> SubmissionFile:
     return found
 
 
-def _parse(path: Path, n_columns: int, place: int | None) -> tuple[Any, list[Any]]:
-    """Return the body of a CSV as an Arrow table, and its rows with another number of values than the header.
+def _parse(path: Path, n_columns: int) -> tuple[Any, list[Any]]:
+    """Return the body of a CSV as an Arrow table of text, and its rows with another number of values than the header.
 
-    Columns are named by position, since their own names may repeat. All but the ids are numbers, or all are text
-    where one of them does not read as numbers.
+    Columns are named by position, since their own names may repeat.
     """
-    import pyarrow as pa
-
-    number = {str(k): pa.float64() for k in range(n_columns) if k != place}
-    text = {str(k): pa.string() for k in range(n_columns)}
-    try:
-        return _parse_as(path, n_columns, text | number, text_is_null=False)
-    except pa.ArrowInvalid as error:
-        if "conversion error to double" not in str(error):
-            raise
-    table, invalid = _parse_as(path, n_columns, text, text_is_null=True)
-    if place is not None:  # where "NA" is an id as good as any
-        ids, _ = _parse_as(path, n_columns, text, text_is_null=False, columns=[str(place)])
-        table = table.set_column(place, str(place), ids.column(0))
-    return table, invalid
-
-
-def _parse_as(
-    path: Path, n_columns: int, types: dict[str, Any], *, text_is_null: bool, columns: Sequence[str] = ()
-) -> tuple[Any, list[Any]]:
     import pyarrow as pa
     from pyarrow import csv as arrow
 
     names = [str(k) for k in range(n_columns)]
     head = {"column_names": names, "skip_rows_after_names": 1, "block_size": LONGEST_ROW}
-    convert = arrow.ConvertOptions(
-        column_types=types, strings_can_be_null=text_is_null, include_columns=list(columns)
-    )
+    convert = arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     compression = "gzip" if table_suffix(path).endswith(".gz") else None
 
     def read(use_threads: bool) -> tuple[Any, list[Any]]:
@@ -241,13 +222,14 @@ def _numeric(column: Any, position: int, text: list[tuple[int, int, str]]) -> Fl
     import pyarrow as pa
 
     kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return np.asarray(column.to_numpy(), dtype=np.float64)
+    if pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        with suppress(pa.ArrowInvalid):  # text that is no number
+            return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
     numbers = np.full(len(column), np.nan)
     for row, value in enumerate(column.to_pylist()):
-        if isinstance(value, str) and NUMBER.fullmatch(value) and pa.types.is_string(kind):
+        if isinstance(value, str) and NUMBER.fullmatch(value):
             numbers[row] = float(value)
-        elif value is not None:
+        elif value is not None and value not in ABSENT:
             numbers[row] = 0.0
             text.append((row, position, str(value)))
     return numbers

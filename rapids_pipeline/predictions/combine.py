@@ -178,8 +178,6 @@ def _in_order_of(first: Submission, other: Submission) -> Float32:
     pairs = "; runs that are combined must predict the same pairs under the same ids"
     _refuse_other_pairs(other.source, other.rows, first.source, first.rows, rows, pairs)
     columns = positions_of("gene", other.source, other.genes, first.source, first.genes, f"{remedy} genes")
-    if all((positions == np.arange(len(positions))).all() for positions in (rows, columns)):
-        return other.Y
     return other.Y[np.argsort(rows)][:, np.argsort(columns)]
 
 
@@ -192,12 +190,11 @@ def _refuse_other_pairs(
     """
     if rows.pairs is None or known.pairs is None:
         return
-    theirs = known.pairs.iloc[positions].itertuples(index=False, name=None)
-    for name, pair, other in zip(
-        rows.ids, rows.pairs.itertuples(index=False, name=None), theirs, strict=True
-    ):
-        if pair != other:
-            raise InputError(f"{path}: id {name} is {pair}, but {other} in {reference}{remedy}")
+    mine, theirs = rows.pairs.to_numpy(), known.pairs.to_numpy()[positions]
+    for k in np.flatnonzero((mine != theirs).any(axis=1))[:1]:
+        raise InputError(
+            f"{path}: id {rows.ids[k]} is {tuple(mine[k])}, but {tuple(theirs[k])} in {reference}{remedy}"
+        )
 
 
 # --- RunSettings and scores of the runs --------------------------------------------------------------------------
@@ -319,17 +316,16 @@ def _opened(path: Path, truth: PerturbationData, train: Path) -> Any:
         absent = [name for name in (*PAIR, *truth.genes) if name not in names]
         if absent:
             raise InputError(f"{path}: lacks {len(absent)} column(s) of {train} ({absent[0]!r}); {REMEDY}")
-        table = file.read(columns=PAIR)
-        columns = [[str(value) for value in table.column(name).to_pylist()] for name in PAIR]
-    pairs, expected = (
-        list(zip(*columns, strict=True)),
-        list(truth.obs[PAIR].itertuples(index=False, name=None)),
-    )
+        pairs = file.read(columns=PAIR).to_pandas().astype(str).to_numpy()
+    expected = truth.obs[PAIR].to_numpy()
     if len(pairs) != len(expected):
         raise InputError(f"{path}: has {len(pairs)} rows, {train} has {len(expected)}; {REMEDY}")
-    for number, (found, pair) in enumerate(zip(pairs, expected, strict=True), start=1):
-        if found != pair:
-            raise InputError(f"{path}: row {number} is {found}, but {pair} in {train}; {REMEDY}")
+    unlike = np.flatnonzero((pairs != expected).any(axis=1))
+    if len(unlike):
+        row = unlike[0]
+        raise InputError(
+            f"{path}: row {row + 1} is {tuple(pairs[row])}, but {tuple(expected[row])} in {train}; {REMEDY}"
+        )
     return file
 
 

@@ -19,6 +19,7 @@ import csv
 import gzip
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from rapids_pipeline.backend.arrays import Float32, Floats
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.backend.frames import table_suffix
+from rapids_pipeline.data.checks import some_of
 from rapids_pipeline.data.columns import PAIR, PREDICTION_LAYER
 from rapids_pipeline.data.tables import opened_h5ad, require_anndata
 
@@ -103,11 +105,10 @@ def write_kaggle_csv(
         file stays as it was.
     """
     spec = None if float_format is None else format_spec(float_format)
-    names = [str(name) for name in ids]
     if table_suffix(path) not in CSV_SUFFIXES:
         raise InputError(f"{path}: a Kaggle submission is a CSV; name it {' or '.join(CSV_SUFFIXES)}")
     require_submission(path)
-    _require_complete(path, names, list(genes), predictions)
+    names = _complete(path, ids, genes, predictions)
     with written(path) as temporary, _byte_sink(temporary) as sink:
         sink.write(_line(["id", *genes]))
         if spec is None:
@@ -124,8 +125,7 @@ def write_parquet(path: Path, ids: Iterable[Any], genes: Sequence[str], predicti
     import pyarrow as pa
     from pyarrow.parquet import write_table
 
-    names = [str(name) for name in ids]
-    _require_complete(path, names, list(genes), predictions)
+    names = _complete(path, ids, genes, predictions)
     by_gene = np.ascontiguousarray(as_float32(predictions).T)
     column = pa.array([int(name) for name in names], pa.int64()) if all(map(is_integer, names)) else names
     table = pa.table([column, *map(pa.array, by_gene)], names=["id", *genes])
@@ -158,8 +158,7 @@ def write_prediction_h5ad(
     UnavailableError
         anndata is not installed.
     """
-    names = [str(name) for name in ids]
-    _require_complete(path, names, list(genes), predictions)
+    names = _complete(path, ids, genes, predictions)
     for option, value in (("--dataset-id", dataset_id), ("--method-id", method_id)):
         if not value.strip():
             raise InputError(f"{option} is empty; the prediction file needs a name there")
@@ -244,40 +243,40 @@ def blocks(n: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def _require_complete(path: Path, ids: Sequence[str], genes: Sequence[str], predictions: Floats) -> None:
-    """Raise InputError unless `predictions` are a finite float32 for every id (row) and gene (column).
+def refuse_repeated(path: Path, what: str, names: Sequence[str]) -> None:
+    """Raise InputError where an id or a gene of `path` occurs twice."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}: duplicate {what}: {some_of(repeated)}; every {what} may occur once")
+
+
+def _complete(path: Path, ids: Iterable[Any], genes: Sequence[str], predictions: Floats) -> list[str]:
+    """Return the ids as text; InputError unless there is a finite float32 for every id (row) and gene (column).
 
     Ids and genes must be unique, and no gene may be named "id". `path` is what would be written, for messages.
     """
-    if not ids or not genes:
-        raise InputError(f"{path}: nothing to write ({len(ids)} ids, {len(genes)} genes)")
-    if predictions.shape != (len(ids), len(genes)):
+    names = [str(name) for name in ids]
+    n, t = len(names), len(genes)
+    if not n or not t:
+        raise InputError(f"{path}: nothing to write ({n} ids, {t} genes)")
+    if predictions.shape != (n, t):
         raise InputError(
-            f"{path}: not written: the predictions have shape {predictions.shape}, expected "
-            f"{(len(ids), len(genes))} for {len(ids)} ids and {len(genes)} genes"
+            f"{path}: not written: the predictions have shape {predictions.shape}, expected {(n, t)} for {n} ids and "
+            f"{t} genes"
         )
-    _refuse_repeated(path, "id", ids)
-    _refuse_repeated(path, "gene", ["id", *genes])
-    for rows in blocks(*predictions.shape):
+    refuse_repeated(path, "id", names)
+    refuse_repeated(path, "gene", genes)
+    if "id" in genes:
+        raise InputError(f"{path}: a gene is named id, as the column of row ids is; rename it")
+    for rows in blocks(n, t):
         bad = np.argwhere(~np.isfinite(as_float32(predictions[rows])))
         if len(bad):
             row, gene = int(bad[0][0]) + rows.start, int(bad[0][1])
             raise InputError(
-                f"{path}: not written: the prediction of id {ids[row]} (row {row + 1}) for gene "
+                f"{path}: not written: the prediction of id {names[row]} (row {row + 1}) for gene "
                 f"{genes[gene]} is {predictions[row, gene]}; every value must be a finite float32"
             )
-
-
-def _refuse_repeated(path: Path, what: str, names: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for position, name in enumerate(names):
-        if name in seen:
-            raise InputError(
-                f"{path}: not written: {what} {name!r} occurs twice (again at position "
-                f"{position + (what == 'id')}); {what}s must be unique"
-                + (', and none may be named "id"' if what == "gene" else "")
-            )
-        seen.add(name)
+    return names
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from pyarrow import parquet
 
 from rapids_pipeline.backend.arrays import Float32, gigabytes
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import require_writable, write_json, written_atomically
+from rapids_pipeline.backend.files import move, require_writable, write_json, written_atomically
 
 KEY_NAME = "rapids_perturb_prediction"
 PATTERN = "part-*.parquet"
@@ -119,7 +120,8 @@ class PartFolder:
         """
         try:
             if not self.complete:
-                _move(self.unfinished, self.out, self.out.parent / f".{self.out.name}.replaced")
+                with tempfile.TemporaryDirectory(prefix=".replaced-", dir=self.out.parent) as aside:
+                    move(self.unfinished, self.out, Path(aside, self.out.name))
                 self.complete = True
             files = [self._described(number) for number in range(len(self.parts))]
             place = self.out.with_name(f"{self.out.name.removesuffix('.parquet')}.manifest.json")
@@ -202,19 +204,3 @@ class PartFolder:
 
 def _name(number: int) -> str:
     return f"part-{number:05d}.parquet"
-
-
-def _move(made: Path, place: Path, aside: Path) -> None:
-    """Move a folder into place; one that was there is removed, and stays if that fails."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.exists():
-        made.replace(place)
-        return
-    shutil.rmtree(aside, ignore_errors=True)
-    place.replace(aside)
-    try:
-        made.replace(place)
-    except BaseException:
-        aside.replace(place)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -3,7 +3,6 @@
 Ids, genes, their order and every value are checked before anything is written.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from rapids_pipeline.backend.frames import (
     require_file,
     table_suffix,
 )
-from rapids_pipeline.data.checks import as_text, require_columns, some_of
+from rapids_pipeline.data.checks import as_text, require_columns
 from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS
 from rapids_pipeline.data.tables import h5ad_genes, opened_h5ad, read_training, split_table
 from rapids_pipeline.predictions.check import faults_of, read_submission
@@ -50,6 +49,7 @@ from rapids_pipeline.predictions.formats import (
     FormatOptions,
     as_float32,
     dataset_id_of,
+    refuse_repeated,
     write_kaggle_csv,
     write_parquet,
     write_prediction_h5ad,
@@ -191,7 +191,7 @@ def read_gene_list(path: Path) -> list[str]:
         genes = [line.strip() for line in lines if line.strip()]
     if not genes:
         raise InputError(f"{path}: names no genes")
-    _refuse_repeated(path, "gene", genes)
+    refuse_repeated(path, "gene", genes)
     return genes
 
 
@@ -303,16 +303,10 @@ def _require_known_pairs(first: Path, one: Submission, run: Path, other: Submiss
 def _id_map(path: Path, pairs: pd.DataFrame) -> IdMap:
     """Return the rows of a table with `id` and maybe `cell_type` and `sm_name`."""
     ids = [str(value) for value in pairs["id"]]
-    _refuse_repeated(path, "id", ids)
+    refuse_repeated(path, "id", ids)
     if not set(PAIR) <= set(pairs.columns):
         return IdMap(path, ids)
     return IdMap(path, ids, as_text(path, pairs, PAIR)[PAIR].reset_index(drop=True))
-
-
-def _refuse_repeated(path: Path, what: str, names: Sequence[str]) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}: duplicate {what}: {some_of(repeated)}; every {what} may occur once")
 
 
 def _refuse_inputs(out: Path, asked: Asked, folders: Sequence[Path]) -> None:

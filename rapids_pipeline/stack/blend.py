@@ -115,7 +115,7 @@ class Evidence:
     Attributes
     ----------
     oof, judged : Products
-        Of all members and rows; see `rapids_pipeline.stack.nested.NestedPredictions`.
+        Of all members and rows; see `rapids_pipeline.stack.nested.FittedMember`.
     folds : ndarray of int, (n,)
     shrink : bool
     """

@@ -33,23 +33,6 @@ Uses = tuple[str, ...]
 """A choice for every member of a recipe, in its order."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Out-of-fold MRRMSE that the choices of a stack rest on.
-
-    Attributes
-    ----------
-    dropping : dict of member to float
-        By how much the blend gets worse without the member.
-    pseudo_labels : dict
-        "off" and "on" to the blend's MRRMSE without and with pseudo-labels; with several members to choose for, that
-        by member, the others as they were chosen; empty where there was no choice.
-    """
-
-    dropping: dict[str, float]
-    pseudo_labels: dict[str, Any]
-
-
 @dataclass(frozen=True, eq=False)
 class FittedStack:
     """A stack after fitting; n training rows, m test rows, t targets.
@@ -63,7 +46,11 @@ class FittedStack:
         What `model` predicts for the test rows.
     members, test_members : dict of member to (n, t), (m, t)
         Out-of-fold and test predictions of every member that was made.
-    scores : Scores
+    dropping : dict of member to float
+        By how much the blend's out-of-fold MRRMSE rises without the member.
+    pseudo_labels : dict
+        "off" and "on" to that MRRMSE without and with pseudo-labels; with several members to choose for, that by
+        member, the others as they were chosen; empty where there was no choice.
     notes : list of str
         What a reader should know of the members.
     """
@@ -73,7 +60,8 @@ class FittedStack:
     test: Float32
     members: dict[str, Float32]
     test_members: dict[str, Float32]
-    scores: Scores
+    dropping: dict[str, float]
+    pseudo_labels: dict[str, Any]
     notes: list[str]
 
 
@@ -108,10 +96,10 @@ def fit_stack(
     for form in recipe.forms:
         member = form.member
         with stages.stage(form.name) as progress:
-            first = [fitted[name].predictions for name in member.stacks_on]
+            first = [fitted[name] for name in member.stacks_on]
             labels = None
             if form.labelled:
-                teachers = [fitted[teacher.name].predictions for teacher in recipe.teachers_of(member)]
+                teachers = [fitted[teacher.name] for teacher in recipe.teachers_of(member)]
                 labels = Labels.mean_of(teachers, member.pseudo_labels.weight)
             fitted[form.name] = fit_member(member, rows, first, labels, progress)
     with stages.stage("blend"):
@@ -119,8 +107,8 @@ def fit_stack(
 
 
 def _blended(fitted: Mapping[str, FittedMember], Y: Float32, folds: Indices, recipe: Recipe) -> FittedStack:
-    oof = {name: member.predictions.oof for name, member in fitted.items()}
-    judged = {name: member.predictions.judged for name, member in fitted.items()}
+    oof = {name: member.oof for name, member in fitted.items()}
+    judged = {name: member.judged for name, member in fitted.items()}
     evidence = Evidence(Products.of(oof, Y), Products.of(judged, Y), folds, recipe.blend.shrink)
     candidates = _candidates(recipe)
     chosen = evidence.chosen(candidates)
@@ -135,7 +123,7 @@ def _blended(fitted: Mapping[str, FittedMember], Y: Float32, folds: Indices, rec
         low=low,
         high=high,
     )
-    test = {name: member.predictions.test for name, member in fitted.items()}
+    test = {name: member.test for name, member in fitted.items()}
     forms = [form for form in recipe.forms if form.name in blended]
     return FittedStack(
         model,
@@ -143,7 +131,8 @@ def _blended(fitted: Mapping[str, FittedMember], Y: Float32, folds: Indices, rec
         model.blend(test),
         oof,
         test,
-        Scores(_dropping(evidence, blended), _compared(evidence, candidates, chosen, recipe)),
+        _dropping(evidence, blended),
+        _compared(evidence, candidates, chosen, recipe),
         [note for form in forms for note in form.member.notes(fitted[form.name].model)],
     )
 
@@ -199,7 +188,7 @@ def _dropping(evidence: Evidence, members: Sequence[str]) -> dict[str, float]:
 def _compared(
     evidence: Evidence, candidates: Mapping[Uses, list[str]], chosen: Uses, recipe: Recipe
 ) -> dict[str, Any]:
-    """Return `Scores.pseudo_labels`."""
+    """Return `FittedStack.pseudo_labels`."""
     found = {}
     for place, member in enumerate(recipe.members):
         if member.pseudo_labels.use == "auto":

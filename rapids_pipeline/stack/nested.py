@@ -43,11 +43,13 @@ from rapids_pipeline.stack.members.member import Fits, Member, Model, TrainingSe
 
 
 @dataclass(frozen=True, eq=False)
-class NestedPredictions:
-    """A member's predictions, float32 on the host; n training rows, m test rows, t targets.
+class FittedMember:
+    """A member's model and predictions, float32 on the host; n training rows, m test rows, t targets.
 
     Attributes
     ----------
+    model : Model
+        Fitted to all training rows.
     oof : (n, t)
         Rows of fold k by models that never saw fold k.
     judged : (n, t)
@@ -60,6 +62,7 @@ class NestedPredictions:
         For each outer fold, all training rows by models that never saw that fold; of members that others can stack on.
     """
 
+    model: Model
     oof: Float32
     judged: Float32
     nested_test: Float32
@@ -97,7 +100,7 @@ class Labels:
     weight: float
 
     @classmethod
-    def mean_of(cls, teachers: Sequence[NestedPredictions], weight: float) -> "Labels":
+    def mean_of(cls, teachers: Sequence[FittedMember], weight: float) -> "Labels":
         """Return the mean of some members' predictions of the test rows."""
         share = np.float32(1 / len(teachers))
         nested, test = teachers[0].nested_test * share, teachers[0].test * share
@@ -119,7 +122,7 @@ class FoldedRows:
     device: DeviceName
 
     def training_set(
-        self, both: Rows, unseen: int | None, first: Sequence[NestedPredictions], labels: Labels | None
+        self, both: Rows, unseen: int | None, first: Sequence[FittedMember], labels: Labels | None
     ) -> TrainingSet:
         """Return the rows of fits that fold `unseen` reaches in no way; `both` are training and test rows."""
         stacked = [member.without(unseen) for member in first]
@@ -131,14 +134,6 @@ class FoldedRows:
         return TrainingSet(both, Y, weight, stacked, self.seed, self.device)
 
 
-@dataclass(frozen=True, eq=False)
-class FittedMember:
-    """The model of all training rows, and the nested predictions."""
-
-    model: Model
-    predictions: NestedPredictions
-
-
 def neighbours(folds: Indices) -> list[tuple[int, int]]:
     """Return every fold with the fold before it, in a circle."""
     n_folds = int(folds.max()) + 1
@@ -148,7 +143,7 @@ def neighbours(folds: Indices) -> list[tuple[int, int]]:
 def fit_member(
     member: Member,
     rows: FoldedRows,
-    first: Sequence[NestedPredictions] = (),
+    first: Sequence[FittedMember] = (),
     labels: Labels | None = None,
     progress: Progress | None = None,
 ) -> FittedMember:
@@ -161,7 +156,7 @@ def fit_member(
     ----------
     member : Member
     rows : FoldedRows
-    first : sequence of NestedPredictions
+    first : sequence of FittedMember
         Of the members that it stacks on, in this order.
     labels : Labels, optional
         Pseudo-labels of the test rows, which it then learns from, too.
@@ -230,7 +225,7 @@ def _nested(run: Run, rows: FoldedRows, fits: AnyFits) -> FittedMember:
     for k, before in neighbours(folds):
         judged[held_out[k]] = nested[before][held_out[k]]
     test = model.predict(fits.data.take(tests))
-    return FittedMember(model, NestedPredictions(oof, judged, nested_test, test, nested))
+    return FittedMember(model, oof, judged, nested_test, test, nested)
 
 
 def _refitted(run: Run, rows: FoldedRows, prepare: Callable[[int | None], AnyFits]) -> FittedMember:
@@ -259,4 +254,4 @@ def _refitted(run: Run, rows: FoldedRows, prepare: Callable[[int | None], AnyFit
         else:
             judged[folds == k] = found[0]
     test = model.predict(whole.data.take(tests))
-    return FittedMember(model, NestedPredictions(oof, judged, nested_test, test))
+    return FittedMember(model, oof, judged, nested_test, test)

@@ -116,16 +116,6 @@ class Recipe(StageConfig):
         return [found[name] for name in names]
 
     @property
-    def first_level(self) -> list[Member]:
-        """The members that stack on no others."""
-        return [member for member in self.members if not member.stacks_on]
-
-    @property
-    def second_level(self) -> list[Member]:
-        """The members that stack on others."""
-        return [member for member in self.members if member.stacks_on]
-
-    @property
     def forms(self) -> list[Form]:
         """What is fitted, in an order in which each finds what it learns from: by level, then pseudo-labelled.
 
@@ -133,11 +123,8 @@ class Recipe(StageConfig):
         """
         labelled = [m for m in self.members if m.pseudo_labels.use != "off"]
         taught_by = {teacher.name for member in labelled for teacher in self.teachers_of(member)}
-        plain = [
-            m
-            for m in (*self.first_level, *self.second_level)
-            if m.pseudo_labels.use != "on" or m.name in taught_by
-        ]
+        by_level = sorted(self.members, key=lambda member: bool(member.stacks_on))
+        plain = [m for m in by_level if m.pseudo_labels.use != "on" or m.name in taught_by]
         return [
             *(Form(member.name, member, False) for member in plain),
             *(Form(member.name + PSEUDO, member, True) for member in labelled),

@@ -1,6 +1,7 @@
 """Nothing that is fitted sees the rows it is scored on: a changed held-out row changes no prediction for it."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from features.rows import Pairs
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members import svr as svr_members
-from rapids_pipeline.stack.nested import Labels, NestedPredictions
+from rapids_pipeline.stack.nested import Labels
 from rapids_pipeline.svr import kernel_ridge
 from tests.stack_example import (
     BOOSTER,
@@ -87,7 +88,7 @@ def test_nested_predictions_of_an_outer_fold_never_see_it(member):
     folds = folded(Y)
     changed = Y.copy()
     changed[folds == 1] += 1000
-    before, after = (fitted(member, train, test, y, folds).predictions for y in (Y, changed))
+    before, after = (fitted(member, train, test, y, folds) for y in (Y, changed))
     assert np.max(np.abs(after.nested[1] - before.nested[1])) <= UNMOVED
     assert np.max(np.abs(after.nested_test[1] - before.nested_test[1])) <= UNMOVED
     assert np.max(np.abs(after.oof - before.oof)[folds == 1]) <= UNMOVED
@@ -100,7 +101,7 @@ def test_no_rows_own_target_moves_its_prediction_whatever_features_of_an_svr(nam
     train, test, Y = example()
     folds = folded(Y)
     member = (OWN if name == "svr_per_target" else SVR).model_copy(update={"features": with_made_up(name)})
-    movement = moved(Y, [20], lambda y: {"svr": fitted(member, train, test, y, folds).predictions.oof})
+    movement = moved(Y, [20], lambda y: {"svr": fitted(member, train, test, y, folds).oof})
     assert_leak_free(movement, [20], folds)
 
 
@@ -122,8 +123,8 @@ def test_no_rows_own_target_moves_its_prediction_whatever_features_and_space_of_
     member = booster(*reads, features=features, **SPACES[space])
 
     def predict(y):
-        first = [fitted(SVR, train, test, y, folds).predictions] if reads else []
-        return {"boosting": fitted(member, train, test, y, folds, first).predictions.oof}
+        first = [fitted(SVR, train, test, y, folds)] if reads else []
+        return {"boosting": fitted(member, train, test, y, folds, first).oof}
 
     assert_leak_free(moved(Y, [20], predict), [20], folds)
 
@@ -133,8 +134,8 @@ def test_pseudo_labels_of_an_outer_fold_never_see_it():
     folds = folded(Y)
 
     def labels(y):
-        first = fitted(SVR, train, test, y, folds).predictions
-        second = fitted(BOOSTER, train, test, y, folds, [first]).predictions
+        first = fitted(SVR, train, test, y, folds)
+        second = fitted(BOOSTER, train, test, y, folds, [first])
         found = Labels.mean_of([second, first], 1.0)
         np.testing.assert_allclose(found.nested, (first.nested_test + second.nested_test) / 2, atol=1e-6)
         np.testing.assert_allclose(found.test, (first.test + second.test) / 2, atol=1e-6)
@@ -154,8 +155,8 @@ def test_judged_rows_never_saw_the_fold_whose_choices_they_make(member):
     folds = folded(Y)
 
     def judged(y):
-        first = [fitted(SVR, train, test, y, folds).predictions] if member.stacks_on else []
-        return {"judged": fitted(member, train, test, y, folds, first).predictions.judged}
+        first = [fitted(SVR, train, test, y, folds)] if member.stacks_on else []
+        return {"judged": fitted(member, train, test, y, folds, first).judged}
 
     by_row = moved(Y, [20], judged)["judged"]
     assert by_row[folds == (folds[20] + 1) % N_FOLDS].max() <= UNMOVED
@@ -168,10 +169,10 @@ def test_the_check_finds_level_2_on_plain_out_of_fold_predictions():
     folds = folded(Y)
 
     def predict(y):
-        first = fitted(SVR, train, test, y, folds).predictions
+        first = fitted(SVR, train, test, y, folds)
         plain = np.broadcast_to(first.oof, first.nested.shape)
-        leaky = NestedPredictions(first.oof, first.judged, first.nested_test, first.test, plain)
-        return {"boosting": fitted(BOOSTER, train, test, y, folds, [leaky]).predictions.oof}
+        leaky = replace(first, nested=plain)
+        return {"boosting": fitted(BOOSTER, train, test, y, folds, [leaky]).oof}
 
     with pytest.raises(AssertionError, match="boosting: the prediction of a row moved with its own target"):
         assert_leak_free(moved(Y, [20], predict), [20], folds)
@@ -182,9 +183,9 @@ def test_the_check_finds_pseudo_labels_by_models_that_saw_the_fold():
     folds = folded(Y)
 
     def predict(y):
-        found = fitted(SVR, train, test, y, folds).predictions
+        found = fitted(SVR, train, test, y, folds)
         leaky = Labels(np.broadcast_to(found.test, found.nested_test.shape), found.test, 1.0)
-        return {"svr": fitted(SVR, train, test, y, folds, (), leaky).predictions.oof}
+        return {"svr": fitted(SVR, train, test, y, folds, (), leaky).oof}
 
     with pytest.raises(AssertionError, match="svr: the prediction of a row moved with its own target"):
         assert_leak_free(moved(Y, [20], predict), [20], folds)
@@ -217,6 +218,6 @@ def test_the_check_finds_encodings_fitted_on_all_rows(monkeypatch):
     monkeypatch.setattr(svr_members, "features_of_all", fitted_on_all)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        movement = moved(Y, [20], lambda y: {"svr": fitted(LOO, train, test, y, folds).predictions.oof})
+        movement = moved(Y, [20], lambda y: {"svr": fitted(LOO, train, test, y, folds).oof})
     with pytest.raises(AssertionError, match="svr: the prediction of a row moved with its own target"):
         assert_leak_free(movement, [20], folds)

@@ -10,7 +10,6 @@ from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.stack.members.composite import (
     CompositeMember,
-    CompositeModel,
     KernelModelConfig,
     fit_kernel_model,
     row_noise,
@@ -167,18 +166,18 @@ def test_a_model_is_the_same_after_a_save_and_damage_is_named():
     train, test, Y = example()
     model = fit_composite(train, Y)
     state = model.state()
-    again = CompositeModel.from_state(COMPOSITE, StateReader(state, "saved"))
+    again = COMPOSITE.model_from_state(StateReader(state, "saved"))
     assert np.array_equal(again.predict(test), model.predict(test))
     state["known_compounds"]["space"] = {**state["known_compounds"]["space"], "mean": np.zeros(3, np.float32)}
     with pytest.raises(InputError, match=r"saved\.known_compounds\.space: mean must be float32 \(25\)"):
-        CompositeModel.from_state(COMPOSITE, StateReader(state, "saved"))
+        COMPOSITE.model_from_state(StateReader(state, "saved"))
     state = {
         **model.state(),
         "new_compounds": fit_composite(train, Y[:, :9]).state()["known_compounds"],
     }
     with pytest.raises(InputError, match="different numbers of targets"):
-        CompositeModel.from_state(
-            COMPOSITE.model_copy(update={"new_compounds": KERNEL_MODEL}), StateReader(state, "saved")
+        COMPOSITE.model_copy(update={"new_compounds": KERNEL_MODEL}).model_from_state(
+            StateReader(state, "saved")
         )
 
 

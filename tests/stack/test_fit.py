@@ -64,7 +64,7 @@ def test_the_choice_for_pseudo_labels_follows_the_evidence_and_both_are_shown():
     train, test, Y = example()
     folds = folded(Y)
     found = stacked(train, test, Y, folds)
-    shown = found.scores.pseudo_labels
+    shown = found.pseudo_labels
     assert set(shown) == {"off", "on"} and set(found.members) == {
         "svr_shared",
         "svr_per_target",
@@ -75,7 +75,7 @@ def test_the_choice_for_pseudo_labels_follows_the_evidence_and_both_are_shown():
     assert set(found.model.weights.weights) == {"svr_shared", "svr_per_target", chosen}
     for use, name in (("on", "boosting_pseudo"), ("off", "boosting")):
         alone = stacked(train, test, Y, folds, with_labels(use))
-        assert name in alone.model.weights.weights and alone.scores.pseudo_labels == {}
+        assert name in alone.model.weights.weights and alone.pseudo_labels == {}
         unclipped = shown[use]
         assert mean_rowwise_rmse(Y, alone.oof) == pytest.approx(unclipped, rel=0.05)
 
@@ -84,8 +84,8 @@ def test_what_dropping_a_member_costs_is_the_nested_scores_difference():
     train, test, Y = example()
     folds = folded(Y)
     found = stacked(train, test, Y, folds, recipe(SVR, BOOSTER))
-    first = fitted(SVR, train, test, Y, folds).predictions
-    second = fitted(BOOSTER, train, test, Y, folds, [first]).predictions
+    first = fitted(SVR, train, test, Y, folds)
+    second = fitted(BOOSTER, train, test, Y, folds, [first])
     evidence = Evidence(
         Products.of({"svr_shared": first.oof, "boosting": second.oof}, Y),
         Products.of({"svr_shared": first.judged, "boosting": second.judged}, Y),
@@ -93,7 +93,7 @@ def test_what_dropping_a_member_costs_is_the_nested_scores_difference():
         shrink=True,
     )
     whole = evidence.score(["svr_shared", "boosting"])
-    assert found.scores.dropping == pytest.approx(
+    assert found.dropping == pytest.approx(
         {
             "svr_shared": evidence.score(["boosting"]) - whole,
             "boosting": evidence.score(["svr_shared"]) - whole,
@@ -110,7 +110,7 @@ def test_of_several_members_every_choice_is_shown_and_the_best_combination_taken
         booster("svr_shared", pseudo_labels=auto),
     )
     found = stacked(train, test, Y, folded(Y), which)
-    shown = found.scores.pseudo_labels
+    shown = found.pseudo_labels
     assert set(shown) == {"composite", "boosting"}
     for name, scores in shown.items():
         chosen = "on" if f"{name}_pseudo" in found.model.weights.weights else "off"

@@ -9,7 +9,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.nested import FoldedRows, Labels, NestedPredictions, fit_member
+from rapids_pipeline.stack.nested import FoldedRows, Labels, fit_member
 from tests.stack_example import (
     BOOSTER,
     COMPOSITE,
@@ -45,7 +45,7 @@ def test_the_first_level_equals_refitting_for_every_pair_of_folds(member):
         return fits.fit_predict(np.flatnonzero(training), [np.flatnonzero(wanted)])[0]
 
     progress = Counted()
-    found = fitted(member, train, test, Y, folds, seed=3, progress=progress).predictions
+    found = fitted(member, train, test, Y, folds, seed=3, progress=progress)
     assert progress.total == progress.done == 1 + 4 + 6
     nested, tests = np.zeros((4, *Y.shape)), [np.arange(len(Y), len(Y) + 6)]
     for k in range(4):
@@ -78,7 +78,7 @@ def test_fits_that_learn_from_predictions_equal_their_steps_by_hand(member, labe
         pytest.skip("this one learns from no predictions")
     train, test, Y = example(n_genes=6)
     folds, m = folded(Y), len(test.obs)
-    first = [fitted(SVR, train, test, Y, folds).predictions] if member.stacks_on else []
+    first = [fitted(SVR, train, test, Y, folds)] if member.stacks_on else []
     labels = labels_of(test, Y.shape[1]) if labelled else None
     progress = Counted()
     found = fitted(member, train, test, Y, folds, first, labels, seed=7, progress=progress)
@@ -107,17 +107,17 @@ def test_fits_that_learn_from_predictions_equal_their_steps_by_hand(member, labe
     for k in range(N_FOLDS):
         before, rows = (k - 1) % N_FOLDS, np.flatnonzero(folds == k)
         both = by_hand(k, folds != k, np.concatenate([rows, tests]))
-        np.testing.assert_allclose(found.predictions.oof[rows], both[: len(rows)], **close)
-        np.testing.assert_allclose(found.predictions.nested_test[k], both[len(rows) :], **close)
+        np.testing.assert_allclose(found.oof[rows], both[: len(rows)], **close)
+        np.testing.assert_allclose(found.nested_test[k], both[len(rows) :], **close)
         judged = by_hand(before, (folds != k) & (folds != before), rows)
-        np.testing.assert_allclose(found.predictions.judged[rows], judged, **close)
-    np.testing.assert_allclose(found.predictions.test, by_hand(None, everything, tests), **close)
+        np.testing.assert_allclose(found.judged[rows], judged, **close)
+    np.testing.assert_allclose(found.test, by_hand(None, everything, tests), **close)
 
 
 def test_the_second_level_reads_the_members_side_by_side_in_the_order_asked_for():
     train, test, Y = example(n_genes=4)
     folds = folded(Y)
-    first, other = (fitted(member, train, test, Y, folds).predictions for member in (SVR, COMPOSITE))
+    first, other = (fitted(member, train, test, Y, folds) for member in (SVR, COMPOSITE))
     rows = FoldedRows(train, test, Y, folds, 0, "cpu")
     which = np.array([3, len(Y) + 1, 0])
     for unseen, parts in (
@@ -133,8 +133,8 @@ def test_the_second_level_reads_the_members_side_by_side_in_the_order_asked_for(
 def test_only_members_with_nested_predictions_can_be_stacked_on():
     train, test, Y = example(n_genes=4)
     folds = folded(Y)
-    first = fitted(SVR, train, test, Y, folds).predictions
-    second = fitted(BOOSTER, train, test, Y, folds, [first]).predictions
-    assert isinstance(second, NestedPredictions) and second.nested is None
+    first = fitted(SVR, train, test, Y, folds)
+    second = fitted(BOOSTER, train, test, Y, folds, [first])
+    assert second.nested is None
     with pytest.raises(ValueError, match="only members of the first level"):
         fit_member(BOOSTER, FoldedRows(train, test, Y, folds, 0, "cpu"), [second])

@@ -9,7 +9,7 @@ from sklearn.svm import SVR as SklearnSVR
 from features.feature_sets import FeatureTable
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SharedSVR, SvrMember, features_of_all
+from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember, features_of_all
 from tests.stack_example import (
     COMPOSITE,
     LOO,
@@ -39,7 +39,7 @@ def sklearn_predictions(X, Y, training, wanted, weight=None):
 def test_a_shared_member_is_scikit_learns_svr():
     train, test, Y = example(n_genes=5)
     folds = folded(Y)
-    found = fitted(SVR, train, test, Y, folds).predictions
+    found = fitted(SVR, train, test, Y, folds)
     X = features_of_all(FeatureTable(SVR.features), training_set(train, test, Y), np.arange(len(Y)))
     tests = np.arange(len(Y), len(X))
     np.testing.assert_allclose(found.test, sklearn_predictions(X, Y, np.arange(len(Y)), tests), atol=1e-3)
@@ -85,10 +85,10 @@ def test_a_fit_for_predictions_is_the_model_that_is_kept(member):
 def test_a_model_predicts_a_row_alone_as_in_a_batch_and_after_its_state_was_read_back(member):
     train, test, Y = example()
     found = fitted(member, train, test, Y, folded(Y))
-    np.testing.assert_array_equal(found.model.predict(test), found.predictions.test)
+    np.testing.assert_array_equal(found.model.predict(test), found.test)
     assert_alone_as_among_others(found.model.predict, test)
     again = member.model_from_state(StateReader(found.model.state(), "model"))
-    np.testing.assert_array_equal(again.predict(test), found.predictions.test)
+    np.testing.assert_array_equal(again.predict(test), found.test)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_damaged_state_is_refused(change, says):
     train, test, Y = example()
     state = SVR.prepare(training_set(train, test, Y)).fit(np.arange(len(Y))).state() | change
     with pytest.raises(InputError, match=f"model: {says}"):
-        SharedSVR.from_state(SVR.features, StateReader(state, "model"))
+        SVR.model_from_state(StateReader(state, "model"))
 
 
 @pytest.mark.parametrize(

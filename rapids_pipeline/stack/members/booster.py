@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 STOPPING_FOLDS = 5
 """With early stopping, one of so many folds of a fit's own rows says how many trees to grow."""
+SHARED_SETTINGS = (
+    *("learning_rate", "max_depth", "min_samples_leaf", "colsample", "subsample", "reg_lambda"),
+    *("max_bins", "engine"),
+)
+"""Settings that a member and its boosters call the same."""
 SEED_STRIDE = 1000
 """Distance of the seeds of a member's boosters; a feature table draws by seeds just above its own."""
 
@@ -95,8 +100,12 @@ class BoosterMember(WithFeatures):
 
     def model_from_state(self, reader: StateReader) -> "Boosters":
         """Make fitted boosters of their state."""
-        seeds = (reader.part(f"seed_{number}") for number in range(self.n_seeds))
-        return Boosters([FittedBooster.from_state(self, seed) for seed in seeds], self.aggregate)
+        fitted = []
+        for seed in (reader.part(f"seed_{number}") for number in range(self.n_seeds)):
+            table = FeatureTable.from_state(self.features, seed.part("table"))
+            space = self.space.restore(seed.part("space"))
+            fitted.append(FittedBooster(table, space, TreeEnsemble.from_state(seed.part("trees"))))
+        return Boosters(fitted, self.aggregate)
 
     def notes(self, model: "Boosters") -> list[str]:
         """Return how much of the targets its space keeps."""
@@ -119,13 +128,6 @@ class FittedBooster:
     def state(self) -> State:
         """Return what it has learnt."""
         return {"table": self.table.state(), "space": self.space.state(), "trees": self.trees.state()}
-
-    @classmethod
-    def from_state(cls, member: BoosterMember, reader: StateReader) -> "FittedBooster":
-        """Make it of its state; InputError where that is damaged."""
-        table = FeatureTable.from_state(member.features, reader.part("table"))
-        space = member.space.restore(reader.part("space"))
-        return cls(table, space, TreeEnsemble.from_state(reader.part("trees")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,17 +173,11 @@ def fit_booster(
 
         held_out = random_folds(len(Y), STOPPING_FOLDS, seed) == 0
         inside, outside = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
-        scores = space.components_for(Y[inside])
-        X = table.fit_transform(rows.take(inside), scores)
-        probe = booster_of(member, seed, device, n_trees, member.early_stopping_rounds)
-        judges = table.transform(rows.take(outside)), space.transform(Y[outside])
-        probe.fit(X, scores, None if weight is None else weight[inside], eval_set=judges)
+        some = None if weight is None else weight[inside]
+        judges = rows.take(outside), Y[outside]
+        probe = _grown(member, rows.take(inside), Y[inside], some, seed, device, n_trees, judges)[2]
         n_trees = probe.best_iteration_
-    table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
-    scores = space.components_for(Y)
-    booster = booster_of(member, seed, device, n_trees)
-    booster.fit(table.fit_transform(rows, scores), scores, weight)
+    table, space, booster = _grown(member, rows, Y, weight, seed, device, n_trees)
     return FittedBooster(table, space, booster.model_)
 
 
@@ -192,6 +188,25 @@ def aggregated(predictions: Sequence[Float32], how: str) -> Float32:
     return np.asarray((np.median if how == "median" else np.mean)(np.stack(predictions), axis=0))
 
 
+def _grown(
+    member: BoosterMember,
+    rows: Rows,
+    Y: Float32,
+    weight: Float64 | None,
+    seed: int,
+    device: DeviceName,
+    n_trees: int,
+    judges: tuple[Rows, Float32] | None = None,
+) -> tuple[FeatureTable, TargetSpace, "MultiOutputBooster"]:
+    """Return a booster with the table and the space that it learnt in; it stops early where rows judge it."""
+    table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
+    scores = space.components_for(Y)
+    X = table.fit_transform(rows, scores)
+    booster = booster_of(member, seed, device, n_trees, None if judges is None else member.early_stopping_rounds)
+    judged = None if judges is None else (table.transform(judges[0]), space.transform(judges[1]))
+    return table, space, booster.fit(X, scores, weight, eval_set=judged)
+
+
 def booster_of(
     member: BoosterMember, seed: int, device: DeviceName, n_trees: int, patience: int | None = None
 ) -> "MultiOutputBooster":
@@ -200,15 +215,8 @@ def booster_of(
 
     return MultiOutputBooster(
         n_estimators=n_trees,
-        learning_rate=member.learning_rate,
-        max_depth=member.max_depth,
-        min_samples_leaf=member.min_samples_leaf,
-        colsample=member.colsample,
-        subsample=member.subsample,
-        reg_lambda=member.reg_lambda,
-        max_bins=member.max_bins,
         early_stopping_rounds=patience,
-        engine=member.engine,
         random_state=seed,
         device=device,
+        **{name: getattr(member, name) for name in SHARED_SETTINGS},
     )

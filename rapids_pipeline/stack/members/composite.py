@@ -150,7 +150,11 @@ class CompositeMember(Member):
 
     def model_from_state(self, reader: StateReader) -> "CompositeModel":
         """Make a fitted model of its state."""
-        return CompositeModel.from_state(self, reader)
+        known = KernelModel.from_state(self.known_compounds, reader.part("known_compounds"))
+        new = KernelModel.from_state(self.new_compounds, reader.part("new_compounds"))
+        if known.space.unit_.shape != new.space.unit_.shape:
+            raise reader.fault("the two models have different numbers of targets")
+        return CompositeModel(self.encoders, known, new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,15 +225,6 @@ class CompositeModel:
     def state(self) -> State:
         """Return what both have learnt."""
         return {"known_compounds": self.known_compounds.state(), "new_compounds": self.new_compounds.state()}
-
-    @classmethod
-    def from_state(cls, member: CompositeMember, reader: StateReader) -> "CompositeModel":
-        """Make it of its state; InputError where that is damaged."""
-        known = KernelModel.from_state(member.known_compounds, reader.part("known_compounds"))
-        new = KernelModel.from_state(member.new_compounds, reader.part("new_compounds"))
-        if known.space.unit_.shape != new.space.unit_.shape:
-            raise reader.fault("the two models have different numbers of targets")
-        return cls(member.encoders, known, new)
 
 
 class CompositeFits(Fits[CompositeMember]):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
+from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
@@ -68,7 +68,15 @@ class SvrMember(AnySvrMember):
 
     def model_from_state(self, reader: StateReader) -> "SharedSVR":
         """Make a fitted model of its state."""
-        return SharedSVR.from_state(self.features, reader)
+        kernel = reader.text("kernel")
+        if kernel not in ("rbf", "linear"):
+            raise reader.fault(f"kernel is {kernel!r}")
+        support = reader.array("support", np.float32, (None, None))
+        dual_coef = reader.array("dual_coef", np.float32, (len(support), None))
+        intercept = reader.array("intercept", np.float32, (dual_coef.shape[1],))
+        gamma = reader.number("gamma")
+        table = FeatureTable.from_state(self.features, reader.part("table"))
+        return SharedSVR(table, support, kernel, gamma, dual_coef, intercept)  # type: ignore[arg-type]
 
 
 class OwnTargetSvrMember(AnySvrMember):
@@ -147,19 +155,6 @@ class SharedSVR:
             "dual_coef": self.dual_coef,
             "intercept": self.intercept,
         }
-
-    @classmethod
-    def from_state(cls, features: FeatureSet, reader: StateReader) -> "SharedSVR":
-        """Make it of its state; InputError where that is damaged."""
-        kernel = reader.text("kernel")
-        if kernel not in ("rbf", "linear"):
-            raise reader.fault(f"kernel is {kernel!r}")
-        support = reader.array("support", np.float32, (None, None))
-        dual_coef = reader.array("dual_coef", np.float32, (len(support), None))
-        intercept = reader.array("intercept", np.float32, (dual_coef.shape[1],))
-        gamma = reader.number("gamma")
-        table = FeatureTable.from_state(features, reader.part("table"))
-        return cls(table, support, kernel, gamma, dual_coef, intercept)  # type: ignore[arg-type]
 
 
 Columns = tuple[FeatureTable, Float32, GramTable]
