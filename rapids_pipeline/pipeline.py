@@ -107,9 +107,7 @@ def saved_model(
 ) -> SavedModel:
     """Return what `predict` needs of a run."""
     columns = [*PAIR_COLUMNS]
-    both = pd.concat([problem.data.obs[columns], problem.to_predict[columns]], ignore_index=True)
-    known = {name: np.vstack([train.molecules[name], test.molecules[name]]) for name in train.molecules}
-    embeddings = embeddings_of(config.recipe.encoders, both, known)
+    embeddings = embeddings_of(config.recipe.encoders, Rows.joined(train, test))
     return SavedModel(stack.model, config, problem.data.genes, problem.data.obs[columns], embeddings)
 
 

@@ -229,8 +229,13 @@ class LearntKernel:
         here, there = pairs.rows.levels, training.rows.levels
         if factor.name == "correlation":
             return self._correlation(here, there)
-        if factor.name == "tanimoto" or factor.encoder is None:
-            return here.between(there, factor.name, lambda: _fixed(factor.name, here, there))
+        if factor.name == "tanimoto":
+            from features.molecules.morgan import tanimoto
+
+            bits = here.molecules["morgan"], there.molecules["morgan"]
+            return here.between(there, "tanimoto", lambda: tanimoto(*bits).astype(np.float64))
+        if factor.encoder is None:
+            return _equal(*(getattr(levels, f"{factor.name}s") for levels in (here, there)))
         from sklearn.metrics.pairwise import euclidean_distances
 
         used = np.unique(self.rows.molecule)
@@ -321,20 +326,10 @@ class _Side:
 
 
 def _level_of(factor: Factor) -> str:
+    """Return what a factor that is no profile's compares, as an attribute of `Pairs`."""
     if factor.encoder is not None:
         return "molecule"
     return "compound" if factor.name == "compound" else "cell_type"
-
-
-def _fixed(name: str, here: Levels, there: Levels) -> Float64:
-    """Return the matrix of a factor that learns nothing, between distinct ones."""
-    if name == "tanimoto":
-        from features.molecules.morgan import tanimoto
-
-        return tanimoto(here.molecules["morgan"], there.molecules["morgan"]).astype(np.float64)
-    if name == "compound":
-        return _equal(here.compounds, there.compounds)
-    return _equal(here.cell_types, there.cell_types)
 
 
 def _equal(A: Sequence[str], B: Sequence[str]) -> Float64:

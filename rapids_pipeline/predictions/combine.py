@@ -97,36 +97,6 @@ class Submission:
         return made
 
 
-def require_combination(how: str) -> None:
-    """Raise InputError where `how` is no way to combine."""
-    if how not in COMBINATIONS:
-        raise InputError(f"--combine {how}: is unknown; give {' or '.join(COMBINATIONS)}")
-
-
-def combined(submissions: Sequence[Submission], how: str) -> Submission:
-    """Return one submission of several, in the order of rows and genes of the first.
-
-    Parameters
-    ----------
-    submissions : sequence of Submission
-        Their values stay in memory together: 19 MB each for 255 rows of 18,211 genes.
-    how : {"median", "mean"}
-
-    Returns
-    -------
-    Submission
-        Source, rows and notes are those of the first.
-
-    Raises
-    ------
-    InputError
-        One of them has other ids or genes than the first, or another pair under an id; the message has the first
-        difference.
-    """
-    first, *others = submissions
-    return replace(first, Y=aggregate([first.Y, *(_in_order_of(first, other) for other in others)], how))
-
-
 def aggregate(tables: Sequence[Float32], how: str) -> Float32:
     """Return the median or the mean over tables of every value.
 
@@ -171,8 +141,14 @@ def positions_of(
     return np.array([place[name] for name in names], dtype=np.intp)
 
 
-def _in_order_of(first: Submission, other: Submission) -> Float32:
-    """Return the values of `other` in the order of `first`."""
+def values_like(first: Submission, other: Submission) -> Float32:
+    """Return the values of `other` in the order of rows and genes of `first`.
+
+    Raises
+    ------
+    InputError
+        `other` has other ids or genes, or another pair under an id; the message has the first difference.
+    """
     remedy = "runs that are combined must have the same"
     rows = positions_of("id", other.source, other.rows.ids, first.source, first.rows.ids, f"{remedy} ids")
     pairs = "; runs that are combined must predict the same pairs under the same ids"
@@ -197,55 +173,33 @@ def _refuse_other_pairs(
         )
 
 
-# --- RunSettings and scores of the runs --------------------------------------------------------------------------
+# --- Settings and scores of the runs -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """What, besides the test file, determined a run's predictions.
+def recorded_settings(manifest: Path) -> dict[str, Any]:
+    """Return what, besides the test file, determined a run's predictions, as its manifest has it.
 
-    Attributes
-    ----------
-    chosen : dict
-        Recipe, molecules, options of reading and the device, by name.
-    seed : int or None
-    train : str or None
-        SHA-256 of the training file.
+    These are the hash of the training file, recipe, molecules, seed, options of reading and the device, by name; None
+    or absent where there is no manifest.
     """
-
-    chosen: dict[str, Any]
-    seed: int | None
-    train: str | None
-
-
-def recorded_settings(manifest: Path) -> RunSettings:
-    """Return a run's settings as its manifest has them, empty where it has none."""
     content = read_manifest(manifest)
-    config, options = dict(manifest_part(content, "config")), manifest_part(content, "options")
-    seed = config.pop("seed", None)
-    values = config | options | {"device": content.get("device")}
-    return RunSettings(values, seed, recorded_hash(manifest, "train"))
+    config, options = manifest_part(content, "config"), manifest_part(content, "options")
+    device = {"device": content.get("device")}
+    return {"training file": recorded_hash(manifest, "train")} | config | options | device
 
 
-def remarks_on(names: Sequence[str], settings: Sequence[RunSettings]) -> list[str]:
+def remarks_on(names: Sequence[str], settings: Sequence[dict[str, Any]]) -> list[str]:
     """Return what makes a combination of runs questionable: other settings than the first's, or a run that is twice.
 
-    Parameters
-    ----------
-    names : sequence of str
-        What to call the runs.
-    settings : sequence of RunSettings
-        Those of the runs, in the same order.
+    `settings` are those of the runs, which are called by `names`.
     """
     first, remarks = settings[0], []
     for number, (name, found) in enumerate(zip(names, settings, strict=True)):
-        keys = dict.fromkeys([*first.chosen, *found.chosen])
-        unlike = ["training file"] if found.train != first.train else []
-        unlike += [key for key in keys if first.chosen.get(key) != found.chosen.get(key)]
+        unlike = [key for key in first | found if key != "seed" and first.get(key) != found.get(key)]
         if unlike:
             remarks.append(f"{name} differs from {names[0]} in more than the seed: {', '.join(unlike)}")
-        twin = next((names[k] for k in range(number) if settings[k] == found), None)
-        if twin is not None:
+        if found in settings[:number]:
+            twin = names[settings.index(found)]
             remarks.append(
                 f"{name} has the training file, settings and seed of {twin}: the same run counts twice"
             )

@@ -123,7 +123,11 @@ class PartFolder:
                 with tempfile.TemporaryDirectory(prefix=".replaced-", dir=self.out.parent) as aside:
                     move(self.unfinished, self.out, Path(aside, self.out.name))
                 self.complete = True
-            files = [self._described(number) for number in range(len(self.parts))]
+            made = [(self.out / _name(number), part) for number, part in enumerate(self.parts)]
+            files = [
+                {"name": path.name, "rows": part.stop - part.start, "bytes": path.stat().st_size}
+                for path, part in made
+            ]
             place = self.out.with_name(f"{self.out.name.removesuffix('.parquet')}.manifest.json")
             with written_atomically(place) as path:
                 write_json(path, manifest | {"parts": files})
@@ -152,10 +156,6 @@ class PartFolder:
             half.unlink(missing_ok=True)
         if self.unfinished.is_dir() and not any(self.unfinished.iterdir()):
             self.unfinished.rmdir()
-
-    def _described(self, number: int) -> dict[str, Any]:
-        part, path = self.parts[number], self.out / _name(number)
-        return {"name": path.name, "rows": part.stop - part.start, "bytes": path.stat().st_size}
 
     def _write(self, table: pa.Table, path: Path, metadata: list[str]) -> None:
         how: dict[str, Any] = {"compression": "none", "store_schema": False}

@@ -32,16 +32,17 @@ from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS
 from rapids_pipeline.data.tables import h5ad_genes, opened_h5ad, read_training, split_table
 from rapids_pipeline.predictions.check import faults_of, read_submission
 from rapids_pipeline.predictions.combine import (
+    COMBINATIONS,
     DEFAULT_COMBINATION,
     REMEDY,
     IdMap,
     OutOfFoldScores,
     Submission,
-    combined,
+    aggregate,
     out_of_fold_scores,
     recorded_settings,
     remarks_on,
-    require_combination,
+    values_like,
 )
 from rapids_pipeline.predictions.formats import (
     DATASET_ID,
@@ -78,7 +79,8 @@ class Asked:
         if bool(self.runs) == (self.model is not None) or (self.model is None) != (self.pairs is None):
             raise InputError("give either --run DIR, or --model DIR and --pairs FILE")
         if self.combine is not None:
-            require_combination(self.combine)
+            if self.combine not in COMBINATIONS:
+                raise InputError(f"--combine {self.combine}: is unknown; give {' or '.join(COMBINATIONS)}")
             if not self.runs:
                 raise InputError("--combine is for several --run; leave it out with --model")
         for number, run in enumerate(self.runs):
@@ -240,13 +242,14 @@ def submission_of_runs(
 ) -> tuple[Submission, OutOfFoldScores | None]:
     """Return the median (or mean) of what runs predicted, in the order of the first, and their scores.
 
-    One run has its own predictions and no scores. Notes name runs that differ in more than their seed, and say why
-    there are no scores where they cannot be had.
+    The predictions of all runs are in memory together: 19 MB each for 255 rows of 18,211 genes. One run has its own
+    predictions and no scores. Notes name runs that differ in more than their seed, and say why there are no scores
+    where they cannot be had.
 
     Raises
     ------
     InputError
-        As `submission_of_run`, `combined` and `out_of_fold_scores`; or nothing says which pairs a run predicted.
+        As `submission_of_run`, `values_like` and `out_of_fold_scores`; or nothing says which pairs a run predicted.
     """
     first = submission_of_run(runs[0], quiet=quiet)
     if len(runs) == 1:
@@ -254,12 +257,12 @@ def submission_of_runs(
     others = [submission_of_run(run, quiet=True) for run in runs[1:]]
     for run, other in zip(runs[1:], others, strict=True):
         _require_known_pairs(runs[0], first, run, other)
-    made = combined([first, *others], how)
+    Y = aggregate([first.Y, *(values_like(first, other) for other in others)], how)
     settings = [recorded_settings(run / MANIFEST) for run in runs]
     notes = remarks_on([str(run) for run in runs], settings)
     scores, obstacle = _scores(runs, how)
     notes += [f"not scored out-of-fold: {obstacle}"] if obstacle else []
-    return replace(made, notes=[*made.notes, *notes]), scores
+    return replace(first, Y=Y, notes=[*first.notes, *notes]), scores
 
 
 def _scores(runs: Sequence[Path], how: str) -> tuple[OutOfFoldScores | None, str]:
@@ -274,7 +277,7 @@ def _scores(runs: Sequence[Path], how: str) -> tuple[OutOfFoldScores | None, str
     unlike = [run for run, found in zip(runs, hashes, strict=True) if found != hashes[0]]
     if unlike:
         return None, f"{unlike[0]} was trained on another file than {runs[0]}"
-    options = recorded_settings(runs[0] / MANIFEST).chosen
+    options = recorded_settings(runs[0] / MANIFEST)
     try:
         layer, extra = str(options["layer"]), [str(name) for name in options["metadata_columns"]]
     except (KeyError, TypeError):

@@ -194,21 +194,19 @@ class SavedModel:
         return features[[place[molecule] for molecule in canonical]], notes
 
 
-def embeddings_of(encoders: Sequence[str], pairs: pd.DataFrame, columns: Mapping[str, Float32]) -> Embeddings:
-    """Return the features of distinct molecules, for the encoders that read them with weights.
-
-    `pairs` has the SMILES of n rows, `columns` their features by encoder, (n, p).
-    """
+def embeddings_of(encoders: Sequence[str], rows: Rows) -> Embeddings:
+    """Return the features of the rows' distinct molecules, for the encoders that read them with weights."""
     first: dict[str, int] = {}
-    for row, smiles in enumerate(pairs["SMILES"]):
+    for row, smiles in enumerate(rows.obs["SMILES"]):
         first.setdefault(str(canonical_smiles(smiles)), row)
-    known, rows = list(first), list(first.values())
-    return {name: (known, columns[name][rows]) for name in encoders if needs_weights(name)}
+    known, places = list(first), list(first.values())
+    return {name: (known, rows.molecules[name][places]) for name in encoders if needs_weights(name)}
 
 
 def save_model(folder: Path, model: SavedModel) -> None:
     """Write the folder of a model (which must not exist)."""
-    check = model.obs.iloc[_spread(len(model.obs), CHECK_PAIRS)]
+    n = len(model.obs)
+    check = model.obs.iloc[np.unique(np.linspace(0, n - 1, min(n, CHECK_PAIRS)).round()).astype(int)]
     predicted, _ = model.predict(check)
     state = {
         "pairs": {name: [str(x) for x in model.obs[name]] for name in PAIR_COLUMNS},
@@ -222,7 +220,7 @@ def save_model(folder: Path, model: SavedModel) -> None:
     }
     about = {
         "config": model.config.model_dump(mode="json"),
-        "training_rows": len(model.obs),
+        "training_rows": n,
         "genes": len(model.genes),
     }
     write_bundle(folder, state, about)
@@ -289,8 +287,3 @@ def _embeddings(reader: StateReader) -> Embeddings:
         known = part.levels("molecules")
         found[part.text("encoder")] = (known, part.array("features", np.float32, (len(known), None)))
     return found
-
-
-def _spread(n: int, wanted: int) -> list[int]:
-    """Return `wanted` positions spread over 0 … n−1, fewer where n is less."""
-    return [int(x) for x in np.unique(np.linspace(0, n - 1, min(n, wanted)).round())] if n else []

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.boosting.engines import choose_engine
@@ -151,34 +151,42 @@ class BoosterFits(Fits[BoosterMember]):
 
     def fit(self, training: Indices) -> Boosters:
         """Fit to some rows."""
-        rows, Y, data = self.data.take(training), self.data.Y[training], self.data
+        seeds = (self.data.seed + SEED_STRIDE * number for number in range(self.member.n_seeds))
+        return Boosters([self._fitted(training, seed) for seed in seeds], self.member.aggregate)
+
+    def _fitted(self, training: Indices, seed: int) -> FittedBooster:
+        """Fit one booster; with early stopping, find the number of trees on a fold of its training rows first."""
+        n_trees = self.member.n_estimators
+        if self.member.early_stopping_rounds is not None:
+            from rapids_pipeline.evaluation.splits import random_folds
+
+            held_out = random_folds(len(training), STOPPING_FOLDS, seed) == 0
+            n_trees = self._grown(training[~held_out], seed, n_trees, training[held_out])[2].best_iteration_
+        table, space, booster = self._grown(training, seed, n_trees)
+        return FittedBooster(table, space, booster.model_)
+
+    def _grown(
+        self, training: Indices, seed: int, n_trees: int, judges: Indices | None = None
+    ) -> tuple[FeatureTable, TargetSpace, "MultiOutputBooster"]:
+        """Return a booster with the table and the space that it learnt in; it stops early where rows judge it."""
+        from rapids_pipeline.boosting import MultiOutputBooster
+
+        data, member = self.data, self.member
+        table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
+        scores = space.components_for(data.Y[training])
+        X = table.fit_transform(data.take(training), scores)
+        booster = MultiOutputBooster(
+            n_estimators=n_trees,
+            early_stopping_rounds=None if judges is None else member.early_stopping_rounds,
+            random_state=seed,
+            device=data.device,
+            **{name: getattr(member, name) for name in SHARED_SETTINGS},
+        )
+        judged = (
+            None if judges is None else (table.transform(data.take(judges)), space.transform(data.Y[judges]))
+        )
         weight = None if data.weight is None else data.weight[training]
-        seeds = (data.seed + SEED_STRIDE * number for number in range(self.member.n_seeds))
-        fitted = [fit_booster(self.member, rows, Y, weight, seed, data.device) for seed in seeds]
-        return Boosters(fitted, self.member.aggregate)
-
-
-def fit_booster(
-    member: BoosterMember,
-    rows: Rows,
-    Y: Float32,
-    weight: Float64 | None,
-    seed: int,
-    device: DeviceName,
-) -> FittedBooster:
-    """Fit one booster to training rows; with early stopping, find the number of trees on a fold of them first."""
-    n_trees = member.n_estimators
-    if member.early_stopping_rounds is not None:
-        from rapids_pipeline.evaluation.splits import random_folds
-
-        held_out = random_folds(len(Y), STOPPING_FOLDS, seed) == 0
-        inside, outside = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        some = None if weight is None else weight[inside]
-        judges = rows.take(outside), Y[outside]
-        probe = _grown(member, rows.take(inside), Y[inside], some, seed, device, n_trees, judges)[2]
-        n_trees = probe.best_iteration_
-    table, space, booster = _grown(member, rows, Y, weight, seed, device, n_trees)
-    return FittedBooster(table, space, booster.model_)
+        return table, space, booster.fit(X, scores, weight, eval_set=judged)
 
 
 def aggregated(predictions: Sequence[Float32], how: str) -> Float32:
@@ -186,37 +194,3 @@ def aggregated(predictions: Sequence[Float32], how: str) -> Float32:
     if len(predictions) == 1:
         return predictions[0]
     return np.asarray((np.median if how == "median" else np.mean)(np.stack(predictions), axis=0))
-
-
-def _grown(
-    member: BoosterMember,
-    rows: Rows,
-    Y: Float32,
-    weight: Float64 | None,
-    seed: int,
-    device: DeviceName,
-    n_trees: int,
-    judges: tuple[Rows, Float32] | None = None,
-) -> tuple[FeatureTable, TargetSpace, "MultiOutputBooster"]:
-    """Return a booster with the table and the space that it learnt in; it stops early where rows judge it."""
-    table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
-    scores = space.components_for(Y)
-    X = table.fit_transform(rows, scores)
-    booster = booster_of(member, seed, device, n_trees, None if judges is None else member.early_stopping_rounds)
-    judged = None if judges is None else (table.transform(judges[0]), space.transform(judges[1]))
-    return table, space, booster.fit(X, scores, weight, eval_set=judged)
-
-
-def booster_of(
-    member: BoosterMember, seed: int, device: DeviceName, n_trees: int, patience: int | None = None
-) -> "MultiOutputBooster":
-    """Return the estimator with a member's settings, not fitted yet."""
-    from rapids_pipeline.boosting import MultiOutputBooster
-
-    return MultiOutputBooster(
-        n_estimators=n_trees,
-        early_stopping_rounds=patience,
-        random_state=seed,
-        device=device,
-        **{name: getattr(member, name) for name in SHARED_SETTINGS},
-    )

@@ -18,7 +18,6 @@ from features.feature_sets import FeatureSet, feature_set
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
 M = TypeVar("M", bound="Member")
@@ -27,17 +26,8 @@ PSEUDO = "_pseudo"
 REMEDY = "`rapids-perturb recipes best --toml` prints a recipe to copy"
 
 
-def _named_set(value: Any) -> Any:
-    """Let a feature set be given by its name or TOML file."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return feature_set(value)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
-Features = Annotated[FeatureSet, BeforeValidator(_named_set)]
+Features = Annotated[FeatureSet, BeforeValidator(lambda x: feature_set(x) if isinstance(x, str) else x)]
+"""A feature set, which can also be given by its name or TOML file."""
 
 
 class StageConfig(BaseModel):
