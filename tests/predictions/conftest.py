@@ -3,27 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from rapids_pipeline.commands import app as cli
 from rapids_pipeline.stack.saved import load_model
+from tests.command_line import run_arguments, succeed
 
 N_PAIRS = 37
 
 
 @pytest.fixture(scope="session")
-def invoke():
-    """Run the program in this process."""
-    return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
-@pytest.fixture(scope="session")
-def model(invoke, small_files, tmp_path_factory):
+def model(small_files, tmp_path_factory):
     """A model trained on the small demo data."""
     out = tmp_path_factory.mktemp("predict") / "run"
-    options = ["--molecules", "morgan", "--quick", "--folds", "3", "--device", "cpu", "--out", out]
-    result = invoke("run", "--train", small_files.train, "--test", small_files.test, *options)
-    assert result.exit_code == 0, result.output
+    succeed(*run_arguments(small_files.train, small_files.test, out, "--quick"))
     return out / "model"
 
 

@@ -11,23 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from typer.testing import CliRunner
 
 from rapids_pipeline.backend.files import sha256_of
-from rapids_pipeline.commands import app as cli
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.predictions import formats
 from rapids_pipeline.predictions.combine import aggregate, out_of_fold_scores
 from rapids_pipeline.predictions.formats import write_kaggle_csv
+from tests.command_line import error_line, invoke, succeed
 
 GENES = ["A1BG", "A.1", "A", "AACS"]  # "A" is what precedes the dot of another gene
 IDS = ["3", "1", "2", "0", "5"]
 N_TRAIN = 7
-
-
-def submit(*arguments):
-    return CliRunner().invoke(cli.app, ["submit", *map(str, arguments)])
 
 
 @dataclass
@@ -44,7 +39,7 @@ class Runs:
 
     def submit(self, *more):
         runs = [part for folder in self.folders for part in ("--run", folder)]
-        return submit(*runs, "--out", self.out, *more)
+        return invoke("submit", *runs, "--out", self.out, *more)
 
     def said(self, *more):
         """Return what the command says on stderr where it writes the submission."""
@@ -54,12 +49,9 @@ class Runs:
 
     def refused(self, *more):
         """Return what the command says on stderr where it ends with exit code 2 and writes nothing."""
-        result = self.submit(*more)
-        assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.output, (
-            result.output
-        )
+        line = error_line(self.submit(*more))
         assert not self.out.exists()
-        return result.stderr
+        return f"{line}\n"
 
 
 def training_rows():
@@ -126,14 +118,6 @@ def middle_by_loop(tables, how):
     return out
 
 
-def rmse_by_loop(truth, predicted):
-    rows = [
-        (sum((float(a) - float(b)) ** 2 for a, b in zip(y, p, strict=True)) / len(y)) ** 0.5
-        for y, p in zip(truth, predicted, strict=True)
-    ]
-    return sum(rows) / len(rows)
-
-
 finite = st.floats(-1e6, 1e6, width=32)
 
 
@@ -153,13 +137,6 @@ def test_every_value_is_that_of_a_loop_whatever_the_order_of_the_runs(tables, ho
     assert (found >= tables.min(axis=0)).all() and (found <= tables.max(axis=0)).all()
 
 
-@pytest.mark.parametrize("block", [1, 7, 2**22])
-def test_blocks_change_nothing(monkeypatch, block):
-    tables = list(np.random.default_rng(1).normal(size=(3, 9, 4)).astype(np.float32))
-    monkeypatch.setattr(formats, "BLOCK_VALUES", block)
-    np.testing.assert_array_equal(aggregate(tables, "median"), np.median(tables, axis=0))
-
-
 @pytest.mark.parametrize("how", [None, "median", "mean"])
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet", ".h5ad"])
 def test_runs_are_combined_in_the_order_of_the_first(runs, tmp_path, how, suffix):
@@ -170,8 +147,7 @@ def test_runs_are_combined_in_the_order_of_the_first(runs, tmp_path, how, suffix
     back = read_responses(runs.out, layer="prediction")
     assert back.obs["id"].astype(str).tolist() == IDS and list(back.genes) == GENES
     np.testing.assert_allclose(back.Y, middle_by_loop(runs.Y, how or "median"), rtol=1e-6)
-    checked = submit("--check", runs.out, "--run", runs.folders[0])
-    assert checked.exit_code == 0, checked.output
+    succeed("submit", "--check", runs.out, "--run", runs.folders[0])
 
 
 @pytest.mark.parametrize("how", ["median", "mean"])
@@ -179,7 +155,7 @@ def test_each_run_and_the_combination_are_scored(runs, how):
     result = runs.submit("--combine", how)
     lines = result.stdout.splitlines()
     assert lines[0] == "MRRMSE of 7 training rows, out-of-fold:"
-    expected = [rmse_by_loop(runs.truth, table) for table in (*runs.oof, middle_by_loop(runs.oof, how))]
+    expected = [mean_rowwise_rmse(runs.truth, x) for x in (*runs.oof, middle_by_loop(runs.oof, how))]
     names = [*map(str, runs.folders), f"their {how}"]
     assert [line.rsplit(maxsplit=1)[0].strip() for line in lines[1:6]] == names
     assert [line.rsplit(maxsplit=1)[1] for line in lines[1:6]] == [f"{score:.4f}" for score in expected]
@@ -203,15 +179,6 @@ def test_one_run_is_submitted_as_it_is(runs):
     runs.folders = runs.folders[:1]
     assert runs.submit("--combine", "mean").stdout == f"5 rows × 4 genes written: {runs.out}\n"
     assert runs.out.read_bytes() == (runs.folders[0] / "submission.csv").read_bytes()
-
-
-def test_an_id_map_and_a_gene_list_order_the_combination(runs, tmp_path):
-    (tmp_path / "genes.txt").write_text("\n".join(GENES[::-1]))
-    pd.DataFrame({"id": IDS[::-1]}).to_csv(tmp_path / "turned.csv", index=False)
-    runs.said("--id-map", tmp_path / "turned.csv", "--genes", tmp_path / "genes.txt")
-    back = read_responses(runs.out)
-    np.testing.assert_allclose(back.Y, np.median(runs.Y, axis=0)[::-1, ::-1], rtol=1e-6)
-    assert back.obs["id"].astype(str).tolist() == IDS[::-1] and list(back.genes) == GENES[::-1]
 
 
 # --- runs that do not go together ---------------------------------------------------------------------------
@@ -328,15 +295,7 @@ def test_a_run_without_out_of_fold_predictions_is_not_scored(runs):
 
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
 def test_no_runs_result_is_overwritten(runs, more):
-    for folder in runs.folders:
-        runs.out = folder / "submission.csv"
-        before, result = runs.out.read_bytes(), runs.submit(*more)
-        assert result.exit_code == 2 and "is an input or a run's result" in result.stderr
-        assert runs.out.read_bytes() == before
-
-
-def test_a_run_that_is_not_finished_is_named(runs, tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert runs.refused("--run", tmp_path / "empty") == (
-        f"error: --run {tmp_path}/empty: has no submission.csv; give the folder of a finished run\n"
-    )
+    runs.out = runs.folders[1] / "submission.csv"
+    before = runs.out.read_bytes()
+    assert "is an input or a run's result" in error_line(runs.submit(*more))
+    assert runs.out.read_bytes() == before

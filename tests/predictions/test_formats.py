@@ -62,14 +62,6 @@ def test_a_round_trip_is_exact(tmp_path, name, order):
     assert back.obs["id"].tolist() == [7, 3, 5, 1]
 
 
-@quick
-@given(st.lists(floats, min_size=1, max_size=200))
-def test_every_float32_reads_back_as_itself(tmp_path, values):
-    Y = np.float32(values)[:, None]
-    write_kaggle_csv(tmp_path / "s.csv", range(len(Y)), ["G"], Y)
-    np.testing.assert_array_equal(read_responses(tmp_path / "s.csv").Y, Y)
-
-
 @pytest.mark.parametrize(
     ("name", "float_format", "n"), [("s.csv", None, 12_000), ("s.csv", "9", 1200), ("s.csv.gz", "9", 1200)]
 )

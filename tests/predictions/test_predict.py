@@ -16,6 +16,7 @@ from rapids_pipeline.predictions import predict
 from rapids_pipeline.predictions.predict import applicability, predict_file
 from rapids_pipeline.stack import saved as saved_model
 from rapids_pipeline.stack.saved import load_model
+from tests.command_line import error_line, invoke, succeed
 
 METADATA = "id cell_type sm_name SMILES".split()
 APPLICABILITY = (
@@ -47,12 +48,9 @@ def test_parts_hold_what_one_prediction_of_all_pairs_gives(model, pairs, expecte
 
 
 @pytest.mark.parametrize("given", [lambda model: model, lambda model: model.parent], ids=["model", "run"])
-def test_a_csv_holds_the_same_and_its_applicability_lies_beside(
-    invoke, model, given, pairs, expected, tmp_path
-):
+def test_a_csv_holds_the_same_and_its_applicability_lies_beside(model, given, pairs, expected, tmp_path):
     options = ["--model", given(model), "--pairs", pairs, "--out", tmp_path / "p.csv", "--block-rows", 7]
-    result = invoke("predict", *options)
-    assert result.exit_code == 0, result.output
+    result = succeed("predict", *options)
     close(pd.read_csv(tmp_path / "p.csv").iloc[:, 1:], expected)
     beside = pd.read_csv(tmp_path / "p.applicability.csv")
     assert list(beside.columns) == [*METADATA, *APPLICABILITY]
@@ -61,15 +59,13 @@ def test_a_csv_holds_the_same_and_its_applicability_lies_beside(
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p.applicability.csv"])
-def test_files_that_exist_are_replaced_only_when_asked(invoke, model, pairs, tmp_path, name):
+def test_files_that_exist_are_replaced_only_when_asked(model, pairs, tmp_path, name):
     (tmp_path / name).write_text("precious")
     arguments = ["predict", "--model", model, "--pairs", pairs, "--out", tmp_path / "p.csv"]
-    refused = invoke(*arguments)
-    assert refused.exit_code == 2 and refused.stderr.endswith(
-        f"error: --out {tmp_path}/{name}: exists already; choose another name or add --overwrite\n"
-    )
+    words = f"--out {tmp_path}/{name}: exists already; choose another name or add --overwrite"
+    assert error_line(invoke(*arguments)) == f"error: {words}"
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
-    assert invoke(*arguments, "--overwrite").exit_code == 0
+    succeed(*arguments, "--overwrite")
     assert len(pd.read_csv(tmp_path / "p.csv")) == len(pd.read_csv(tmp_path / "p.applicability.csv")) == 37
 
 
@@ -172,10 +168,9 @@ def test_rows_that_the_model_cannot_tell_apart_are_predicted_once(model, tmp_pat
         (["--out", "p", "--block-rows", 0], "--block-rows 0: must be at least 1"),
     ],
 )
-def test_options_that_cannot_be_used(invoke, model, pairs, tmp_path, monkeypatch, options, words):
+def test_options_that_cannot_be_used(model, pairs, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
-    result = invoke("predict", "--model", model, "--pairs", pairs, *options)
-    assert result.exit_code == 2 and words in result.stderr
+    assert words in error_line(invoke("predict", "--model", model, "--pairs", pairs, *options))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -220,4 +215,5 @@ def test_applicability_by_brute_force(model, pairs):
         assert row.cell_type_rows == (training["cell_type"] == row.cell_type).sum()
         assert row.cell_type_known == (row.cell_type_rows > 0)
     assert any("have a cell_type the model was not trained on (a new one)" in note for note in notes)
+    assert any("have a sm_name the model was not trained on (" in note for note in notes)
     assert any("of 9 molecules are new to the model" in note for note in notes)

@@ -88,12 +88,6 @@ def test_shrinking_never_amplifies_and_follows_the_amplitude():
     )
 
 
-def test_a_perfect_member_takes_everything():
-    predictions, Y = noisy(2)
-    found = best_weights(Products.of({**predictions, "truth": Y}, Y), shrink=True)
-    assert found.weights["truth"] == pytest.approx(1.0, abs=1e-4)
-
-
 def evidence_of(predictions, judged, Y, folds, shrink=True):
     return Evidence(Products.of(predictions, Y), Products.of(judged, Y), folds, shrink)
 

@@ -9,7 +9,6 @@ from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.members.booster import SEED_STRIDE, BoosterMember, aggregated
-from rapids_pipeline.stack.members.member import TrainingSet
 from rapids_pipeline.stack.target_space import TargetSpace
 from tests.stack_example import assert_alone_as_among_others, booster, example, training_set
 
@@ -81,16 +80,6 @@ def test_early_stopping_chooses_the_number_of_trees_on_rows_of_the_fit_itself():
     np.testing.assert_allclose(model.predict(test), by_hand(train, Y, test, 7, None, trees), atol=1e-5)
 
 
-def test_encoder_noise_is_used_and_seeded():
-    _, test, _ = example()
-
-    def predicted(sigma):
-        return fitted(booster(encoder_sigma=sigma)).predict(test)
-
-    assert predicted(0.21).tobytes() == predicted(0.21).tobytes()
-    assert np.any(predicted(0.21) != predicted(0.0))
-
-
 @pytest.mark.parametrize(
     "space",
     [{}, {"n_components": "none"}, {"transform": "asinh", "centre": True}, {"transform": "gene_scale"}],
@@ -134,21 +123,3 @@ def test_what_the_target_space_keeps_is_told():
 def test_settings_that_cannot_be_used_are_named(values, says):
     with pytest.raises(ValueError, match=says):
         BoosterMember(**{"stacks_on": ("svr_shared",)} | values)
-
-
-def test_rows_with_predictions_of_others_are_read():
-    """The columns of the members stacked on enter the table, side by side."""
-    train, test, Y = example()
-    rng = np.random.default_rng(0)
-    stacked = [
-        (rng.normal(size=Y.shape).astype(np.float32), rng.normal(size=(6, Y.shape[1])).astype(np.float32))
-    ]
-    base = training_set(train, test, Y, seed=7)
-    member = booster("anything")
-    fits = member.prepare(TrainingSet(base.rows, Y, None, stacked, 7, "cpu"))
-    model = fits.fit(np.arange(len(Y)))
-    rows = fits.data.take(np.arange(len(Y), len(Y) + 6))
-    np.testing.assert_array_equal(rows.predictions, stacked[0][1])
-    other = fits.data.take(np.arange(len(Y), len(Y) + 6))
-    other.predictions[:] = 0
-    assert np.any(model.predict(rows) != model.predict(other))

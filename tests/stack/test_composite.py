@@ -20,7 +20,6 @@ from tests.stack_example import (
     COMPOSITE,
     KERNEL_MODEL,
     TO_ROUNDING,
-    assert_alone_as_among_others,
     example,
     training_set,
 )
@@ -134,14 +133,11 @@ def test_only_one_cell_type_has_no_profiles_at_all():
     assert np.isfinite(model.predict(test)).all()
 
 
-def test_a_row_is_predicted_alone_as_among_others_and_in_any_order():
+def test_the_order_of_the_rows_does_not_matter():
     train, test, Y = example()
-    model = fit_composite(train, Y)
-    assert_alone_as_among_others(model.predict, test)
-    together = model.predict(test)
     order = np.random.default_rng(0).permutation(len(Y))
     shuffled = fit_composite(train.take(order), Y[order])
-    np.testing.assert_allclose(shuffled.predict(test), together, atol=2e-3)
+    np.testing.assert_allclose(shuffled.predict(test), fit_composite(train, Y).predict(test), atol=2e-3)
 
 
 def test_a_row_of_nearly_no_weight_is_as_if_left_out():
@@ -162,12 +158,10 @@ def test_a_row_of_nearly_no_weight_is_as_if_left_out():
     assert np.abs(fit_kernel_model(config, rows, Y, "cpu", None, learn).predict(tests) - left_out).max() > 0.1
 
 
-def test_a_model_is_the_same_after_a_save_and_damage_is_named():
-    train, test, Y = example()
+def test_a_damaged_state_is_named():
+    train, _, Y = example()
     model = fit_composite(train, Y)
     state = model.state()
-    again = COMPOSITE.model_from_state(StateReader(state, "saved"))
-    assert np.array_equal(again.predict(test), model.predict(test))
     state["known_compounds"]["space"] = {**state["known_compounds"]["space"], "mean": np.zeros(3, np.float32)}
     with pytest.raises(InputError, match=r"saved\.known_compounds\.space: mean must be float32 \(25\)"):
         COMPOSITE.model_from_state(StateReader(state, "saved"))
@@ -203,12 +197,6 @@ def test_noise_of_rows():
 def test_settings_that_cannot_be_used_are_named(values, message):
     with pytest.raises(ValueError, match=message):
         changed(**values)
-
-
-def test_an_engine_that_there_is_not_is_named_wherever_a_model_is_fitted():
-    rows, _, Y = problem()
-    with pytest.raises(InputError, match="no SVR engine 'magic'; choose one of auto, douglas-rachford"):
-        fit_kernel_model(changed(engine="magic"), rows, Y, "cpu")
 
 
 def test_a_model_for_new_compounds_has_no_profiles_in_it():

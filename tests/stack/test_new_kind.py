@@ -5,16 +5,15 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from features.rows import Rows
-from rapids_pipeline.commands import app as cli
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members import KINDS
 from rapids_pipeline.stack.members.member import Fits, Member
 from rapids_pipeline.stack.recipe import Recipe, to_toml
 from rapids_pipeline.stack.recipe import recipe as named_recipe
+from tests.command_line import succeed
 from tests.stack_example import N_FOLDS, SVR, assert_leak_free, booster, example, folded, moved
 
 
@@ -89,13 +88,9 @@ def test_it_is_fitted_saved_loaded_and_predicts_by_the_command(small_files, tmp_
     (tmp_path / "again.toml").write_text(to_toml(toy))
     assert named_recipe(tmp_path / "again.toml") == toy
     files = ["--train", small_files.train, "--test", small_files.test, "--molecules", "morgan"]
-    words = ["run", *files, "--out", tmp_path / "run", "--recipe", tmp_path / "toy.toml"]
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
+    succeed("run", *files, "--out", tmp_path / "run", "--recipe", tmp_path / "toy.toml")
     out = tmp_path / "predicted.csv"
-    words = ["predict", "--model", tmp_path / "run" / "model", "--pairs", small_files.test, "--out", out]
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output
+    succeed("predict", "--model", tmp_path / "run" / "model", "--pairs", small_files.test, "--out", out)
     one, other = read_responses(tmp_path / "run" / "submission.csv"), read_responses(out)
     np.testing.assert_allclose(one.Y, other.Y, atol=1e-5)
 

@@ -128,15 +128,8 @@ SVR = member("svr")
         (member("svr", "C = -1"), r"members\[0\].C: input should be greater than 0"),
         (member("svr", "colour = 1"), r"members\[0\].colour: extra inputs are not permitted"),
         (member("svr", 'features = "magic"'), r"members\[0\].features: no feature set 'magic'"),
-        (
-            member("svr", 'features = "boosting"'),
-            "reads predictions of other members: name them in stacks_on",
-        ),
-        (member("svr", 'features = "svr_per_target"'), "take kind = 'own_target_svr'"),
-        (member("booster", 'features = "svr_per_target"'), "gives every gene columns of its own"),
         (member("own_target_svr", 'kernel = "linear"'), "kernel: extra inputs are not permitted"),
         (SVR + '[[members]]\nkind = "svr"', "two members are called svr_shared"),
-        (SVR + above("svr_shared", ["svr_shared"]), "two members are called svr_shared"),
         (
             SVR + above("a", ["svr_shared"], "pseudo_labels = {}") + above("a_pseudo", ["svr_shared"]),
             "two members are called a_pseudo",

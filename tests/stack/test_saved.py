@@ -3,15 +3,13 @@
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.commands import app as cli
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.stack import saved as saved_model
 from rapids_pipeline.stack.saved import load_model
+from tests.command_line import error_line, invoke, succeed
 
 RECIPE = """name = "small"
 n_folds = 3
@@ -56,25 +54,16 @@ BOOSTER = 5
 """Place of the first booster among the models: those of the first level, then `trees` and `above`, come before it."""
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
-def error_line(result, code=2):
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
+def run(files, out, recipe):
+    words = "run", "--train", files.train, "--test", files.test, "--molecules", "morgan"
+    return succeed(*words, "--recipe", recipe, "--out", out)
 
 
 @pytest.fixture(scope="module")
 def finished(small_files, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     (folder / "recipe.toml").write_text(RECIPE)
-    arguments = ["--train", small_files.train, "--test", small_files.test, "--out", folder / "run"]
-    result = invoke("run", *arguments, "--molecules", "morgan", "--recipe", folder / "recipe.toml")
-    assert result.exit_code == 0, result.output
+    run(small_files, folder / "run", folder / "recipe.toml")
     return folder / "run"
 
 
@@ -88,33 +77,23 @@ def predict(model, pairs, out):
     return invoke("predict", "--model", model, "--pairs", pairs, "--out", out)
 
 
-def test_a_saved_model_predicts_as_the_run_that_saved_it(finished, small_files, tmp_path):
-    out = tmp_path / "predicted.csv"
-    result = predict(finished / "model", small_files.test, out)
-    assert result.exit_code == 0, result.output
-    assert f"written: {out}" in result.stdout
-    one, other = read_responses(finished / "submission.csv"), read_responses(out)
+def assert_predicts_as_its_run(folder, files, out):
+    assert predict(folder / "model", files.test, out).exit_code == 0
+    one, other = read_responses(folder / "submission.csv"), read_responses(out)
     assert one.obs["id"].tolist() == other.obs["id"].tolist() and one.genes == other.genes
     np.testing.assert_allclose(one.Y, other.Y, atol=1e-5)
 
 
-FEW = {
-    "no booster": '[[members]]\nkind = "svr"\n[[members]]\nkind = "svr"\nfeatures = "onehot"\n',
-    "one member": '[[members]]\nkind = "svr"\nfeatures = "onehot"\n',
-    "a booster of the first level": '[[members]]\nkind = "booster"\nn_estimators = 5\nfeatures = "onehot_loo"\n',
-}
+def test_a_saved_model_predicts_as_the_run_that_saved_it(finished, small_files, tmp_path):
+    assert_predicts_as_its_run(finished, small_files, tmp_path / "predicted.csv")
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_a_recipe_of_few_members_runs_is_saved_and_predicts(name, small_files, tmp_path):
-    (tmp_path / "few.toml").write_text(f'name = "few"\nn_folds = 3\n{FEW[name]}')
-    arguments = ["--train", small_files.train, "--test", small_files.test, "--out", tmp_path / "run"]
-    result = invoke("run", *arguments, "--molecules", "morgan", "--recipe", tmp_path / "few.toml")
-    assert result.exit_code == 0, result.output
-    out = tmp_path / "predicted.csv"
-    assert predict(tmp_path / "run" / "model", small_files.test, out).exit_code == 0
-    one, other = read_responses(tmp_path / "run" / "submission.csv"), read_responses(out)
-    np.testing.assert_allclose(one.Y, other.Y, atol=1e-5)
+def test_a_recipe_of_one_member_runs_is_saved_and_predicts(small_files, tmp_path):
+    (tmp_path / "one.toml").write_text(
+        'name = "one"\nn_folds = 3\n[[members]]\nkind = "svr"\nfeatures = "onehot"\n'
+    )
+    run(small_files, tmp_path / "run", tmp_path / "one.toml")
+    assert_predicts_as_its_run(tmp_path / "run", small_files, tmp_path / "predicted.csv")
 
 
 def test_the_model_needs_nothing_but_its_folder(copy, finished, small_files, tmp_path):
@@ -128,37 +107,6 @@ def test_the_model_needs_nothing_but_its_folder(copy, finished, small_files, tmp
         ".json",
         ".safetensors",
     }
-
-
-def test_unseen_compounds_and_cell_types_are_predicted_and_named(finished, small_files, tmp_path):
-    known = small_files.de_train.iloc[0]
-    pairs = pd.DataFrame(
-        {
-            "id": [1, 2, 3],
-            "cell_type": [known.cell_type, "unheard of", known.cell_type],
-            "sm_name": ["new", known.sm_name, "caffeine"],
-            "SMILES": ["CCOC(=O)c1ccccc1", None, "Cn1cnc2c1c(=O)n(C)c(=O)n2C"],
-        }
-    )
-    pairs.to_csv(tmp_path / "pairs.csv", index=False)
-    result = predict(finished / "model", tmp_path / "pairs.csv", tmp_path / "out.csv")
-    assert result.exit_code == 0, result.output
-    assert "2 of 3 pairs have a sm_name the model was not trained on (new, caffeine)" in result.stderr
-    assert "1 of 3 pairs have a cell_type the model was not trained on (unheard of)" in result.stderr
-    predicted = read_responses(tmp_path / "out.csv").Y
-    assert np.isfinite(predicted).all() and np.any(predicted[0] != predicted[2]), "the structure counts"
-
-
-def test_a_compound_without_smiles_and_a_bad_name_are_refused(finished, tmp_path):
-    pairs = pd.DataFrame({"id": [1], "cell_type": ["x"], "sm_name": ["nobody knows"]})
-    pairs.to_csv(tmp_path / "pairs.csv", index=False)
-    out = tmp_path / "out.csv"
-    assert "no SMILES for 'nobody knows'" in error_line(
-        predict(finished / "model", tmp_path / "pairs.csv", out)
-    )
-    assert not out.exists()
-    message = error_line(predict(finished / "model", tmp_path / "pairs.csv", tmp_path / "out.txt"))
-    assert "a Kaggle submission is a CSV" in message
 
 
 def test_no_model_and_a_damaged_one_end_with_2(copy, small_files, tmp_path):
