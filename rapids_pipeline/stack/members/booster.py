@@ -169,19 +169,12 @@ class BoosterFits(Fits[BoosterMember]):
         self, training: Indices, seed: int, n_trees: int, judges: Indices | None = None
     ) -> tuple[FeatureTable, TargetSpace, "MultiOutputBooster"]:
         """Return a booster with the table and the space that it learnt in; it stops early where rows judge it."""
-        from rapids_pipeline.boosting import MultiOutputBooster
-
         data, member = self.data, self.member
         table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
         scores = space.components_for(data.Y[training])
         X = table.fit_transform(data.take(training), scores)
-        booster = MultiOutputBooster(
-            n_estimators=n_trees,
-            early_stopping_rounds=None if judges is None else member.early_stopping_rounds,
-            random_state=seed,
-            device=data.device,
-            **{name: getattr(member, name) for name in SHARED_SETTINGS},
-        )
+        patience = None if judges is None else member.early_stopping_rounds
+        booster = booster_of(member, seed, data.device, n_trees, patience)
         judged = (
             None if judges is None else (table.transform(data.take(judges)), space.transform(data.Y[judges]))
         )
@@ -194,3 +187,18 @@ def aggregated(predictions: Sequence[Float32], how: str) -> Float32:
     if len(predictions) == 1:
         return predictions[0]
     return np.asarray((np.median if how == "median" else np.mean)(np.stack(predictions), axis=0))
+
+
+def booster_of(
+    member: BoosterMember, seed: int, device: DeviceName, n_trees: int, patience: int | None = None
+) -> "MultiOutputBooster":
+    """Return the estimator with a member's settings, not fitted yet."""
+    from rapids_pipeline.boosting import MultiOutputBooster
+
+    return MultiOutputBooster(
+        n_estimators=n_trees,
+        early_stopping_rounds=patience,
+        random_state=seed,
+        device=device,
+        **{name: getattr(member, name) for name in SHARED_SETTINGS},
+    )
