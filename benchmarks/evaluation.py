@@ -31,7 +31,7 @@ from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from rapids_pipeline.evaluation.splits import named_splits
 from rapids_pipeline.evaluation.uncertainty import expected_error, replicate_weights, strengths
 from rapids_pipeline.svr import MultiTargetSVR
-from rapids_pipeline.svr.gram import scale_gamma, squared_distances
+from rapids_pipeline.svr.dual import scale_gamma, squared_distances
 
 SPLITS = ("random", "cluster", "compound", "scaffold", "cell_type", "joint", "made_scarce", "scarce")
 STATISTICS = ("mean", "min", "max", "median", "first", "quantile_0.4")

@@ -14,8 +14,8 @@ from sklearn.svm import SVR
 from benchmarks import harness
 from benchmarks.svr.problem import Problem
 from rapids_pipeline.backend.arrays import Float64
+from rapids_pipeline.svr.dual import GramTable
 from rapids_pipeline.svr.engines import ENGINES
-from rapids_pipeline.svr.gram import GramTable
 
 BOUNDS = (0.01, 1.0, 100.0)
 EPSILON = 0.1

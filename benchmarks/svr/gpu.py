@@ -18,8 +18,8 @@ from benchmarks import harness
 from benchmarks.svr.problem import N_FOLDS, N_GENES, Problem
 from rapids_pipeline.backend.arrays import to_device, to_host
 from rapids_pipeline.backend.errors import UnavailableError
+from rapids_pipeline.svr.dual import GramTable
 from rapids_pipeline.svr.engines import ENGINES, fit_on_table
-from rapids_pipeline.svr.gram import GramTable
 
 SHARED, LOOP, HOST = "Douglas–Rachford", "cuML's loop", "CPU: SMO"
 SMALL, USUAL, FULL = (40, 20, 2, 1), (N_GENES, 1024, 12, 3), (N_GENES, N_GENES, 60, 5)

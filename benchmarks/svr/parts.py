@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.svr.problem import Problem
 from rapids_pipeline.svr import douglas_rachford
-from rapids_pipeline.svr.gram import kernel_between, scale_gamma
+from rapids_pipeline.svr.dual import kernel_between, scale_gamma
 from rapids_pipeline.svr.smo import kernels, pairs, solver
 
 N_GENES, ROUNDS = 4_096, 5

@@ -26,8 +26,8 @@ from benchmarks import harness
 from benchmarks.svr.problem import N_FOLDS, N_GENES, OWN_STATISTICS, Problem
 from features.feature_sets import FeatureTable
 from rapids_pipeline.svr import MultiTargetSVR
+from rapids_pipeline.svr.dual import GramTable, kernel_between, scale_gamma
 from rapids_pipeline.svr.engines import fit_on_table
-from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
 from rapids_pipeline.svr.own_target.estimator import fit_predict
 
 WIDE_BITS = 2048

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.errors import InputError
 
 Array = Any
 """An array of any library that `array_api_compat` knows. The standard has no static type yet."""
@@ -76,6 +77,34 @@ def to_host(x: Array) -> NDArray[Any]:
     if is_torch_array(x):
         return np.asarray(x.detach().cpu().numpy())
     return np.asarray(x)
+
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0.0) -> NDArray[Any]:
+    """Return a filled array that starts on a cache line (64 bytes), as passes of vector instructions like it."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(count + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    array = memory[start : start + count].view(dtype).reshape(shape)
+    array[...] = fill
+    return array
+
+
+def checked_weights(given: Any, n_rows: int) -> Float64:
+    """Return the sample weights of `n_rows` rows on the host; InputError where they are none, or all 0."""
+    try:
+        weights = np.array(to_host(given), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("sample_weight must be numbers, one for every row") from error
+    if weights.shape != (n_rows,):
+        raise InputError(f"sample_weight must be ({n_rows},), one number for every row, not {weights.shape}")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(bad):
+        raise InputError(
+            f"sample_weight must be finite and at least 0, not {weights[bad[0]]} (row {bad[0]}, from 0)"
+        )
+    if not weights.any():
+        raise InputError("sample_weight is zero for every row: there is nothing to learn from")
+    return weights
 
 
 def is_on_cuda(x: Array) -> bool:

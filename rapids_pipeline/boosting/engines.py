@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.devices import DeviceName
@@ -87,24 +86,6 @@ class Watch:
 
 
 # --- weights of rows --------------------------------------------------------------------------------------------------
-
-
-def checked_weights(given: ArrayLike, n_rows: int) -> Float64:
-    """Return the weights of `n_rows` rows, those that vanish beside the largest as 0; InputError for none."""
-    try:
-        weights = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError("sample_weight must be numbers, one for every row") from error
-    if weights.shape != (n_rows,):
-        raise InputError(f"sample_weight must be ({n_rows},), one number for every row, not {weights.shape}")
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        row = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))[0])
-        raise InputError(
-            f"sample_weight must be finite and at least 0, not {weights[row]} (row {row}, from 0)"
-        )
-    if not weights.any():
-        raise InputError("sample_weight is zero for every row: there is nothing to learn from")
-    return np.where(weights > LEAST_WEIGHT * weights.max(), weights, 0.0)
 
 
 def in_units_of_the_largest(

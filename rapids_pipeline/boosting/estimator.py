@@ -7,16 +7,16 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 
-from rapids_pipeline.backend.arrays import Float32, Float64
+from rapids_pipeline.backend.arrays import Float32, Float64, checked_weights
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.boosting.engines import (
+    LEAST_WEIGHT,
     MAX_BINS,
     MIN_BINS,
     Listener,
     Settings,
     Watch,
-    checked_weights,
     choose_engine,
 )
 from rapids_pipeline.boosting.trees import TreeEnsemble
@@ -151,7 +151,8 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def predict(self, X: ArrayLike) -> Float32:
         """Return float32 predictions, (n_samples, n_outputs), or (n_samples,) where `y` was one-dimensional."""
         check_is_fitted(self)
-        return self._shaped(self.model_.predict(self._features(X), n_threads=self.n_jobs))
+        predicted = self.model_.predict(self._features(X), n_threads=self.n_jobs)
+        return predicted[:, 0] if self._one_output else predicted
 
     @property
     def feature_importances_(self) -> Float64:
@@ -166,28 +167,22 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return tags
 
     def _settings(self) -> Settings:
-        for name, low, high in (
-            ("n_estimators", 1, np.inf),
-            ("max_depth", 1, np.inf),
-            ("min_samples_leaf", 1, np.inf),
-            ("max_bins", MIN_BINS, MAX_BINS),
-            ("early_stopping_rounds", 1, np.inf),
-        ):
+        whole = ("n_estimators", "max_depth", "min_samples_leaf", "max_bins")
+        shares = ("learning_rate", "colsample", "subsample")
+        stopping = () if self.early_stopping_rounds is None else ("early_stopping_rounds",)
+        for name in (*whole, *stopping):
             value = getattr(self, name)
-            if value is None and name == "early_stopping_rounds":
-                continue
+            low, high = (MIN_BINS, MAX_BINS) if name == "max_bins" else (1, np.inf)
             if int(value) != value or not low <= value <= high:
                 most = "" if high == np.inf else f" and at most {high}"
                 raise InputError(f"{name} must be a whole number of at least {low}{most}, not {value!r}")
-        for name in ("learning_rate", "colsample", "subsample"):
+        for name in shares:
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise InputError(f"{name} must be above 0 and at most 1, not {getattr(self, name)!r}")
         if not 0.0 <= self.reg_lambda < np.inf:
             raise InputError(f"reg_lambda must be 0 or more, not {self.reg_lambda!r}")
-        whole = ("n_estimators", "max_depth", "min_samples_leaf", "max_bins")
-        real = ("learning_rate", "colsample", "subsample", "reg_lambda")
         numbers: dict[str, Any] = {name: int(getattr(self, name)) for name in whole}
-        numbers |= {name: float(getattr(self, name)) for name in real}
+        numbers |= {name: float(getattr(self, name)) for name in (*shares, "reg_lambda")}
         return Settings(**numbers, seed=self.random_state, device=self.device, n_jobs=self.n_jobs)
 
     def _training_rows(
@@ -206,7 +201,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if sample_weight is None:
             return features, Y, None
         weights = checked_weights(sample_weight, len(Y))
-        kept = weights > 0
+        kept = weights > LEAST_WEIGHT * weights.max()
         return features[kept], Y[kept], weights[kept]
 
     def _eval_rows(self, X: ArrayLike, y: ArrayLike, n_outputs: int) -> tuple[Any, Any]:
@@ -232,6 +227,3 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 f"X holds an infinity in {shown}, row {row} (both from 0); NaN is allowed, inf is not"
             )
         return features
-
-    def _shaped(self, predicted: Float32) -> Float32:
-        return predicted[:, 0] if self._one_output else predicted

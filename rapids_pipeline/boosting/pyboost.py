@@ -2,22 +2,7 @@ r"""The `pyboost` engine: Py-Boost 0.5.2 on an NVIDIA GPU, its trees converted i
 
 The same gain and leaf as every engine's, Σ over outputs of G²/(n + λ) and learning_rate · T/(n + λ), by histograms.
 
-    ours                     Py-Boost's
-    n_estimators             ntrees
-    learning_rate            lr
-    max_depth                max_depth; at most 16 here: it keeps room for 2^(max_depth + 1) nodes a tree
-    min_samples_leaf m       min_data_in_leaf = m − ½: its test is "rows > min_data_in_leaf", strict, in float32
-    colsample, subsample     colsample, subsample = (k + ½)/n for round(share · n) = k < n: it draws int(share · n)
-    reg_lambda               lambda_l2
-    max_bins                 max_bin, quantization="Quantile", quant_sample=None (its own draws 2,000,000 rows)
-    early_stopping_rounds    es=0 and a callback: our `Watch` scores the validation rows and says when to stop
-    seed                     seed; it seeds cupy's global generator
-    none                     loss="mse", gd_steps=1, min_gain_to_split=0, use_hess=False (each row counts 1; True gives
-                             the same trees with twice the histograms), verbose=-1 (0 divides by zero)
-
-    weights                  sample_weight, and a loss that starts from the weighted mean (its own takes the plain)
-
-Where it differs from `exact`:
+`parameters` says what each parameter is called there. Where it differs from `exact`:
 
 - Bins are the same. NaN has a bin below all numbers, but goes left or right, whichever gains more; left where equal or
   where a node has none.
@@ -166,20 +151,21 @@ def parameters(settings: Settings, n_rows: int, n_columns: int) -> dict[str, Any
         "loss": "mse",
         "ntrees": settings.n_estimators,
         "lr": settings.learning_rate,
-        "max_depth": settings.max_depth,
-        "min_data_in_leaf": settings.min_samples_leaf - 0.5,
+        "max_depth": settings.max_depth,  # it keeps room for 2^(max_depth + 1) nodes a tree
+        "min_data_in_leaf": settings.min_samples_leaf
+        - 0.5,  # its test is "rows > min_data_in_leaf", in float32
         "colsample": _share(settings.colsample, n_columns),
         "subsample": _share(settings.subsample, n_rows),
         "lambda_l2": settings.reg_lambda,
         "min_gain_to_split": 0,
         "gd_steps": 1,
-        "use_hess": False,
+        "use_hess": False,  # each row counts 1; True gives the same trees with twice the histograms
         "quantization": "Quantile",
-        "quant_sample": None,
+        "quant_sample": None,  # its own draws 2,000,000 rows
         "max_bin": settings.max_bins,
-        "es": 0,
-        "seed": settings.seed,
-        "verbose": -1,
+        "es": 0,  # our `Watch` scores the validation rows and says when to stop
+        "seed": settings.seed,  # of cupy's global generator
+        "verbose": -1,  # 0 divides by zero
     }
 
 
@@ -268,7 +254,7 @@ def writable(values: Float32) -> Float32:
 
 
 def _share(share: float, count: int) -> float:
-    """Return what makes Py-Boost draw round(share · count), at least one, of `count`."""
+    """Return what makes Py-Boost, which draws int(share · count), draw round(share · count), at least one."""
     chosen = max(1, round(share * count))
     return 1.0 if chosen >= count else (chosen + 0.5) / count
 

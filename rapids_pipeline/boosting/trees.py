@@ -5,9 +5,6 @@
 At an inner node x goes right if x[feature] > threshold, left if not; NaN goes left where `nan_left` says so. Inner
 nodes of all trees stand one after the other, each tree's in preorder, so a child always stands after its parent.
 A threshold of −inf sends every number right: it splits NaN from the rest.
-
-Rows walk down the trees in loops compiled for the host, or in array API calls for any other library. Both add the leaf
-vectors to float32 sums in the order of the trees, so they agree to the last bit.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rapids_pipeline.backend.arrays import Array, Codes, Float32, Float64, Mask, namespace
+from rapids_pipeline.backend.arrays import Codes, Float32, Float64, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
@@ -26,7 +23,7 @@ COMPILED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {
 """How numba compiles the loops of boosting."""
 OF_NODES = ("feature", "threshold", "nan_left", "gain")
 ROWS_A_THREAD = 128
-ROWS_AT_ONCE, TREES_AT_ONCE = 64, 64
+ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -134,11 +131,10 @@ class TreeEnsemble:
         """Number of outputs d."""
         return len(self.base)
 
-    def predict(self, X: Array, *, n_threads: int = 1) -> Array:
-        """Return float32 (n, d) predictions for `X` (n, p) float32, NaN allowed, in the library of `X`.
+    def predict(self, X: Float32, *, n_threads: int = 1) -> Float32:
+        """Return float32 (n, d) predictions for `X` (n, p) float32, NaN allowed, of `n_threads` threads.
 
-        numpy arrays take compiled loops, in `n_threads` threads; others take array API calls. The result of a row
-        depends on that row alone and is the same, to the last bit, either way.
+        The result of a row depends on that row alone and is the same, to the last bit, whatever the threads.
 
         Raises
         ------
@@ -146,15 +142,23 @@ class TreeEnsemble:
             `X` has another number of columns.
         """
         if X.ndim != 2 or X.shape[1] != self.n_features:
-            raise InputError(f"X must be (n, {self.n_features}), not {tuple(X.shape)}")
-        out = np.repeat(self.base[None], X.shape[0], axis=0)
-        if isinstance(X, np.ndarray):
-            add_compiled(self, X, out, n_threads)
-            return out
-        moved = like(X, out)
-        for first in range(0, self.n_trees, TREES_AT_ONCE):
-            moved = add_by_array_api(self, X, moved, first, min(self.n_trees, first + TREES_AT_ONCE))
-        return moved
+            raise InputError(f"X must be (n, {self.n_features}), not {X.shape}")
+        walk, X = _compiled_walk(), np.ascontiguousarray(X, dtype=np.float32)
+        predicted = np.repeat(self.base[None], len(X), axis=0)
+        nodes = self.feature, self.threshold, self.nan_left, self.children
+        offsets = self.node_offset, self.leaf_offset
+
+        def block(rows: slice) -> None:
+            walk(X[rows], nodes, offsets, self.leaves, predicted[rows])
+
+        size = max(ROWS_A_THREAD, -(-len(X) // max(n_threads, 1)))
+        blocks = [slice(first, first + size) for first in range(0, len(X), size)]
+        if len(blocks) == 1:
+            block(blocks[0])
+        elif blocks:
+            with ThreadPoolExecutor(n_threads) as pool:
+                list(pool.map(block, blocks))
+        return predicted
 
     def first(self, n_trees: int) -> "TreeEnsemble":
         """Return the ensemble of the first `n_trees` trees."""
@@ -238,24 +242,6 @@ def compiled_and_cached(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(**COMPILED)(function)  # type: ignore[no-any-return]
 
 
-def add_compiled(trees: TreeEnsemble, X: Float32, out: Float32, n_threads: int) -> None:
-    """Add all trees at `X` (n, p) to `out` (n, d), blocks of rows in `n_threads` threads."""
-    walk, X = _compiled_walk(), np.ascontiguousarray(X, dtype=np.float32)
-    nodes = trees.feature, trees.threshold, trees.nan_left, trees.children
-    offsets = trees.node_offset, trees.leaf_offset
-
-    def block(rows: slice) -> None:
-        walk(X[rows], nodes, offsets, trees.leaves, out[rows])
-
-    size = max(ROWS_A_THREAD, -(-len(X) // max(n_threads, 1)))
-    blocks = [slice(first, first + size) for first in range(0, len(X), size)]
-    if len(blocks) == 1:
-        block(blocks[0])
-    elif blocks:
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(block, blocks))
-
-
 @cache
 def _compiled_walk() -> Callable[..., Any]:
     return compiled_and_cached(_walk)
@@ -281,36 +267,3 @@ def _walk(X: Any, nodes: Any, offsets: Any, leaves: Any, out: Any) -> None:
                 leaf = -1 - at
                 for output in range(d):
                     out[row, output] += leaves[leaf, output]
-
-
-def add_by_array_api(trees: TreeEnsemble, X: Array, out: Array, start: int, stop: int) -> Array:
-    """Return `out` plus trees start … stop − 1 at `X`: all rows and trees go down one level at a time."""
-    xp = namespace(X)
-    n, p = X.shape
-    empty = trees.node_offset[start:stop] == trees.node_offset[start + 1 : stop + 1]
-    roots = np.where(empty, -1 - trees.leaf_offset[start:stop], trees.node_offset[start:stop])
-    at = like(X, np.broadcast_to(roots.astype(np.int64), (n, stop - start)).reshape(-1))  # (n · trees,)
-    if trees.feature.size:
-        feature = like(X, trees.feature.astype(np.int64))
-        children = like(X, trees.children.reshape(-1).astype(np.int64))
-        threshold, nan_left = like(X, trees.threshold), like(X, trees.nan_left)
-        values = xp.reshape(X, (-1,))
-        rows = like(X, np.repeat(np.arange(n, dtype=np.int64) * p, stop - start))
-        while bool(xp.any(at >= 0)):
-            node = xp.where(at >= 0, at, 0)
-            x = xp.take(values, rows + xp.take(feature, node))
-            missing = xp.isnan(x) & ~xp.take(nan_left, node)
-            right = (x > xp.take(threshold, node)) | missing
-            child = xp.take(children, 2 * node + xp.astype(right, xp.int64))
-            at = xp.where(at >= 0, child, at)
-    leaf, leaves = xp.reshape(-1 - at, (n, stop - start)), like(X, trees.leaves)
-    for tree in range(stop - start):
-        out = out + xp.take(leaves, leaf[:, tree], axis=0)
-    return out
-
-
-def like(X: Array, array: Any) -> Array:
-    """Return a numpy array in the library and on the device of `X`."""
-    from array_api_compat import device
-
-    return namespace(X).asarray(np.ascontiguousarray(array), device=device(X))

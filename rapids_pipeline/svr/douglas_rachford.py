@@ -1,17 +1,14 @@
 r"""Over-relaxed Douglas–Rachford for thousands of SVRs that share one Gram matrix.
 
-The dual of epsilon-SVR for target t (β = α − α*):
-
-    min_β ½ βᵀKβ − y_tᵀβ + ε‖β‖₁    subject to  1ᵀβ = 0,  |β_i| ≤ C_i
-
-is split into the quadratic part with the equation and the part that separates by coordinate. With step 1/ρ
-their proximal maps are products for all targets at once and one soft-threshold with a clip:
+The dual of epsilon-SVR (`rapids_pipeline.svr.dual`) is split into the quadratic part with the equation and the part
+that separates by coordinate. With step 1/ρ their proximal maps are products for all targets at once and one
+soft-threshold with a clip:
 
     Z = clip(soft(v, ε/ρ), −C, C)                       coordinate-wise
     G = R_ρ (2Z − v + Y/ρ),   v ← v + 1.9 (G − Z)       products
 
 Whether a target is done is judged by libsvm's rule on a *feasible* point, never by how little v moves: Z is
-made to sum to zero, f = y − KZ, and U − L ≤ tol (`rapids_pipeline.svr.solution.judged`). Finished targets leave
+made to sum to zero, f = y − KZ, and U − L ≤ tol (`rapids_pipeline.svr.dual.judged`). Finished targets leave
 the batch. The first `FIRST_PASS` iterations have one ρ for all targets, chosen by a pilot, so that R is one matrix:
 
     M = (K + ρI)⁻¹,  R_ρ = ρ (M − M11ᵀM / 1ᵀM1)         once, in float64
@@ -42,7 +39,7 @@ import numpy as np
 
 from rapids_pipeline.backend.arrays import Array, Indices, is_on_cuda, namespace, to_host
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr.solution import DualSolution, clipped, judged
+from rapids_pipeline.svr.dual import DualSolution, clipped, judged, take
 
 RELAXATION = 1.9
 FIRST_PASS = 200
@@ -124,7 +121,8 @@ def solve(
         which = left[start : start + chunk]
         of_left = [_columns(x, which) for x in (Y, box, tube)]
         batch = own.batch(first.take(which), *of_left)
-        found = iterate(own, batch, tol, max_iter - FIRST_PASS).astype(dtype)
+        found = iterate(own, batch, tol, max_iter - FIRST_PASS)
+        found = found.mapped(lambda x: xp.astype(x, dtype) if xp.isdtype(x.dtype, "real floating") else x)
         parts.append(replace(found, n_iter=found.n_iter + FIRST_PASS))
     return DualSolution.joined(parts).take(np.argsort(np.concatenate([done, left])))
 
@@ -172,8 +170,8 @@ def choose_rho(K: Array, Y: Array, box: Array, tube: Array, tol: float) -> float
     """
     xp = namespace(K, Y)
     rows, targets = _spread(Y.shape[0], PILOT_ROWS), _spread(Y.shape[1], PILOT_TARGETS)
-    K, Y = _take(_take(K, rows, 0), rows, 1), _take(_take(Y, rows, 0), targets, 1)
-    box = _take(box, rows, 0) if box.shape[0] > 1 else box
+    K, Y = take(take(K, rows, 0), rows, 1), take(take(Y, rows, 0), targets, 1)
+    box = take(box, rows, 0) if box.shape[0] > 1 else box
     box, tube = (_columns(x, targets) for x in (box, tube))
     scale = float(xp.sum(xp.linalg.diagonal(K))) / len(rows) - float(xp.mean(K))
     scale = scale if scale > 1e-12 else 1.0
@@ -362,9 +360,4 @@ def _spread(n: int, at_most: int) -> Indices:
 
 def _columns(x: Array, which: Indices) -> Array:
     """Return some columns; a single one stands for all."""
-    return _take(x, which, 1) if x.shape[1] > 1 else x
-
-
-def _take(x: Array, positions: Indices, axis: int) -> Array:
-    xp = namespace(x)
-    return xp.take(x, xp.asarray(positions, device=x.device), axis=axis)
+    return take(x, which, 1) if x.shape[1] > 1 else x

@@ -1,7 +1,6 @@
 """`MultiTargetSVR`: a thin scikit-learn estimator over the engines, and the checks of what it is given."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +11,8 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from rapids_pipeline.backend.arrays import Array, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.svr.dual import Gamma, GramTable, Kernel, kernel_between, require_room
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
-from rapids_pipeline.svr.gram import Gamma, GramTable, Kernel, kernel_between, require_room
 
 
 class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -94,30 +93,27 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         NotConvergedWarning
             With the names, or positions, of the targets that missed `tol`.
         """
-        given = checked_training(self, X, Y)
-        if sample_weight is not None and not hasattr(sample_weight, "shape"):
-            sample_weight = np.asarray(sample_weight, dtype=np.float64)
-        choice = choose_engine(self.engine, given.Y)
-        n = given.X.shape[0]
-        require_room(given.X, n, n, choice.engine.work_bytes)
-        table, rows = GramTable(given.X, self.kernel, self.gamma), np.arange(n)
+        X, Y, self._one_target, names = checked_training(self, X, Y)
+        choice = choose_engine(self.engine, Y)
+        n = X.shape[0]
+        require_room(X, n, n, choice.engine.work_bytes)
+        table, rows = GramTable(X, self.kernel, self.gamma), np.arange(n)
         gamma = table.gamma_of(rows)
         solution = solve_duals(
             table.gram(rows, rows, gamma),
-            given.Y,
+            Y,
             C=self.C,
             epsilon=self.epsilon,
             tol=self.tol,
             max_iter=self.max_iter,
             engine_name=self.engine,
             sample_weight=sample_weight,
-            target_names=given.target_names,
+            target_names=names,
             progress=progress,
         )
         self.engine_, self.engine_reason_ = choice.engine.name, choice.reason
-        self.gamma_, self.X_fit_ = gamma, given.X
-        self._one_target, self._dtype = given.one_target, given.Y.dtype
-        xp = namespace(given.Y)
+        self.gamma_, self.X_fit_, self._dtype = gamma, X, Y.dtype
+        xp = namespace(Y)
         self.dual_coef_, self.intercept_ = (
             xp.astype(x, xp.float64, copy=False) for x in (solution.dual_coef, solution.intercept)
         )
@@ -149,21 +145,11 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return tags
 
 
-@dataclass(frozen=True)
-class TrainingInput:
-    """Features X (n, p) float64, targets Y (n, n_targets), and what the user's Y looked like."""
+def checked_training(estimator: Any, X: Any, Y: Any) -> tuple[Array, Array, bool, list[str] | None]:
+    """Return X (n, p) float64, Y (n, n_targets), whether Y had one dimension, and the names of the targets if any.
 
-    X: Array
-    Y: Array
-    one_target: bool
-    target_names: list[str] | None
-
-
-def checked_training(estimator: Any, X: Any, Y: Any) -> TrainingInput:
-    """Return training input; sets `n_features_in_` and, for data frames, `feature_names_in_`.
-
-    Arrays of libraries other than numpy stay what they are. Everything else that scikit-learn takes (lists, data
-    frames) becomes numpy.
+    Sets `n_features_in_` and, for data frames, `feature_names_in_`. Arrays of libraries other than numpy stay what they
+    are. Everything else that scikit-learn takes (lists, data frames) becomes numpy.
 
     Raises
     ------
@@ -174,7 +160,7 @@ def checked_training(estimator: Any, X: Any, Y: Any) -> TrainingInput:
     """
     if Y is None:
         raise InputError(f"{type(estimator).__name__} requires y to be passed, but the target y is None.")
-    names, features = target_names_of(Y), _feature_names(X)
+    names, features = _names_of(Y), _names_of(X)
     if is_foreign(X) or is_foreign(Y):
         xp = namespace(X, Y)
         if X.ndim != 2 or Y.ndim not in (1, 2) or Y.shape[0] != X.shape[0] or not X.shape[0]:
@@ -193,7 +179,7 @@ def checked_training(estimator: Any, X: Any, Y: Any) -> TrainingInput:
         check_consistent_length(X, Y)
     require_finite("X", X, features)
     require_finite("Y", Y, names)
-    return TrainingInput(X, Y[:, None] if Y.ndim == 1 else Y, Y.ndim == 1, names)
+    return X, Y[:, None] if Y.ndim == 1 else Y, Y.ndim == 1, names
 
 
 def checked_features(estimator: Any, X: Any, like: Array) -> Array:
@@ -209,12 +195,11 @@ def checked_features(estimator: Any, X: Any, like: Array) -> Array:
         if X.ndim != 2 or X.shape[1] != estimator.n_features_in_:
             raise InputError(f"X must be (n, {estimator.n_features_in_}), not {tuple(X.shape)}")
         X = xp.astype(X, xp.float64)
-    else:
-        plain = check_array(X, dtype=np.float64, ensure_all_finite=False, estimator=estimator)
-        require_finite("X", plain, _feature_names(X))  # before the width: a NaN is the likelier mistake
-        return validate_data(estimator, X, reset=False, dtype=np.float64)
-    require_finite("X", X)
-    return X
+        require_finite("X", X)
+        return X
+    plain = check_array(X, dtype=np.float64, ensure_all_finite=False, estimator=estimator)
+    require_finite("X", plain, _names_of(X))  # before the width: a NaN is the likelier mistake
+    return validate_data(estimator, X, reset=False, dtype=np.float64)
 
 
 def is_foreign(x: Any) -> bool:
@@ -224,16 +209,12 @@ def is_foreign(x: Any) -> bool:
     return is_array_api_obj(x) and not isinstance(x, np.ndarray)
 
 
-def target_names_of(Y: Any) -> list[str] | None:
-    """Return the names of a data frame's columns or of a series, None where Y has none."""
-    if hasattr(Y, "columns"):
-        return [str(name) for name in Y.columns]
-    name = getattr(Y, "name", None)
-    return None if name is None or is_foreign(Y) else [str(name)]
-
-
-def _feature_names(X: Any) -> list[str] | None:
-    return [str(name) for name in X.columns] if hasattr(X, "columns") else None
+def _names_of(table: Any) -> list[str] | None:
+    """Return the names of a data frame's columns or of a series, None where there are none."""
+    if hasattr(table, "columns"):
+        return [str(name) for name in table.columns]
+    name = getattr(table, "name", None)
+    return None if name is None or is_foreign(table) else [str(name)]
 
 
 def require_finite(what: str, values: Array, names: Sequence[str] | None = None) -> None:
@@ -245,6 +226,5 @@ def require_finite(what: str, values: Array, names: Sequence[str] | None = None)
     place = np.argwhere(~np.isfinite(host))[0]
     value = "NaN" if np.isnan(host[tuple(place)]) else "inf"
     column = int(place[1]) if len(place) > 1 else 0
-    column_name = repr(names[column]) if names else str(column)
-    where = f"row {place[0]}, column {column_name}" if len(place) > 1 or names else f"row {place[0]}"
-    raise InputError(f"{what} contains {value} at {where}")
+    where = f", column {repr(names[column]) if names else column}" if len(place) > 1 or names else ""
+    raise InputError(f"{what} contains {value} at row {place[0]}{where}")

@@ -16,7 +16,7 @@ Squares (2007).
 from rapids_pipeline.backend.arrays import Array, namespace
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr.solution import DualSolution
+from rapids_pipeline.svr.dual import DualSolution
 
 ROUNDING = 1e-6
 """Residual, relative to 1 + the largest |y| of a target, up to which it counts as solved."""

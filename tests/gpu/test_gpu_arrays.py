@@ -16,11 +16,8 @@ from rapids_pipeline.backend.arrays import (
     to_device,
     to_host,
 )
-from rapids_pipeline.boosting import MultiOutputBooster
-from rapids_pipeline.boosting.trees import add_by_array_api
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
-from rapids_pipeline.svr.solution import clipped
+from rapids_pipeline.svr.dual import GramTable, clipped, kernel_between, scale_gamma
 from tests.gpu.requirements import need, on_gpu
 
 
@@ -152,18 +149,6 @@ def test_truncated_svd(moved, shape, solver):
     np.testing.assert_allclose(to_host(there.components_), here.components_, atol=1e-5)
     np.testing.assert_allclose(to_host(there.transform(moved(A))), here.transform(A), atol=1e-5)
     assert there.explained_share_ == pytest.approx(here.explained_share_, rel=1e-9)
-
-
-def test_trees_predict_the_same_bits(moved):
-    rng = np.random.default_rng(0)
-    X, Y = rng.normal(size=(200, 6)).astype(np.float32), rng.normal(size=(200, 3)).astype(np.float32)
-    X[::7, 2] = np.nan
-    trees = MultiOutputBooster(n_estimators=70, max_depth=5, engine="exact").fit(X, Y).model_
-    start = moved(np.broadcast_to(trees.base, (200, 3)).copy())
-    there = trees.predict(moved(X))
-    assert is_on_cuda(there) == is_on_cuda(start)
-    np.testing.assert_array_equal(to_host(there), trees.predict(X))
-    np.testing.assert_array_equal(to_host(add_by_array_api(trees, moved(X), start, 0, 70)), trees.predict(X))
 
 
 def test_metrics(moved):

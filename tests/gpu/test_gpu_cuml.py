@@ -9,7 +9,7 @@ import pytest
 from sklearn.svm import SVR
 
 from rapids_pipeline.backend.arrays import is_on_cuda, to_device, to_host
-from rapids_pipeline.svr import MultiTargetSVR, reference
+from rapids_pipeline.svr import MultiTargetSVR, engines
 from rapids_pipeline.svr.engines import ENGINES
 from tests.gpu.requirements import need, on_gpu
 
@@ -38,7 +38,7 @@ def send(request, monkeypatch):
         package.svm.SVR = StandIn
         monkeypatch.setitem(sys.modules, "cuml", package)
         monkeypatch.setitem(sys.modules, "cuml.svm", package.svm)
-    remembered = reference._has_precomputed
+    remembered = engines._has_precomputed
     remembered.cache_clear()
     yield lambda x: to_device(x, request.param)
     remembered.cache_clear()
@@ -59,7 +59,7 @@ def objective(K, Y, beta, epsilon):
 @pytest.mark.parametrize("weights", ["one C", "a C for every row and target"])
 def test_equals_scikit_learn(send, monkeypatch, kernel, weights):
     _, K, Y = problem()
-    monkeypatch.setattr(reference, "_has_precomputed", lambda regressor: kernel == "precomputed")
+    monkeypatch.setattr(engines, "_has_precomputed", lambda regressor: kernel == "precomputed")
     C = 1.0 if weights == "one C" else np.linspace(0.2, 2, 200)[:, None] * np.linspace(0.5, 2, 12)
     given = C if isinstance(C, float) else send(C)
     there = ENGINES["cuml"].solve(send(K), send(Y), C=given, epsilon=0.1, tol=1e-3, max_iter=10**6)
@@ -73,8 +73,7 @@ def test_equals_scikit_learn(send, monkeypatch, kernel, weights):
 
 
 def test_the_precomputed_kernel_is_found(send):
-    reference.require_cuml()
-    assert reference._has_precomputed(reference._cuml_regressor())
+    assert engines._has_precomputed(engines.cuml_regressor())
 
 
 def test_the_estimator(send):

@@ -6,8 +6,8 @@ import pytest
 from rapids_pipeline.backend.arrays import is_on_cuda, to_host
 from rapids_pipeline.svr import MultiTargetSVR
 from rapids_pipeline.svr.douglas_rachford import GPU_CHUNK, HOST_CHUNK, chunk_for, solve
+from rapids_pipeline.svr.dual import GramTable
 from rapids_pipeline.svr.engines import fit_on_table
-from rapids_pipeline.svr.gram import GramTable
 
 WITHIN = {1e-3: 2e-3, 1e-6: 1e-5}
 """How far predictions of two solutions within a tolerance may be apart (docs/methods/svr.md, Accuracy)."""

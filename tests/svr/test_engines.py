@@ -8,21 +8,11 @@ import pandas as pd
 import pytest
 from sklearn.svm import SVR
 
-from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.svr import MultiTargetSVR, NotConvergedWarning, reference
-from rapids_pipeline.svr.engines import ENGINES, choose_engine, fit_on_table, solve_duals
-from rapids_pipeline.svr.gram import GramTable, kernel_between, scale_gamma
-
-
-def problem(n=60, targets=5, seed=0):
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, 6))
-    K = np.exp(-0.1 * ((X[:, None] - X[None]) ** 2).sum(-1))
-    return K, rng.standard_t(4, size=(n, targets))
-
-
-def objective(K, Y, beta, epsilon):
-    return 0.5 * np.einsum("it,ij,jt->t", beta, K, beta) - (Y * beta).sum(0) + epsilon * np.abs(beta).sum(0)
+from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.svr import MultiTargetSVR, NotConvergedWarning, engines
+from rapids_pipeline.svr.dual import GramTable, kernel_between, scale_gamma
+from rapids_pipeline.svr.engines import ENGINES, choose_engine, fit_on_table, solve_duals, solve_sklearn
+from tests.svr.duals import objective, predicted, problem
 
 
 class StandInRegressor:
@@ -53,14 +43,14 @@ def stand_in_cuml(request, monkeypatch):
     package.svm.SVR = StandInRegressor
     monkeypatch.setitem(sys.modules, "cuml", package)
     monkeypatch.setitem(sys.modules, "cuml.svm", package.svm)
-    reference._has_precomputed.cache_clear()
+    engines._has_precomputed.cache_clear()
     yield "linear" if request.param else "precomputed"
-    reference._has_precomputed.cache_clear()
+    engines._has_precomputed.cache_clear()
 
 
 @pytest.mark.parametrize("per_target", [False, True])
 def test_all_engines_agree(stand_in_cuml, per_target):
-    K, Y = problem()
+    K, _, Y = problem(5, 60)
     C = np.array([[0.05, 0.5, 1.0, 2.0, 5.0]]) if per_target else 1.0
     epsilon = np.array([[0.0, 0.1, 0.2, 0.5, 1.0]]) if per_target else 0.1
     solved = {
@@ -74,8 +64,7 @@ def test_all_engines_agree(stand_in_cuml, per_target):
         assert (np.abs(solution.dual_coef) <= C).all() and (
             np.abs(solution.dual_coef.sum(axis=0)) < 1e-5
         ).all()
-        predicted, wanted = (K @ s.dual_coef + s.intercept for s in (solution, expected))
-        np.testing.assert_allclose(predicted, wanted, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(predicted(solution, K), predicted(expected, K), atol=1e-5, err_msg=name)
         best = objective(K, Y, expected.dual_coef, epsilon)
         assert (objective(K, Y, solution.dual_coef, epsilon) - best <= 1e-6 * np.abs(best)).all(), name
     assert StandInRegressor.kernels[-1] == stand_in_cuml
@@ -106,7 +95,8 @@ def test_an_unknown_engine_and_one_that_cannot_do_it_are_refused():
         choose_engine("sklearn", np.zeros((2, 1)), own_target=True)
 
 
-def test_smo_equals_scikit_learn_on_50_genes_of_real_data(shared_data):
+@pytest.mark.parametrize("engine", ["smo", "douglas-rachford"])
+def test_equals_scikit_learn_on_50_genes_of_real_data(shared_data, engine):
     frame = pd.read_parquet(shared_data / "lincs_lung" / "de_train.parquet")
     X = pd.get_dummies(frame[["cell_type", "sm_name"]]).to_numpy(float)
     Y = frame.iloc[:, 5:].to_numpy(float)[:, ::19][:, :50]
@@ -116,11 +106,32 @@ def test_smo_equals_scikit_learn_on_50_genes_of_real_data(shared_data):
     expected = ENGINES["sklearn"].solve(K, Y[inside], C=1.0, epsilon=0.1, tol=1e-6, max_iter=10**7)
     best = objective(K, Y[inside], expected.dual_coef, 0.1)
     for tol, within in ((1e-3, 1e-3), (1e-6, 1e-5)):
-        solution = ENGINES["smo"].solve(K, Y[inside], C=1.0, epsilon=0.1, tol=tol, max_iter=10**6)
-        predicted, wanted = (K_test @ s.dual_coef + s.intercept for s in (solution, expected))
-        assert solution.converged.all() and np.abs(predicted - wanted).max() <= within
+        solution = ENGINES[engine].solve(K, Y[inside], C=1.0, epsilon=0.1, tol=tol, max_iter=10**6)
+        assert solution.converged.all()
+        assert np.abs(predicted(solution, K_test) - predicted(expected, K_test)).max() <= within
         assert (objective(K, Y[inside], solution.dual_coef, 0.1) - best <= 1e-6 * np.abs(best)).all()
-        assert np.abs(solution.dual_coef).max() <= 1 and np.abs(solution.dual_coef.sum(axis=0)).max() <= 1e-5
+        assert (
+            np.abs(solution.dual_coef).max() <= 1
+            and np.abs(solution.dual_coef.sum(axis=0, dtype=float)).max() <= 1e-5
+        )
+
+
+def test_the_gap_that_a_library_leaves_is_measured():
+    K, _, Y = problem(5, 60)
+    how = {"epsilon": 0.1, "tol": 1e-3, "max_iter": 10_000}
+    solution = solve_sklearn(K, Y, C=1.0, **how)
+    assert (solution.gap <= 1.01e-3).all() and (solution.gap > 1e-6).any()
+    weights = np.linspace(0.1, 2, 60)[:, None]
+    solution = solve_sklearn(K, Y, C=weights, **how)
+    assert (solution.gap <= 1.01e-3).all() and (np.abs(solution.dual_coef) <= weights).all()
+    stopped = solve_sklearn(K, Y, C=1.0, **{**how, "max_iter": 3})
+    assert not stopped.converged.any() and (stopped.gap > 1e-3).all()
+
+
+def test_cuml_is_refused_where_it_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuml.svm", None)
+    with pytest.raises(UnavailableError, match=r"pip install '\.\[gpu-cu13\]'"):
+        MultiTargetSVR(engine="cuml").fit(np.eye(3), np.arange(3.0))
 
 
 # --- fits on some rows of a table ----------------------------------------------------------------------------
@@ -147,8 +158,8 @@ def test_a_fit_on_a_table_equals_a_naive_loop_over_scikit_learn(engine):
         for t in range(3):
             model = SVR(C=C[t], epsilon=epsilon[t], tol=1e-6).fit(X[TRAINING], Y[TRAINING, t], weight)
             np.testing.assert_allclose(fit.gamma, model._gamma, rtol=1e-12)
-            for group, predicted in zip((HELD_OUT, NEW), fit.predictions, strict=True):
-                np.testing.assert_allclose(predicted[:, t], model.predict(X[group]), atol=2e-5)
+            for group, found in zip((HELD_OUT, NEW), fit.predictions, strict=True):
+                np.testing.assert_allclose(found[:, t], model.predict(X[group]), atol=2e-5)
 
 
 def test_targets_and_features_of_a_held_out_row_change_no_other_prediction():
@@ -188,7 +199,8 @@ def test_a_precomputed_table_equals_the_kernel_it_was_made_of():
 
 
 def test_targets_that_miss_the_tolerance_are_named():
-    K, Y = problem(targets=3)
-    with pytest.warns(NotConvergedWarning, match="targets A1BG, A1CF, AAK1: raise"):
+    K, _, Y = problem()
+    Y[:, 1] = 1.0  # constant: done at the first check
+    with pytest.warns(NotConvergedWarning, match="2 of 3 SVR targets .* targets A1BG, AAK1: raise") as caught:
         solution = solve_duals(K, Y, **{**HOW, "max_iter": 1}, target_names=["A1BG", "A1CF", "AAK1"])
-    assert not solution.converged.any()
+    assert len(caught) == 1 and solution.converged.tolist() == [False, True, False]

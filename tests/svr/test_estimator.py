@@ -13,6 +13,9 @@ from rapids_pipeline.backend.arrays import available_bytes
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.svr import MultiTargetSVR, NotConvergedWarning
 
+SOLVED = pytest.mark.parametrize(
+    ("kernel", "engine"), [("rbf", "douglas-rachford"), ("rbf", "smo"), ("linear", "smo")]
+)
 WEIGHT_CHECK = "check_sample_weight_equivalence_on_dense_data"
 
 
@@ -39,9 +42,7 @@ def data(n=70, targets=4, seed=0):
     return rng.normal(size=(n, 5)), rng.standard_t(4, size=(n, targets)), rng.normal(size=(20, 5))
 
 
-@pytest.mark.parametrize(
-    ("kernel", "engine"), [("rbf", "douglas-rachford"), ("rbf", "smo"), ("linear", "smo")]
-)
+@SOLVED
 def test_one_C_and_epsilon_for_each_target_and_sample_weights_equal_scikit_learn(engine, kernel):
     X, Y, X_test = data()
     C, epsilon = np.array([0.1, 1.0, 5.0, 0.5]), np.array([0.0, 0.1, 0.5, 1.0])
@@ -56,9 +57,7 @@ def test_one_C_and_epsilon_for_each_target_and_sample_weights_equal_scikit_learn
     assert model.converged_.all() and (model.gap_ <= 1e-7).all() and model.n_iter_.shape == (4,)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "engine"), [("rbf", "douglas-rachford"), ("rbf", "smo"), ("linear", "smo")]
-)
+@SOLVED
 def test_a_weight_of_zero_leaves_a_row_out_and_a_weight_of_two_repeats_it(kernel, engine):
     X, Y, X_test = data()
     weight = np.resize([0, 1, 2], len(X))
@@ -167,12 +166,21 @@ def test_parameters_that_cannot_be_used_are_refused(parameters, message):
         MultiTargetSVR(**parameters).fit(X, Y)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_non_finite_values_are_named(value, which):
+    given = np.ones((4, 3)), np.ones((4, 2))
+    given[which][2, 1] = value
+    with pytest.raises(InputError, match=rf"^{'XY'[which]} contains (NaN|inf) at row 2, column 1"):
+        MultiTargetSVR().fit(*given)
+
+
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
-        (np.ones(3), "one value for each of the 70 rows"),
-        (np.where(np.arange(70) == 4, -1.0, 1.0), "-1.0 at row 4"),
-        (np.zeros(70), "zero at every row"),
+        (np.ones(3), r"must be \(70,\), one number for every row"),
+        (np.where(np.arange(70) == 4, -1.0, 1.0), r"-1\.0 \(row 4"),
+        (np.zeros(70), "zero for every row"),
     ],
 )
 def test_sample_weights_that_cannot_be_used_are_refused(weight, message):
@@ -182,13 +190,13 @@ def test_sample_weights_that_cannot_be_used_are_refused(weight, message):
 
 
 def test_what_does_not_fit_in_memory_stops_before_anything_is_built(monkeypatch):
-    monkeypatch.setattr("rapids_pipeline.svr.gram.available_bytes", lambda like: 200_000)
+    monkeypatch.setattr("rapids_pipeline.svr.dual.available_bytes", lambda like: 200_000)
     X, Y, _ = data(n=100)
     with pytest.raises(InputError, match=r"100 training rows .* needs 0.0 GB .* enough for about 55 rows"):
         MultiTargetSVR(engine="douglas-rachford").fit(X, Y)
     MultiTargetSVR(engine="douglas-rachford").fit(X[:55], Y[:55])
     rows = np.broadcast_to(np.zeros(1), (200_000, 3))  # nothing of this size may be touched
-    monkeypatch.setattr("rapids_pipeline.svr.gram.available_bytes", lambda like: 16 * 10**9)
+    monkeypatch.setattr("rapids_pipeline.svr.dual.available_bytes", lambda like: 16 * 10**9)
     with pytest.raises(InputError, match=r"200,000 .* needs 2560.0 GB .* 16.0 GB are available"):
         MultiTargetSVR(engine="douglas-rachford").fit(rows, rows[:, 0])
 
@@ -200,7 +208,7 @@ def test_available_memory_is_plausible():
 def test_importing_the_estimator_loads_neither_numba_nor_torch():
     import subprocess
 
-    code = "import sys, rapids_pipeline.svr; sys.exit(bool({'numba', 'torch', 'cuml'} & set(sys.modules)))"
+    code = "import sys, rapids_pipeline.svr.estimator; sys.exit(bool({'numba', 'torch', 'cuml'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

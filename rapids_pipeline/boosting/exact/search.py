@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rapids_pipeline.backend.arrays import Float32, Float64
+from rapids_pipeline.backend.arrays import Float32, Float64, aligned
 from rapids_pipeline.boosting.exact.kernels import (
     LANES,
     ROW_BITS,
@@ -93,8 +93,8 @@ def allocated(residual: Float32, row_weight: Float64 | None, p: int, rules: Rule
     n, width = residual.shape
     return Work(
         residual=residual,
-        h=_aligned(n * width),
-        start=_aligned(width),
+        h=aligned((n * width,), np.float32),
+        start=aligned((width,), np.float32),
         factor=np.zeros(n + SLACK, np.float32),
         zeros=np.zeros(n + SLACK, np.float32),
         sums=np.zeros(GROUP * (n + SLACK), np.float32),
@@ -113,13 +113,6 @@ def allocated(residual: Float32, row_weight: Float64 | None, p: int, rules: Rule
         active=np.zeros((rules.max_depth + 1, p), np.int32),
         row_weight=row_weight,
     )
-
-
-def _aligned(length: int) -> Float32:
-    """Return zeros that start at a multiple of 64 bytes."""
-    room = np.zeros(length + LANES, np.float32)
-    skip = (-room.ctypes.data % 64) // 4
-    return room[skip : skip + length]
 
 
 @compiled

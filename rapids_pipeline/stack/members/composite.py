@@ -30,8 +30,8 @@ from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
 from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, StageConfig, TrainingSet
 from rapids_pipeline.stack.members.svr import NO_TUBE
 from rapids_pipeline.stack.target_space import TargetSpace, TransformName
+from rapids_pipeline.svr.dual import require_room
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
-from rapids_pipeline.svr.gram import require_room
 
 LEAST_NOISE = 1e-3
 """Part of the rows' mean square that is added to each row's before noise is made of it."""

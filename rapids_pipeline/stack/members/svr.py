@@ -18,8 +18,8 @@ from rapids_pipeline.backend.arrays import Float32, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.members.member import Features, Fits, TrainingSet, WithFeatures
+from rapids_pipeline.svr.dual import GramTable, Kernel, kernel_between
 from rapids_pipeline.svr.engines import TableFit, choose_engine, fit_on_table
-from rapids_pipeline.svr.gram import GramTable, Kernel, kernel_between
 
 if TYPE_CHECKING:
     from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR

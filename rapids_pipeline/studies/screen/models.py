@@ -31,9 +31,10 @@ from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.studies.screen.results import Losses
 from rapids_pipeline.studies.store import Recent
+from rapids_pipeline.svr.dual import squared_distances
 from rapids_pipeline.svr.engines import fit_on_table
-from rapids_pipeline.svr.gram import squared_distances
 from rapids_pipeline.svr.own_target import estimator as own_target
+from rapids_pipeline.svr.own_target.statistics import sides_of
 
 ModelName = Literal["svr", "ridge", "boosting"]
 SVR, BOOSTING = SvrMember(), BoosterMember(stacks_on=("svr_shared",))
@@ -198,7 +199,7 @@ def require_usable(features: FeatureSet, model: ModelName, n_genes: int) -> None
             f"feature set {features.name} gives every gene columns of its own: screen it with --model svr, or one gene"
         )
     if features.own_target and n_genes > 1:
-        own_target.require_usable(features)
+        sides_of(features)  # InputError where they cannot be told apart
 
 
 def svr(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:

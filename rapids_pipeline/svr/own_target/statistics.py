@@ -84,7 +84,7 @@ def sides_of(features: FeatureSet) -> tuple[SideBlocks, SideBlocks]:
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class SideLevels:
     """Levels of some rows on one side.
 
     Attributes
@@ -99,6 +99,11 @@ class Levels:
     of_row: Indices
     labels: Indices
     features: Float32
+
+    def some(self, rows: slice) -> "SideLevels":
+        """Return the levels of some of the rows, without those that none of them has."""
+        used, of_row = np.unique(self.of_row[rows], return_inverse=True)
+        return SideLevels(of_row, self.labels[used], self.features[used])
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +257,7 @@ class Side:
         _, example, of_row = np.unique(keys, axis=1, return_index=True, return_inverse=True)
         return of_row.ravel(), example
 
-    def others(self, rows: Rows) -> Levels:
+    def others(self, rows: Rows) -> SideLevels:
         """Return the levels of other rows."""
         m = len(rows.obs)
         made = np.zeros((m, 0), np.float32) if self.table is None else self.table.transform(rows)
@@ -263,7 +268,7 @@ class Side:
         features_of_row, features = _distinct(made)
         keys = np.vstack([features_of_row, label])
         levels, of_row = np.unique(keys, axis=1, return_inverse=True)
-        return Levels(of_row.ravel(), levels[1], features[levels[0]])
+        return SideLevels(of_row.ravel(), levels[1], features[levels[0]])
 
     def statistics(self, examples: Indices) -> list[LevelStatistics]:
         """Return what makes each block's statistics; `examples` are a row of every training level."""

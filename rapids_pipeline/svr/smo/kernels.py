@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numba import njit
-from numpy.typing import DTypeLike, NDArray
 
 from rapids_pipeline.svr.smo.vectors import BLOCKED
 
@@ -26,7 +25,6 @@ SETTLED = 1e-11
 """Share of C that counts as rounding."""
 AT_BOUND = 1e-6
 """A start within this share of C of its bound is put there, whatever float32 made of it."""
-ALIGNMENT = 64
 PADDING = 64
 """Arrays over rows are padded to a multiple of this: 4 accumulators of 16 float32 (see `vectors`)."""
 TILE = 8
@@ -71,16 +69,6 @@ def source_stamp() -> int:
 
 
 STAMP = source_stamp()
-
-
-def aligned(shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0.0) -> NDArray[Any]:
-    """Return a filled array that starts on a cache line, as the vector passes like it."""
-    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(count + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    array = memory[start : start + count].view(dtype).reshape(shape)
-    array[...] = fill
-    return array
 
 
 def padded(n: int, to: int = PADDING) -> int:

@@ -28,12 +28,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from rapids_pipeline.backend.arrays import Float32, Float64, Floats
+from rapids_pipeline.backend.arrays import Float32, Float64, Floats, aligned
 from rapids_pipeline.svr.smo.kernels import (
     AIM,
     FLOAT32_ROUNDING,
     STAMP,
-    aligned,
     compiled,
     compiled_and_cached,
     fall_offset,

@@ -1,16 +1,8 @@
 r"""Sequential minimal optimisation for thousands of SVRs that share one Gram matrix.
 
-The dual of epsilon-SVR for target t (β = α − α*, f = y_t − Kβ):
-
-    min_β ½ βᵀKβ − y_tᵀβ + ε‖β‖₁    subject to  1ᵀβ = 0,  |β_i| ≤ C_i
-
-moves two coordinates at a time, β_i + s and β_j − s. With u_i = f_i − (ε if β_i ≥ 0 else −ε) for β_i < C_i
-and l_j = f_j − (ε if β_j > 0 else −ε) for β_j > −C_j, the dual falls at rate u_i − l_j. Second-order selection:
-
-    i = argmax u,   j = argmax over l_j < u_i of (u_i − l_j)² / (K_ii + K_jj − 2K_ij),   s exact, past zeros
-
-until U − L = max u − min l ≤ tol. This is LIBSVM's problem in n variables instead of 2n. What targets have in common is
-done by matrix products, a chunk of them at a time:
+The dual (`rapids_pipeline.svr.dual`), which is LIBSVM's in n variables instead of 2n, moves two coordinates at a time,
+β_i + s and β_j − s, chosen by second order (`rapids_pipeline.svr.smo.pairs`), s exact, past zeros, until U − L ≤ tol.
+What targets have in common is done by matrix products, a chunk of them at a time:
 
     start   one step of Douglas–Rachford (`rapids_pipeline.svr.douglas_rachford`), float32, many targets at once, from
             v = `SHARE`·y/ρ, which needs no product
@@ -40,8 +32,8 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.svr.douglas_rachford import FLOAT32_ROUNDING as PRODUCT_ROUNDING
 from rapids_pipeline.svr.douglas_rachford import RELAXATION
+from rapids_pipeline.svr.dual import DualSolution
 from rapids_pipeline.svr.smo import kernels, pairs
-from rapids_pipeline.svr.solution import DualSolution
 
 CHUNK = 256
 LEFT_PARTS = 64
@@ -109,8 +101,8 @@ def solve(
 
     def part(which: slice) -> Indices:
         own = box[which] if len(box) > 1 else box
-        outcome = Outcome(beta[which], intercept[which], n_iter[which], gap[which])
-        found = solve_part(gram, Y[:, which], own, tube[which], tol, max_iter, outcome)
+        outcome: list[Any] = [x[which] for x in (beta, intercept, n_iter, gap)]
+        found = solve_part(gram, Y[:, which], own, tube[which], tol, max_iter, *outcome)
         return np.asarray(found + which.start)
 
     left = np.concatenate(in_chunks(part, targets, CHUNK, n_threads, progress))
@@ -128,16 +120,6 @@ def solve(
 
     in_chunks(finish, len(left), ceil(len(left) / LEFT_PARTS), n_threads)
     return DualSolution(beta.T, intercept, n_iter.astype(np.int32), gap, gap <= tol)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Where the solutions of a chunk of targets are written: β (targets, n), b, iterations and U − L (targets,)."""
-
-    beta: Float64
-    intercept: Float64
-    n_iter: Any
-    gap: Float64
 
 
 @dataclass(frozen=True)
@@ -204,13 +186,16 @@ def solve_part(
     epsilon: Float64,
     tol: float,
     max_iter: int,
-    outcome: Outcome,
+    beta: Float64,
+    intercept: Float64,
+    n_iter: Any,
+    gap: Float64,
 ) -> Indices:
     """Solve a chunk of targets, `Y` (n, targets), together; return those that are not done.
 
-    `box` is (1 or targets, n).
+    `box` is (1 or targets, n). β (targets, n), b, iterations and U − L (targets,) are written.
     """
-    aim, beta, K = kernels.AIM * tol, outcome.beta, gram.rounded
+    aim, K = kernels.AIM * tol, gram.rounded
     beta[:] = 0.0
     rows = np.empty(Y.shape[::-1], np.float32)
     centre, largest = np.empty(len(rows)), np.empty(len(rows))
@@ -222,14 +207,14 @@ def solve_part(
     goal = np.maximum(0.95 * aim, kernels.FLOAT32_ROUNDING * largest)
     limit = min(max_iter, 20 * len(Y) + 1000)
     work = pairs.pair_work(gram.distances, 0.5 * np.diagonal(gram.K))
-    pairs.descend_chunk(rows, rounded @ K, box, epsilon, goal, limit, work, beta, rounded, outcome.n_iter)
+    pairs.descend_chunk(rows, rounded @ K, box, epsilon, goal, limit, work, beta, rounded, n_iter)
     if (largest.max() + float(box.max()) * gram.magnitude) * PRODUCT_ROUNDING < tol:
-        kernels.judge_chunk(rows, rounded @ K, box, epsilon, beta, outcome.gap, outcome.intercept)
+        kernels.judge_chunk(rows, rounded @ K, box, epsilon, beta, gap, intercept)
     else:
         precise = np.array(Y.T, np.float64, order="C") - centre[:, None]
-        kernels.judge_chunk(precise, beta @ gram.K, box, epsilon, beta, outcome.gap, outcome.intercept)
-    outcome.intercept[:] += centre
-    return np.flatnonzero((outcome.gap > SLACK * aim) & (outcome.n_iter < max_iter))
+        kernels.judge_chunk(precise, beta @ gram.K, box, epsilon, beta, gap, intercept)
+    intercept[:] += centre
+    return np.flatnonzero((gap > SLACK * aim) & (n_iter < max_iter))
 
 
 def _start(start: WarmStart, rows: Float32, box: Float64, epsilon: Float64, beta: Float64) -> None:

@@ -10,7 +10,7 @@ from features.rows import Rows
 from rapids_pipeline.evaluation.splits import Split, random_folds
 from rapids_pipeline.studies.screen import models
 from rapids_pipeline.studies.screen.models import MOST_ENCODED, FoldFeatures
-from rapids_pipeline.svr.gram import GramTable
+from rapids_pipeline.svr.dual import GramTable
 
 SMILES = ["C", "CC", "CCC", "c1ccccc1", "CCO", "CC(=O)O", "CN", "CCN"]
 SETS = "cell_type onehot molecules molecules_svd descriptors svr_shared svr_loo op2_first_light".split()

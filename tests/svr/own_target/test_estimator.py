@@ -19,9 +19,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.svr.engines import NotConvergedWarning
 from rapids_pipeline.svr.own_target import estimator
-from rapids_pipeline.svr.own_target import statistics as own_statistics
-from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR, fit_predict, require_usable
-from rapids_pipeline.svr.own_target.solver import TrainedRows
+from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR, TrainedRows, fit_predict
 from rapids_pipeline.svr.own_target.statistics import Side, sides_of
 
 SIX = ("mean", "min", "max", "median", "first", "quantile_0.4")
@@ -116,11 +114,10 @@ def test_equals_scikit_learn_with_other_settings(how, tol):
     assert_equals_spelt_out(RECIPES["published"], example(), tol, atol, **{"epsilon": 0.1, **how})
 
 
-def test_float32_kernels_are_far_more_exact_than_tol(monkeypatch):
+def test_float32_kernels_are_far_more_exact_than_tol():
     rows, Y, others = example(n=120, targets=30)
     single = OwnTargetSVR.fit(RECIPES["published"], rows, Y, tol=1e-4)
     assert single.single
-    monkeypatch.setattr("rapids_pipeline.svr.own_target.solver.SINGLE_TOL", 1.0)
     double = OwnTargetSVR(**{**vars(single), "single": False})
     np.testing.assert_allclose(single.predict(others), double.predict(others), atol=5e-6)
     exact = fit_predict(RECIPES["published"], rows, Y, others, tol=1e-7)
@@ -366,21 +363,21 @@ def test_a_state_of_another_recipe_is_refused():
 )
 def test_blocks_that_are_no_function_of_the_level_are_refused(block, named):
     with pytest.raises(InputError, match=f"feature set test: .*cannot take block {named}"):
-        require_usable(recipe_of(*ONEHOT, statistics("cell_type"), block))
+        sides_of(recipe_of(*ONEHOT, statistics("cell_type"), block))
 
 
 def test_a_set_without_own_statistics_is_refused():
     with pytest.raises(InputError, match="has no statistics of each gene's own"):
-        require_usable(FEATURE_SETS["onehot"])
-    require_usable(RECIPES["published"])
+        sides_of(FEATURE_SETS["onehot"])
+    sides_of(RECIPES["published"])
 
 
 @pytest.mark.parametrize(
     ("how", "says"),
     [
-        ({"C": 0.0}, "C and tol must be positive"),
-        ({"epsilon": -1.0}, "epsilon not negative"),
-        ({"tol": 0.0}, "C and tol must be positive"),
+        ({"C": 0.0}, "C must be positive"),
+        ({"epsilon": -1.0}, "epsilon must be finite and not negative"),
+        ({"tol": 0.0}, "tol must be positive"),
         ({"gamma": "auto"}, "gamma must be"),
         ({"gamma": -1.0}, "gamma must be"),
         ({"max_iter": 0}, "max_iter must be at least 1"),
@@ -428,4 +425,3 @@ def test_levels_are_fewer_than_rows_only_where_rows_agree():
     for row, level in enumerate(of_row):
         assert side.label_of_row[row] == side.label_of_row[examples[level]]
         assert (side.folds[:, row] == side.folds[:, examples[level]]).all()
-    assert own_statistics.COLUMNS == ("sm_name", "cell_type")

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rapids_pipeline.backend.arrays import aligned
+from rapids_pipeline.svr.dual import optimality_gap
 from rapids_pipeline.svr.smo import vectors
-from rapids_pipeline.svr.smo.kernels import AT_BOUND, aligned, balance, fall_offset, rise_offset
+from rapids_pipeline.svr.smo.kernels import AT_BOUND, balance, fall_offset, rise_offset
 from rapids_pipeline.svr.smo.pairs import descend, distance_table, pair_work, row_mask
 from rapids_pipeline.svr.smo.vectors import BLOCKED
-from rapids_pipeline.svr.solution import optimality_gap
 
 LENGTH, WIDTH = 128, 16
 
