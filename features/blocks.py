@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from features.group_statistics import checked_statistics
 from features.molecules import fitted_in_fold
-from features.rows import Rows
+from features.rows import Rows, places
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
@@ -216,49 +216,41 @@ Block = Annotated[
 
 
 class OneHot:
-    """Zeros and ones of one column: scikit-learn's encoder, with the levels of the training rows."""
+    """Zeros and ones of one column, by the levels of the training rows."""
 
     def __init__(self, column: str) -> None:
         self._column = column
+        self._levels: list[str] = []
 
     def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
         """Learn the levels, and return the training rows' columns."""
-        levels = sorted(set(self._labels(rows)))
-        if not levels:
+        self._levels = sorted(set(self._labels(rows)))
+        if not self._levels:
             raise InputError("one-hot encoding: no row to learn levels from")
-        self._learn(levels)
         return self.transform(rows)
 
     def transform(self, rows: Rows) -> Float32:
         """Return the columns of other rows (InputError: a label is missing or no string)."""
-        labels = np.array(self._labels(rows), dtype=object)[:, None]
-        if not len(labels):
-            return np.zeros((0, len(self._encoder.categories_[0])), dtype=np.float32)
-        return np.asarray(self._encoder.transform(labels))
+        found = places(self._labels(rows), self._levels)
+        known = np.flatnonzero(found >= 0)
+        columns = np.zeros((len(found), len(self._levels)), dtype=np.float32)
+        columns[known, found[known]] = 1
+        return columns
 
     def state(self) -> State:
         """Return the levels."""
-        return {"columns": [self._column], "levels_0": self._encoder.categories_[0].tolist()}
+        return {"columns": [self._column], "levels_0": self._levels}
 
     def restore(self, reader: StateReader) -> int:
         """Take over the levels; return their number."""
         _require_column(reader, ", ".join(reader.levels("columns")), self._column)
-        levels = reader.levels("levels_0")
-        if not levels:
+        self._levels = reader.levels("levels_0")
+        if not self._levels:
             raise reader.fault("there is a column without levels")
-        self._learn(levels)
-        return len(levels)
-
-    def _learn(self, levels: list[str]) -> None:
-        from sklearn.preprocessing import OneHotEncoder
-
-        encoder = OneHotEncoder(
-            categories=[levels], handle_unknown="ignore", sparse_output=False, dtype=np.float32
-        )
-        self._encoder = encoder.fit(np.array(levels, dtype=object)[:, None])
+        return len(self._levels)
 
     def _labels(self, rows: Rows) -> list[str]:
-        labels = rows.obs[self._column].tolist()
+        labels: list[str] = rows.obs[self._column].tolist()
         for row, label in enumerate(labels):
             if not isinstance(label, str):
                 raise InputError(

@@ -193,7 +193,8 @@ def _forward(model: LanguageModel, smiles: list[str], pooling: Pooling, normaliz
         raise InputError(f"{model.folder}: tokenizer and weights do not belong together (unknown token id)")
     with torch.no_grad():
         hidden = model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = _mean(hidden, mask) if pooling == "mean" else hidden[:, 0]
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        pooled = (hidden * weight).sum(dim=1) / weight.sum(dim=1) if pooling == "mean" else hidden[:, 0]
         if normalize:
             pooled = torch.nn.functional.normalize(pooled, dim=1)
     return np.asarray(pooled.cpu().numpy(), dtype=np.float32)
@@ -202,11 +203,6 @@ def _forward(model: LanguageModel, smiles: list[str], pooling: Pooling, normaliz
 def _device_type(model: LanguageModel) -> str:
     """Return "cpu" or "cuda", without the number of the device."""
     return model.device.split(":")[0]
-
-
-def _mean(hidden: Any, mask: Any) -> Any:
-    weight = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
 
 
 def _load_encoder(folder: Path) -> Any:

@@ -156,11 +156,12 @@ def read_driver() -> Driver:
 
 def found_packages() -> list[Found]:
     """Return what is installed here of every package of the GPU path."""
-    found = []
-    for package in PACKAGES:
-        here = ((name, installed_version(name)) for name in package.distributions)
-        found.append(Found(package, tuple((name, version) for name, version in here if version is not None)))
-    return found
+    versions = {name: installed_version(name) for package in PACKAGES for name in package.distributions}
+    here = {name: version for name, version in versions.items() if version is not None}
+    return [
+        Found(one, tuple((name, here[name]) for name in one.distributions if name in here))
+        for one in PACKAGES
+    ]
 
 
 def gpu_problems(
@@ -234,7 +235,7 @@ def package_problems(packages: Iterable[Found]) -> list[Problem]:
         problems += [
             Problem(
                 f"{distribution} {version} is not supported (supported: {name}{found.package.versions})",
-                _reinstall(found, cuda),
+                "pip install --no-deps py-boost==0.5.2" if name == "py-boost" else INSTALL.format(cuda=cuda),
             )
             for distribution, version in here
             if not found.package.versions.contains(version, prereleases=True)
@@ -360,12 +361,6 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
     return Gpu(str(nvml.nvmlDeviceGetName(handle)), (int(major), int(minor)), memory)
-
-
-def _reinstall(found: Found, cuda: int) -> str:
-    if found.package.name == "py-boost":
-        return "pip install --no-deps py-boost==0.5.2"
-    return INSTALL.format(cuda=cuda)
 
 
 def _dotted(version: Version) -> str:

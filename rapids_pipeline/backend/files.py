@@ -118,7 +118,9 @@ class RunFolder:
         self.identity = identity
         require_writable(path)
         taken = [name for name in RESULTS if (path / name).exists()]
-        if taken and not overwrite and self._identity_found() != identity:
+        found = read_manifest(path / MANIFEST)
+        same = bool(found) and all(found.get(key) == value for key, value in identity.items())
+        if taken and not overwrite and not same:
             raise InputError(
                 f"--out {path}: holds another run's {taken[0]}; choose another folder or add --overwrite"
             )
@@ -155,10 +157,6 @@ class RunFolder:
             for folder in created:
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
-
-    def _identity_found(self) -> dict[str, Any] | None:
-        found = read_manifest(self.path / MANIFEST)
-        return {key: found.get(key) for key in self.identity} if found else None
 
 
 def require_writable(path: Path) -> None:

@@ -108,7 +108,11 @@ def without_row_labels(table: nw.DataFrame[Any]) -> nw.DataFrame[Any]:
     if named:
         table = nw.from_native(native.reset_index(level=named), eager_only=True)
     table = nw.maybe_reset_index(table)
-    return table.drop([name for name in table.columns if _is_row_label(name)])
+    # pandas' unnamed row labels, as each library that reads them calls them
+    unnamed = [
+        name for name in table.columns if name in ("", "Unnamed: 0") or name.startswith("__index_level_")
+    ]
+    return table.drop(unnamed)
 
 
 def refuse_repeated_columns(name: str, columns: Sequence[str]) -> None:
@@ -148,8 +152,3 @@ def _read(path: Path, suffix: str, library: FrameLibrary, text: Sequence[str]) -
         options = {"schema_overrides": dict.fromkeys(text, pl.String), "infer_schema_length": None}
     table = nw.read_csv(str(path), backend=library, separator=DELIMITERS[suffix], **options)
     return without_row_labels(table)
-
-
-def _is_row_label(name: str) -> bool:
-    """Say whether a column is pandas' unnamed row labels, as each library that reads them calls it."""
-    return name in ("", "Unnamed: 0") or name.startswith("__index_level_")

@@ -1,15 +1,4 @@
-"""Splits by name: each answers another question about new data.
-
-random      rows like the training rows: the same compounds, the same cell types
-compound    compounds that were never measured
-scaffold    chemical series that were never measured
-cell_type   a cell type that was never measured
-joint       both at once: a new compound in a new cell type
-scarce      other compounds in the cell types of the pairs to predict, known from elsewhere (the competition's task)
-made_scarce the same for the other cell types: all but a few rows of each in turn
-published   B and Myeloid cells in three folds, as the fourth-placed team of the competition did
-cluster     random rows, dealt so that every fold has all kinds of responses, as the second-placed team did
-"""
+"""Splits by name: each answers another question about new data (`SPLITS` says in words what it holds out)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

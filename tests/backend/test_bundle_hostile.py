@@ -223,6 +223,8 @@ def test_files_without_a_part_and_a_model_without_a_state_are_refused(folder):
     )
     (folder / "x.safetensors").write_bytes((folder / "svr_0.safetensors").read_bytes())
     assert "state.json has no part x" in message(folder)
+    rewritten(folder, lambda manifest: manifest.update(files=2 * manifest["files"]))
+    assert "manifest.json lists a file twice" in message(folder)
     rewritten(folder, lambda manifest: manifest.update(files=[]))
     assert "manifest.json lists no state.json" in message(folder)
 
@@ -316,13 +318,6 @@ def test_states_that_no_program_wrote_are_refused(folder, text, says):
     replaced(folder, "state.json", text)
     refused(folder, says)
     assert message(folder).isprintable()
-
-
-def nested(levels):
-    found: object = 1
-    for _ in range(levels):
-        found = [found]
-    return found
 
 
 @pytest.mark.parametrize("levels", [100, 900, 980, 990, 995])

@@ -61,17 +61,6 @@ def test_equals_the_benchmark_s_pandas(seed, n_rows, n_genes):
         np.testing.assert_allclose(predicted, expected[name], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("name", "column"), GROUPED_BY.items())
-def test_an_unseen_level_gets_the_overall_mean(name, column):
-    training = training_data()
-    pairs = training.obs.iloc[:3].reset_index(drop=True)
-    known = BASELINES[name](training, pairs)
-    pairs.loc[1, column] = "never measured"
-    predicted = BASELINES[name](training, pairs)
-    np.testing.assert_array_equal(predicted[1], BASELINES["mean_outcome"](training, pairs)[1])
-    np.testing.assert_array_equal(predicted[[0, 2]], known[[0, 2]])
-
-
 def problem(seed=0, n=40, t=6, compound_size=1.0):
     """n pairs of 4 cell types and 9 compounds, with effects of both."""
     rng = np.random.default_rng(seed)
@@ -219,7 +208,7 @@ def test_one_gene_and_one_row_are_enough(name, n):
     assert np.isfinite(ALL_BASELINES[name](problem(n=n, t=1), ASKED)).all()
 
 
-@pytest.mark.parametrize("name", ["shrunken_compound_mean", "additive"])
+@pytest.mark.parametrize("name", ["shrunken_compound_mean", "additive", *GROUPED_BY])
 def test_nothing_known_gets_the_mean(name):
     data = problem(compound_size=3.0)
     mean = data.Y.mean(axis=0)

@@ -83,14 +83,6 @@ def test_equal_candidates_are_rarely_called_different():
     assert outside <= 20
 
 
-def test_a_clear_difference_is_found():
-    rng = np.random.default_rng(0)
-    losses = np.stack([rng.exponential(size=200), rng.exponential(size=200) + 1])
-    weights = replicate_weights(np.arange(200)[None] % 5, np.arange(200), 300)
-    found = paired_intervals(losses, 0, weights, one_gene=False)
-    assert found.difference_low[1] > 0.5
-
-
 def naive_strengths(obs, Y, pairs):
     """Effects by a dense least-squares problem whose last rows are the penalties."""
     cells, compounds = sorted(set(obs.cell_type)), sorted(set(obs.sm_name))

@@ -118,26 +118,6 @@ def test_noise_of_encodings_is_seeded_and_differs_between_blocks():
     np.testing.assert_array_equal(table.transform(rows), plain_table.transform(rows))
 
 
-def test_unseen_levels_are_defined():
-    rows, Y = example()
-    table = FeatureTable(feature_set("onehot_loo"))
-    table.fit_transform(rows, Y)
-    obs = pd.DataFrame({"cell_type": ["nowhere"], "sm_name": ["nothing"]})
-    features = table.transform(Rows(obs))
-    np.testing.assert_array_equal(features[0, :13], 0)
-    np.testing.assert_allclose(features[0, 13:], np.tile(Y.mean(axis=0), 2), rtol=1e-4, atol=1e-6)
-
-
-def test_order_of_rows_follows():
-    rows, Y = example()
-    order = np.random.default_rng(1).permutation(N)
-    for name in ("svr_loo", "boosting"):
-        table = FeatureTable(feature_set(name))
-        expected = table.fit_transform(rows, Y)[order]
-        found = FeatureTable(feature_set(name)).fit_transform(rows.take(order), Y[order])
-        np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
 def test_only_stacking_sets_need_predictions():
     stacking = [name for name, chosen in FEATURE_SETS.items() if chosen.needs_predictions]
     assert stacking == ["boosting", "boosting_aggregates"]

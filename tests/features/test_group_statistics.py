@@ -123,15 +123,6 @@ def test_other_groups_and_rows_in_none_do_not_matter():
     assert np.all(after[1, moved] > before[1, moved] + 999)
 
 
-def test_the_order_of_rows_matters_to_first_only():
-    Y, codes = example([4, 12, 7])
-    order = np.random.default_rng(1).permutation(len(Y))
-    before, after = group_statistics(Y, codes, 3, ALL), group_statistics(Y[order], codes[order], 3, ALL)
-    is_first = np.array(ALL) == "first"
-    np.testing.assert_allclose(after[:, ~is_first], before[:, ~is_first], rtol=1e-5, atol=1e-6)
-    assert np.any(after[:, is_first] != before[:, is_first])
-
-
 def test_the_input_is_left_as_it_was():
     Y, codes = example([4, 12, 7])
     kept = Y.copy(), codes.copy()

@@ -56,35 +56,10 @@ def test_equals_scikit_learn(n, p):
     signs = np.sign(np.sum(svd.components_ * reference.components_, axis=1))[:, None]
     np.testing.assert_allclose(svd.components_, reference.components_ * signs, atol=1e-5)
     np.testing.assert_allclose(svd.transform(A), reference.transform(A) * signs.T, atol=1e-4)
+    kept = np.sum(reference.transform(A) ** 2) / np.sum(A**2)
+    assert svd.explained_share_ == pytest.approx(kept, abs=1e-6)
     back, theirs = (model.inverse_transform(model.transform(A)) for model in (svd, reference))
     np.testing.assert_allclose(back, theirs, atol=1e-4)
-
-
-@WIDE_AND_TALL
-def test_properties(n, p):
-    A = matrix(n, p)
-    svd = TruncatedSVD(5).fit(A)
-    np.testing.assert_allclose(svd.components_ @ svd.components_.T, np.eye(5), atol=1e-5)
-    assert np.all(np.diff(svd.singular_values_) <= 0)
-    largest = np.argmax(np.abs(svd.components_), axis=1)
-    assert np.all(svd.components_[np.arange(5), largest] > 0)
-    kept = np.sum(svd.transform(A).astype(float) ** 2) / np.sum(A**2)
-    assert svd.explained_share_ == pytest.approx(kept, abs=1e-6)
-
-
-@WIDE_AND_TALL
-def test_all_components_give_the_matrix_back(n, p):
-    A = matrix(n, p)
-    svd = TruncatedSVD(100).fit(A)
-    assert svd.explained_share_ == pytest.approx(1.0)
-    np.testing.assert_allclose(svd.inverse_transform(svd.transform(A)), A, atol=1e-3)
-
-
-def test_best_of_its_rank_by_eckart_and_young():
-    A = matrix(15, 30)
-    svd = TruncatedSVD(3).fit(A)
-    error = np.sum((A - svd.inverse_transform(svd.transform(A))) ** 2)
-    assert error == pytest.approx(np.sum(np.linalg.svd(A, compute_uv=False)[3:] ** 2), rel=1e-5)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -101,16 +76,6 @@ def test_zeros_have_no_component():
     assert svd.explained_share_ == 0.0
     assert svd.transform(np.zeros((2, 7))).shape == (2, 0)
     np.testing.assert_array_equal(svd.inverse_transform(svd.transform(np.zeros((2, 7)))), np.zeros((2, 7)))
-
-
-def test_permuting_rows_changes_nothing_and_columns_follow():
-    A = matrix(20, 60)
-    rng = np.random.default_rng(1)
-    rows, columns = rng.permutation(20), rng.permutation(60)
-    svd = TruncatedSVD(4).fit(A)
-    np.testing.assert_allclose(TruncatedSVD(4).fit(A[rows]).components_, svd.components_, atol=1e-6)
-    moved = TruncatedSVD(4).fit(A[:, columns]).components_
-    np.testing.assert_allclose(moved, svd.components_[:, columns], atol=1e-6)
 
 
 def test_one_row_alone_equals_its_row_in_a_batch():

@@ -12,6 +12,7 @@ from rapids_pipeline.backend.arrays import is_on_cuda, to_device, to_host
 from rapids_pipeline.svr import MultiTargetSVR, engines
 from rapids_pipeline.svr.engines import ENGINES
 from tests.gpu.requirements import need, on_gpu
+from tests.gpu.test_gpu_douglas_rachford import objective
 
 
 class StandIn:
@@ -49,10 +50,6 @@ def problem(n=200, targets=12):
     X = rng.normal(size=(n, 8))
     K = np.exp(-0.1 * ((X[:, None] - X[None]) ** 2).sum(-1))
     return X, K, rng.standard_t(4, size=(n, targets))
-
-
-def objective(K, Y, beta, epsilon):
-    return 0.5 * np.einsum("it,ij,jt->t", beta, K, beta) - (Y * beta).sum(0) + epsilon * np.abs(beta).sum(0)
 
 
 @pytest.mark.parametrize("kernel", ["precomputed", "linear"])

@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features.molecules import language_model  # noqa: E402
 from features.molecules.descriptors import DescriptorEncoder  # noqa: E402
 from features.molecules.encoders import ChemBERTaEncoder, chosen_encoder, molecule_encoder  # noqa: E402
 from features.molecules.morgan import MorganEncoder  # noqa: E402
@@ -20,16 +19,13 @@ from rapids_pipeline.backend.errors import InputError  # noqa: E402
 
 uncached = functools.partial(ChemBERTaEncoder, cache=None)
 
-PAIRS = {
-    "statins": (
-        "CCC(C)C(=O)OC1CC(C)C=C2C=CC(C)C(CCC3CC(O)CC(=O)O3)C12",
-        "CCC(C)(C)C(=O)OC1CC(C)C=C2C=CC(C)C(CCC3CC(O)CC(=O)O3)C12",
-    ),
-    "steroids": ("CC12CCC3C(CCC4=CC(=O)CCC34C)C1CCC2O", "CC(=O)C1CCC2C3CCC4=CC(=O)CCC4(C)C3CCC12C"),
-    "xanthines": ("Cn1cnc2c1c(=O)n(C)c(=O)n2C", "Cn1c(=O)c2[nH]cnc2n(C)c1=O"),
-    "salicylates": ("CC(=O)Oc1ccccc1C(=O)O", "O=C(O)c1ccccc1O"),
-}
-MOLECULES = [smiles for pair in PAIRS.values() for smiles in pair]
+MOLECULES = [
+    "CCC(C)C(=O)OC1CC(C)C=C2C=CC(C)C(CCC3CC(O)CC(=O)O3)C12",
+    "CC12CCC3C(CCC4=CC(=O)CCC34C)C1CCC2O",
+    "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+    "Cn1c(=O)c2[nH]cnc2n(C)c1=O",
+    "CC(=O)Oc1ccccc1C(=O)O",
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +54,7 @@ def test_embedding_equals_a_loop_over_molecules(source, pooling, request):
     np.testing.assert_allclose(rows, one_at_a_time(encoder, MOLECULES, pooling), atol=1e-5)
     assert rows.dtype == np.float32
     assert rows.flags.c_contiguous
+    assert encoder.transform([]).shape == (0, rows.shape[1])
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     names = encoder.get_feature_names_out()
     assert len(names) == rows.shape[1]
@@ -69,35 +66,6 @@ def test_without_normalisation_rows_keep_their_length(rxn, rxn_folder):
     lengths = np.linalg.norm(raw, axis=1, keepdims=True)
     assert (lengths > 1.5).all()
     np.testing.assert_allclose(raw / lengths, rxn.transform(MOLECULES), atol=1e-5)
-
-
-def test_rows_do_not_depend_on_their_batch(rxn_folder, rxn):
-    rows = rxn.transform(MOLECULES)
-    for size in (1, 5):
-        other = uncached(str(rxn_folder), batch_size=size).load().transform(MOLECULES)
-        np.testing.assert_allclose(other, rows, atol=1e-5)
-    np.testing.assert_array_equal(rxn.transform(MOLECULES[::-1])[::-1], rows)
-    np.testing.assert_allclose(rxn.transform([MOLECULES[6]])[0], rows[6], atol=1e-5)
-    assert rxn.transform([]).shape == (0, 256)
-
-
-def test_embeddings_tell_molecules_apart_and_pair_the_similar(rxn):
-    rows = rxn.transform(MOLECULES)
-    assert np.isfinite(rows).all()
-    similarity = rows @ rows.T - 2 * np.eye(len(rows))
-    assert similarity.max() < 1 - 1e-4
-    nearest = similarity.argmax(axis=1)
-    np.testing.assert_array_equal(nearest, [i ^ 1 for i in range(len(rows))])
-
-
-def test_spellings_share_a_row_and_each_molecule_is_embedded_once(rxn, monkeypatch):
-    seen = []
-    embed = language_model.embed
-    monkeypatch.setattr(language_model, "embed", lambda m, s, *a: seen.extend(s) or embed(m, s, *a))
-    rows = rxn.transform(["CC(=O)Oc1ccccc1C(=O)O", "CCO", "OC(=O)C1=CC=CC=C1OC(C)=O", "OCC"])
-    assert len(seen) == 2
-    np.testing.assert_array_equal(rows[0], rows[2])
-    np.testing.assert_array_equal(rows[1], rows[3])
 
 
 def test_truncated_molecules_are_counted_and_read_to_the_limit(rxn_folder, rxn):
@@ -126,11 +94,6 @@ def test_mostly_unknown_molecules_are_refused_in_fit(rxn_folder):
 def test_parameters_are_checked_before_anything_is_loaded(parameters):
     with pytest.raises(InputError, match=next(iter(parameters))):
         uncached("no/model", **parameters).load()
-
-
-def test_invalid_molecules_are_refused(rxn):
-    with pytest.raises(InputError, match="position 1"):
-        rxn.transform(["CCO", "C1CC"])
 
 
 def test_registry_names(tmp_path):

@@ -117,18 +117,6 @@ def test_batches_are_filled_by_length_whatever_the_order(roberta_folder):
     assert len(set(lengths)) > 3
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_rows_of_random_batches_equal_single_molecules(roberta, pooling):
-    roberta.set_params(pooling=pooling, batch_size=1)
-    alone = roberta.transform(MOLECULES)
-    rng = np.random.default_rng(0)
-    for size in (2, 7, 50):
-        some = rng.permutation(len(MOLECULES))[:15]
-        rows = roberta.set_params(batch_size=size).transform([MOLECULES[i] for i in some])
-        np.testing.assert_allclose(rows, alone[some], atol=1e-5)
-    assert np.linalg.norm(alone[:, None] - alone, axis=2)[np.triu_indices(len(alone), 1)].min() > 1e-4
-
-
 def test_padding_that_is_not_masked_would_be_seen(roberta):
     """The tests above can fail: without the mask, a short molecule depends on its batch."""
     model = roberta.language_model_

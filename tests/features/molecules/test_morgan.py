@@ -37,14 +37,6 @@ def test_morgan_rows_are_float32_and_named():
     assert MorganEncoder().transform([]).shape == (0, 1024)
 
 
-def test_two_spellings_give_identical_rows_and_rows_are_independent():
-    encoder = MorganEncoder()
-    rows = encoder.transform([ASPIRIN, CAFFEINE, ASPIRIN_AGAIN])
-    np.testing.assert_array_equal(rows[0], rows[2])
-    for row, smiles in zip(rows, [ASPIRIN, CAFFEINE], strict=False):
-        np.testing.assert_array_equal(row, encoder.transform([smiles])[0])
-
-
 def test_each_distinct_molecule_is_computed_once(monkeypatch):
     class CountingGenerator:
         calls = 0

@@ -121,20 +121,6 @@ def test_a_tokenizer_that_lowers_case_is_refused(roberta_copy):
         load_tokenizer(roberta_copy)
 
 
-def test_a_character_tokenizer_that_drops_characters_is_measured(rxn_folder, tmp_path):
-    """ChemBERTa-2's format: a vocabulary of whole tokens, no merges, so characters; others are dropped."""
-    vocabulary = (rxn_folder / "vocab.txt").read_text().splitlines()
-    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    special = {f"{n}_token": f"[{n.upper()}]" for n in ("unk", "cls", "sep", "pad", "mask")}
-    special |= {"bos_token": "[CLS]", "eos_token": "[SEP]", "tokenizer_class": "RobertaTokenizer"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(special))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta", "vocab_size": 600}))
-    tokenizer = load_tokenizer(tmp_path)
-    assert tokenizer.unk_token_id not in tokenizer("C[C@@H](Cl)Br")["input_ids"]
-    assert unknown_share(tokenizer, ["C[C@@H](Cl)Br"]) == pytest.approx(7 / 13)  # [ @ @ H ] l r
-
-
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
