@@ -1,18 +1,13 @@
 """`demo`: simulate data in the competition's layout, run the pipeline on them, and score the hidden truth."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.commands import options
-from rapids_pipeline.commands.evaluate import score_files
+from rapids_pipeline.commands import evaluate, options
 from rapids_pipeline.commands.run import run_files
-
-if TYPE_CHECKING:
-    from rapids_pipeline.stack.recipe import RunConfig
-
 
 SeedOption = Annotated[int, typer.Option(help="The seed of the simulation, the folds and the boosting.")]
 GenesOption = Annotated[int | None, typer.Option(help="Simulate only this many genes instead of all 18,211.")]
@@ -32,32 +27,13 @@ def command(
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
-    config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
-    run_demo(out, config, device, seed, genes, data_only, overwrite)
-
-
-def run_demo(
-    out: Path,
-    config: "RunConfig",
-    device: str,
-    seed: int,
-    genes: int | None,
-    data_only: bool = False,
-    overwrite: bool = False,
-) -> None:
-    """Simulate a data set in `out`/data and, unless only that is asked for, run the pipeline on it and score the truth.
-
-    Raises
-    ------
-    InputError
-        `out` cannot be written to or holds a run's results, or as `demo.write_demo`.
-    """
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import MANIFEST, require_writable
     from rapids_pipeline.data.demo import write_demo
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports.page import LiveStages
 
+    config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
     resolve_device(device)  # before anything is written
     require_writable(out)
     if (out / MANIFEST).exists() and not overwrite:  # its results must not lose the data they were made from
@@ -68,4 +44,4 @@ def run_demo(
         typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
         return
     run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite)
-    score_files(out / "submission.csv", files.truth, files.train, "X")
+    evaluate.command(out / "submission.csv", files.truth, files.train, "X")

@@ -32,25 +32,13 @@ def command(
     as_json: options.JsonOption = False,
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
-    score_files(prediction, truth, train, layer, as_json, options.names_in(metadata_columns), perturbations)
-
-
-def score_files(
-    prediction: Path,
-    truth: Path,
-    train: Path | None,
-    layer: str = DEFAULT_LAYER,
-    as_json: bool = False,
-    metadata_columns: tuple[str, ...] = (),
-    perturbations: bool = False,
-) -> None:
-    """Score a prediction file and print the scores, as a table or as JSON; errors as `evaluate_files`'s."""
     from rapids_pipeline.evaluation.evaluate import evaluate_files
     from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import evaluation_sentences, perturbation_table, score_table
 
+    names = options.names_in(metadata_columns)
     found = evaluate_files(
-        prediction, truth, train, layer=layer, extra_metadata=metadata_columns, perturbations=perturbations
+        prediction, truth, train, layer=layer, extra_metadata=names, perturbations=perturbations
     )
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))

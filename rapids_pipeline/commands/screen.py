@@ -51,8 +51,7 @@ def command(
     from rapids_pipeline.data.problem import ProblemFiles, open_problem
     from rapids_pipeline.reports import screen as report
     from rapids_pipeline.reports.page import LiveStages, print_report
-    from rapids_pipeline.studies.screen.candidates import default_sets, screenable_sets
-    from rapids_pipeline.studies.screen.study import ScreenRequest, screen
+    from rapids_pipeline.studies.screen.study import ScreenRequest, default_sets, screen, screenable_sets
 
     folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
     require_writable(folder)

@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.commands import options
-from rapids_pipeline.commands.demo import GenesOption, SeedOption, run_demo
-from rapids_pipeline.commands.evaluate import score_files
+from rapids_pipeline.commands import demo, evaluate, options
+from rapids_pipeline.commands.demo import GenesOption, SeedOption
 from rapids_pipeline.commands.run import run_files
 
 DataOption = Annotated[
@@ -34,17 +33,17 @@ def command(
     """Run on the training file and the pairs of a folder; where it holds nothing, run the demo."""
     from rapids_pipeline.data.problem import ProblemFiles
 
-    config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
     if (found := files_in(data)) is None:
         typer.echo(f"{data} holds no files: the demo on built-in, simulated data")
-        run_demo(out, config, device, seed, demo_genes, overwrite=overwrite)
+        demo.command(out, molecules, device, recipe, quick, seed, demo_genes, overwrite=overwrite)
         return
+    config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
     train, pairs, truth = found
     if demo_genes is not None:
         raise InputError(f"--demo-genes is for the demo, and {data} holds {train.name}; leave it out")
     run_files(ProblemFiles(train, pairs), out, config, device, overwrite)
     if truth is not None:
-        score_files(out / "submission.csv", truth, train)
+        evaluate.command(out / "submission.csv", truth, train)
 
 
 def files_in(folder: Path) -> tuple[Path, Path, Path | None] | None:

@@ -9,7 +9,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -277,21 +277,19 @@ class _Bars(RichProgress):
 class _Shown(Progress):
     """Shows a stage: on a terminal by a bar, in a log by a line whenever there is something to say."""
 
-    def __init__(self, stages: "LiveStages", name: str, bars: _Bars | None) -> None:
+    def __init__(self, stages: "LiveStages", name: str, bars: _Bars) -> None:
         self._stages, self._bars = stages, bars
-        self._task = bars.add_task(name, total=None, what="") if bars else None
+        self._task = bars.add_task(name, total=None, what="")
 
     def start(self, total: float | None, what: str = "") -> None:
-        if self._bars and self._task is not None:
-            self._bars.update(self._task, total=total, completed=0, what=what)
+        self._bars.update(self._task, total=total, completed=0, what=what)
 
     def advance(self, steps: float = 1) -> None:
-        if self._bars and self._task is not None:
-            self._bars.advance(self._task, steps)
+        self._bars.advance(self._task, steps)
 
     def found(self, result: Any) -> None:
         self._stages.latest = result
-        if self._bars:
+        if self._stages.console.is_terminal:
             self._bars.found = self._stages.drawn(result)
         elif line := self._stages.logged(result):
             self._stages.say(f"  {line}")
@@ -329,9 +327,6 @@ class LiveStages(Stages):
     @contextmanager
     def shown(self, name: str) -> Iterator[Progress]:
         """Show a bar until the stage ends, on a terminal."""
-        if not self.console.is_terminal:
-            yield _Shown(self, name, None)
-            return
         columns = (
             TextColumn("{task.description:<15}"),
             BarColumn(),
@@ -339,7 +334,8 @@ class LiveStages(Stages):
             TimeElapsedColumn(),
             TextColumn("{task.fields[what]}", markup=False),
         )
-        with _Bars(*columns, console=self.console, transient=True) as bars:
+        bars = _Bars(*columns, console=self.console, transient=True)
+        with bars if self.console.is_terminal else nullcontext():
             yield _Shown(self, name, bars)
 
     def finished(self, name: str) -> None:

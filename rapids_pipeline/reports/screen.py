@@ -22,7 +22,6 @@ from rapids_pipeline.reports.page import (
     GREY,
     PLAIN,
     UNDECIDED,
-    UNKNOWN,
     WORSE,
     Mark,
     Page,
@@ -216,7 +215,7 @@ def _page(screen: Screen) -> Page:
     notes = Section("notes", "Notes", items=screen.notes) if screen.notes else None
     return Page(
         title=f"Feature screen: {_target(screen)}",
-        lead=f"{SEARCHES.get(screen.search, screen.search)}; data: {screen.source}",
+        lead=f"{SEARCHES[screen.search]}; data: {screen.source}",
         banner="" if screen.complete else "interrupted: only the finished candidates",
         facts=facts,
         sentences=_findings(screen),
@@ -299,25 +298,17 @@ def _genes(screen: Screen) -> Section | None:
 
 def _steps(selection: Sequence[dict[str, Any]], decimals: int) -> Section | None:
     """Return the steps of a forward selection; None where nothing was selected."""
-    columns = list(dict.fromkeys(name for step in selection for name in step))
-    if not columns:
+    if not selection:
         return None
-
-    def cell(name: str, value: Any) -> str:
-        if value is None or not isinstance(value, float):
-            return UNKNOWN if value is None else str(value)
-        if name == "share":
-            return percent(value)
-        return (signed if name == "difference" else number)(value, decimals)
-
-    rows = [
-        [str(k), *(cell(name, step.get(name)) for name in columns)] for k, step in enumerate(selection, 1)
-    ]
+    headings, rows = ["step", "block", "score", "difference", "share"], []
+    for place, step in enumerate(selection, 1):
+        numbers = number(step["score"], decimals), signed(step["difference"], decimals)
+        rows.append([str(place), step["block"], *numbers, percent(step["share"])])
     remark = (
         "By all rows, so the scores are optimistic. difference: from the step before; share: of the outer folds that "
         "selected the block."
     )
-    return Section("steps", "Forward selection", sheet=Sheet(["step", *columns], rows), remark=remark)
+    return Section("steps", "Forward selection", sheet=Sheet(headings, rows), remark=remark)
 
 
 # --- charts -----------------------------------------------------------------------------------------------

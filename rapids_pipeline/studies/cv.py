@@ -345,17 +345,15 @@ def methods_of(
         Of the bootstrap.
     """
     names, shape = list(found[0][0].scores), (len(repeats), len(units))
-    scores = np.full(
-        (len(names), len(METRICS), *shape), np.nan
-    )  # NaN where a repeat did not hold the row out
+    # NaN where a repeat did not hold the row out
+    scores = np.full((len(names), len(METRICS), *shape), np.nan)
     strength, folds = np.full(shape, np.nan), np.full(shape, -1, dtype=np.intp)
     for repeat, (splits, parts) in enumerate(zip(repeats, found, strict=True)):
         for number, (split, part) in enumerate(zip(splits, parts, strict=True)):
             scores[:, :, repeat, split.held_out] = np.stack(list(part.scores.values()))
             strength[repeat, split.held_out], folds[repeat, split.held_out] = part.strength, number
-    mean = partial(
-        uncertainty.row_losses, one_gene=True
-    )  # over repeats, NaN for rows that were never held out
+    # over repeats, NaN for rows that were never held out
+    mean = partial(uncertainty.row_losses, one_gene=True)
     means = [[mean(metric) for metric in method] for method in scores]
     losses = np.stack([metrics[0] for metrics in means])
     weights = uncertainty.replicate_weights(folds, units, seed=seed)

@@ -12,7 +12,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands import options
 from rapids_pipeline.commands.app import PLACES, SUBCOMMANDS
 from rapids_pipeline.evaluation.splits import SPLITS
-from tests.command_line import error_line, invoke, names_in, program, run_arguments, succeed
+from tests.command_line import error_line, invoke, program, run_arguments, succeed
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,22 +36,10 @@ def test_a_subcommand_has_help_and_refuses_what_it_does_not_know(name):
     assert "No such option" in refused.stderr and "Traceback" not in refused.output
 
 
-@pytest.mark.parametrize("words", [["run"], ["no-such-command"], ["--no-such-option"]])
-def test_usage_errors_end_with_2(words):
-    result = invoke(*words)
-    assert result.exit_code == 2
-    assert "Traceback" not in result.output
-
-
-def test_an_interrupt_ends_with_130(small, tmp_path, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pipeline, "fit_stack", interrupt)
-    result = invoke(*small(tmp_path / "out"))
-    assert result.exit_code == 130
-    assert result.stderr.splitlines()[-1] == "interrupted"
-    assert names_in(tmp_path) == []
+@pytest.mark.parametrize("word", ["run", "no-such-command", "--no-such-option"])
+def test_usage_errors_end_with_2(word):
+    result = invoke(word)
+    assert result.exit_code == 2 and "Traceback" not in result.output
 
 
 def test_a_message_of_several_lines_is_printed_as_one(small, tmp_path, monkeypatch):
@@ -88,17 +76,10 @@ def test_a_file_of_the_users_hides_no_package_but_where_the_path_says_so(tmp_pat
     command, told = [sys.executable, "-m", *words], []
     for path in (str(ROOT), f"{tmp_path}{os.pathsep}{ROOT}"):
         environment = os.environ | {"PYTHONPATH": path}
-        told.append(
-            subprocess.run(
-                command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-            )
-        )
+        told.append(subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True))
     assert told[0].returncode == 0, told[0].stderr
-    assert told[1].returncode == 2
-    assert (
-        told[1].stderr
-        == f"error: {tmp_path}/features.py hides the package features of this program; rename it\n"
-    )
+    hides = f"error: {tmp_path}/features.py hides the package features of this program; rename it"
+    assert error_line(told[1]) == hides
 
 
 def test_the_help_names_every_split():

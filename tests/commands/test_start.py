@@ -12,7 +12,7 @@ import pytest
 from features.molecules.encoders import chosen_encoder
 from rapids_pipeline.commands.start import files_in
 from rapids_pipeline.data.demo import write_demo
-from tests.command_line import invoke, run_arguments
+from tests.command_line import error_line, invoke, run_arguments
 
 RUN = ["--quick", "--device", "cpu"]
 
@@ -48,29 +48,20 @@ def test_no_folder_and_one_without_files_mean_the_demo(tmp_path):
         (["de_train.csv"], "no file of pairs to predict; expected id_map with one of .parquet, .csv"),
         (["id_map.csv"], "no training file; expected de_train with one of"),
         (["counts.csv"], "no training file; expected de_train"),
-        (
-            ["de_train.csv", "de_train.parquet", "id_map.csv"],
-            "holds de_train.csv and de_train.parquet; leave one",
-        ),
+        (["de_train.csv", "de_train.tsv", "id_map.csv"], "holds de_train.csv and de_train.tsv; leave one"),
         (["de_train.csv", "id_map.csv", "id_map.tsv"], "holds id_map.csv and id_map.tsv; leave one"),
     ],
 )
 def test_what_cannot_be_told_ends_in_one_line(tmp_path, names, says):
-    done = start(touch(tmp_path / "data", *names), tmp_path / "out", *RUN)
-    assert done.exit_code == 2
-    assert done.stderr.startswith(f"error: --data {tmp_path}/data: ")
-    assert says in done.stderr
-    assert done.stderr.count("\n") == 1
+    line = error_line(start(touch(tmp_path / "data", *names), tmp_path / "out", *RUN))
+    assert line.startswith(f"error: --data {tmp_path}/data: {says}")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_file_is_no_folder(tmp_path):
     touch(tmp_path, "data")
-    done = start(tmp_path / "data", tmp_path / "out", *RUN)
-    assert (done.exit_code, done.stderr) == (
-        2,
-        f"error: --data {tmp_path}/data: cannot be read (Not a directory)\n",
-    )
+    line = error_line(start(tmp_path / "data", tmp_path / "out", *RUN))
+    assert line == f"error: --data {tmp_path}/data: cannot be read (Not a directory)"
 
 
 def test_an_empty_folder_runs_the_demo(tmp_path):
@@ -92,20 +83,21 @@ def test_a_folder_with_files_is_run_and_scored_where_the_truth_is_there(tmp_path
 
 
 def test_the_defaults_are_those_of_run(tmp_path, monkeypatch):
-    chosen = {}
-    monkeypatch.setattr(
-        "rapids_pipeline.commands.start.run_files", lambda inputs, out, config, *_: chosen.update(run=config)
-    )
-    monkeypatch.setattr(
-        "rapids_pipeline.commands.start.run_demo", lambda out, config, *_, **__: chosen.update(demo=config)
-    )
+    chosen = []
+    for place in ("start", "demo"):
+        monkeypatch.setattr(
+            f"rapids_pipeline.commands.{place}.run_files",
+            lambda files, out, config, *_: chosen.append(config),
+        )
+    monkeypatch.setattr("rapids_pipeline.commands.evaluate.command", lambda *_: None)
     monkeypatch.delenv("RAPIDS_PERTURB_MOLECULES", raising=False)
     folder = touch(tmp_path / "data", "de_train.csv", "id_map.csv")
     assert start(folder, tmp_path / "out").exit_code == 0
-    assert start(tmp_path / "none", tmp_path / "out").exit_code == 0
-    assert chosen["run"] == chosen["demo"]
-    assert (chosen["run"].molecules, chosen["run"].recipe.name) == (chosen_encoder("auto")[0], "best")
-    assert chosen["run"].molecules_because.startswith("auto: ")
+    assert start(tmp_path / "none", tmp_path / "out", "--demo-genes", 3).exit_code == 0
+    run, demo = chosen
+    assert run == demo
+    assert (run.molecules, run.recipe.name) == (chosen_encoder("auto")[0], "best")
+    assert run.molecules_because.startswith("auto: ")
 
 
 def test_a_terminated_run_ends_at_once_and_leaves_nothing_half_written(tmp_path):

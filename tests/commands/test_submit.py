@@ -2,33 +2,27 @@
 
 import gzip
 import json
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from rapids_pipeline.backend.files import sha256_of
-from rapids_pipeline.commands import app as cli
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.predictions.formats import write_kaggle_csv
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, ["submit", *map(str, arguments)])
+from tests.command_line import invoke, succeed
 
 
 @pytest.fixture(scope="module")
-def run(small_files, tmp_path_factory):
+def run(finished):
     """A finished run on the small demo data."""
-    out = tmp_path_factory.mktemp("submit") / "run"
-    options = ["--molecules", "morgan", "--quick", "--folds", "3", "--device", "cpu"]
-    files = ["--train", small_files.train, "--test", small_files.test, "--out", out]
-    result = CliRunner().invoke(cli.app, ["run", *map(str, files), *options])
-    assert result.exit_code == 0, result.output
-    return out
+    return finished[0]
+
+
+def submit(*arguments):
+    return succeed("submit", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def genes(expected, tmp_path):
 
 def refused(*arguments):
     """Return what the command says on stderr when it ends with exit code 2."""
-    result = invoke(*arguments)
+    result = invoke("submit", *arguments)
     assert result.exit_code == 2 and result.stdout == "", result.output
     assert "Traceback" not in result.output
     return result.stderr
@@ -56,22 +50,21 @@ def test_a_run_in_every_format_passes_the_check(run, expected, small_files, gene
     if suffix == ".h5ad":
         pytest.importorskip("anndata")
     out = tmp_path / f"made{suffix}"
-    result = invoke("--run", run, "--out", out)
-    assert result.exit_code == 0, result.output
-    assert result.stdout == f"{len(expected)} rows × 8 genes written: {out}\n"
+    assert submit("--run", run, "--out", out).stdout == f"{len(expected)} rows × 8 genes written: {out}\n"
     back = read_responses(out, layer="prediction")
     np.testing.assert_allclose(back.Y, expected.iloc[:, 1:].to_numpy(np.float32), rtol=1e-6)
     assert [str(x) for x in back.obs["id"]] == small_files.id_map["id"].tolist()
-    checked = invoke("--check", out, "--id-map", small_files.test, "--genes", genes)
-    assert checked.exit_code == 0, checked.output
+    checked = submit("--check", out, "--id-map", small_files.test, "--genes", genes)
     assert checked.stdout.startswith(f"OK: {out}: {len(expected)} rows × 8 genes")
 
 
-def test_a_plain_csv_is_the_runs_own(run, tmp_path):
-    assert invoke("--run", run, "--out", tmp_path / "s.csv").exit_code == 0
+def test_a_plain_csv_is_the_runs_own_but_for_digits_that_are_asked_for(run, tmp_path):
+    submit("--run", run, "--out", tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_bytes() == (run / "submission.csv").read_bytes()
-    assert invoke("--run", run, "--out", tmp_path / "s.csv.gz").exit_code == 0
+    submit("--run", run, "--out", tmp_path / "s.csv.gz")
     assert gzip.decompress((tmp_path / "s.csv.gz").read_bytes()) == (run / "submission.csv").read_bytes()
+    submit("--run", run, "--out", tmp_path / "d.csv", "--float-format", "%.2f")
+    assert re.fullmatch(r"[^,]+(,-?\d+\.\d\d)+", (tmp_path / "d.csv").read_text().splitlines()[1])
 
 
 def test_an_id_map_orders_the_rows_and_a_list_the_genes(run, expected, small_files, tmp_path):
@@ -79,32 +72,22 @@ def test_an_id_map_orders_the_rows_and_a_list_the_genes(run, expected, small_fil
     names = list(expected.columns[:0:-1])
     (tmp_path / "genes.txt").write_text("\n".join(names))
     arguments = ["--id-map", tmp_path / "turned.csv", "--genes", tmp_path / "genes.txt"]
-    assert invoke("--run", run, "--out", tmp_path / "s.csv", *arguments).exit_code == 0
+    submit("--run", run, "--out", tmp_path / "s.csv", *arguments)
     found = pd.read_csv(tmp_path / "s.csv")
     assert list(found.columns) == ["id", *names]
     pd.testing.assert_frame_equal(found, expected.iloc[::-1].reset_index(drop=True)[["id", *names]])
-    assert invoke("--check", tmp_path / "s.csv", *arguments).exit_code == 0
+    submit("--check", tmp_path / "s.csv", *arguments)
 
 
 def test_a_tilde_is_the_home_folder(run, expected, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(run.parent))
-    result = invoke("--run", f"~/{run.name}", "--out=~/tilde.csv")
-    assert result.exit_code == 0, result.output
+    submit("--run", f"~/{run.name}", "--out=~/tilde.csv")
     assert len(pd.read_csv(run.parent / "tilde.csv")) == len(expected)
-
-
-def test_digits(run, expected, tmp_path):
-    assert invoke("--run", run, "--out", tmp_path / "s.csv", "--float-format", "%.2f").exit_code == 0
-    lines = (tmp_path / "s.csv").read_text().splitlines()
-    assert all(len(value.split(".")[1]) == 2 for value in lines[1].split(",")[1:])
-    np.testing.assert_allclose(pd.read_csv(tmp_path / "s.csv").iloc[:, 1:], expected.iloc[:, 1:], atol=0.0051)
 
 
 @pytest.mark.parametrize("folder", [lambda run: run, lambda run: run / "model"], ids=["run", "model"])
 def test_a_saved_model_submits_the_same(folder, run, expected, small_files, tmp_path):
-    arguments = ["--model", folder(run), "--pairs", small_files.test, "--out", tmp_path / "s.parquet"]
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
+    submit("--model", folder(run), "--pairs", small_files.test, "--out", tmp_path / "s.parquet")
     found = pd.read_parquet(tmp_path / "s.parquet")
     np.testing.assert_allclose(found.iloc[:, 1:], expected.iloc[:, 1:], atol=1e-4)
     assert found["id"].tolist() == expected["id"].tolist()
@@ -116,8 +99,8 @@ def test_without_its_test_file_a_run_keeps_its_own_order_and_says_so(run, expect
     manifest = json.loads((run / "manifest.json").read_text())
     manifest["inputs"]["test"]["path"] = "/gone.csv"
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
-    result = invoke("--run", tmp_path / "run", "--out", tmp_path / "s.csv")
-    assert result.exit_code == 0 and "the run's test file /gone.csv is gone" in result.stderr
+    result = submit("--run", tmp_path / "run", "--out", tmp_path / "s.csv")
+    assert "the run's test file /gone.csv is gone" in result.stderr
     assert pd.read_csv(tmp_path / "s.csv")["id"].tolist() == expected["id"].tolist()
 
 
@@ -143,11 +126,11 @@ def test_a_damaged_run_is_refused(run, small_files, tmp_path):
 def test_the_method_and_the_data_set_are_named(run, tmp_path):
     anndata = pytest.importorskip("anndata")
     options = ["--method-id", "mine", "--dataset-id", "theirs"]
-    assert invoke("--run", run, "--out", tmp_path / "p.h5ad", *options).exit_code == 0
+    submit("--run", run, "--out", tmp_path / "p.h5ad", *options)
     assert dict(anndata.read_h5ad(tmp_path / "p.h5ad").uns) == {"method_id": "mine", "dataset_id": "theirs"}
     refused_words = "p.h5ad: exists already; choose another name or add --overwrite"
     assert refused_words in refused("--run", run, "--out", tmp_path / "p.h5ad")
-    assert invoke("--run", run, "--out", tmp_path / "p.h5ad", "--overwrite").exit_code == 0
+    submit("--run", run, "--out", tmp_path / "p.h5ad", "--overwrite")
     found = anndata.read_h5ad(tmp_path / "p.h5ad").uns
     assert found["dataset_id"] == "neurips-2023-data" and found["method_id"] == "rapids_perturb"
 
@@ -158,19 +141,10 @@ GENES = ["A1BG", "A2M", "AAAS", "AACS"]
 Y = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Made:
-    """A run folder with its test file, and a gene list."""
-
-    run: Path
-    test: Path
-    genes: Path
-
-
 @pytest.fixture
 def made(tmp_path):
-    """A run whose ids begin with zeros, in another order than its test file."""
-    files = Made(tmp_path / "run", tmp_path / "id_map.csv", tmp_path / "genes.txt")
+    """A run folder with its test file and genes; its ids begin with zeros, in another order than the test file's."""
+    files = SimpleNamespace(run=tmp_path / "run", test=tmp_path / "id_map.csv", genes=tmp_path / "genes.txt")
     ids = [f"00{k}" for k in range(5)]
     pairs = pd.DataFrame({"id": ids, "cell_type": "B", "sm_name": list("vwxyz")})
     pairs.to_csv(files.test, index=False)
@@ -183,25 +157,20 @@ def made(tmp_path):
 
 
 def test_ids_are_kept_as_they_are_written(made, tmp_path):
-    assert invoke("--run", made.run, "--out", tmp_path / "s.csv").exit_code == 0
-    assert [line[:4] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]] == [
-        f"00{k}," for k in range(5)
-    ]
+    submit("--run", made.run, "--out", tmp_path / "s.csv")
+    ids = [line.split(",")[0] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]]
+    assert ids == [f"00{k}" for k in range(5)]
     np.testing.assert_array_equal(read_responses(tmp_path / "s.csv").Y, Y)
-    result = invoke("--check", tmp_path / "s.csv", "--run", made.run)
+    result = submit("--check", tmp_path / "s.csv", "--run", made.run)
     assert result.stdout.startswith(f"OK: {tmp_path}/s.csv: 5 rows × 4 genes, in the order of {made.test}")
 
 
 def test_every_fault_is_a_line(made, tmp_path):
     write_kaggle_csv(tmp_path / "s.csv", ["000", "002", "001", "003"], [*GENES[:3], "X"], Y[:4])
     lines = refused("--check", tmp_path / "s.csv", "--id-map", made.test, "--genes", made.genes).splitlines()
-    assert [line.removeprefix(f"error: {tmp_path}/s.csv: ").split(":")[0] for line in lines] == [
-        "wrong number of rows",
-        "missing id",
-        "row order differs",
-        "missing gene",
-        "extra gene",
-    ]
+    faults = "wrong number of rows", "missing id", "row order differs", "missing gene", "extra gene"
+    for line, fault in zip(lines, faults, strict=True):
+        assert line.startswith(f"error: {tmp_path}/s.csv: {fault}")
 
 
 def test_a_file_that_is_read_or_belongs_to_the_run_is_not_written(made):
@@ -214,10 +183,8 @@ def test_a_file_that_is_read_or_belongs_to_the_run_is_not_written(made):
 
 
 def test_an_id_map_with_other_pairs_is_refused(made, tmp_path):
-    ids = [f"00{k}" for k in range(5)]
-    pd.DataFrame({"id": ids, "cell_type": "B", "sm_name": list("zyxwv")}).to_csv(
-        tmp_path / "o.csv", index=False
-    )
+    others = pd.read_csv(made.test, dtype=str).assign(sm_name=list("zyxwv"))
+    others.to_csv(tmp_path / "o.csv", index=False)
     assert refused("--run", made.run, "--id-map", tmp_path / "o.csv", "--out", tmp_path / "s.csv") == (
         f"error: {tmp_path}/o.csv: id 000 is ('B', 'z'), but ('B', 'v') in {made.test}, which was predicted; use the "
         "id map of that test file\n"
@@ -237,44 +204,29 @@ ONE_SOURCE = "give either --run DIR, or --model DIR and --pairs FILE"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("words", "message"),
     [
-        ([], "give --out FILE to write a submission, or --check FILE to check one"),
-        (["--check", "s.csv"], "--check needs --id-map FILE, or --run DIR"),
-        (["--check", "s.csv", "--out", "o.csv"], "--check writes nothing; leave out --out"),
-        (["--out", "s.csv"], ONE_SOURCE),
-        (["--run", "a", "--pairs", "p", "--out", "s.csv"], ONE_SOURCE),
-        (["--model", "a", "--out", "s.csv"], ONE_SOURCE),
-        (["--run", "a", "--out", "s.txt"], "s.txt: unknown submission format"),
+        ("", "give --out FILE to write a submission, or --check FILE to check one"),
+        ("--check s.csv", "--check needs --id-map FILE, or --run DIR"),
+        ("--check s.csv --out o.csv", "--check writes nothing; leave out --out"),
+        ("--out s.csv", ONE_SOURCE),
+        ("--run a --pairs p --out s.csv", ONE_SOURCE),
+        ("--model a --out s.csv", ONE_SOURCE),
+        ("--run a --out s.txt", "s.txt: unknown submission format"),
+        ("--run a --out s.csv", "--run a: has no submission.csv; give the folder of a finished run"),
+        ("--run a --out s.csv --float-format x", "--float-format x: is no format"),
+        ("--run a --out s.parquet --float-format 6", "--float-format is for .csv and .csv.gz"),
+        ("--run a --out s.csv --method-id m", "--method-id is for .h5ad"),
+        ("--run a --run ./a --out s.csv", "--run a: is given twice; give every run once"),
+        ("--run a --combine max --out s.csv", "--combine max: is unknown; give median or mean"),
         (
-            ["--run", "a", "--out", "s.csv"],
-            "--run a: has no submission.csv; give the folder of a finished run",
-        ),
-        (["--run", "a", "--out", "s.csv", "--float-format", "x"], "--float-format x: is no format"),
-        (
-            ["--run", "a", "--out", "s.parquet", "--float-format", "6"],
-            "--float-format is for .csv and .csv.gz",
-        ),
-        (["--run", "a", "--out", "s.csv", "--method-id", "m"], "--method-id is for .h5ad"),
-        (["--run", "a", "--run", "./a", "--out", "s.csv"], "--run a: is given twice; give every run once"),
-        (
-            ["--run", "a", "--combine", "max", "--out", "s.csv"],
-            "--combine max: is unknown; give median or mean",
-        ),
-        (
-            ["--model", "m", "--pairs", "p", "--combine", "mean", "--out", "s.csv"],
+            "--model m --pairs p --combine mean --out s.csv",
             "--combine is for several --run; leave it out with --model",
         ),
-        (["--run", "a", "--model", "m", "--pairs", "p", "--out", "s.csv"], ONE_SOURCE),
-        (
-            ["--check", "s.csv", "--run", "a", "--run", "b"],
-            "--check takes one --run: those that are combined have",
-        ),
-        (
-            ["--check", "s.csv", "--run", "a", "--combine", "mean"],
-            "--check writes nothing; leave out --combine",
-        ),
+        ("--run a --model m --pairs p --out s.csv", ONE_SOURCE),
+        ("--check s.csv --run a --run b", "--check takes one --run: those that are combined have"),
+        ("--check s.csv --run a --combine mean", "--check writes nothing; leave out --combine"),
     ],
 )
-def test_options_that_do_not_go_together(arguments, words):
-    assert f"error: {words}" in refused(*arguments)
+def test_options_that_do_not_go_together(words, message):
+    assert f"error: {message}" in refused(*words.split())

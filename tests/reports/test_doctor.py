@@ -1,16 +1,17 @@
 """doctor: a table and JSON on any machine, and exit code 3 where a GPU run was asked for and cannot start."""
 
 import json
+from dataclasses import asdict
+from functools import partial
 
 import pytest
-from typer.testing import CliRunner
 
 from rapids_pipeline.backend import devices
 from rapids_pipeline.backend.devices import PACKAGES, Driver, DriverMissingError, Found, Gpu, Problem
 from rapids_pipeline.boosting.engines import ENGINES as BOOSTING
-from rapids_pipeline.commands.app import app
 from rapids_pipeline.reports import doctor
 from rapids_pipeline.svr.engines import ENGINES as SVR
+from tests.command_line import error_line, invoke
 
 MISSING = Problem(
     "the NVIDIA driver is missing (its library NVML is not found)", "install driver 580 or newer"
@@ -30,8 +31,7 @@ def on_a_machine(monkeypatch, driver=None, problems=(MISSING,), packages=()):
         monkeypatch.setattr(module, "gpu_problems", lambda: list(problems))
 
 
-def run(*arguments):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["doctor", *arguments])
+run = partial(invoke, "doctor", env={"COLUMNS": "200"})
 
 
 def test_without_a_gpu_it_says_what_is_missing_and_ends_well(monkeypatch):
@@ -46,19 +46,14 @@ def test_without_a_gpu_it_says_what_is_missing_and_ends_well(monkeypatch):
 
 def test_asked_for_a_gpu_it_ends_with_exit_code_3(monkeypatch):
     on_a_machine(monkeypatch)
-    done = run("--device", "cuda")
-    assert done.exit_code == 3
-    assert done.stderr == f"error: --device cuda: {MISSING}\n"
+    assert error_line(run("--device", "cuda"), 3) == f"error: --device cuda: {MISSING}"
     assert run("--device", "gpu").exit_code == 2
 
 
 def test_json_has_everything_that_the_table_shows(monkeypatch):
     on_a_machine(monkeypatch)
     document = json.loads(run("--json").stdout)
-    assert document["gpu_run"] == {
-        "possible": False,
-        "problems": [{"what": MISSING.what, "remedy": MISSING.remedy}],
-    }
+    assert document["gpu_run"] == {"possible": False, "problems": [asdict(MISSING)]}
     assert document["driver"] is None
     states = {part["name"]: part for part in document["parts"]}
     assert states["smo"]["available"]

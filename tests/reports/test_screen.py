@@ -18,6 +18,7 @@ from rapids_pipeline.reports import page
 from rapids_pipeline.reports import screen as report
 from rapids_pipeline.reports.screen import screen_table, sentences, write_screen
 from rapids_pipeline.studies.screen.results import Agreement, GeneRmse, Screen, ScreenedSet
+from tests.command_line import names_in
 from tests.reports.pages import Page
 
 NAN = float("nan")
@@ -52,6 +53,10 @@ SETS = [
 QUANTILES = {"5%": -0.1, "25%": 0.41, "50%": 0.7, "75%": 0.9, "95%": 0.97}
 AGREEMENT = Agreement("A1BG", 0.831, QUANTILES, [("GENE7", -0.71), ("GENE9", -0.2)], 2)
 RELATIVE = [[0.9, 0.98, 1.0, 1.05, 1.1], [1.2, 1.0, 1.0, NAN, 0.8], [0.7, 0.9, 1.0, 1.0, 1.3]]
+STEPS = [
+    {"block": "onehot:sm_name", "score": 0.9, "difference": -0.1, "share": 1.0},
+    {"block": "loo:cell_type", "score": 0.875, "difference": -0.025, "share": 0.4},
+]
 GENE_RMSE = GeneRmse(["A1BG", "GENE7", "GENE9"], [one.feature_set for one in SETS], RELATIVE)
 
 
@@ -99,24 +104,19 @@ def printed(screen, width=200, colour=False):
 # --- words ------------------------------------------------------------------------------------------------
 
 
-def test_the_terminal_table_has_every_number_of_a_row(panel):
-    row = next(line for line in printed(panel).splitlines() if "loo" in line)
+def test_the_terminal_table_has_a_title_and_every_number_of_a_row(panel, single):
+    title, *lines = printed(panel).splitlines()
+    assert title.startswith("MRRMSE of random:100; ref.: onehot")
     expected = "1 loo 1,300 0.8700 −0.0600 −0.0700, −0.0500 better 75 % 12.3"
-    assert row.split() == expected.split()
-
-
-def test_the_terminal_tables_title_has_metric_and_target(panel):
-    assert printed(panel).startswith("MRRMSE of random:100; ref.: onehot")
+    assert next(line for line in lines if "loo" in line).split() == expected.split()
+    assert "genes" in printed(panel) and "genes" not in printed(single)
 
 
 def test_verdicts_are_words_and_colours(panel):
     lines = printed(panel, colour=True).splitlines()
-    found = {
-        name: next(line for line in lines if f" {name} " in line)
-        for name in ("loo", "molecules", "cell_type")
-    }
-    assert "\x1b[1;32mbetter" in found["loo"] and "\x1b[31mworse" in found["cell_type"]
-    assert "\x1b" not in found["molecules"]
+    names = "loo", "molecules", "cell_type"
+    loo, molecules, cell_type = (next(line for line in lines if f" {name} " in line) for name in names)
+    assert "\x1b[1;32mbetter" in loo and "\x1b[31mworse" in cell_type and "\x1b" not in molecules
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,6 @@ def test_verdicts_are_words_and_colours(panel):
 def test_an_interval_that_touches_zero_decides_nothing(low, high, verdict):
     table = screen_table(screen_of([one_set("loo", 1, 0.9, low, high)]))
     assert str(next(iter(table.columns[6].cells))) == verdict
-
-
-def test_one_gene_has_no_column_of_genes_improved(single, panel):
-    assert "genes" not in printed(single) and "genes" in printed(panel)
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -166,22 +162,17 @@ def test_sentences_of_a_panel(panel):
 
 
 def test_the_steps_of_a_selection_are_said(panel):
-    steps = [
-        {"block": "onehot:sm_name", "score": 0.9, "difference": -0.1, "share": 1.0},
-        {"block": "loo:cell_type", "score": 0.875, "difference": -0.025, "share": 0.4},
-    ]
     assert (
         "selected by all rows, with scores that are too good: onehot:sm_name (0.9000; in 100 % of the folds), "
-        "loo:cell_type (0.8750; in 40 % of the folds)" in sentences(replace(panel, selection=steps))
+        "loo:cell_type (0.8750; in 40 % of the folds)" in sentences(replace(panel, selection=STEPS))
     )
     assert not any("selected" in one for one in sentences(panel))
 
 
 def test_many_genes_that_turn_round_are_counted_and_not_all_named(panel):
     turned = [(f"GENE{i}", -0.9 + 0.01 * i) for i in range(20)]
-    answer = sentences(replace(panel, agreement=replace(AGREEMENT, turned_round=turned, n_turned_round=33)))[
-        -1
-    ]
+    agreement = replace(AGREEMENT, turned_round=turned, n_turned_round=33)
+    answer = sentences(replace(panel, agreement=agreement))[-1]
     assert "33 of 100 genes turn" in answer and answer.endswith("GENE4 −0.86, …)") and "GENE5" not in answer
 
 
@@ -193,17 +184,12 @@ def test_no_correlation_is_said_so(panel):
     )
 
 
-def test_one_gene_is_not_asked_about(single):
-    assert not any("trust" in sentence for sentence in sentences(single))
-
-
 def test_an_interrupted_screen_says_so_everywhere(panel, tmp_path):
-    html = written(replace(panel, complete=False), tmp_path)[0]
     banner = '<p class="banner" role="status">interrupted: only the finished candidates</p>'
-    assert banner in html and sentences(replace(panel, complete=False))[0].startswith("interrupted")
-    assert banner not in written(panel, tmp_path)[0] and not any(
-        "interrupted" in one for one in sentences(panel)
-    )
+    for complete in (False, True):
+        screen = replace(panel, complete=complete)
+        assert (banner in written(screen, tmp_path)[0]) != complete
+        assert sentences(screen)[0].startswith("interrupted") != complete
 
 
 # --- files ------------------------------------------------------------------------------------------------
@@ -231,20 +217,15 @@ def test_the_json_is_the_document_without_nan(panel, tmp_path):
     assert text.startswith('{\n  "format"') and "Gen-Ä" in text
 
 
-def test_the_same_screen_gives_the_same_bytes(panel, tmp_path):
-    for folder in ("a", "b"):
-        write_screen(panel, tmp_path / folder)
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == FILES
-    for name in FILES:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_a_users_matplotlib_settings_change_nothing_and_stay(panel, tmp_path, monkeypatch):
+def test_the_same_screen_gives_the_same_bytes_whatever_the_users_settings_of_matplotlib(
+    panel, tmp_path, monkeypatch
+):
     write_screen(panel, tmp_path / "a")
     monkeypatch.setitem(rcParams, "font.size", 25.0)
     write_screen(panel, tmp_path / "b")
-    assert rcParams["font.size"] == 25.0
-    assert (tmp_path / "a" / "screen.html").read_bytes() == (tmp_path / "b" / "screen.html").read_bytes()
+    assert rcParams["font.size"] == 25.0 and names_in(tmp_path / "a") == FILES
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_a_report_that_cannot_be_made_leaves_the_old_one(panel, tmp_path, monkeypatch):
@@ -286,20 +267,12 @@ def test_pyplot_is_not_loaded():
 # --- page -------------------------------------------------------------------------------------------------
 
 
-def test_the_page_is_well_formed(panel, hostile, single, tmp_path):
+def test_the_page_is_well_formed_and_what_it_refers_to_is_on_it(panel, hostile, single, tmp_path):
     for screen in (panel, hostile, single):
-        page = written(screen, tmp_path)[1]
-        assert not page.faults
-        assert len(page.ids) == len(set(page.ids))
-        assert {"h1", "title", "table", "svg"} <= set(page.tags)
-
-
-def test_what_the_page_refers_to_is_on_it(panel, hostile, tmp_path):
-    for screen in (panel, hostile):
         html, page = written(screen, tmp_path)
-        labels = [
-            one for _, key, value in page.attributes if key == "aria-labelledby" for one in value.split()
-        ]
+        assert not page.faults and len(page.ids) == len(set(page.ids))
+        assert {"h1", "title", "table", "svg"} <= set(page.tags)
+        labels = [v for _, key, value in page.attributes if key == "aria-labelledby" for v in value.split()]
         links = [value for _, key, value in page.attributes if key in ("href", "src", "xlink:href")]
         assert labels and links and set(labels) <= set(page.ids)
         assert all(link.startswith("data:") or link.removeprefix("#") in page.ids for link in links)
@@ -328,26 +301,24 @@ def test_charts_have_every_candidate_and_its_marks(panel, tmp_path):
     assert "differences-value-3" in page.ids and "differences-value-4" not in page.ids
 
 
-@pytest.mark.parametrize(("row", "colour"), [(0, report.PLAIN), (4, report.GREY)])
-def test_the_baseline_is_grey(panel, row, colour, tmp_path):
+@pytest.mark.parametrize(
+    ("mark", "colour"),
+    [
+        *(("scores-value-0", report.PLAIN), ("scores-value-4", report.GREY)),
+        *(("differences-value-0", report.BETTER), ("differences-value-1", report.UNDECIDED)),
+        ("differences-value-2", report.WORSE),
+    ],
+)
+def test_marks_have_the_colour_of_the_baseline_and_of_their_verdict(panel, mark, colour, tmp_path):
     html = written(panel, tmp_path)[0]
-    assert colour in html.split(f'id="scores-value-{row}"')[1].split("</g>")[0]
-
-
-@pytest.mark.parametrize(("row", "colour"), [(0, report.BETTER), (1, report.UNDECIDED), (2, report.WORSE)])
-def test_differences_have_the_colour_of_their_verdict(panel, row, colour, tmp_path):
-    html = written(panel, tmp_path)[0]
-    assert colour in html.split(f'id="differences-value-{row}"')[1].split("</g>")[0]
+    assert colour in html.split(f'id="{mark}"')[1].split("</g>")[0]
 
 
 def test_an_interval_is_drawn_where_its_numbers_are(panel):
     with page.chart_style():
         lines = {line.get_gid(): line for line in report._score_chart(panel, "").axes[0].lines}
     assert list(lines["interval-1"].get_xdata()) == [SETS[1].score_low, SETS[1].score_high]
-    assert list(lines["value-1"].get_xdata()) == [0.91] and list(lines["reference"].get_xdata()) == [
-        0.93,
-        0.93,
-    ]
+    assert [list(lines[name].get_xdata()) for name in ("value-1", "reference")] == [[0.91], [0.93, 0.93]]
 
 
 def test_the_heat_maps_white_is_one(panel):
@@ -358,32 +329,26 @@ def test_the_heat_maps_white_is_one(panel):
     assert blue > red and min(mesh.cmap(mesh.norm(1.0))) > 0.95
 
 
-def test_the_table_says_what_its_headers_are(panel, tmp_path):
-    page = written(panel, tmp_path)[1]
+def test_the_table_says_what_its_headers_are_and_notes_and_provenance_stand_below(panel, tmp_path):
+    page = written(replace(panel, notes=["mind the gap"], provenance={"numpy": "2.0"}), tmp_path)[1]
     scopes = [value for tag, key, value in page.attributes if (tag, key) == ("th", "scope")]
     assert len(scopes) == page.tags.count("th") and {"row", "col"} == set(scopes)
     assert "0.8300 to 0.9200" in page.text and "better" in page.words["td"]
+    assert "mind the gap" in page.words["li"] and '"numpy": "2.0"' in page.text and "details" in page.tags
 
 
 def test_one_gene_has_neither_map_nor_question(single, tmp_path):
     page = written(single, tmp_path)[1]
     assert set(page.chart_words) == {"RMSE", "Difference"}
     assert "May I trust" not in page.text and "genes improved" not in page.text
+    assert not any("trust" in sentence for sentence in sentences(single))
 
 
 def test_forward_steps_are_a_table(panel, tmp_path):
-    steps = [{"block": "cell_type", "score": 0.95, "difference": -0.02, "share": 1.0}]
-    steps += [{"block": "loo", "score": 0.87, "difference": -0.08, "share": 0.8}]
-    page = written(replace(panel, search="forward", selection=steps), tmp_path)[1]
-    cells = page.words["td"]
-    start = cells.index("cell_type")
-    assert cells[start : start + 4] == ["cell_type", "0.9500", "−0.0200", "100 %"]
-    assert "80 %" in cells[start + 4 :] and "Forward selection" not in written(panel, tmp_path)[1].text
-
-
-def test_notes_and_provenance_are_on_the_page(panel, tmp_path):
-    page = written(replace(panel, notes=["mind the gap"], provenance={"numpy": "2.0"}), tmp_path)[1]
-    assert "mind the gap" in page.words["li"] and '"numpy": "2.0"' in page.text and "details" in page.tags
+    cells = written(replace(panel, search="forward", selection=STEPS), tmp_path)[1].words["td"]
+    start = cells.index("onehot:sm_name")
+    assert cells[start : start + 4] == ["onehot:sm_name", "0.9000", "−0.1000", "100 %"]
+    assert "40 %" in cells[start + 4 :] and "Forward selection" not in written(panel, tmp_path)[1].text
 
 
 @pytest.mark.parametrize(
@@ -391,7 +356,7 @@ def test_notes_and_provenance_are_on_the_page(panel, tmp_path):
 )
 def test_a_screen_with_hardly_anything_is_reported(sets, tmp_path):
     page = written(screen_of(sets, complete=False), tmp_path)[1]
-    assert not page.faults and sorted(path.name for path in tmp_path.iterdir()) == FILES
+    assert not page.faults and names_in(tmp_path) == FILES
     assert ("svg" in page.tags) == bool(sets)
 
 
@@ -420,12 +385,8 @@ def test_a_browser_without_network_shows_the_charts(panel, tmp_path):
 def test_a_browser_paints_the_page_in_light_and_dark(panel, tmp_path, scheme, page_is_dark):
     write_screen(panel, tmp_path)
     shot = tmp_path / "shot.png"
-    browse(
-        tmp_path,
-        f"--blink-settings=preferredColorScheme={scheme}",
-        "--window-size=1200,1800",
-        f"--screenshot={shot}",
-    )
+    size = "--window-size=1200,1800"
+    browse(tmp_path, f"--blink-settings=preferredColorScheme={scheme}", size, f"--screenshot={shot}")
     pixels = image.imread(shot)[..., :3]
     assert (pixels[5, 5].max() < 0.3) == page_is_dark
     blue, white = [0x21 / 255, 0x66 / 255, 0xAC / 255], [1.0, 1.0, 1.0]

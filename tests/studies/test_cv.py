@@ -42,15 +42,16 @@ def test_no_held_out_response_moves_a_prediction():
     train, data = problem()
     split = a_split(data)
     before = fitted(data, train, split)
-    changed = data.Y.copy()
-    changed[split.held_out] += 1000
-    _, other = problem(changed)
-    after = fitted(other, train, split)
+
+    def raised(rows):
+        changed = data.Y.copy()
+        changed[rows] += 1000
+        return fitted(problem(changed)[1], train, split)
+
+    after = raised(split.held_out)
     assert np.abs(after.predicted - before.predicted).max() <= UNMOVED
     np.testing.assert_array_equal(after.strength, before.strength)
-    changed = data.Y.copy()
-    changed[split.training[0]] += 1000
-    moved = fitted(problem(changed)[1], train, split)
+    moved = raised(split.training[0])
     assert np.abs(moved.predicted - before.predicted).max() > 1, "a training row must move something"
     assert (moved.strength != before.strength).any()
 
@@ -61,13 +62,10 @@ def test_scores_are_those_of_the_metrics():
     found = fitted(data, train, split)
     assert next(iter(found.scores)) == "pipeline"
     assert set(BASELINES) < set(found.scores) and {"svr_shared", "boosting"} < set(found.scores)
-    expected = score_all(data.Y[split.held_out], found.predicted)
-    np.testing.assert_allclose(found.scores["pipeline"].mean(axis=1), list(expected.values()), rtol=1e-12)
-    inside, outside = data.take(split.training), data.obs.iloc[split.held_out]
-    baseline = score_all(data.Y[split.held_out], BASELINES["mean_across_compounds"](inside, outside))
-    np.testing.assert_allclose(
-        found.scores["mean_across_compounds"].mean(axis=1), list(baseline.values()), rtol=1e-12
-    )
+    means = BASELINES["mean_across_compounds"](data.take(split.training), data.obs.iloc[split.held_out])
+    for name, predicted in (("pipeline", found.predicted), ("mean_across_compounds", means)):
+        expected = list(score_all(data.Y[split.held_out], predicted).values())
+        np.testing.assert_allclose(found.scores[name].mean(axis=1), expected, rtol=1e-12)
 
 
 def made_up(n=30, n_folds=3, repeats=2, t=4, seed=0):
@@ -77,11 +75,8 @@ def made_up(n=30, n_folds=3, repeats=2, t=4, seed=0):
     splits = named_splits("random", obs, n_folds=n_folds, repeats=repeats)
 
     def part(split):
-        m = len(split.held_out)
-        scores = {
-            name: rng.random((len(METRICS), m)) + k
-            for k, name in enumerate(["pipeline", "svr", "zeros", "mean"])
-        }
+        m, names = len(split.held_out), ["pipeline", "svr", "zeros", "mean"]
+        scores = {name: rng.random((len(METRICS), m)) + k for k, name in enumerate(names)}
         return HeldOut(rng.normal(size=(m, t)).astype(np.float32), scores, rng.lognormal(size=m))
 
     return splits, [[part(split) for split in repeat] for repeat in splits]
@@ -98,10 +93,8 @@ def test_a_row_held_out_twice_counts_once():
                     for row, value in zip(split.held_out, part.scores[one.name][k], strict=True):
                         by_row[row].append(value)
             assert one.scores[metric] == pytest.approx(np.mean([np.mean(values) for values in by_row]))
-        assert one.low < one.scores["mean_rowwise_rmse"] < one.high
-        assert one.difference == pytest.approx(
-            one.scores["mean_rowwise_rmse"] - methods[0].scores["mean_rowwise_rmse"]
-        )
+        assert one.low < one.error < one.high
+        assert one.difference == pytest.approx(one.error - methods[0].error)
     assert [one.name for one in methods if one.baseline] == ["zeros", "mean"]
     assert methods[0].difference_low == methods[0].difference_high == 0
     assert methods[2].difference_low > 0, "2 above the pipeline in every row"
@@ -112,7 +105,7 @@ def test_rows_that_are_never_held_out_do_not_count():
     two = [splits[0][:2]]
     [pipeline, *_] = methods_of(two, [found[0][:2]], ["zeros", "mean"], np.arange(30), np.ones(5), 0)
     both = np.concatenate([part.scores["pipeline"][0] for part in found[0][:2]])
-    assert pipeline.scores["mean_rowwise_rmse"] == pytest.approx(both.mean())
+    assert pipeline.error == pytest.approx(both.mean())
     assert pipeline.expected.held_out == pytest.approx(both.mean())
     held, predicted = mean_predictions(30, two, [found[0][:2]])
     assert held.tolist() == sorted(np.concatenate([split.held_out for split in two[0]]))
@@ -162,14 +155,9 @@ def finished(small_files, tmp_path_factory):
     return out, succeed(*arguments(small_files, out, "--test", small_files.test))
 
 
-def test_it_leaves_its_files(finished):
+def test_it_leaves_its_files_and_takes_the_split_most_like_the_pairs(finished):
     out, result = finished
-    assert names_in(out) == FILES
-    assert f"written: {out}/" in result.stdout
-
-
-def test_the_split_is_the_one_most_like_the_pairs(finished):
-    out, result = finished
+    assert names_in(out) == FILES and f"written: {out}/" in result.stdout
     found = json.loads((out / "cv.json").read_text())
     assert found["split"] == "scarce"
     assert found["reason"].startswith("auto: the pairs to predict are of cell types with")
@@ -227,13 +215,13 @@ def test_the_same_command_goes_on_where_it_was_interrupted(small_files, tmp_path
     assert ours == theirs
 
 
-def test_without_pairs_rows_are_held_out_at_random(small_files, tmp_path):
-    out = tmp_path / "out"
-    result = succeed(*arguments(small_files, out))
-    found = json.loads((out / "cv.json").read_text())
+def test_without_pairs_rows_are_held_out_at_random_and_repeats_deal_anew(small_files, tmp_path):
+    result = succeed(*arguments(small_files, tmp_path, "--repeats", 2))
+    found = json.loads((tmp_path / "cv.json").read_text())
     assert found["split"] == "random" and found["reason"] == "auto: no pairs to predict were given (--test)"
     assert all(method["expected"] is None for method in found["methods"])
     assert found["n_rows"] == len(small_files.de_train)
+    assert [row["repeat"] for row in found["by_split"]] == [1, 1, 1, 2, 2, 2]
     assert "expected on your pairs" not in result.stdout
 
 
@@ -243,12 +231,6 @@ def test_an_easier_split_is_called_so(small_files, tmp_path):
     assert "EASIER than your pairs, so scores look too good" in result.stdout
     assert "--split scarce is most like them" in result.stdout
     assert "expected on your pairs" not in result.stdout, "of another kind of rows nothing follows for them"
-
-
-def test_repeats_deal_anew(small_files, tmp_path):
-    succeed(*arguments(small_files, tmp_path / "out", "--split", "compound", "--repeats", "2"))
-    found = json.loads((tmp_path / "out" / "cv.json").read_text())
-    assert [row["repeat"] for row in found["by_split"]] == [1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from features.rows import Rows
 from rapids_pipeline.studies import store as module
-from rapids_pipeline.studies.store import FOLDER, Kept, Store, content_hash
+from rapids_pipeline.studies.store import FOLDER, Kept, Recent, Store, content_hash
 
 
 class Settings(BaseModel):
@@ -38,16 +38,12 @@ def test_a_fit_is_found_again_by_the_same_study_and_the_same_rows(tmp_path):
     assert store.get(np.arange(4)) is None and store.get(rows, rows) is None
 
 
-@pytest.mark.parametrize("change", [{"Y": 1.0}, {"smiles": "N"}, {"columns": 2.0}, {"penalty": 2.0}])
-def test_another_study_finds_nothing(tmp_path, change):
+@pytest.mark.parametrize("change", [{"Y": 1.0}, {"smiles": "N"}, {"columns": 2.0}, {"penalty": 2.0}, {}])
+def test_another_study_and_other_versions_of_the_packages_find_nothing(tmp_path, monkeypatch, change):
     Store(tmp_path, *parts()).put(KEPT, "fit")
+    if not change:
+        monkeypatch.setattr(module, "installed_versions", lambda: {"numpy": "0.0"})
     assert Store(tmp_path, *parts(**change)).get("fit") is None
-
-
-def test_other_versions_of_the_packages_find_nothing(tmp_path, monkeypatch):
-    Store(tmp_path, *parts()).put(KEPT, "fit")
-    monkeypatch.setattr(module, "installed_versions", lambda: {"numpy": "0.0"})
-    assert Store(tmp_path, *parts()).get("fit") is None
 
 
 def flipped(content):
@@ -77,6 +73,14 @@ def test_without_a_folder_nothing_is_kept():
     store = Store(None, *parts())
     store.put(KEPT, "fit")
     assert store.get("fit") is None
+
+
+def test_a_value_is_made_once_and_dropped_where_there_is_no_room_if_used_longest_ago():
+    recent, made = Recent(limit=20, size_of=len), []
+    for key, bytes_ in (("a", 8), ("b", 8), ("a", 8), ("c", 8), ("a", 8), ("b", 8), ("d", 99), ("a", 8)):
+        assert recent.once(key, lambda key=key, n=bytes_: made.append(key) or key * n) == key * bytes_
+    assert made == ["a", "b", "c", "b", "d", "a"], "a was used after b; d takes all the room"
+    assert len(recent) == 1
 
 
 def test_values_that_differ_have_hashes_that_differ():

@@ -1,4 +1,6 @@
-"""Models of a screen: what is fitted to a candidate's columns, and the losses on the rows that are held out.
+"""What all candidates of a screen share: the genes, the models that are fitted to columns, and the losses they leave.
+
+The genes are one, some by name, a random or the most variable part, or all.
 
 Columns and Gram matrices are made block by block, once for every split. Candidates share blocks, and both halves of a
 Gram matrix's cost are shared, too: the squared distances of a union of blocks are the sum of the blocks' squared
@@ -10,6 +12,7 @@ Whatever a block learns comes from the training rows of the split. Target encodi
 are few. Otherwise they see the genes' leading components, again of the training rows, as level 2 of a run does.
 """
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +28,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.stack.members.booster import BoosterMember, booster_of
 from rapids_pipeline.stack.members.svr import SvrMember
@@ -36,6 +40,8 @@ from rapids_pipeline.svr.engines import fit_on_table
 from rapids_pipeline.svr.own_target import estimator as own_target
 from rapids_pipeline.svr.own_target.statistics import sides_of
 
+ANCHOR = "A1BG"
+"""The gene that published work screened on."""
 ModelName = Literal["svr", "ridge", "boosting"]
 SVR, BOOSTING = SvrMember(), BoosterMember(stacks_on=("svr_shared",))
 SVR_ENGINE = "smo"
@@ -46,6 +52,91 @@ MOST_ENCODED = 45
 """Genes up to which target encodings see every gene; of more, as many components."""
 MOST_KEPT_BYTES = 1 << 30
 """Of columns and distances."""
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """The genes of a screen.
+
+    Attributes
+    ----------
+    genes : list of str
+    Y : ndarray of float32, (n, len(genes))
+        Their responses.
+    constant : list of str
+        Genes that were asked for by a rule and left out, as they have the same value in every row.
+    """
+
+    genes: list[str]
+    Y: Float32
+    constant: list[str]
+
+    @classmethod
+    def of(cls, data: PerturbationData, chosen: Indices, constant: list[str]) -> "Panel":
+        """Take genes by position."""
+        return cls([data.genes[gene] for gene in chosen], np.ascontiguousarray(data.Y[:, chosen]), constant)
+
+    @property
+    def anchor(self) -> int:
+        """The position of the gene whose agreement with the others is asked about."""
+        return self.genes.index(ANCHOR) if ANCHOR in self.genes else 0
+
+
+def choose_panel(target: str, data: PerturbationData, seed: int = 0) -> Panel:
+    """Return the genes that `--target` names.
+
+    Parameters
+    ----------
+    target : str
+        A gene; several, separated by commas; "random:N", N genes drawn with `seed`; "variable:N", the N genes of
+        largest standard deviation; or "all".
+    data : PerturbationData
+    seed : int
+
+    Raises
+    ------
+    InputError
+        Unknown gene (the nearest names are given), a named gene that is constant, or a number out of range.
+    """
+    spread = np.ptp(data.Y, axis=0)
+    rule, _, number = target.partition(":")
+    if target in data.genes or (target != "all" and rule not in ("random", "variable")):
+        named = dict.fromkeys(
+            name.strip() for name in ([target] if target in data.genes else target.split(","))
+        )
+        chosen = [gene_index(data.genes, name) for name in named]
+        for gene in chosen:
+            if spread[gene] == 0:
+                raise InputError(
+                    f"--target {data.genes[gene]}: is {data.Y[0, gene]:g} in every row; there is nothing to predict"
+                )
+        return Panel.of(data, np.array(chosen), [])
+    usable = np.flatnonzero(spread > 0)
+    constant = [data.genes[gene] for gene in np.flatnonzero(spread == 0)]
+    if not len(usable):
+        raise InputError(f"--target {target}: every gene is constant; there is nothing to predict")
+    if target == "all":
+        return Panel.of(data, usable, constant)
+    if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= len(usable):
+        raise InputError(
+            f"--target {target}: takes a number of genes from 1 to {len(usable)} after the colon"
+        )
+    if rule == "random":
+        chosen_genes = np.random.default_rng(seed).choice(usable, int(number), replace=False)
+    else:
+        deviations = data.Y[:, usable].std(axis=0, dtype=np.float64)
+        chosen_genes = usable[np.argsort(-deviations, kind="stable")[: int(number)]]
+    return Panel.of(data, np.sort(chosen_genes), constant)
+
+
+def gene_index(genes: Sequence[str], target: str) -> int:
+    """Return the position of a gene; InputError names the nearest ones where there is none."""
+    if target in genes:
+        return list(genes).index(target)
+    spelled = {gene.casefold(): gene for gene in genes}
+    near = [spelled[name] for name in difflib.get_close_matches(target.casefold(), spelled, n=5, cutoff=0.5)]
+    hint = f"; nearest names: {', '.join(near)}" if near else f"; the genes are {genes[0]} … {genes[-1]}"
+    raise InputError(f"--target {target}: no such gene among {len(genes)}{hint}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The screen: feature sets in, scored candidates out.
 
+The candidates are feature sets by name or file, a set without each of its blocks, or blocks that are added one by one.
 Every candidate is scored on the same splits, by the same model, from columns that are fitted inside each split.
 
 Forward selection reports a nested score. The score of a set that some splits selected is too good on those splits, so
@@ -9,17 +10,18 @@ predicts the rows held out.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from features.blocks import Block
-from features.feature_sets import FeatureSet
+from features.feature_sets import FEATURE_SETS, FeatureSet, feature_set
+from features.molecules import needs_weights
 from features.molecules.encoders import encode_molecules, molecule_encoder
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
@@ -30,20 +32,10 @@ from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, named_splits
 from rapids_pipeline.evaluation.uncertainty import LEVEL
-from rapids_pipeline.studies.screen.candidates import (
-    DEFAULT_REFERENCE,
-    Step,
-    blocks_of,
-    choose_panel,
-    default_sets,
-    forward_selection,
-    named_sets,
-    set_of,
-    without_each_block,
-)
 from rapids_pipeline.studies.screen.models import (
     Comparison,
     ModelName,
+    choose_panel,
     losses_of,
     predictions,
     require_usable,
@@ -55,7 +47,16 @@ Search = Literal["compare", "forward", "ablation"]
 SplitsOf = Callable[[pd.DataFrame, Float32], Sequence[Sequence[Split]]]
 FEW_GENES = 500
 """Below this many genes, products of matrices are too small for more than one BLAS thread."""
+DEFAULT_REFERENCE = "onehot"
+"""With --features all, what differences are taken from: to know which cell type and which compound."""
 ALL_BLOCKS, SELECTED = "all blocks", "forward selection"
+
+
+class Step(NamedTuple):
+    """A step of forward selection: the block that was added, and the score with it."""
+
+    block: Block
+    score: float
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ScreenRequest:
     Attributes
     ----------
     target : str
-        As `rapids_pipeline.studies.screen.candidates.choose_panel`.
+        As `rapids_pipeline.studies.screen.models.choose_panel`.
     features : tuple of str
         Names of feature sets, or TOML files; empty for all that need no weights of their own.
     search : {"compare", "forward", "ablation"}
@@ -271,14 +272,22 @@ def nested_forward(
 
 
 def selected(comparison: Comparison, blocks: Sequence[Block]) -> tuple[list[Step], float]:
-    """Return the steps of forward selection on a comparison's splits, and the score without any block."""
+    """Add the block that lowers the score most, as long as one does; return the steps, and the score without any."""
     tables = comparison.tables()
 
-    def score(features: FeatureSet | None) -> float:
+    def score(taken: Sequence[Block]) -> float:
+        features = set_of(taken) if taken else None
         return losses_of(comparison, lambda number: predictions(comparison, tables, features, number)).score
 
-    empty = score(None)
-    return forward_selection(blocks, score, empty), empty
+    steps: list[Step] = []
+    empty = score([])
+    while True:
+        taken = [step.block for step in steps]
+        tried = [Step(block, score([*taken, block])) for block in blocks if block not in taken]
+        best = min(tried, key=lambda step: step.score, default=None)
+        if best is None or best.score >= (steps[-1].score if steps else empty):
+            return steps, empty
+        steps.append(best)
 
 
 def _candidates(request: ScreenRequest, sets: list[FeatureSet]) -> tuple[list[FeatureSet], str]:
@@ -328,3 +337,78 @@ def _notes(constant: list[str]) -> list[str]:
         return []
     named = ", ".join(constant[:5]) + (", …" if len(constant) > 5 else "")
     return [f"left out, as they are the same in every row: {len(constant)} genes ({named})"]
+
+
+# --- candidates -------------------------------------------------------------------------------------------
+
+
+def screenable_sets() -> list[str]:
+    """Return the names of the feature sets a screen can compare: those that need no first-level run."""
+    return [name for name, features in FEATURE_SETS.items() if not features.needs_predictions]
+
+
+def default_sets() -> list[str]:
+    """Return the screenable sets that ask for no weights beyond those that `--molecules` may ask for."""
+    return [name for name in screenable_sets() if not any(map(needs_weights, FEATURE_SETS[name].encoders))]
+
+
+def named_sets(names: Sequence[str], molecules: str) -> list[FeatureSet]:
+    """Return feature sets by name or TOML file, with `molecules` where their blocks name no encoder.
+
+    Raises
+    ------
+    InputError
+        Unknown set, one that needs a first-level run, or the same name twice.
+    """
+    sets = [feature_set(name).with_molecules(molecules) for name in names]
+    for features in sets:
+        if features.needs_predictions:
+            raise InputError(
+                f"feature set {features.name!r} stacks on first-level predictions and cannot be screened; choose among "
+                f"{', '.join(screenable_sets())}"
+            )
+    if twice := _repeated(features.name for features in sets):
+        raise InputError(f"--features: {twice[0]} is there twice")
+    return sets
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
+def without_each_block(features: FeatureSet) -> list[FeatureSet]:
+    """Return the set itself, then the set without each of its blocks.
+
+    Raises
+    ------
+    InputError
+        The set has a single block.
+    """
+    if len(features.blocks) < 2:
+        raise InputError(f"--search ablation: feature set {features.name} has one block only")
+    others = {block: tuple(other for other in features.blocks if other != block) for block in features.blocks}
+    return [features] + [
+        FeatureSet(name=f"{features.name} − {block.name}", description=f"without {block.name}", blocks=left)
+        for block, left in others.items()
+    ]
+
+
+def blocks_of(sets: Sequence[FeatureSet]) -> list[Block]:
+    """Return the distinct blocks of some sets, in order.
+
+    Raises
+    ------
+    InputError
+        Two different blocks have the same name, so that no set can hold both; or there is only one.
+    """
+    blocks = list(dict.fromkeys(block for features in sets for block in features.blocks))
+    if twice := _repeated(block.name for block in blocks):
+        raise InputError(f"--search forward: two feature sets have different blocks called {twice[0]}")
+    if len(blocks) < 2:
+        raise InputError("--search forward: the feature sets have one block only")
+    return blocks
+
+
+def set_of(blocks: Sequence[Block], name: str = "selected") -> FeatureSet:
+    """Return a feature set of some blocks."""
+    return FeatureSet(name=name, description=" + ".join(block.name for block in blocks), blocks=tuple(blocks))

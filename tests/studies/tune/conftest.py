@@ -3,13 +3,11 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
-from rapids_pipeline.data.problem import canonical_order
-from rapids_pipeline.data.tables import read_training
+from rapids_pipeline.data.problem import ProblemFiles, open_problem
 from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
 
 
@@ -42,14 +40,10 @@ def task_files(scarce_files):
 @pytest.fixture(scope="session")
 def task(task_files, member):
     """The same in memory, rows in canonical order."""
-    data = read_training(task_files.train)
-    data = data.take(canonical_order(data.obs))
-    encoded = encode_molecules(["morgan"], list(data.obs["SMILES"])).training
-    train = Rows(data.obs, encoded)
+    problem = open_problem(ProblemFiles(task_files.train, task_files.test))
+    data, pairs, new = problem.data, problem.pairs, task_files.new
+    train = Rows(data.obs, encode_molecules(["morgan"], list(data.obs["SMILES"])).training)
     rows = Pairs.of(train, ["morgan"])
-    smiles = dict(zip(data.obs["sm_name"], data.obs["SMILES"], strict=True))
-    pairs = pd.read_csv(task_files.test)
-    pairs["SMILES"] = pairs["sm_name"].map(smiles)
     return SimpleNamespace(
-        data=data, train=train, rows=rows, pairs=pairs, new=task_files.new, member=member, Y=np.array(data.Y)
+        data=data, train=train, rows=rows, pairs=pairs, new=new, member=member, Y=np.array(data.Y)
     )
