@@ -6,6 +6,8 @@ compared with a search over all thresholds by the definition of the gain, with w
     |Σ_L w r|²/(W_L + λ) + |Σ_R w r|²/(W_R + λ) − |Σ w r|²/(W + λ)
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -29,8 +31,7 @@ DEFAULTS = Settings(
 
 
 def grown(X, Y, weights=None, **changes):
-    settings = Settings(**(vars(DEFAULTS) | changes))
-    return fit(X, Y, settings, Watch(), weights=weights).model
+    return fit(X, Y, replace(DEFAULTS, **changes), Watch(), weights=weights).model
 
 
 def bits(model):
@@ -200,6 +201,16 @@ def weights_of(kind, n, rng):
 
 
 WEIGHTS = ("ones", "whole", "far apart", "two kinds", "small", "large")
+
+
+def problem(n=200, p=8, n_outputs=4, seed=0, missing=0.0, noise=0.1):
+    """Output t is the sign of column t and column t + 1, NaN counting as 0, and noise."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, p)).astype(np.float32)
+    X[rng.random(X.shape) < missing] = np.nan
+    known = np.nan_to_num(X)
+    signal = np.stack([np.sign(known[:, t]) + known[:, t + 1] for t in range(n_outputs)], axis=1)
+    return X, (signal + noise * rng.normal(size=signal.shape)).astype(np.float32)
 
 
 def some(n=300, d=20, seed=0, kinds=KINDS + ("numbers",) * 6):

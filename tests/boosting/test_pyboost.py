@@ -1,14 +1,15 @@
 """The pyboost engine: parameters, refusals, conversion of trees, and Py-Boost's own code on a CPU (GPU: tests/gpu).
 
-On a CPU it needs py-boost and g++ (`cupy_on_cpu`); the tests of the conversion need neither.
+On a CPU it needs py-boost and g++ (`cupy_on_cpu`); the tests of the conversion of random trees need neither.
 """
 
 import shutil
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,38 +17,14 @@ from hypothesis import strategies as st
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.boosting import pyboost
-from rapids_pipeline.boosting.engines import Settings, Watch
+from rapids_pipeline.boosting.engines import Watch
 from rapids_pipeline.boosting.exact import engine as exact
 from tests.boosting import cupy_on_cpu
-
-RECORDED = Path(__file__).parent / "data" / "pyboost.npz"
-MODELS = {"plain": 6, "stumps": 2}
+from tests.boosting.naive_trees import DEFAULTS, problem
 
 
 def settings(**changed):
-    usual = {
-        "n_estimators": 8,
-        "learning_rate": 0.3,
-        "max_depth": 4,
-        "min_samples_leaf": 1,
-        "colsample": 1.0,
-        "subsample": 1.0,
-        "reg_lambda": 1.0,
-        "max_bins": 256,
-        "seed": 0,
-        "device": "cuda",
-        "n_jobs": 1,
-    }
-    return Settings(**usual | changed)
-
-
-def problem(n=200, p=6, seed=0, missing=0.0):
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, p)).astype(np.float32)
-    X[rng.random(X.shape) < missing] = np.nan
-    known = np.nan_to_num(X)
-    signal = np.stack([np.sign(known[:, t]) + known[:, t + 1] for t in range(4)], axis=1)
-    return X, (signal + 0.1 * rng.normal(size=signal.shape)).astype(np.float32)
+    return replace(DEFAULTS, **{"n_estimators": 8, "device": "cuda", **changed})
 
 
 # --- parameters, refusals and what is told ----------------------------------------------------------------------------
@@ -174,63 +151,6 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
 # --- the conversion of its trees --------------------------------------------------------------------------------------
 
 
-def recorded(name):
-    """Return a recorded model as Py-Boost would hand it over, with rows and its predictions for them."""
-    with np.load(RECORDED) as stream:
-        arrays = {key[len(name) + 1 :]: stream[key] for key in stream if key.startswith(f"{name}/")}
-    trees = [
-        SimpleNamespace(**{key.split("/")[1]: arrays[key] for key in arrays if key.startswith(f"{step}/")})
-        for step in range(MODELS[name])
-    ]
-    model = SimpleNamespace(models=trees, base_score=arrays["base_score"], to_cpu=lambda: None)
-    return model, arrays["X"], arrays["predicted"]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_recorded_model_converts_to_its_own_predictions_bit_for_bit(name):
-    model, X, predicted = recorded(name)
-    ours = pyboost.converted(model)
-    np.testing.assert_array_equal(ours.predict(X), predicted)
-    assert ours.n_trees == MODELS[name]
-    if name != "stumps":
-        assert np.isnan(X).any() and np.isin(ours.threshold, X).sum() > 10  # rows exactly at thresholds
-        assert not ours.nan_left.all()
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_importances_are_py_boosts(name):
-    model, _, _ = recorded(name)
-    by_gain = sum(tree.feature_importance_gain.astype(float) for tree in model.models)
-    ours = pyboost.converted(model)
-    np.testing.assert_allclose(ours.importances(), by_gain / (by_gain.sum() or 1), rtol=1e-5)
-    splits = sum(tree.feature_importance_split for tree in model.models)
-    np.testing.assert_array_equal(np.bincount(ours.feature, minlength=5), splits)
-
-
-def by_the_arrays_of_training(tree, X, predicted):
-    """Add one step, row by row (`node_index_kernel` and `apply_values_kernel` of `py_boost/gpu/utils.py`)."""
-    for row, x in enumerate(X):
-        for out, group in enumerate(tree.group_index.astype(int)):
-            node = 0
-            while tree.feats[group, node] >= 0:
-                value = x[tree.feats[group, node]]
-                if np.isnan(value):
-                    right = 1 - int(tree.nans[group, node])
-                else:
-                    right = int(value > tree.val_splits[group, node])
-                node = tree.split[group, node, right]
-            predicted[row, out] += tree.values[tree.leaves[node, group], out]
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_recorded_model_agrees_with_its_arrays_of_training(name):
-    model, X, _ = recorded(name)
-    expected = np.repeat(model.base_score[None], len(X), axis=0)
-    for tree in model.models:
-        by_the_arrays_of_training(tree, X, expected)
-    np.testing.assert_array_equal(pyboost.converted(model).predict(X), expected)
-
-
 def random_step(rng, p, d, max_depth):
     """Return arrays in the layout of `Tree.reformat`: level by level, thresholds of every kind."""
     nodes, leaves, waiting = [], 0, [0]
@@ -273,6 +193,7 @@ def by_the_kernels(steps, base, X):
     return predicted
 
 
+@hypothesis.settings(deadline=None)  # the first prediction compiles
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
 def test_random_trees_predict_what_the_kernels_would(seed, p, d, max_depth):
     rng = np.random.default_rng(seed)
@@ -284,15 +205,14 @@ def test_random_trees_predict_what_the_kernels_would(seed, p, d, max_depth):
     np.testing.assert_array_equal(ours.predict(X), by_the_kernels(steps, base, X))
 
 
-@pytest.mark.parametrize("name", ["values", "gains"])
-def test_only_finite_trees_are_converted(name):
-    model, _, _ = recorded("plain")
-    setattr(model.models[0], name, np.full_like(getattr(model.models[0], name), np.nan))
-    shown = {"values": "leaves", "gains": "gain"}[name]
+@pytest.mark.parametrize(("name", "shown"), [("values", "leaves"), ("gains", "gain")])
+def test_only_finite_trees_are_converted(name, shown):
+    step = random_step(np.random.default_rng(0), 3, 2, 4)
+    setattr(step, name, np.full_like(getattr(step, name), np.nan))
     with pytest.raises(
         InputError, match=f"the Py-Boost model holds no usable trees: {shown} has values that"
     ):
-        pyboost.converted(model)
+        pyboost.converted(SimpleNamespace(models=[step], base_score=np.zeros(2), to_cpu=lambda: None))
 
 
 # --- Py-Boost itself, on a CPU ----------------------------------------------------------------------------------------
@@ -328,9 +248,20 @@ def kept_by(monkeypatch, models):
 def test_a_fit_predicts_bit_for_bit_what_py_boost_does(on_a_cpu, changed):
     X, Y = problem(missing=0.1)
     ours = pyboost.fit(X[:150], Y[:150], settings(**changed), Watch()).model
-    np.testing.assert_array_equal(ours.predict(X), np.asarray(on_a_cpu[0].predict(X)))
-    assert ours.n_trees == 8
+    assert ours.n_trees == 8 and not ours.nan_left.all()
     assert np.mean((ours.predict(X[150:]) - Y[150:]) ** 2) < 0.6 * Y.var()
+    rng = np.random.default_rng(1)
+    for row in range(150):  # rows exactly at thresholds, and a float32 beside them
+        at = rng.integers(len(ours.feature))
+        beside = np.nextafter(ours.threshold[at], np.float32(rng.choice([-np.inf, np.inf])))
+        X[row, ours.feature[at]] = beside if row % 2 else ours.threshold[at]
+    X[~np.isfinite(X)] = np.nan
+    assert np.isin(ours.threshold, X).sum() > 10
+    np.testing.assert_array_equal(ours.predict(X), np.asarray(on_a_cpu[0].predict(X)))
+    by_gain = sum(tree.feature_importance_gain.astype(float) for tree in on_a_cpu[0].models)
+    np.testing.assert_allclose(ours.importances(), by_gain / by_gain.sum(), rtol=1e-5)
+    splits = sum(tree.feature_importance_split for tree in on_a_cpu[0].models)
+    np.testing.assert_array_equal(np.bincount(ours.feature, minlength=8), splits)
 
 
 @pytest.mark.parametrize("least", [1, 7])

@@ -5,7 +5,7 @@ import pytest
 
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.boosting import xgboost as xgboost_engine
-from tests.boosting.test_estimator import SMALL, problem
+from tests.boosting.naive_trees import problem
 
 xgboost = pytest.importorskip("xgboost")
 
@@ -25,9 +25,8 @@ def test_converted_trees_predict_the_very_bits_of_xgboost(n_outputs, missing, mo
 
 def test_one_output_equals_that_of_a_plain_xgboost():
     X, Y = problem()
-    model = MultiOutputBooster(**SMALL, colsample=1.0, max_bins=32, engine="xgboost").fit(X, Y[:, :1])
+    options = {"n_estimators": 20, "learning_rate": 0.2, "reg_lambda": 1.0}
+    model = MultiOutputBooster(**options, colsample=1.0, max_bins=32, engine="xgboost").fit(X, Y[:, :1])
     assert model.predict(X).shape == (len(X), 1)
-    reference = xgboost.XGBRegressor(
-        n_estimators=20, learning_rate=0.2, max_depth=4, reg_lambda=1.0, max_bin=32, tree_method="hist"
-    ).fit(X, Y[:, 0])
+    reference = xgboost.XGBRegressor(**options, max_depth=4, max_bin=32, tree_method="hist").fit(X, Y[:, 0])
     np.testing.assert_allclose(model.predict(X)[:, 0], reference.predict(X), atol=1e-4)

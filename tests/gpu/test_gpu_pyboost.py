@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -11,6 +12,7 @@ from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.boosting import MultiOutputBooster, pyboost
 from rapids_pipeline.boosting.trees import TreeEnsemble
 from tests.boosting import cupy_on_cpu
+from tests.boosting.naive_trees import problem
 from tests.boosting.test_pyboost import kept_by
 from tests.gpu.requirements import on_gpu
 
@@ -37,13 +39,7 @@ def large(request):
     return "cuda" in request.node.callspec.id
 
 
-def problem(n, seed=0):
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, 20)).astype(np.float32)
-    X[rng.random(X.shape) < 0.05] = np.nan
-    known = np.nan_to_num(X)
-    signal = np.stack([np.sign(known[:, t]) + known[:, t + 1] for t in range(12)], axis=1)
-    return X, (signal + 0.1 * rng.normal(size=signal.shape)).astype(np.float32)
+rows = partial(problem, p=20, n_outputs=12, missing=0.05)
 
 
 def booster(engine, **changed):
@@ -55,7 +51,7 @@ def booster(engine, **changed):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_saved_model_predicts_what_py_boost_does(trained, large, weighted):
     n = 1500 if large else 200
-    X, Y = problem(n + 500)
+    X, Y = rows(n + 500)
     weights = np.exp(np.random.default_rng(1).normal(size=n)) if weighted else None
     changed = {} if large else {"n_estimators": 6}
     model = booster("pyboost", **changed).fit(X[:n], Y[:n], weights)
@@ -67,7 +63,7 @@ def test_the_saved_model_predicts_what_py_boost_does(trained, large, weighted):
 
 def test_it_learns_as_well_as_exact(trained, large):
     n = 1500 if large else 200
-    X, Y = problem(n + 500)
+    X, Y = rows(n + 500)
     changed = {} if large else {"n_estimators": 6}
     there, here = (
         booster(engine, **changed).fit(X[:n], Y[:n], eval_set=(X[n:], Y[n:]))
@@ -79,7 +75,7 @@ def test_it_learns_as_well_as_exact(trained, large):
 
 
 def test_it_stops_early(trained):
-    X, Y = problem(160)
+    X, Y = rows(160)
     noise = np.random.default_rng(0).normal(size=Y.shape)
     stopping = booster("pyboost", n_estimators=50, early_stopping_rounds=3, learning_rate=0.5)
     model = stopping.fit(X[:80], noise[:80], eval_set=(X[80:], noise[80:]))
@@ -88,6 +84,6 @@ def test_it_stops_early(trained):
 
 def test_a_second_fit_after_it_finds_its_memory_free(trained):
     """Its memory pool is its own and ends with the fit."""
-    X, Y = problem(100)
+    X, Y = rows(100)
     predicted = [booster("pyboost", n_estimators=3).fit(X, Y).predict(X) for _ in range(2)]
     np.testing.assert_allclose(*predicted, atol=1e-4)

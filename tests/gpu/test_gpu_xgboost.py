@@ -1,5 +1,7 @@
 """XGBoost grows trees with vector leaves on the GPU, never on the CPU in its place. Stand-in: XGBoost on the CPU."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from rapids_pipeline.backend.errors import UnavailableError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.boosting import MultiOutputBooster
 from rapids_pipeline.boosting.trees import TreeEnsemble
+from tests.boosting.naive_trees import problem
 from tests.gpu.requirements import need, on_gpu, why_no_device
 
 xgboost = pytest.importorskip("xgboost")
@@ -27,13 +30,7 @@ def boosters(monkeypatch):
     return kept
 
 
-def problem(n=900):
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(n, 15)).astype(np.float32)
-    X[rng.random(X.shape) < 0.05] = np.nan
-    known = np.nan_to_num(X)
-    signal = np.stack([np.sign(known[:, t]) + known[:, t + 1] for t in range(6)], axis=1)
-    return X, (signal + 0.1 * rng.normal(size=signal.shape)).astype(np.float32)
+rows = partial(problem, p=15, n_outputs=6, missing=0.05)
 
 
 def booster(device, **changed):
@@ -42,7 +39,7 @@ def booster(device, **changed):
 
 
 def test_it_learns_as_well_as_on_the_cpu(device):
-    X, Y = problem()
+    X, Y = rows(900)
     there, here = (
         booster(where).fit(X[:600], Y[:600], eval_set=(X[600:], Y[600:])) for where in (device, "cpu")
     )
@@ -54,7 +51,7 @@ def test_it_learns_as_well_as_on_the_cpu(device):
 @pytest.mark.parametrize("changed", [{}, {"colsample": 0.4, "subsample": 0.7}], ids=["all", "drawn"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_saved_model_predicts_what_xgboost_does(device, boosters, changed, weighted):
-    X, Y = problem()
+    X, Y = rows(900)
     weights = np.linspace(0.1, 2, len(X)) if weighted else None
     model = booster(device, **changed).fit(X, Y, weights)
     predicted = TreeEnsemble.from_state(StateReader(model.model_.state(), "the model")).predict(X)
@@ -64,7 +61,7 @@ def test_the_saved_model_predicts_what_xgboost_does(device, boosters, changed, w
 
 
 def test_it_stops_early(device):
-    X, Y = problem(200)
+    X, Y = rows(200)
     noise = np.random.default_rng(0).normal(size=Y.shape)
     stopping = booster(device, n_estimators=50, early_stopping_rounds=3, learning_rate=0.5)
     model = stopping.fit(X[:100], noise[:100], eval_set=(X[100:], noise[100:]))
@@ -78,10 +75,10 @@ def test_without_a_gpu_it_is_refused():
     with pytest.raises(
         UnavailableError, match=r"this XGBoost (finds no CUDA device|is built without CUDA); pip"
     ):
-        booster("cuda").fit(*problem(50))
+        booster("cuda").fit(*rows(50))
 
 
 def test_a_version_without_vector_leaves_on_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(xgboost, "__version__", "3.1.2")
     with pytest.raises(UnavailableError, match=r"XGBoost 3\.1\.2 has no vector leaves on a GPU"):
-        booster("cuda").fit(*problem(50))
+        booster("cuda").fit(*rows(50))
