@@ -231,7 +231,8 @@ def recommended_split(obs: pd.DataFrame, pairs: pd.DataFrame) -> tuple[str, str]
     scarce = np.isin(cell_types, wanted)
     elsewhere = np.isin(compounds[:n][scarce], compounds[:n][~scarce]).any() if (~scarce).any() else False
     if elsewhere:
-        few, many = (_median_rows(cell_types[which]) for which in (scarce, ~scarce))
+        rows = (np.unique(cell_types[which], return_counts=True)[1] for which in (scarce, ~scarce))
+        few, many = map(np.median, rows)
         if few < many:
             return "scarce", (
                 f"the pairs to predict are of cell types with a median of {few:g} training rows (the others have "
@@ -241,10 +242,6 @@ def recommended_split(obs: pd.DataFrame, pairs: pd.DataFrame) -> tuple[str, str]
         "random",
         "compounds and cell types of the pairs to predict are known, and by as many rows as others",
     )
-
-
-def _median_rows(cell_types: NDArray[Any]) -> float:
-    return float(np.median(np.unique(cell_types, return_counts=True)[1]))
 
 
 def _known(rows: pd.DataFrame, Y: Float32 | None) -> _Known:

@@ -23,35 +23,47 @@ from rapids_pipeline.backend.files import (
     written_atomically,
 )
 
-
-def writers(text, failing=False):
-    def model(path):
-        path.mkdir()
-        (path / f"{text}.json").write_text(text)
-        if failing:
-            raise RuntimeError("no")
-
-    return {SUBMISSION: lambda path: path.write_text(text), MODEL: model}
+FILES = (SUBMISSION, OOF, SCORES)
 
 
-def names(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def writers(text, names=FILES, fail_at=None):
+    """Writers of files, and of a folder for the model, that all say the same; one of them may fail."""
+
+    def writer(name):
+        def write(path):
+            if name == MODEL:
+                path.mkdir()
+                path = path / f"{text}.json"
+            path.write_text(text)
+            if name == fail_at:
+                raise RuntimeError("the writer failed")
+
+        return write
+
+    return {name: writer(name) for name in names}
+
+
+def contents(folder):
+    """The results' texts by their places, without the manifest."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_text() for name, path in found.items() if name != MANIFEST}
 
 
 def test_a_folder_replaces_the_one_of_the_run_before(tmp_path):
     out = tmp_path / "out"
     for text in ("old", "new"):
-        RunFolder(out, {"seed": 0}).publish(writers(text), {})
-        assert names(out) == sorted([MANIFEST, f"{MODEL}/{text}.json", SUBMISSION])
-    assert (out / SUBMISSION).read_text() == "new"
+        RunFolder(out, {"seed": 0}).publish(writers(text, RESULTS[:-1]), {})
+        assert contents(out) == dict.fromkeys([*FILES, f"{MODEL}/{text}.json"], text)
 
 
-def test_a_failing_folder_leaves_the_one_before(tmp_path):
-    out = tmp_path / "out"
-    RunFolder(out, {"seed": 0}).publish(writers("old"), {})
-    with pytest.raises(RuntimeError, match="no"):
-        RunFolder(out, {"seed": 0}).publish(writers("new", failing=True), {})
-    assert names(out) == sorted([MANIFEST, f"{MODEL}/old.json", SUBMISSION])
+@pytest.mark.parametrize("name", [SUBMISSION, SCORES, MODEL])
+def test_earlier_results_survive_a_failing_writer(tmp_path, name):
+    RunFolder(tmp_path, {"seed": 0}).publish(writers("old", RESULTS[:-1]), {})
+    before = (tmp_path / MANIFEST).read_text()
+    with pytest.raises(RuntimeError, match="the writer failed"):
+        RunFolder(tmp_path, {"seed": 0}).publish(writers("new", RESULTS[:-1], name), {})
+    assert contents(tmp_path) == dict.fromkeys([*FILES, f"{MODEL}/old.json"], "old")
+    assert (tmp_path / MANIFEST).read_text() == before
 
 
 def test_another_runs_model_is_kept_unless_told_otherwise(tmp_path):
@@ -66,7 +78,7 @@ def test_a_file_in_a_folders_place_is_refused(tmp_path):
     out.mkdir()
     (out / MODEL).write_text("a file")
     with pytest.raises(InputError, match="cannot be written"):
-        RunFolder(out, {"seed": 0}, overwrite=True).publish(writers("new"), {})
+        RunFolder(out, {"seed": 0}, overwrite=True).publish(writers("new", (SUBMISSION, MODEL)), {})
     assert (out / MODEL).read_text() == "a file"
 
 
@@ -118,39 +130,11 @@ def test_a_manifest_that_is_none_names_nothing(tmp_path, content):
     assert recorded_hash(tmp_path / MANIFEST, "train") is None
 
 
-def files(text, fail_at=None):
-    def writer(name):
-        def write(path):
-            path.write_text(text)
-            if name == fail_at:
-                raise RuntimeError("the writer failed")
-
-        return write
-
-    return {name: writer(name) for name in (SUBMISSION, OOF, SCORES)}
-
-
-def contents(folder):
-    return {path.name: path.read_text() for path in folder.iterdir() if path.name != MANIFEST}
-
-
-def test_earlier_results_survive_a_failing_writer(tmp_path):
-    identity = {"config": {"seed": 0}}
-    RunFolder(tmp_path, identity).publish(files("old"), {})
-    before = (tmp_path / MANIFEST).read_text()
-    for name in (SUBMISSION, SCORES):
-        with pytest.raises(RuntimeError):
-            RunFolder(tmp_path, identity).publish(files("new", name), {})
-        assert set(contents(tmp_path).values()) == {"old"}
-        assert (tmp_path / MANIFEST).read_text() == before
-        assert names(tmp_path) == sorted({*RESULTS} - {MODEL})
-
-
 @pytest.mark.parametrize("after", range(4))
 def test_an_interrupted_publish_destroys_nothing(tmp_path, monkeypatch, after):
     """However far the moves came, every result is whole, old or new, and no manifest vouches for a mixture."""
     identity = {"config": {"seed": 0}}
-    RunFolder(tmp_path, identity).publish(files("old"), {"weights": "old"})
+    RunFolder(tmp_path, identity).publish(writers("old"), {"weights": "old"})
     moved, move = [], Path.replace
 
     def replace(self, target):
@@ -162,20 +146,20 @@ def test_an_interrupted_publish_destroys_nothing(tmp_path, monkeypatch, after):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
-            RunFolder(tmp_path, identity).publish(files("new"), {"weights": "new"})
+            RunFolder(tmp_path, identity).publish(writers("new"), {"weights": "new"})
     found = contents(tmp_path)
     assert [found[name] for name in (SUBMISSION, OOF, SCORES)] == ["new"] * after + ["old"] * (3 - after)
     assert not (tmp_path / MANIFEST).exists()
     with pytest.raises(InputError, match=r"holds another run's submission.csv; .* add --overwrite"):
         RunFolder(tmp_path, identity)
-    RunFolder(tmp_path, identity, overwrite=True).publish(files("new"), {"weights": "new"})
+    RunFolder(tmp_path, identity, overwrite=True).publish(writers("new"), {"weights": "new"})
     assert set(contents(tmp_path).values()) == {"new"}
     assert json.loads((tmp_path / MANIFEST).read_text())["weights"] == "new"
 
 
 def test_a_broken_manifest_is_another_runs(tmp_path):
     identity = {"config": {"seed": 0}}
-    RunFolder(tmp_path, identity).publish(files("old"), {})
+    RunFolder(tmp_path, identity).publish(writers("old"), {})
     for content in ("", "[]", "{", "null", '{"config": {"seed": 1}}'):
         (tmp_path / MANIFEST).write_text(content)
         with pytest.raises(InputError, match="holds another run's"):
@@ -187,7 +171,7 @@ def test_a_result_name_taken_by_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds another run's oof.parquet"):
         RunFolder(tmp_path, {})
     with pytest.raises(InputError, match=r"--out .*: cannot be written \(Is a directory\)"):
-        RunFolder(tmp_path, {}, overwrite=True).publish(files("new"), {})
+        RunFolder(tmp_path, {}, overwrite=True).publish(writers("new"), {})
 
 
 def test_a_file_appears_whole(tmp_path):
