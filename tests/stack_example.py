@@ -100,8 +100,11 @@ def training_set(train, test, Y, weight=None, seed=0):
     return TrainingSet(Rows.joined(train, test), Y, weight, (), seed, "cpu")
 
 
-def fitted(member, train, test, Y, folds, first=(), labels=None, seed=0, **options):
-    """A member fitted and nested."""
+def fitted(member, train, test, Y, folds, first=None, labels=None, seed=0, **options):
+    """A member fitted and nested, on predictions of `first` or of members of the example that it stacks on."""
+    if first is None:
+        below = {one.name: one for one in (SVR, OWN, COMPOSITE)}
+        first = [fitted(below[name], train, test, Y, folds) for name in member.stacks_on]
     return fit_member(member, FoldedRows(train, test, Y, folds, seed, "cpu"), first, labels, **options)
 
 

@@ -59,11 +59,9 @@ def test_a_run_with_a_pretrained_transformer(shared_data, pretrained, tmp_path, 
     assert len(pd.read_csv(tmp_path / "run" / "submission.csv")) == pairs["sm_name"].isin(compounds).sum() > 0
     assert manifest_of(tmp_path / "run")["config"]["molecules"] == str(pretrained)
     assert {"torch", "transformers"} <= set(manifest_of(tmp_path / "run")["versions"])
-    again = tmp_path / "again.csv"
-    succeed(
-        "predict", "--model", tmp_path / "run" / "model", "--pairs", tmp_path / "pairs.csv", "--out", again
-    )
-    one, other = (pd.read_csv(file).set_index("id") for file in (tmp_path / "run" / "submission.csv", again))
+    run, again = tmp_path / "run", tmp_path / "again.csv"
+    succeed("predict", "--model", run / "model", "--pairs", tmp_path / "pairs.csv", "--out", again)
+    one, other = (pd.read_csv(file).set_index("id") for file in (run / "submission.csv", again))
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -78,19 +76,10 @@ def test_from_files_of_ones_own_to_a_checked_submission(small_files, tmp_path):
     )
     ours, *others = json.loads(scored.stdout)["scores"].values()
     assert ours["mean_rowwise_rmse"] < others[0]["mean_rowwise_rmse"]
-    (tmp_path / "new.csv").write_text(
-        "cell_type,sm_name,SMILES\nB cells,toluene,Cc1ccccc1\nT cells,toluene,Cc1ccccc1\n"
-    )
-    succeed(
-        "predict",
-        "--model",
-        run / "model",
-        "--pairs",
-        tmp_path / "new.csv",
-        "--out",
-        tmp_path / "new_out.csv",
-    )
-    predicted = pd.read_csv(tmp_path / "new_out.csv")
+    pairs, out = tmp_path / "new.csv", tmp_path / "new_out.csv"
+    pairs.write_text("cell_type,sm_name,SMILES\nB cells,toluene,Cc1ccccc1\nT cells,toluene,Cc1ccccc1\n")
+    succeed("predict", "--model", run / "model", "--pairs", pairs, "--out", out)
+    predicted = pd.read_csv(out)
     assert len(predicted) == 2 and np.isfinite(predicted.select_dtypes("number").to_numpy()).all()
     succeed("submit", "--run", run, "--out", made)
     checked = succeed("submit", "--check", made, "--id-map", small_files.test, "--genes", train)

@@ -75,16 +75,6 @@ def test_rows_of_the_same_group_in_other_folds_do_change(groups, row):
     assert not set(moved) & set(np.flatnonzero(FOLDS == FOLDS[row]))
 
 
-@GROUPS
-def test_nothing_of_a_fold_enters_the_columns_of_its_rows(groups):
-    labels, Y = example()
-    changed = Y.copy()
-    changed[FOLDS == 2] = np.random.default_rng(9).normal(size=(np.sum(FOLDS == 2), N_TARGETS)) * 50
-    before, after = (TargetEncoder(ALL).cross_fit(labels[groups], y, FOLDS) for y in (Y, changed))
-    assert after[FOLDS == 2].tobytes() == before[FOLDS == 2].tobytes()
-    assert np.any((after != before)[FOLDS != 2])
-
-
 @pytest.mark.parametrize("row", [0, 7, ALONE])
 def test_of_a_leave_one_out_encoding_the_rest_of_the_group_and_lone_rows_do_change(row):
     moved, groups = check_no_leak(PATHS["leave-one-out"], "many", row)

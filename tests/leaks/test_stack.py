@@ -121,12 +121,8 @@ def test_no_rows_own_target_moves_its_prediction_whatever_features_and_space_of_
     features = with_made_up(name)
     reads = ("svr_shared",) if features.needs_predictions else ()
     member = booster(*reads, features=features, **SPACES[space])
-
-    def predict(y):
-        first = [fitted(SVR, train, test, y, folds)] if reads else []
-        return {"boosting": fitted(member, train, test, y, folds, first).oof}
-
-    assert_leak_free(moved(Y, [20], predict), [20], folds)
+    movement = moved(Y, [20], lambda y: {"boosting": fitted(member, train, test, y, folds).oof})
+    assert_leak_free(movement, [20], folds)
 
 
 def test_pseudo_labels_of_an_outer_fold_never_see_it():
@@ -135,7 +131,7 @@ def test_pseudo_labels_of_an_outer_fold_never_see_it():
 
     def labels(y):
         first = fitted(SVR, train, test, y, folds)
-        second = fitted(BOOSTER, train, test, y, folds, [first])
+        second = fitted(BOOSTER, train, test, y, folds)
         found = Labels.mean_of([second, first], 1.0)
         np.testing.assert_allclose(found.nested, (first.nested_test + second.nested_test) / 2, atol=1e-6)
         np.testing.assert_allclose(found.test, (first.test + second.test) / 2, atol=1e-6)
@@ -153,71 +149,57 @@ def test_judged_rows_never_saw_the_fold_whose_choices_they_make(member):
     """A row moves no judged prediction of the fold after its own, and moves those of the others."""
     train, test, Y = example()
     folds = folded(Y)
-
-    def judged(y):
-        first = [fitted(SVR, train, test, y, folds)] if member.stacks_on else []
-        return {"judged": fitted(member, train, test, y, folds, first).judged}
-
-    by_row = moved(Y, [20], judged)["judged"]
+    by_row = moved(Y, [20], lambda y: {"judged": fitted(member, train, test, y, folds).judged})["judged"]
     assert by_row[folds == (folds[20] + 1) % N_FOLDS].max() <= UNMOVED
     assert by_row[folds == (folds[20] + 2) % N_FOLDS].max() > UNMOVED
 
 
-def test_the_check_finds_level_2_on_plain_out_of_fold_predictions():
+def level_2_on_plain_predictions(train, test, y, folds):
     """As published: level 2 learns from out-of-fold predictions of SVRs that saw the fold it is scored on."""
-    train, test, Y = example()
-    folds = folded(Y)
-
-    def predict(y):
-        first = fitted(SVR, train, test, y, folds)
-        plain = np.broadcast_to(first.oof, first.nested.shape)
-        leaky = replace(first, nested=plain)
-        return {"boosting": fitted(BOOSTER, train, test, y, folds, [leaky]).oof}
-
-    with pytest.raises(AssertionError, match="boosting: the prediction of a row moved with its own target"):
-        assert_leak_free(moved(Y, [20], predict), [20], folds)
+    first = fitted(SVR, train, test, y, folds)
+    leaky = replace(first, nested=np.broadcast_to(first.oof, first.nested.shape))
+    return fitted(BOOSTER, train, test, y, folds, [leaky]).oof
 
 
-def test_the_check_finds_pseudo_labels_by_models_that_saw_the_fold():
-    train, test, Y = example()
-    folds = folded(Y)
-
-    def predict(y):
-        found = fitted(SVR, train, test, y, folds)
-        leaky = Labels(np.broadcast_to(found.test, found.nested_test.shape), found.test, 1.0)
-        return {"svr": fitted(SVR, train, test, y, folds, (), leaky).oof}
-
-    with pytest.raises(AssertionError, match="svr: the prediction of a row moved with its own target"):
-        assert_leak_free(moved(Y, [20], predict), [20], folds)
+def pseudo_labels_by_models_that_saw_the_fold(train, test, y, folds):
+    found = fitted(SVR, train, test, y, folds)
+    leaky = Labels(np.broadcast_to(found.test, found.nested_test.shape), found.test, 1.0)
+    return fitted(SVR, train, test, y, folds, (), leaky).oof
 
 
-def test_the_check_finds_response_profiles_of_all_rows():
+def response_profiles_of_all_rows(train, test, y, folds):
     """Solved on training rows alone, on a kernel learnt from all rows: held-out rows are in others' profiles."""
-    train, _, Y = example()
-    folds, pairs = folded(Y), Pairs.of(train, ["made up"])
-
-    def leaky(y):
-        K, oof = KERNEL_MODEL.kernel.learn(pairs, y.astype(float)).gram(np.empty(0)), np.empty_like(y)
-        for k in range(N_FOLDS):
-            inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-            found = kernel_ridge.solve(K[np.ix_(inside, inside)], y[inside], C=2.0, epsilon=0.0)
-            oof[outside] = K[np.ix_(outside, inside)] @ found.dual_coef + found.intercept
-        return {"composite": oof}
-
-    with pytest.raises(AssertionError, match="composite: the prediction of a row moved with its own target"):
-        assert_leak_free(moved(Y, [20], leaky), [20], folds)
+    learnt, oof = KERNEL_MODEL.kernel.learn(Pairs.of(train, ["made up"]), y.astype(float)), np.empty_like(y)
+    K = learnt.gram(np.empty(0))
+    for k in range(N_FOLDS):
+        inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+        found = kernel_ridge.solve(K[np.ix_(inside, inside)], y[inside], C=2.0, epsilon=0.0)
+        oof[outside] = K[np.ix_(outside, inside)] @ found.dual_coef + found.intercept
+    return oof
 
 
-def test_the_check_finds_encodings_fitted_on_all_rows(monkeypatch):
-    train, test, Y = example()
-    folds, honest = folded(Y), svr_members.features_of_all
-
-    def fitted_on_all(table, data, training):
-        return honest(table, data, np.arange(len(Y)))
-
-    monkeypatch.setattr(svr_members, "features_of_all", fitted_on_all)
-    with warnings.catch_warnings():
+def encodings_fitted_on_all_rows(train, test, y, folds):
+    everything, honest = np.arange(len(y)), svr_members.features_of_all
+    with pytest.MonkeyPatch.context() as patched, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        movement = moved(Y, [20], lambda y: {"svr": fitted(LOO, train, test, y, folds).oof})
-    with pytest.raises(AssertionError, match="svr: the prediction of a row moved with its own target"):
+        patched.setattr(
+            svr_members, "features_of_all", lambda table, data, _: honest(table, data, everything)
+        )
+        return fitted(LOO, train, test, y, folds).oof
+
+
+LEAKY = [
+    level_2_on_plain_predictions,
+    pseudo_labels_by_models_that_saw_the_fold,
+    response_profiles_of_all_rows,
+    encodings_fitted_on_all_rows,
+]
+
+
+@pytest.mark.parametrize("leaky", LEAKY, ids=lambda leaky: leaky.__name__)
+def test_the_check_finds_what_leaks(leaky):
+    train, test, Y = example()
+    folds = folded(Y)
+    movement = moved(Y, [20], lambda y: {"made": leaky(train, test, y, folds)})
+    with pytest.raises(AssertionError, match="made: the prediction of a row moved with its own target"):
         assert_leak_free(movement, [20], folds)

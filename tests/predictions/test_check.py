@@ -22,12 +22,6 @@ def right():
     return pd.DataFrame(Y, columns=GENES).assign(id=IDS)[["id", *GENES]]
 
 
-def with_value(row, gene, value):
-    table = right().astype({gene: object})
-    table.loc[row, gene] = value
-    return table
-
-
 def write(table, path):
     """Write a table in the format of `path`; an .h5ad has the ids in the index, where it has any."""
     if path.suffix == ".parquet":
@@ -45,19 +39,6 @@ def write(table, path):
 
 
 FAULTS = {
-    "row order": (
-        right().iloc[[0, 2, 1, 3, 4]],
-        [
-            "row order differs: row 2 has id 2, where the order of the id map has id 1; 2 of 5 rows stand elsewhere"
-        ],
-    ),
-    "duplicate id": (
-        right().assign(id=["0", "1", "1", "3", "4"]),
-        [
-            "duplicate id: 1 id(s) occur more than once: 1 in rows 2, 3",
-            "missing id: 1 of the 5 of the id map: 2",
-        ],
-    ),
     "missing id": (
         right().drop(index=3),
         ["wrong number of rows: 4, the id map has 5", "missing id: 1 of the 5 of the id map: 3"],
@@ -77,21 +58,18 @@ FAULTS = {
         right().assign(MORE=1.0),
         ["wrong number of genes: 5, the gene list has 4", "extra gene: 1 not in the gene list: MORE"],
     ),
-    "missing gene": (
-        right().drop(columns="A2M"),
-        ["wrong number of genes: 3, the gene list has 4", "missing gene: 1 of the 4 of the gene list: A2M"],
-    ),
     "permuted genes": (
         right()[["id", "A2M", "A1BG", "AAAS", "AACS"]],
         [
             "gene order differs: gene 1 is A2M, where the order of the gene list has A1BG; 2 of 4 genes stand elsewhere"
         ],
     ),
-    "NaN": (with_value(2, "AAAS", np.nan), ["NaN or no value, 1 value(s): row 3 (id 2), gene AAAS"]),
-    "infinite": (with_value(4, "A2M", -np.inf), ["infinite as float32, 1 value(s): row 5 (id 4), gene A2M"]),
-    "beyond float32": (
-        with_value(1, "A1BG", 1e39),
-        ["infinite as float32, 1 value(s): row 2 (id 1), gene A1BG"],
+    "not finite": (
+        right().assign(A1BG=[0, 1e39, 0, 0, 0], A2M=[0, 0, 0, 0, -np.inf], AAAS=[0, 0, np.nan, 0, 0]),
+        [
+            "NaN or no value, 1 value(s): row 3 (id 2), gene AAAS",
+            "infinite as float32, 2 value(s): row 2 (id 1), gene A1BG; row 5 (id 4), gene A2M",
+        ],
     ),
     "rows missing and swapped": (
         right().iloc[[0, 2, 1, 4]],
@@ -165,10 +143,6 @@ TEXTS = {
         "id,id,A1BG,A2M,AAAS,AACS\n" + "".join(f"{name},{name},1,2,3,4\n" for name in IDS),
         ["extra column: id; a submission has id and genes only"],
     ),
-    "metadata": (
-        "id,cell_type,A1BG,A2M,AAAS,AACS\n" + "".join(f"{name},B,1,2,3,4\n" for name in IDS),
-        ["extra column: cell_type; a submission has id and genes only"],
-    ),
     "id last": (
         "A1BG,A2M,AAAS,AACS,id\n" + "".join(f"1,2,3,4,{name}\n" for name in IDS),
         ["column 'id' is column 5; it must be the first"],
@@ -218,9 +192,8 @@ def test_text_hides_no_other_fault(tmp_path):
 
 def test_without_a_gene_list_genes_need_only_be_genes(tmp_path):
     table = right()[["id", "A2M", "A1BG"]].assign(cell_type="B")
-    assert faults_of(read_submission(write(table, tmp_path / "s.csv")), IDS) == [
-        "extra column: cell_type; a submission has id and genes only"
-    ]
+    faults = faults_of(read_submission(write(table, tmp_path / "s.csv")), IDS)
+    assert faults == ["extra column: cell_type; a submission has id and genes only"]
 
 
 def test_quotes_line_ends_signs_and_a_byte_order_mark_are_no_faults(tmp_path):

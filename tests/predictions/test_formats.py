@@ -217,21 +217,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 # --- Open Problems ----------------------------------------------------------------------------------------------
 
 
-def test_a_prediction_has_the_fields_of_the_contract(tmp_path, anndata):
-    path, Y = tmp_path / "new" / "prediction.h5ad", predictions(5)
-    write_prediction_h5ad(path, [3, 1, 0, 2, 4], GENES, Y, dataset_id="ours", method_id="mine")
-    back = anndata.read_h5ad(path)
-    layer = back.layers["prediction"]
-    assert isinstance(layer, np.ndarray) and layer.dtype == np.float32
-    np.testing.assert_array_equal(layer, Y)
-    assert back.X is None
-    assert [str(name) for name in back.obs_names] == ["3", "1", "0", "2", "4"]
-    assert back.obs.index.name == "id" and list(back.obs.columns) == []
-    assert [str(name) for name in back.var_names] == GENES
-    assert dict(back.uns) == {"dataset_id": "ours", "method_id": "mine"}
-    assert all(isinstance(value, str) for value in back.uns.values())
-
-
 @pytest.mark.filterwarnings("ignore")  # anndata's, of names that are numbers
 def test_it_is_laid_out_as_their_own_methods_do(tmp_path, anndata):
     """`src/control_methods/zeros/script.py`, its output part, and ours: the same groups, shapes and texts."""
@@ -271,7 +256,9 @@ def test_pairs_are_kept_where_they_are_known_and_equal_input_gives_equal_arrays(
     one, two = anndata.read_h5ad(tmp_path / "one.h5ad"), anndata.read_h5ad(tmp_path / "two.h5ad")
     assert one.obs["cell_type"].tolist() == PAIRS["cell_type"].tolist()
     assert one.obs["sm_name"].tolist() == PAIRS["sm_name"].tolist()
+    np.testing.assert_array_equal(one.layers["prediction"], predictions(5))
     np.testing.assert_array_equal(one.layers["prediction"], two.layers["prediction"])
+    assert one.layers["prediction"].dtype == np.float32
     pd.testing.assert_frame_equal(one.obs, two.obs)
     assert one.var_names.equals(two.var_names) and dict(one.uns) == dict(two.uns)
 

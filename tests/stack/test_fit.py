@@ -85,7 +85,7 @@ def test_what_dropping_a_member_costs_is_the_nested_scores_difference():
     folds = folded(Y)
     found = stacked(train, test, Y, folds, recipe(SVR, BOOSTER))
     first = fitted(SVR, train, test, Y, folds)
-    second = fitted(BOOSTER, train, test, Y, folds, [first])
+    second = fitted(BOOSTER, train, test, Y, folds)
     evidence = Evidence(
         Products.of({"svr_shared": first.oof, "boosting": second.oof}, Y),
         Products.of({"svr_shared": first.judged, "boosting": second.judged}, Y),

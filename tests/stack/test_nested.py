@@ -9,7 +9,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.nested import FoldedRows, Labels, fit_member
+from rapids_pipeline.stack.nested import FoldedRows, Labels
 from tests.stack_example import (
     BOOSTER,
     COMPOSITE,
@@ -67,15 +67,18 @@ def labels_of(test, n_genes, weight=0.5):
     return Labels(nested, nested.mean(axis=0), weight)
 
 
-@pytest.mark.parametrize("labelled", [False, True], ids=["plain", "pseudo-labelled"])
+BELOW = {"SVR": SVR, "composite": COMPOSITE, "first-level booster": booster()}
+ABOVE = {"booster": BOOSTER, "second-level SVR": stacked_svr("svr_shared")}
+
+
 @pytest.mark.parametrize(
-    "member",
-    [BOOSTER, stacked_svr("svr_shared"), SVR, COMPOSITE, booster()],
-    ids=["booster", "second-level SVR", "SVR", "composite", "first-level booster"],
+    ("member", "labelled"),
+    [
+        *(pytest.param(member, False, id=name) for name, member in ABOVE.items()),
+        *(pytest.param(member, True, id=f"{name}, labelled") for name, member in (ABOVE | BELOW).items()),
+    ],
 )
 def test_fits_that_learn_from_predictions_equal_their_steps_by_hand(member, labelled):
-    if not (labelled or member.stacks_on):
-        pytest.skip("this one learns from no predictions")
     train, test, Y = example(n_genes=6)
     folds, m = folded(Y), len(test.obs)
     first = [fitted(SVR, train, test, Y, folds)] if member.stacks_on else []
@@ -132,9 +135,7 @@ def test_the_second_level_reads_the_members_side_by_side_in_the_order_asked_for(
 
 def test_only_members_with_nested_predictions_can_be_stacked_on():
     train, test, Y = example(n_genes=4)
-    folds = folded(Y)
-    first = fitted(SVR, train, test, Y, folds)
-    second = fitted(BOOSTER, train, test, Y, folds, [first])
+    second = fitted(BOOSTER, train, test, Y, folded(Y))
     assert second.nested is None
     with pytest.raises(ValueError, match="only members of the first level"):
-        fit_member(BOOSTER, FoldedRows(train, test, Y, folds, 0, "cpu"), [second])
+        fitted(BOOSTER, train, test, Y, folded(Y), [second])
