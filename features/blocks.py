@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from features.group_statistics import checked_statistics
 from features.molecules import fitted_in_fold
-from features.rows import Rows, places
+from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
@@ -216,7 +216,7 @@ Block = Annotated[
 
 
 class OneHot:
-    """Zeros and ones of one column, by the levels of the training rows."""
+    """Zeros and ones of one column: scikit-learn's encoder, with the levels of the training rows."""
 
     def __init__(self, column: str) -> None:
         self._column = column
@@ -231,11 +231,15 @@ class OneHot:
 
     def transform(self, rows: Rows) -> Float32:
         """Return the columns of other rows (InputError: a label is missing or no string)."""
-        found = places(self._labels(rows), self._levels)
-        known = np.flatnonzero(found >= 0)
-        columns = np.zeros((len(found), len(self._levels)), dtype=np.float32)
-        columns[known, found[known]] = 1
-        return columns
+        from sklearn.preprocessing import OneHotEncoder
+
+        labels = np.array(self._labels(rows), dtype=object)[:, None]
+        if not len(labels):
+            return np.zeros((0, len(self._levels)), dtype=np.float32)
+        encoder = OneHotEncoder(
+            categories=[self._levels], handle_unknown="ignore", sparse_output=False, dtype=np.float32
+        )
+        return np.asarray(encoder.fit_transform(labels))
 
     def state(self) -> State:
         """Return the levels."""
