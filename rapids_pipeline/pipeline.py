@@ -86,6 +86,7 @@ def run(
         *(f"{engine}: {why}" for engine, why in chosen.items() if engine.startswith("engine")),
         *stack.notes,
         *molecules.notes,
+        *problem.notes,
         *notes_on(problem, config),
     ]
     with stages.stage("write"):
@@ -115,7 +116,7 @@ def identity_of(problem: Problem, files: ProblemFiles, config: RunConfig, device
     """Return what determines the results of a run, for its manifest."""
     return {
         "inputs": problem.inputs,
-        "options": {"layer": files.layer, "metadata_columns": list(files.metadata_columns)},
+        "options": files.options.to_json(),
         "config": config.model_dump(mode="json"),
         "device": device.name,
     }

@@ -30,7 +30,7 @@ from benchmarks.accuracy.peers import PEERS, threads
 from benchmarks.accuracy.tables import compared, markdown, picture, strata, strata_markdown
 from rapids_pipeline.commands.options import RecipeChanges, run_config
 from rapids_pipeline.data.demo import write_demo
-from rapids_pipeline.data.pairs import read_pairs, with_smiles
+from rapids_pipeline.data.pairs import read_pairs
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
@@ -110,7 +110,7 @@ def test_task(name: str, folder: Path) -> Task:
     """Return the task of a folder's files: its training rows, and the pairs of id_map.csv."""
     data = read_training(folder / "de_train.parquet")
     data = data.take(canonical_order(data.obs))
-    pairs = with_smiles(read_pairs(folder / "id_map.csv"), data.obs, folder / "id_map.csv")
+    pairs = read_pairs(folder / "id_map.csv", data.obs).table
     pairs = pairs.iloc[canonical_order(pairs)].reset_index(drop=True)
     return Task(name, data, pairs=pairs, truth_file=folder / "de_test.parquet")
 

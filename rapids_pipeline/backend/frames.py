@@ -6,22 +6,34 @@ back is a narwhals DataFrame, so no caller knows which library read it.
 
 import csv
 import gzip
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import narwhals as nw
+import pandas as pd
 
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, PerturbError
 
 FrameLibrary = Literal["pandas", "polars", "cudf"]
 PARQUET_SUFFIXES = (".parquet", ".pq")
-DELIMITERS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t"}
+DELIMITERS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".txt": "\t", ".txt.gz": "\t"}
+"""The delimiter that a suffix names, where a file's own header does not say another."""
 TABLE_SUFFIXES = (*PARQUET_SUFFIXES, *DELIMITERS)
+
+
+class TextLayout(NamedTuple):
+    """How a text file writes a table: column names, repeated ones included; "," ";" or tab; "." or ","."""
+
+    names: list[str]
+    delimiter: str
+    decimal: str
 
 
 def library_for(device: DeviceName) -> FrameLibrary:
@@ -63,18 +75,19 @@ def table_suffix(path: Path) -> str:
 
 
 def read_table(
-    path: Path, library: FrameLibrary = "pandas", *, text: Sequence[str] = ()
+    path: Path, library: FrameLibrary = "pandas", *, text: Callable[[str], bool] = lambda _: False
 ) -> nw.DataFrame[Any]:
     """Read a Parquet, CSV or TSV file.
 
     Parameters
     ----------
     path : Path
-        A file ending in .parquet, .pq, .csv, .tsv, .csv.gz or .tsv.gz.
+        A file ending in .parquet, .pq, .csv, .tsv or .txt (the last three also with .gz). Of a text file the delimiter
+        (comma, semicolon, tab) and the decimal sign (point, comma) are those that its first lines have.
     library : {"pandas", "polars", "cudf"}
-        The library that reads it.
-    text : sequence of str
-        Columns of a CSV or TSV file that stay text where they look like numbers ("007"); they need not exist.
+        The library that reads it; Parquet is read by pyarrow for pandas.
+    text : callable
+        Says by its name whether a column of a text file stays text where it looks like numbers ("007").
 
     Returns
     -------
@@ -86,7 +99,7 @@ def read_table(
     Raises
     ------
     InputError
-        The file is missing, empty, unreadable, of an unknown kind, has no rows, or repeats a column name.
+        The file is missing, empty, unreadable, of an unknown kind, UTF-16 text, has no rows, or repeats a column name.
     """
     require_file(path)
     suffix = table_suffix(path)
@@ -95,10 +108,15 @@ def read_table(
     with readable_as("Parquet" if suffix in PARQUET_SUFFIXES else "CSV/TSV", path):
         names = column_names(path)
         refuse_repeated_columns(str(path), names)
-        table = _read(path, suffix, library, [name for name in text if name in names])
+        table = _read(path, suffix, library, [name for name in names if text(name)])
     if len(table) == 0:
         raise InputError(f"{path}: the table has a header but no rows")
     return table
+
+
+def as_pandas(table: nw.DataFrame[Any]) -> pd.DataFrame:
+    """Return a table of any library as pandas, with rows numbered from 0; here data leave the device."""
+    return table.to_arrow().to_pandas(ignore_metadata=True)
 
 
 def without_row_labels(table: nw.DataFrame[Any]) -> nw.DataFrame[Any]:
@@ -108,11 +126,7 @@ def without_row_labels(table: nw.DataFrame[Any]) -> nw.DataFrame[Any]:
     if named:
         table = nw.from_native(native.reset_index(level=named), eager_only=True)
     table = nw.maybe_reset_index(table)
-    # pandas' unnamed row labels, as each library that reads them calls them
-    unnamed = [
-        name for name in table.columns if name in ("", "Unnamed: 0") or name.startswith("__index_level_")
-    ]
-    return table.drop(unnamed)
+    return table.drop([name for name in table.columns if _is_row_label(name)])
 
 
 def refuse_repeated_columns(name: str, columns: Sequence[str]) -> None:
@@ -128,20 +142,56 @@ def refuse_repeated_columns(name: str, columns: Sequence[str]) -> None:
 
 def column_names(path: Path) -> list[str]:
     """Return a table's column names as the file has them, repeated ones included, reading only its head."""
-    suffix = table_suffix(path)
-    if suffix in PARQUET_SUFFIXES:
+    if table_suffix(path) in PARQUET_SUFFIXES:
         from pyarrow.parquet import read_schema
 
         return list(read_schema(path).names)
+    return text_layout(path).names
+
+
+def text_layout(path: Path) -> TextLayout:
+    """Return how a text file writes its table, by its first lines; InputError where it is UTF-16."""
+    suffix = table_suffix(path)
     opener: Any = gzip.open if suffix.endswith(".gz") else open
+    with opener(path, "rb") as stream:
+        start = stream.read(4)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start:
+        raise InputError(f"{path}: is UTF-16 text; save it as UTF-8 (in Excel: CSV UTF-8)")
     with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
-        return next(csv.reader(stream, delimiter=DELIMITERS[suffix]), [])
+        lines = list(islice(stream, 4))
+    bare = re.sub(r'"[^"]*"', "", lines[0] if lines else "")
+    usual = DELIMITERS[suffix]
+    delimiter = max(usual, *",;\t", key=bare.count)  # of equals the first
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
+        names = next(csv.reader(stream, delimiter=delimiter), [])
+    found = [] if delimiter == "," and not any('"' in line for line in lines) else lines[1:]
+    values = [value for row in csv.reader(found, delimiter=delimiter) for value in row]
+    commas = any(re.fullmatch(r"\s*[-+]?\d*,\d+(e[-+]?\d+)?\s*", value, re.I) for value in values)
+    points = any(re.fullmatch(r"\s*[-+]?\d*\.\d+(e[-+]?\d+)?\s*", value, re.I) for value in values)
+    return TextLayout(names, delimiter, "," if commas and not points else ".")
+
+
+def first_labels(path: Path) -> "pd.Series[Any]":
+    """Return the row labels of a table file without a name, otherwise its first column."""
+    if table_suffix(path) in PARQUET_SUFFIXES:
+        from pyarrow.parquet import ParquetFile
+
+        names = column_names(path)
+        labels = [name for name in names if _is_row_label(name)] or names[:1]
+        return ParquetFile(path).read(columns=labels[:1]).column(0).to_pandas()
+    layout = text_layout(path)
+    return pd.read_csv(path, sep=layout.delimiter, usecols=[0], dtype="str").iloc[:, 0]
 
 
 def _read(path: Path, suffix: str, library: FrameLibrary, text: Sequence[str]) -> nw.DataFrame[Any]:
     if suffix in PARQUET_SUFFIXES:
-        return without_row_labels(nw.read_parquet(str(path), backend=library))
-    options: dict[str, Any] = {"dtype": dict.fromkeys(text, "str")}
+        if library != "pandas":
+            return without_row_labels(nw.read_parquet(str(path), backend=library))
+        from pyarrow.parquet import ParquetFile
+
+        return without_row_labels(nw.from_native(ParquetFile(path).read(), eager_only=True))
+    layout = text_layout(path)
+    options: dict[str, Any] = {"dtype": dict.fromkeys(text, "str"), "decimal": layout.decimal}
     if library == "pandas":
         options["low_memory"] = False  # one type a column
         if [int(part) for part in metadata.version("pandas").split(".")[:2]] < [3, 1]:
@@ -150,5 +200,12 @@ def _read(path: Path, suffix: str, library: FrameLibrary, text: Sequence[str]) -
         import polars as pl
 
         options = {"schema_overrides": dict.fromkeys(text, pl.String), "infer_schema_length": None}
-    table = nw.read_csv(str(path), backend=library, separator=DELIMITERS[suffix], **options)
-    return without_row_labels(table)
+        options["decimal_comma"] = layout.decimal == ","
+    table = nw.read_csv(str(path), backend=library, separator=layout.delimiter, **options)
+    stripped = {name: name.strip() for name in table.columns if name != name.strip()}
+    return without_row_labels(table.rename(stripped) if stripped else table)
+
+
+def _is_row_label(name: str) -> bool:
+    """Say whether a column is pandas' unnamed row labels, as each library that reads them calls it."""
+    return name in ("", "Unnamed: 0") or name.startswith("__index_level_")

@@ -83,6 +83,24 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 MetadataOption = Annotated[
     str, typer.Option("--metadata-columns", help="Numeric columns that are not genes, separated by commas.")
 ]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MEANING=NAME",
+        help="The column of a meaning, such as cell_type=cell_line; MEANING= says there is none. May be repeated. "
+        "docs/guide/data.md has the meanings, and the names known without this option.",
+    ),
+]
+ColumnsOption = Annotated[
+    Path | None, typer.Option(help='The same as a TOML file: a table [columns] with cell_type = "cell_line".')
+]
+GenesOption = Annotated[
+    Path | None, typer.Option(help="A text file with one gene a line: exactly these columns are genes.")
+]
+GeneColumnOption = Annotated[
+    str | None,
+    typer.Option(help="The row annotation of an .h5ad, GCT or GCTX file that names the genes."),
+]
 
 
 def with_home(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,6 +118,30 @@ def with_home(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(**{name: expanded(value) for name, value in given.items()})
 
     return called
+
+
+def table_options(
+    layer: str,
+    metadata_columns: str,
+    column: Sequence[str] | None,
+    columns: Path | None,
+    genes: Path | None,
+    gene_column: str | None,
+) -> TableOptions:
+    """Return how files are read; errors as `chosen_columns`."""
+    chosen = chosen_columns(column or (), columns)
+    return TableOptions(layer, names_in(metadata_columns), chosen, genes, gene_column)
+
+
+def ingest(files: ProblemFiles, device: "DeviceName", stages: "LiveStages") -> "Problem":
+    """Open the problem of a study and print what there is to say of its files; errors as `open_problem`."""
+    from rapids_pipeline.data.problem import open_problem
+
+    with stages.stage("ingest"):
+        problem = open_problem(files, device)
+    for note in problem.notes:
+        stages.say(note)
+    return problem
 
 
 def announce(stages: "LiveStages", device: "Device", config: "RunConfig") -> None:

@@ -57,14 +57,14 @@ def refuse_non_finite(path: Path, obs: pd.DataFrame, Y: Float32, genes: Sequence
         )
 
 
-def refuse_text_among_numbers(path: Path, name: str, column: "pd.Series[Any]") -> None:
-    """Raise InputError where most values of a text column are numbers: a gene with a stray word."""
-    if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)):
+def refuse_text_among_numbers(path: Path, name: str, column: "pd.Series[Any]", *, gene: bool = False) -> None:
+    """Raise InputError where most values of a text column are numbers, a gene with a stray word, or `gene` says so."""
+    if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column) or gene):
         return
     present = column.dropna()
     numeric = pd.to_numeric(present, errors="coerce").notna()
-    if len(present) and numeric.mean() > 0.5:
-        row = numeric.index[~numeric][0] if not numeric.all() else numeric.index[0]
+    if gene or (len(present) and numeric.mean() > 0.5):
+        row = next(iter([*numeric.index[~numeric], *numeric.index]), 0)
         raise InputError(
             f"{path}: column {name} holds text among numbers: row {row + 1} has {column[row]!r}; make it a number"
         )

@@ -1,19 +1,21 @@
-"""Pairs to predict: a test file's, with their ids, names and SMILES as they are; or a batch for a saved model.
+"""Pairs to predict: those of a test file, or a batch for a saved model.
 
-A batch may have 100,000 pairs and more: it is read whole, checked by compound and numbered by molecule. A pair of it
-needs a cell type and a compound, and the compound a name that the model was trained on or a SMILES:
+A batch may have 100,000 pairs and more: it is read whole, checked by compound and numbered by molecule. A pair
+needs a cell type and a compound; in a batch the compound needs a name that the model was trained on or a SMILES:
 
-    id          row numbers from 0 where the file has no such column
-    cell_type   as it is
-    sm_name     where there is none, the training name of the same molecule, otherwise its canonical SMILES
+    id          in a batch row numbers from 0 where the file has no such column
+    cell_type   a label of training where it differs only in case, blanks or dashes
+    sm_name     likewise; in a batch, where there is none, the training name of the same molecule, otherwise its
+                canonical SMILES
     SMILES      where there is none, that of the training compound `sm_name`
 
-Encodings go by name, molecule features by SMILES. A compound that training has under another name (the same canonical
-SMILES) is therefore predicted under its training name. Salts, stereoisomers and tautomers are other molecules.
+A label that is nearly one of training's stops the command. Encodings go by name, molecule features by SMILES. A
+compound of a batch that training has under another name (the same canonical SMILES) is therefore predicted under its
+training name. Salts, stereoisomers and tautomers are other molecules.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import pandas as pd
 from features.molecules.smiles import canonical_smiles, distinct_molecules
 from rapids_pipeline.backend.arrays import Indices, Labels
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.frames import FrameLibrary, read_table
+from rapids_pipeline.backend.frames import FrameLibrary, as_pandas, read_table
 from rapids_pipeline.data.checks import (
     as_text,
     check_smiles,
@@ -32,9 +34,35 @@ from rapids_pipeline.data.checks import (
     same_molecule,
     some_of,
 )
-from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS
+from rapids_pipeline.data.columns import (
+    AS_OURS,
+    PAIR,
+    TEST_COLUMNS,
+    TableOptions,
+    meaning_of,
+    read_as_text,
+    with_meanings,
+)
+from rapids_pipeline.data.labels import nearest_label, refuse_near, with_known_labels
 
 COLUMNS = ("id", "cell_type", "sm_name", "SMILES")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The m pairs of a test file.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        `id` (unique, as in the file), `cell_type`, `sm_name` and `SMILES` in every row, and the file's other columns;
+        rows as in the file.
+    notes : list of str
+        What a reader of the predictions should know of the file.
+    """
+
+    table: pd.DataFrame
+    notes: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +83,8 @@ class PairBatch:
         Each molecule as it is spelled where it occurs first.
     notes : list of str
         What a reader of the predictions should know of the pairs.
+    numbered : bool
+        The file has no ids: they are row numbers.
     """
 
     table: pd.DataFrame
@@ -63,57 +93,76 @@ class PairBatch:
     molecules: list[str]
     spelled: list[str]
     notes: list[str]
+    numbered: bool = False
 
 
-def read_batch(path: Path, training: pd.DataFrame) -> PairBatch:
-    """Read the pairs of a file as a batch for a saved model.
+def read_pairs(
+    path: Path,
+    training: pd.DataFrame,
+    options: TableOptions = AS_OURS,
+    *,
+    library: FrameLibrary = "pandas",
+) -> Pairs:
+    """Read the pairs of a test file, in file order.
 
     Parameters
     ----------
     path : Path
-        .csv, .tsv (also .gz) or .parquet with `cell_type`, and `sm_name` or `SMILES` or both.
+        .csv, .tsv, .txt (also .gz) or .parquet with `id`, `cell_type` and `sm_name`, maybe `SMILES`.
     training : pandas.DataFrame
-        `cell_type`, `sm_name` and `SMILES` of the model's training rows.
+        `cell_type`, `sm_name` and `SMILES` of the training rows.
+    options : TableOptions
+        Whose `columns` count here.
+    library : {"pandas", "polars", "cudf"}
 
     Raises
     ------
     InputError
-        Missing, empty or unreadable file; missing column or value; an id twice; invalid SMILES; two molecules of one
-        name, in the file or in file and training; a compound without SMILES that training does not have.
+        Missing, empty or unreadable file; missing column or value; an id twice; two SMILES for one compound, in the
+        file or in file and training; invalid SMILES; a compound without SMILES that training does not have; a cell
+        type that is nearly one of training's.
     """
-    found = read_table(path, text=COLUMNS).to_arrow().to_pandas()
+    found, notes = _read(path, options, library)
+    require_columns(path, found, TEST_COLUMNS)
+    _refuse_repeated_ids(path, found["id"])
+    pairs, notes = _as_in_training(path, as_text(path, found, PAIR), training, notes)
+    return Pairs(with_smiles(pairs, training, path), notes)
+
+
+def read_batch(path: Path, training: pd.DataFrame, options: TableOptions = AS_OURS) -> PairBatch:
+    """Read the pairs of a file as a batch for a saved model.
+
+    Parameters and errors as in `read_pairs`, but `id`, and `sm_name` or `SMILES`, may be missing.
+    """
+    found, notes = _read(path, options, "pandas")
     require_columns(path, found, ["cell_type"])
     if not {"sm_name", "SMILES"} & set(found.columns):
         raise InputError(f"{path}: missing column sm_name or SMILES; a pair needs one of them")
-    notes = [] if "id" in found.columns else ["the pairs have no id column: they are numbered from 0"]
+    numbered = "id" not in found.columns
+    notes += ["the pairs have no id column: they are numbered from 0"] if numbered else []
     pairs = pd.DataFrame({name: _text(found, name) for name in COLUMNS})
-    pairs["id"] = _ids(path, pairs["id"], "id" in found.columns)
+    pairs["id"] = _ids(path, pairs["id"], not numbered)
     known = training_molecules(training)
     pairs["sm_name"] = _named(path, pairs, names_by_molecule(known))
-    return _numbered(path, pairs, training, known, notes)
+    pairs, notes = _as_in_training(path, pairs, training, notes)
+    return replace(_numbered(path, pairs, training, known, notes), numbered=numbered)
 
 
-def read_pairs(path: Path, *, library: FrameLibrary = "pandas") -> pd.DataFrame:
-    """Read the pairs of a test file, in file order.
-
-    Returns
-    -------
-    pandas.DataFrame
-        At least `id` (unique, as in the file), `cell_type` and `sm_name`; `SMILES` where the file has it.
+def read_ids(path: Path, options: TableOptions = AS_OURS) -> pd.DataFrame:
+    """Read `id`, and `cell_type` and `sm_name` where they are, of any table, such as a sample submission.
 
     Raises
     ------
     InputError
-        Missing, empty or unreadable file; missing column or value; an id twice; two SMILES for one compound;
-        invalid SMILES.
+        As `read_table`; no column `id`, or a row without one.
     """
-    pairs = read_table(path, library, text=[*TEST_COLUMNS, "SMILES"]).to_arrow().to_pandas()
-    require_columns(path, pairs, TEST_COLUMNS)
-    _refuse_repeated_ids(path, pairs["id"])
-    pairs = as_text(path, pairs, PAIR)
-    if "SMILES" in pairs.columns:
-        pairs["SMILES"] = _text(pairs, "SMILES")
-        check_smiles(path, pairs[pairs["SMILES"].notna()])
+    table = read_table(path, text=read_as_text(options, "id"))
+    chosen = {options.columns.get(name) for name in TEST_COLUMNS}
+    kept = [
+        name for name in table.columns if name in chosen or (meaning_of(name) or ("",))[0] in TEST_COLUMNS
+    ]
+    pairs, _ = with_meanings(path, as_pandas(table.select(kept)), options)
+    require_columns(path, pairs, ["id"])
     return pairs
 
 
@@ -123,32 +172,39 @@ def with_smiles(pairs: pd.DataFrame, training: pd.DataFrame, path: Path) -> pd.D
     Parameters
     ----------
     pairs, training : pandas.DataFrame
-        As from `read_pairs` and `read_training(...).obs`.
+        `sm_name` and `SMILES`; pairs may lack the latter.
     path : Path
         The test file, for messages.
 
     Raises
     ------
     InputError
-        A compound that has no SMILES in either file, or different molecules in the two.
+        A compound that has no SMILES in either file, or different molecules in the two; as `check_smiles`.
     """
     known = training.drop_duplicates("sm_name").set_index("sm_name")["SMILES"]
     from_training = pairs["sm_name"].map(known)
-    own = pairs["SMILES"] if "SMILES" in pairs.columns else pd.Series(pd.NA, index=pairs.index)
+    own = _text(pairs, "SMILES")
+    check_smiles(path, pairs.assign(SMILES=own)[own.notna()])
     smiles = own.where(own.notna(), from_training)
     without = pairs.index[smiles.isna()]
     if len(without):
         names = list(dict.fromkeys(pairs["sm_name"][without]))
+        near = next(((name, hint) for name in names if (hint := nearest_label(name, known.index))), None)
+        hint = f"; the training file has {near[1]!r}, if {near[0]!r} means that" if near else ""
         raise InputError(
             f"{path}: no SMILES for {some_of(names)} (first in row {without[0] + 1}), which the training file "
-            "does not have either; add them in a SMILES column"
+            f"does not have either; add them in a SMILES column{hint}"
         )
-    for row in pairs.index[own.notna() & from_training.notna()]:
-        if not same_molecule(own[row], from_training[row]):
-            raise InputError(
-                f"{path}: row {row + 1} gives {pairs['sm_name'][row]!r} the SMILES {own[row]!r}, the training "
-                f"file {from_training[row]!r}; make them one molecule or rename one"
-            )
+    both = pairs.assign(own=own, known=from_training)[own.notna() & from_training.notna()]
+    both = both.drop_duplicates(["sm_name", "own"])
+    unlike = both[[not same_molecule(*two) for two in zip(both["own"], both["known"], strict=True)]]
+    if len(unlike):
+        row, names = unlike.index[0], list(dict.fromkeys(unlike["sm_name"]))
+        others = f"; {len(names)} compounds of the file have such a name" if len(names) > 1 else ""
+        raise InputError(
+            f"{path}: row {row + 1} gives {names[0]!r} the SMILES {own[row]!r}, the training file "
+            f"{from_training[row]!r}; make them one molecule or rename one{others}"
+        )
     return pairs.assign(SMILES=smiles.astype("str"))
 
 
@@ -162,6 +218,21 @@ def training_molecules(training: pd.DataFrame) -> dict[str, str]:
 def names_by_molecule(molecules: Mapping[str, str]) -> dict[str, str]:
     """Return the name of each molecule in {name: molecule}: of several the first."""
     return {molecule: name for name, molecule in reversed(list(molecules.items()))}
+
+
+def _read(path: Path, options: TableOptions, library: FrameLibrary) -> tuple[pd.DataFrame, list[str]]:
+    """Return the columns of a file of pairs under our names, and a note on those of other names."""
+    found = as_pandas(read_table(path, library, text=read_as_text(options, "id")))
+    return with_meanings(path, found, options)
+
+
+def _as_in_training(
+    path: Path, pairs: pd.DataFrame, training: pd.DataFrame, notes: list[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return pairs with training's spelling of labels; InputError where a cell type is nearly one of training's."""
+    pairs, changed = with_known_labels(str(path), pairs, training)
+    refuse_near(path, "cell_type", list(pairs["cell_type"]), training["cell_type"])
+    return pairs, [*notes, *changed]
 
 
 def _text(found: pd.DataFrame, name: str) -> "pd.Series[Any]":
@@ -216,8 +287,6 @@ def _numbered(
     name, spelling = pd.factorize(pairs["sm_name"])[0], pd.factorize(pairs["SMILES"])[0]
     number, _ = pd.factorize(name * (len(pairs) + 1) + spelling + 1)  # as drop_duplicates orders them
     compounds = pairs.drop_duplicates(["sm_name", "SMILES"])
-    check_smiles(path, compounds[compounds["SMILES"].notna()])
-    _refuse_other_molecules(path, compounds, known)
     compounds = with_smiles(compounds, training, path)
     molecules, molecule = distinct_molecules(compounds["SMILES"])
     given = compounds["sm_name"].to_numpy(object)
@@ -235,17 +304,3 @@ def _numbered(
     first = np.unique(molecule, return_index=True)[1]
     table = pairs.assign(SMILES=smiles[number]).astype(object)
     return PairBatch(table, known_as[number], molecule[number], molecules, list(smiles[first]), notes)
-
-
-def _refuse_other_molecules(path: Path, compounds: pd.DataFrame, known: Mapping[str, str]) -> None:
-    """Raise InputError where a training compound's name has the SMILES of another molecule."""
-    own = compounds[compounds["SMILES"].notna() & compounds["sm_name"].isin(list(known))]
-    same = own["SMILES"].map(canonical_smiles) == own["sm_name"].map(known)
-    if same.all():
-        return
-    row = own.index[~same][0]
-    others = f"; {(~same).sum()} compounds of the file have such a name" if (~same).sum() > 1 else ""
-    raise InputError(
-        f"{path}: row {row + 1} gives {own['sm_name'][row]!r} the SMILES {own['SMILES'][row]!r}, the training "
-        f"file {known[own['sm_name'][row]]!r}; make them one molecule or rename one{others}"
-    )

@@ -18,7 +18,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import describe_input
 from rapids_pipeline.backend.frames import FrameLibrary, library_for
 from rapids_pipeline.data import demo
-from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.pairs import read_pairs, with_smiles
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 
@@ -33,16 +33,13 @@ class ProblemFiles:
         The training file; None stands for the demonstration data, which are simulated.
     test : Path, optional
         The pairs to predict; the demonstration data have their own.
-    layer : str
-        The layer of an .h5ad file that holds the responses.
-    metadata_columns : tuple of str
-        Numeric columns that are not genes.
+    options : TableOptions
+        How they are read.
     """
 
     train: Path | None
     test: Path | None = None
-    layer: str = DEFAULT_LAYER
-    metadata_columns: tuple[str, ...] = ()
+    options: TableOptions = field(default_factory=TableOptions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +58,8 @@ class Problem:
         Where the training rows are from.
     inputs : dict
         What a manifest says of the files: path, size and SHA-256, by "train" and "test".
+    notes : list of str
+        What a person should know of how the files were read.
     """
 
     data: PerturbationData
@@ -69,6 +68,7 @@ class Problem:
     pairs_file_order: Indices
     source: str
     inputs: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def to_predict(self) -> pd.DataFrame:
@@ -96,15 +96,16 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         As `read_training`, `read_pairs` and `with_smiles`.
     """
     library = library_for(device)
-    data, own_pairs = _training(files, library)
-    pairs, source = own_pairs, files.test or Path("the demo's id_map")
+    data, pairs = _training(files, library)
+    notes = list(data.notes)
     if files.test is not None:
-        pairs = read_pairs(files.test, library=library)
-    if pairs is not None:
-        pairs = with_smiles(pairs, data.obs, source)
+        read = read_pairs(files.test, data.obs, files.options, library=library)
+        pairs, notes = read.table, [*notes, *read.notes]
+    elif pairs is not None:
+        pairs = with_smiles(pairs, data.obs, Path("the demo's id_map"))
     order = canonical_order(data.obs)
     pairs_order = np.arange(0) if pairs is None else canonical_order(pairs)
-    named = {"train": files.train, "test": files.test}
+    named = {"train": files.train, "test": files.test, "genes": files.options.genes}
     return Problem(
         data.take(order),
         None if pairs is None else pairs.iloc[pairs_order].reset_index(drop=True),
@@ -112,6 +113,7 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         np.argsort(pairs_order),
         "demo data (simulated)" if files.train is None else str(files.train),
         {name: describe_input(path) for name, path in named.items() if path is not None},
+        notes,
     )
 
 
@@ -125,5 +127,4 @@ def _training(files: ProblemFiles, library: FrameLibrary) -> tuple[PerturbationD
     if files.train is None:
         made = demo.simulate()
         return training_from_frame(made.de_train, "demo"), made.id_map
-    columns = files.metadata_columns
-    return read_training(files.train, layer=files.layer, library=library, extra_metadata=columns), None
+    return read_training(files.train, files.options, library=library), None

@@ -1,16 +1,14 @@
 """Files → `PerturbationData`: metadata and targets, checked before anything is computed.
 
-Training files are the Kaggle `de_train.parquet`, the Open Problems `de_train.h5ad`, or CSV/TSV with the same
-columns; test files list the pairs to predict (`id, cell_type, sm_name`, optionally `SMILES`). Whatever the
-number and order of the metadata columns, a column is a *gene* when it is numeric and not one of the metadata
-names that the two harnesses use (`METADATA_COLUMNS`); position never matters.
+Training files are the Kaggle `de_train.parquet`, the Open Problems `de_train.h5ad`, L1000's GCT, or any table with a
+cell type, a compound and its SMILES under one of the names of `columns`; test files list the pairs to predict. Genes
+are the numeric columns that are no metadata (`genes`); position never matters.
 
 Row numbers in messages count data rows from 1, header excluded.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,13 @@ import pandas as pd
 from narwhals.typing import IntoDataFrame
 
 from rapids_pipeline.backend.arrays import Float32, Indices
-from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import (
     FrameLibrary,
+    as_pandas,
+    first_labels,
     read_table,
-    readable_as,
     refuse_repeated_columns,
-    require_file,
     table_suffix,
     without_row_labels,
 )
@@ -39,12 +37,17 @@ from rapids_pipeline.data.checks import (
     some_of,
 )
 from rapids_pipeline.data.columns import (
-    DEFAULT_LAYER,
-    METADATA_COLUMNS,
+    AS_OURS,
     PAIR,
-    PREDICTION_LAYER,
     TRAINING_COLUMNS,
+    TableOptions,
+    meaning_of,
+    read_as_text,
+    with_meanings,
 )
+from rapids_pipeline.data.genes import check_genes, is_metadata, listed_genes, looks_like_gene
+from rapids_pipeline.data.labels import with_known_labels
+from rapids_pipeline.data.readers import READERS, Matrix, matrix_of_anndata, read_matrix
 
 
 @dataclass(frozen=True)
@@ -55,65 +58,65 @@ class PerturbationData:
     ----------
     obs : pandas.DataFrame
         Metadata, (n_samples, any number of columns), index 0 … n_samples-1 in file order; has at least
-        `cell_type`, `sm_name` and `SMILES`.
+        `cell_type`, `sm_name` and `SMILES`; where the file has them `dose_uM` (µM), `time_h`, `n_cells`, `weight`
+        (float64), `batch` and `replicate` (text).
     Y : numpy.ndarray of float32, (n_samples, n_targets), C-contiguous
         The responses, in the unit of the file (sign(logFC)·−log10 p, z-scores, …); all finite.
     genes : tuple of str
         The n_targets column names of `Y`.
+    notes : tuple of str
+        What a person should know of how the file was read.
     """
 
     obs: pd.DataFrame
     Y: Float32
     genes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def take(self, rows: Indices) -> "PerturbationData":
         """Return the data of some rows, in the order asked for."""
-        return PerturbationData(
-            self.obs.iloc[rows].reset_index(drop=True), np.ascontiguousarray(self.Y[rows]), self.genes
-        )
+        obs = self.obs.iloc[rows].reset_index(drop=True)
+        return replace(self, obs=obs, Y=np.ascontiguousarray(self.Y[rows]))
 
 
 def read_training(
-    path: Path,
-    *,
-    layer: str = DEFAULT_LAYER,
-    library: FrameLibrary = "pandas",
-    extra_metadata: Sequence[str] = (),
+    path: Path, options: TableOptions = AS_OURS, *, library: FrameLibrary = "pandas"
 ) -> PerturbationData:
     """Read and check a training file.
 
     Parameters
     ----------
     path : Path
-        .parquet, .csv, .tsv (also .gz) or .h5ad.
-    layer : str
-        The layer of a .h5ad file that holds the responses ("X" for its main matrix).
+        .parquet, .csv, .tsv, .txt (the last three also with .gz), .h5ad, .gct (also with .gz) or .gctx.
+    options : TableOptions
     library : {"pandas", "polars", "cudf"}
         What reads the tables.
-    extra_metadata : sequence of str
-        Numeric columns that are not genes and not in `METADATA_COLUMNS`.
 
     Raises
     ------
     InputError
-        Missing, empty or unreadable file; missing column or value; duplicate gene names; text among the
-        numbers of a gene; non-finite target; duplicate pairs; one compound with two SMILES; invalid SMILES.
+        Missing, empty or unreadable file; missing column or value; two columns for one meaning; duplicate gene names;
+        numeric columns that seem to be no genes; text among the numbers of a gene; non-finite target; duplicate
+        pairs; one compound with two SMILES; invalid SMILES.
     UnavailableError
-        A .h5ad file without anndata installed, or RDKit missing.
+        A .h5ad or .gctx file without anndata installed, or RDKit missing.
     """
-    return _checked_training(
-        path, read_responses(path, layer=layer, library=library, extra_metadata=extra_metadata)
-    )
+    apart = options.genes is not None or table_suffix(path) in READERS
+    return _checked_training(path, _with_columns(path, _matrix(path, options, library), options, True), apart)
 
 
 def training_from_frame(
-    frame: IntoDataFrame, name: str, *, extra_metadata: Sequence[str] = ()
+    frame: IntoDataFrame | Any, name: str, options: TableOptions = AS_OURS
 ) -> PerturbationData:
-    """Check a training table that is already in memory: a pandas, polars, cuDF or pyarrow table.
+    """Check training data already in memory: a pandas, polars, cuDF or pyarrow table, or an AnnData object.
 
-    `name` stands for the file in messages; columns and errors as in `read_training`.
+    `name` stands for the file in messages; columns, options and errors as in `read_training`.
     """
     path = Path(name)
+    if hasattr(frame, "layers") and hasattr(frame, "var"):
+        matrix = matrix_of_anndata(path, frame, options)
+        data = _with_columns(path, _listed(path, matrix, options), options, True)
+        return _checked_training(path, data, True)
     columns = list(getattr(frame, "column_names", None) or getattr(frame, "columns", []))  # pyarrow, others
     refuse_repeated_columns(name, columns)
     if not all(isinstance(column, str) for column in columns):
@@ -121,59 +124,54 @@ def training_from_frame(
     table = without_row_labels(nw.from_native(frame, eager_only=True))
     if len(table) == 0:
         raise InputError(f"{name}: the table has no rows")
-    obs, Y, genes = split_table(path, table, extra_metadata)
-    refuse_non_finite(path, obs, Y, genes)
-    return _checked_training(path, PerturbationData(obs, Y, tuple(genes)))
+    refuse_transposed(path, columns, lambda: as_pandas(table.select(table.columns[:1])).iloc[:, 0])
+    data = _with_columns(path, split_table(path, table, options), options, True)
+    return _checked_training(path, data, options.genes is not None)
 
 
 def read_responses(
-    path: Path,
-    *,
-    layer: str = DEFAULT_LAYER,
-    library: FrameLibrary = "pandas",
-    extra_metadata: Sequence[str] = (),
+    path: Path, options: TableOptions = AS_OURS, *, library: FrameLibrary = "pandas"
 ) -> PerturbationData:
     """Read any file with a number for each gene (training, truth or prediction); only numbers are checked.
 
-    Parameters and errors as in `read_training`, less the checks of its metadata. The row names of a .h5ad file
-    (the index of its `obs`) become the column `id` where it has none and they are named `id`, or where the layer
-    read is `prediction` and `obs` has no pairs either: the rows of an Open Problems prediction are named by
+    Parameters and errors as in `read_training`, less the checks of its metadata and gene names. The row names of a
+    .h5ad file (the index of its `obs`) become the column `id` where it has none and they are named `id`, or where the
+    layer read is `prediction` and `obs` has no pairs either: the rows of an Open Problems prediction are named by
     their ids. Other row names, such as "0", "1", … or barcodes, are left out.
     """
-    if table_suffix(path) == ".h5ad":
-        obs, Y, genes = _read_h5ad(path, layer)
-    else:
-        obs, Y, genes = split_table(path, read_table(path, library, text=TRAINING_COLUMNS), extra_metadata)
-    refuse_non_finite(path, obs, Y, genes)
-    return PerturbationData(obs, Y, tuple(genes))
+    return _with_columns(path, _matrix(path, options, library), options, False)
 
 
-def split_table(
-    path: Path, table: nw.DataFrame[Any], extra_metadata: Sequence[str] = ()
-) -> tuple[pd.DataFrame, Float32, list[str]]:
+def split_table(path: Path, table: nw.DataFrame[Any], options: TableOptions = AS_OURS) -> Matrix:
     """Split a table of any frame library into metadata and targets; here data leave the device.
 
     Returns
     -------
     obs : pandas.DataFrame
-        All columns that are not genes.
+        All columns that are not genes, as the file names them.
     Y : numpy.ndarray of float32, (n_samples, n_targets)
         Missing values are NaN.
     genes : list of str
-        The numeric columns that are not metadata, in file order.
+        The columns that `options` list, or all numeric ones that are not metadata, in file order.
 
     Raises
     ------
     InputError
-        No gene columns, or a column in which most values are numbers and some are text.
+        No gene columns, a listed one that is missing, or a column in which most values are numbers and some are text.
     """
-    metadata = METADATA_COLUMNS | set(extra_metadata)
-    genes = [name for name, dtype in table.schema.items() if dtype.is_numeric() and name not in metadata]
+    named = {*options.metadata_columns, *options.columns.values()}
+    numeric = [name for name, dtype in table.schema.items() if dtype.is_numeric()]
+    if options.genes is not None:
+        genes = listed_genes(path, table.columns, options.genes)
+        text = [name for name in genes if name not in set(numeric)]
+    else:
+        genes = [name for name in numeric if name not in named and not is_metadata(name)]
+        taken = {*genes, *named}
+        text = [name for name in table.columns if name not in taken and not is_metadata(name)]
     taken = set(genes)
-    obs = table.select([name for name in table.columns if name not in taken]).to_arrow().to_pandas()
-    for name in obs.columns:
-        if name not in metadata:
-            refuse_text_among_numbers(path, name, obs[name])
+    obs = as_pandas(table.select([name for name in table.columns if name not in taken or name in text]))
+    for name in text:
+        refuse_text_among_numbers(path, name, obs[name], gene=name in taken)
     if not genes:
         shown = ", ".join(table.columns[:8])[:200]
         raise InputError(
@@ -187,64 +185,53 @@ def split_table(
     return obs, np.ascontiguousarray(by_gene.T), genes
 
 
-def _checked_training(path: Path, data: PerturbationData) -> PerturbationData:
+def refuse_transposed(path: Path, columns: Sequence[str], labels: Callable[[], "pd.Series[Any]"]) -> None:
+    """Raise InputError where a table without our columns has them, or genes, as the labels of its rows."""
+    if any(meaning_of(name) is not None for name in columns):
+        return
+    found = labels()
+    if not (pd.api.types.is_object_dtype(found) or pd.api.types.is_string_dtype(found)):
+        return
+    names = [str(name) for name in found.dropna()]
+    ours = any((meaning_of(name) or ("",))[0] in PAIR for name in names)
+    genes = [name for name in names if looks_like_gene(name) and not name.isdigit()]
+    if ours or (len(set(names)) == len(names) > 1 and len(genes) > 0.8 * len(names)):
+        raise InputError(
+            f"{path}: looks transposed: its rows are {some_of(names)}; a row must be a sample and a column a gene; "
+            "turn it round (pandas: table.T)"
+        )
+
+
+def _matrix(path: Path, options: TableOptions, library: FrameLibrary) -> Matrix:
+    if table_suffix(path) in READERS:
+        return _listed(path, read_matrix(path, options), options)
+    table = read_table(path, library, text=read_as_text(options))
+    refuse_transposed(path, table.columns, lambda: first_labels(path))
+    return split_table(path, table, options)
+
+
+def _listed(path: Path, matrix: Matrix, options: TableOptions) -> Matrix:
+    """Return the genes of a matrix that `options` list, all without a list."""
+    if options.genes is None:
+        return matrix
+    obs, Y, genes = matrix
+    kept = listed_genes(path, genes, options.genes)
+    place = {name: k for k, name in enumerate(genes)}
+    return obs, np.ascontiguousarray(Y[:, [place[name] for name in kept]]), kept
+
+
+def _with_columns(path: Path, matrix: Matrix, options: TableOptions, strict: bool) -> PerturbationData:
+    obs, Y, genes = matrix
+    obs, notes = with_meanings(path, obs, options, strict=strict)
+    refuse_non_finite(path, obs, Y, genes)
+    return PerturbationData(obs, Y, tuple(genes), tuple(notes))
+
+
+def _checked_training(path: Path, data: PerturbationData, apart: bool) -> PerturbationData:
+    """Check genes, metadata and molecules; `apart` where the format or the user says what genes are."""
+    notes = check_genes(path, data.genes, data.Y, apart)
     obs = as_text(path, data.obs, TRAINING_COLUMNS)
+    obs, changed = with_known_labels(str(path), obs, obs)
     refuse_repeated_pairs(path, obs)
     check_smiles(path, obs)
-    return PerturbationData(obs, data.Y, data.genes)
-
-
-def require_anndata(path: Path) -> Any:
-    """Return anndata; UnavailableError, with what to install, where it is missing. `path` is for the message."""
-    try:
-        import anndata
-        import h5py  # noqa: F401
-    except ImportError as error:
-        raise UnavailableError(f"{path}: .h5ad needs anndata; pip install '.[h5ad]'") from error
-    return anndata
-
-
-@contextmanager
-def opened_h5ad(path: Path) -> Iterator[Any]:
-    """Yield an open h5py file; InputError, naming `path`, for whatever fails inside, as `require_anndata` before."""
-    require_file(path)
-    require_anndata(path)
-    import h5py
-
-    with readable_as(".h5ad", path), h5py.File(path, "r") as file:
-        yield file
-
-
-def h5ad_genes(file: Any) -> list[str]:
-    """Return the gene names of an open .h5ad file."""
-    from anndata.io import read_elem
-
-    return [str(name) for name in read_elem(file["var"]).index]
-
-
-def _read_h5ad(path: Path, layer: str) -> tuple[pd.DataFrame, Float32, list[str]]:
-    with opened_h5ad(path) as file:
-        from anndata.io import read_elem
-
-        places = {name: f"layers/{name}" for name in sorted(file.get("layers", []))} | {"X": "X"}
-        if layer not in places:
-            raise InputError(f"{path}: no layer {layer!r}; --layer can be {', '.join(places)}")
-        matrix = read_elem(file[places[layer]]) if places[layer] in file else None
-        if matrix is None:  # anndata may leave its main matrix out
-            raise InputError(f"{path}: layer {layer!r} is empty; --layer can be {', '.join(places)}")
-        obs, genes = read_elem(file["obs"]), h5ad_genes(file)
-        dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
-        with np.errstate(over="ignore"):  # as in `split_table`
-            Y = np.ascontiguousarray(dense, dtype=np.float32)
-    unnamed = layer == PREDICTION_LAYER and not set(PAIR) <= set(obs.columns)
-    if "id" not in obs.columns and (obs.index.name == "id" or unnamed):
-        obs = obs.rename_axis(index="id").reset_index()
-    repeated = pd.Index(genes)[pd.Index(genes).duplicated()]
-    if len(repeated):
-        raise InputError(f"{path}: duplicate gene names: {some_of(list(dict.fromkeys(repeated)))}")
-    if Y.size == 0:
-        raise InputError(f"{path}: layer {layer!r} is empty ({Y.shape[0]} rows, {Y.shape[1]} genes)")
-    both = [name for name in genes if name in obs.columns]
-    if both:
-        raise InputError(f"{path}: {some_of(both)} names both a gene and a metadata column; rename one")
-    return obs.reset_index(drop=True), Y, genes
+    return replace(data, obs=obs, notes=(*data.notes, *changed, *notes))

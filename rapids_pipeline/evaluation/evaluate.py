@@ -14,7 +14,7 @@ between control methods in the same way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import MANIFEST, recorded_input
 from rapids_pipeline.backend.frames import FrameLibrary
-from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, PREDICTION_LAYER
+from rapids_pipeline.data.columns import AS_OURS, PAIR, PREDICTION_LAYER, TableOptions
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
@@ -73,9 +73,8 @@ def evaluate_files(
     truth: Path,
     train: Path | None = None,
     *,
-    layer: str = DEFAULT_LAYER,
+    options: TableOptions = AS_OURS,
     prediction_layer: str = PREDICTION_LAYER,
-    extra_metadata: Sequence[str] = (),
     perturbations: bool = False,
     library: FrameLibrary = "pandas",
 ) -> Evaluation:
@@ -89,10 +88,10 @@ def evaluate_files(
         The training file, for the baselines. Without it, the one that `manifest.json` beside `prediction`
         names is used if it still has the SHA-256 written there; failing that, only `zeros` is scored and
         `note` says why.
-    layer, prediction_layer : str
-        The layers of .h5ad files: of truth and training, and of the prediction.
-    extra_metadata : sequence of str
-        Numeric columns that are not genes (in any of the files).
+    options : TableOptions
+        How the files are read.
+    prediction_layer : str
+        The layer of a prediction's .h5ad file; that of truth and training is among `options`.
     perturbations : bool
         Also compute the scores of `rapids_pipeline.evaluation.perturbation_metrics`: discrimination among the rows of
         a cell type, and deviations from the mean of the training rows where they are known.
@@ -105,14 +104,14 @@ def evaluate_files(
         A file cannot be read or has values that are not finite; no common row names; row names missing or
         repeated in a file; rows or genes of one file that the other does not have; one id with two pairs.
     """
-    options: dict[str, Any] = {"library": library, "extra_metadata": extra_metadata}
-    measured = read_responses(truth, layer=layer, **options)
-    predicted = read_responses(prediction, layer=prediction_layer, **options)
+    measured = read_responses(truth, options, library=library)
+    own = replace(options, layer=prediction_layer, columns={}, gene_column=None)
+    predicted = read_responses(prediction, own, library=library)
     names = _common_names(prediction, predicted.obs, truth, measured.obs)
     rows = match_rows(prediction, predicted.obs, truth, measured.obs, names)
     genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)
     pairs = _pairs(prediction, predicted.obs.iloc[rows].reset_index(drop=True), truth, measured.obs)
-    training, source, notes = _training(prediction, train, measured.genes, layer, options)
+    training, source, notes = _training(prediction, train, measured.genes, options, library)
     predictions = {_method_name(prediction): predicted.Y[np.ix_(rows, genes)]}
     made, found = _baseline_predictions(training, pairs, measured)
     predictions |= made
@@ -346,24 +345,24 @@ def _pairs(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame) 
 
 
 def _training(
-    prediction: Path, train: Path | None, genes: Sequence[str], layer: str, options: dict[str, Any]
+    prediction: Path, train: Path | None, genes: Sequence[str], options: TableOptions, library: FrameLibrary
 ) -> tuple[PerturbationData | None, str | None, list[str]]:
     """Return the training data with the truth's genes, their file, and what there is to say about them."""
     if train is not None:
-        return _read_for_baselines(train, genes, layer, options), str(train), []
+        return _read_for_baselines(train, genes, options, library), str(train), []
     recorded, obstacle = recorded_input(prediction.parent / MANIFEST, "train")
     if recorded is not None:
         try:
-            return _read_for_baselines(recorded, genes, layer, options), str(recorded), []
+            return _read_for_baselines(recorded, genes, options, library), str(recorded), []
         except InputError as error:  # nobody asked for this file, so it must not stop the scoring
             obstacle = str(error)
     return None, None, [f"only the baseline zeros is scored: {obstacle}; give --train FILE for the others"]
 
 
 def _read_for_baselines(
-    path: Path, genes: Sequence[str], layer: str, options: dict[str, Any]
+    path: Path, genes: Sequence[str], options: TableOptions, library: FrameLibrary
 ) -> PerturbationData:
-    training = read_responses(path, layer=layer, **options)
+    training = read_responses(path, options, library=library)
     absent = [name for name in PAIR if name not in training.obs.columns]
     if absent:
         raise InputError(f"{path}: missing column {', '.join(absent)}, which the baselines average over")

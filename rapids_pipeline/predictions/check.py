@@ -17,8 +17,9 @@ import numpy as np
 
 from rapids_pipeline.backend.arrays import Float64, Mask
 from rapids_pipeline.backend.frames import column_names, readable_as, require_file, table_suffix
-from rapids_pipeline.data.columns import METADATA_COLUMNS, PREDICTION_LAYER
-from rapids_pipeline.data.tables import h5ad_genes, opened_h5ad
+from rapids_pipeline.data.columns import PREDICTION_LAYER
+from rapids_pipeline.data.genes import is_metadata
+from rapids_pipeline.data.readers import h5ad_genes, opened_h5ad
 from rapids_pipeline.predictions.formats import (
     CSV_SUFFIXES,
     as_float32,
@@ -333,7 +334,7 @@ def _cells(what: str, bad: Mask, cell: Callable[[int, int], str]) -> list[str]:
 
 
 def _is_metadata(name: str, wanted: set[str] | None) -> bool:
-    return name in METADATA_COLUMNS and (wanted is None or name not in wanted)
+    return is_metadata(name) and (wanted is None or name not in wanted)
 
 
 def _count(what: str, n: int, expected: int, source: str) -> list[str]:

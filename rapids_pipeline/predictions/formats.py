@@ -35,7 +35,7 @@ from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.data.checks import some_of
 from rapids_pipeline.data.columns import PAIR, PREDICTION_LAYER
-from rapids_pipeline.data.tables import opened_h5ad, require_anndata
+from rapids_pipeline.data.readers import opened_h5ad, require_anndata
 
 CSV_SUFFIXES = (".csv", ".csv.gz")
 SUBMISSION_SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".h5ad")

@@ -41,6 +41,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import describe_input, model_folder, refuse_existing, sha256_of
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.data.columns import AS_OURS, TableOptions
 from rapids_pipeline.data.pairs import PairBatch, names_by_molecule, read_batch, training_molecules
 from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv, written
 from rapids_pipeline.predictions.parts import PartFolder
@@ -76,6 +77,7 @@ def predict_file(
     *,
     block_rows: int | None = None,
     overwrite: bool = False,
+    columns: Mapping[str, str] | None = None,
     stages: Stages | None = None,
 ) -> Predicted:
     """Predict the pairs of a file by the model of a folder.
@@ -92,6 +94,8 @@ def predict_file(
         Rows predicted at once, and in a Parquet part; by default as many as take 256 MB.
     overwrite : bool
         Replace files that exist, or a folder that holds another prediction.
+    columns : mapping of str to str, optional
+        The column of a meaning, such as {"cell_type": "line"} (`rapids_pipeline.data.columns`).
     stages : Stages, optional
 
     Raises
@@ -107,7 +111,7 @@ def predict_file(
         for path in (out, _beside(out)):
             refuse_existing(path, overwrite)
     with stages.stage("read"):
-        work = opened(folder, pairs_file)
+        work = opened(folder, pairs_file, TableOptions(columns=columns or {}))
         n_pairs, n_genes = len(work.metadata), len(work.model.genes)
         rows, parts = rows_a_block(n_genes, block_rows), None
         if as_folder:
@@ -228,7 +232,7 @@ def rows_a_block(n_genes: int, asked: int | None = None) -> int:
     return asked or max(1, BLOCK_BYTES // (4 * (n_genes + VALUES_A_ROW)))
 
 
-def opened(folder: Path, pairs_file: Path) -> "PairPredictor":
+def opened(folder: Path, pairs_file: Path, options: TableOptions = AS_OURS) -> "PairPredictor":
     """Return the model of a folder with the pairs of a file; errors as `load_model` and `read_batch`.
 
     Raises
@@ -237,7 +241,7 @@ def opened(folder: Path, pairs_file: Path) -> "PairPredictor":
         A gene has the name of a metadata column.
     """
     model = load_model(folder)
-    made = PairPredictor(model, read_batch(pairs_file, model.obs))
+    made = PairPredictor(model, read_batch(pairs_file, model.obs, options))
     taken = sorted(set(made.metadata.columns) & set(model.genes))
     if taken:
         raise InputError(

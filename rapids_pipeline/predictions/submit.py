@@ -27,9 +27,12 @@ from rapids_pipeline.backend.frames import (
     require_file,
     table_suffix,
 )
-from rapids_pipeline.data.checks import as_text, require_columns
-from rapids_pipeline.data.columns import PAIR, TEST_COLUMNS
-from rapids_pipeline.data.tables import h5ad_genes, opened_h5ad, read_training, split_table
+from rapids_pipeline.data.checks import as_text
+from rapids_pipeline.data.columns import AS_OURS, PAIR, TEST_COLUMNS, TableOptions
+from rapids_pipeline.data.genes import gene_list
+from rapids_pipeline.data.pairs import read_ids
+from rapids_pipeline.data.readers import h5ad_genes, opened_h5ad
+from rapids_pipeline.data.tables import read_training, split_table
 from rapids_pipeline.predictions.check import faults_of, read_submission
 from rapids_pipeline.predictions.combine import (
     COMBINATIONS,
@@ -152,18 +155,15 @@ def check_submission(
     return faults_of(found, rows.ids, names), fine
 
 
-def read_id_map(path: Path) -> IdMap:
+def read_id_map(path: Path, options: TableOptions = AS_OURS) -> IdMap:
     """Read ids in order: any table with a column `id`, such as `id_map.csv` or a sample submission.
 
     Raises
     ------
     InputError
-        As `read_table`; no column `id`, a row without one, or an id twice.
+        As `read_ids`; an id twice.
     """
-    table = read_table(path, text=TEST_COLUMNS)
-    pairs = table.select([name for name in TEST_COLUMNS if name in table.columns]).to_arrow().to_pandas()
-    require_columns(path, pairs, ["id"])
-    return _id_map(path, pairs)
+    return _id_map(path, read_ids(path, options))
 
 
 def read_gene_list(path: Path) -> list[str]:
@@ -174,25 +174,19 @@ def read_gene_list(path: Path) -> list[str]:
     InputError
         As `read_table` and `split_table`; no names; a name twice.
     """
-    require_file(path)
     suffix = table_suffix(path)
     if suffix == ".h5ad":
         with opened_h5ad(path) as file:
             genes = h5ad_genes(file)
-    elif suffix in TABLE_SUFFIXES:
+    elif suffix in TABLE_SUFFIXES and not suffix.startswith(".txt"):
+        require_file(path)
         if len(column_names(path)) == 1:
             raise InputError(
                 f"{path}: is a table of one column; a list of genes is a .txt file, one name a line"
             )
-        genes = split_table(path, read_table(path, text=TEST_COLUMNS))[2]
+        genes = split_table(path, read_table(path, text=TEST_COLUMNS.__contains__))[2]
     else:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is no text; a list of genes has one name a line") from error
-        genes = [line.strip() for line in lines if line.strip()]
-    if not genes:
-        raise InputError(f"{path}: names no genes")
+        return gene_list(path)
     refuse_repeated(path, "gene", genes)
     return genes
 
@@ -206,7 +200,7 @@ def submission_of_model(model: Path, pairs_file: Path) -> Submission:
         The pairs have no ids.
     """
     work = opened(model, pairs_file)
-    if "id" not in column_names(pairs_file):
+    if work.batch.numbered:
         raise InputError(f"{pairs_file}: missing column id; a submission names its rows by their ids")
     values = work.predict(slice(0, len(work.metadata)))
     return Submission(model, _id_map(pairs_file, work.metadata), list(work.model.genes), values, work.notes)
@@ -232,7 +226,7 @@ def submission_of_run(run: Path, *, quiet: bool = False) -> Submission:
     made = Submission(source, IdMap(source, found.ids), found.columns, as_float32(found.Y))
     test, obstacle = recorded_input(run / MANIFEST, "test")
     if test is not None:
-        return made.in_order_of(read_id_map(test))
+        return made.in_order_of(read_id_map(test, _options_of(run) or AS_OURS))
     note = f"{obstacle}: ids and their order are those of {source}"
     return made if quiet else replace(made, notes=[note])
 
@@ -277,13 +271,19 @@ def _scores(runs: Sequence[Path], how: str) -> tuple[OutOfFoldScores | None, str
     unlike = [run for run, found in zip(runs, hashes, strict=True) if found != hashes[0]]
     if unlike:
         return None, f"{unlike[0]} was trained on another file than {runs[0]}"
-    options = recorded_settings(runs[0] / MANIFEST)
-    try:
-        layer, extra = str(options["layer"]), [str(name) for name in options["metadata_columns"]]
-    except (KeyError, TypeError):
+    options = _options_of(runs[0])
+    if options is None:
         return None, f"{runs[0] / MANIFEST} does not say how the training file was read"
-    truth = read_training(train, layer=layer, extra_metadata=extra)
+    truth = read_training(train, options)
     return out_of_fold_scores([run / OOF for run in runs], truth, train, how), ""
+
+
+def _options_of(run: Path) -> TableOptions | None:
+    """Return how a run read its files, None where its manifest does not say."""
+    try:
+        return TableOptions.from_json(recorded_settings(run / MANIFEST))
+    except (KeyError, TypeError):
+        return None
 
 
 def _require_known_pairs(first: Path, one: Submission, run: Path, other: Submission) -> None:
