@@ -116,7 +116,8 @@ def read_table(
 
 def as_pandas(table: nw.DataFrame[Any]) -> pd.DataFrame:
     """Return a table of any library as pandas, with rows numbered from 0; here data leave the device."""
-    return table.to_arrow().to_pandas(ignore_metadata=True)
+    made: pd.DataFrame = table.to_arrow().to_pandas(ignore_metadata=True)
+    return made
 
 
 def without_row_labels(table: nw.DataFrame[Any]) -> nw.DataFrame[Any]:
@@ -178,7 +179,7 @@ def first_labels(path: Path) -> "pd.Series[Any]":
 
         names = column_names(path)
         labels = [name for name in names if _is_row_label(name)] or names[:1]
-        return ParquetFile(path).read(columns=labels[:1]).column(0).to_pandas()
+        return pd.Series(ParquetFile(path).read(columns=labels[:1]).column(0).to_pylist())
     layout = text_layout(path)
     return pd.read_csv(path, sep=layout.delimiter, usecols=[0], dtype="str").iloc[:, 0]
 

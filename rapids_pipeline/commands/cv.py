@@ -33,26 +33,28 @@ def command(
     boosting_features: options.BoostingFeaturesOption = None,
     layer: options.LayerOption = DEFAULT_LAYER,
     metadata_columns: options.MetadataOption = "",
+    column: options.ColumnOption = None,
+    columns: options.ColumnsOption = None,
+    genes: options.GenesOption = None,
+    gene_column: options.GeneColumnOption = None,
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import require_writable
-    from rapids_pipeline.data.problem import ProblemFiles, open_problem
+    from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import cv as report
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.studies.cv import CvRequest, cross_validate
     from rapids_pipeline.studies.store import FOLDER
 
+    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     changes = options.RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
     chosen, stages = resolve_device(device), LiveStages()
     require_writable(out)
     options.announce(stages, chosen, config)
-    with stages.stage("ingest"):
-        problem = open_problem(
-            ProblemFiles(train, test, layer, options.names_in(metadata_columns)), chosen.name
-        )
+    problem = options.ingest(ProblemFiles(train, test, how), chosen.name, stages)
     given = problem.data, problem.pairs, request, config, chosen
     try:
         found, predicted = cross_validate(*given, source=problem.source, folder=out, stages=stages)

@@ -44,4 +44,4 @@ def command(
         typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
         return
     run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite)
-    evaluate.command(out / "submission.csv", files.truth, files.train, "X")
+    evaluate.command(out / "submission.csv", files.truth, files.train)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.commands import options
-from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.columns import AS_OURS, DEFAULT_LAYER, TableOptions
 
 
 def command(
@@ -22,6 +22,10 @@ def command(
     ] = None,
     layer: options.LayerOption = DEFAULT_LAYER,
     metadata_columns: options.MetadataOption = "",
+    column: options.ColumnOption = None,
+    columns: options.ColumnsOption = None,
+    genes: options.GenesOption = None,
+    gene_column: options.GeneColumnOption = None,
     perturbations: Annotated[
         bool,
         typer.Option(
@@ -32,14 +36,12 @@ def command(
     as_json: options.JsonOption = False,
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
+    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     from rapids_pipeline.evaluation.evaluate import evaluate_files
     from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import evaluation_sentences, perturbation_table, score_table
 
-    names = options.names_in(metadata_columns)
-    found = evaluate_files(
-        prediction, truth, train, layer=layer, extra_metadata=names, perturbations=perturbations
-    )
+    found = evaluate_files(prediction, truth, train, options=how, perturbations=perturbations)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
         return

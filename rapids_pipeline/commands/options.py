@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.columns import TableOptions, chosen_columns
 
 if TYPE_CHECKING:
     from features.feature_sets import FeatureSet
-    from rapids_pipeline.backend.devices import Device
+    from rapids_pipeline.backend.devices import Device, DeviceName
+    from rapids_pipeline.data.problem import Problem, ProblemFiles
     from rapids_pipeline.reports.page import LiveStages
     from rapids_pipeline.stack.members.member import Member
     from rapids_pipeline.stack.members.svr import AnySvrMember
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TrainOption = Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv or .tsv.")]
+TrainOption = Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv, .tsv, .gct or .gctx.")]
 TestOption = Annotated[
     Path,
     typer.Option(
@@ -133,7 +135,7 @@ def table_options(
     return TableOptions(layer, names_in(metadata_columns), chosen, genes, gene_column)
 
 
-def ingest(files: ProblemFiles, device: "DeviceName", stages: "LiveStages") -> "Problem":
+def ingest(files: "ProblemFiles", device: "DeviceName", stages: "LiveStages") -> "Problem":
     """Open the problem of a study and print what there is to say of its files; errors as `open_problem`."""
     from rapids_pipeline.data.problem import open_problem
 

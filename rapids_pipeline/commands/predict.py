@@ -10,6 +10,9 @@ from typing import Annotated
 
 import typer
 
+from rapids_pipeline.commands import options
+from rapids_pipeline.data.columns import chosen_columns
+
 
 def command(
     model: Annotated[Path, typer.Option(help="Folder of a run, or of its trained model (DIR/model).")],
@@ -31,6 +34,8 @@ def command(
         int | None,
         typer.Option(help="Rows predicted at once, and in a Parquet part. Default: as many as take 256 MB."),
     ] = None,
+    column: options.ColumnOption = None,
+    columns: options.ColumnsOption = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace files that exist, or a folder that holds another prediction.")
     ] = False,
@@ -40,8 +45,11 @@ def command(
     from rapids_pipeline.reports.page import LiveStages
 
     stages = LiveStages()
+    chosen = chosen_columns(column or (), columns)
     try:
-        found = predict_file(model, pairs, out, block_rows=block_rows, overwrite=overwrite, stages=stages)
+        found = predict_file(
+            model, pairs, out, block_rows=block_rows, overwrite=overwrite, columns=chosen, stages=stages
+        )
     except KeyboardInterrupt as stopped:
         for sentence in stopped.args:
             stages.say(sentence)

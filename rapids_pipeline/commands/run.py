@@ -29,6 +29,10 @@ def command(
     boosting_features: options.BoostingFeaturesOption = None,
     layer: options.LayerOption = DEFAULT_LAYER,
     metadata_columns: options.MetadataOption = "",
+    column: options.ColumnOption = None,
+    columns: options.ColumnsOption = None,
+    genes: options.GenesOption = None,
+    gene_column: options.GeneColumnOption = None,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
@@ -36,9 +40,8 @@ def command(
 
     changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
-    run_files(
-        ProblemFiles(train, test, layer, options.names_in(metadata_columns)), out, config, device, overwrite
-    )
+    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
+    run_files(ProblemFiles(train, test, how), out, config, device, overwrite)
 
 
 def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str, overwrite: bool) -> None:

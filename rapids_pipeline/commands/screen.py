@@ -43,23 +43,28 @@ def command(
     repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
     seed: Annotated[int, typer.Option(help="The seed of the folds.")] = 0,
     layer: options.LayerOption = DEFAULT_LAYER,
+    metadata_columns: options.MetadataOption = "",
+    column: options.ColumnOption = None,
+    columns: options.ColumnsOption = None,
+    genes: options.GenesOption = None,
+    gene_column: options.GeneColumnOption = None,
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
     from features.molecules.encoders import chosen_encoder
     from rapids_pipeline.backend.files import require_writable
-    from rapids_pipeline.data.problem import ProblemFiles, open_problem
+    from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import screen as report
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.studies.screen.study import ScreenRequest, default_sets, screen, screenable_sets
 
+    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
     require_writable(folder)
     stages = LiveStages(drawn=report.drawn, logged=report.logged)
     encoder, because = chosen_encoder(molecules)
     stages.say(f"molecules: {encoder} ({because})")
-    with stages.stage("ingest"):
-        problem = open_problem(ProblemFiles(train, test, layer))
+    problem = options.ingest(ProblemFiles(train, test, how), "cpu", stages)
     names = () if features == "all" else options.names_in(features)
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
     pairs, source = problem.pairs, problem.source

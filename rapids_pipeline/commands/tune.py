@@ -33,25 +33,27 @@ def command(
     device: options.DeviceOption = "auto",
     layer: options.LayerOption = DEFAULT_LAYER,
     metadata_columns: options.MetadataOption = "",
+    column: options.ColumnOption = None,
+    columns: options.ColumnsOption = None,
+    genes: options.GenesOption = None,
+    gene_column: options.GeneColumnOption = None,
 ) -> None:
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import require_writable
-    from rapids_pipeline.data.problem import ProblemFiles, open_problem
+    from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import tune as report
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.studies.store import FOLDER
     from rapids_pipeline.studies.tune.study import TuneRequest, tune
 
+    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     config = options.run_config(recipe, options.RecipeChanges(), molecules, seed)
     request = TuneRequest(split, seed, minutes, trials)
     chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
     require_writable(out)
     options.announce(stages, chosen, config)
-    with stages.stage("ingest"):
-        problem = open_problem(
-            ProblemFiles(train, test, layer, options.names_in(metadata_columns)), chosen.name
-        )
+    problem = options.ingest(ProblemFiles(train, test, how), chosen.name, stages)
     given = problem.data, problem.pairs, request, config, chosen, out
     try:
         found, tuned = tune(*given, source=problem.source, stages=stages)
@@ -65,5 +67,12 @@ def command(
     words += ["--out", "runs/tuned", "--molecules", config.molecules, "--recipe", str(out / report.RECIPE)]
     words += [] if layer == DEFAULT_LAYER else ["--layer", layer]
     words += ["--metadata-columns", metadata_columns] if metadata_columns else []
+    words += [word for meaning, name in how.columns.items() for word in ("--column", f"{meaning}={name}")]
+    words += [
+        word
+        for option, given in (("--genes", genes), ("--gene-column", gene_column))
+        if given
+        for word in (option, str(given))
+    ]
     written = f"written: {out}/{', '.join(report.FILES)}"
     print_report(*report.tables(found), *report.sentences(found), written, f"use it: {shlex.join(words)}")

@@ -57,13 +57,20 @@ def refuse_non_finite(path: Path, obs: pd.DataFrame, Y: Float32, genes: Sequence
         )
 
 
-def refuse_text_among_numbers(path: Path, name: str, column: "pd.Series[Any]", *, gene: bool = False) -> None:
-    """Raise InputError where most values of a text column are numbers, a gene with a stray word, or `gene` says so."""
-    if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column) or gene):
+def refuse_text_among_numbers(
+    path: Path, name: str, column: "pd.Series[Any]", *, listed: bool = False, gene: bool = True
+) -> None:
+    """Raise InputError where most values of a text column are numbers: a gene with a stray word.
+
+    `listed` says that the user names it as a gene, and `gene` that its name is a gene's: other columns of whole numbers
+    are identifiers.
+    """
+    if not (pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column) or listed):
         return
     present = column.dropna()
     numeric = pd.to_numeric(present, errors="coerce").notna()
-    if gene or (len(present) and numeric.mean() > 0.5):
+    identifiers = not gene and present.astype(str).str.fullmatch(r"\d+").all()
+    if listed or (len(present) and numeric.mean() > 0.5 and not identifiers):
         row = next(iter([*numeric.index[~numeric], *numeric.index]), 0)
         raise InputError(
             f"{path}: column {name} holds text among numbers: row {row + 1} has {column[row]!r}; make it a number"

@@ -41,9 +41,9 @@ from rapids_pipeline.data.columns import (
     TableOptions,
     meaning_of,
     read_as_text,
-    with_meanings,
 )
 from rapids_pipeline.data.labels import nearest_label, refuse_near, with_known_labels
+from rapids_pipeline.data.meanings import with_meanings
 
 COLUMNS = ("id", "cell_type", "sm_name", "SMILES")
 

@@ -43,10 +43,10 @@ from rapids_pipeline.data.columns import (
     TableOptions,
     meaning_of,
     read_as_text,
-    with_meanings,
 )
 from rapids_pipeline.data.genes import check_genes, is_metadata, listed_genes, looks_like_gene
 from rapids_pipeline.data.labels import with_known_labels
+from rapids_pipeline.data.meanings import with_meanings
 from rapids_pipeline.data.readers import READERS, Matrix, matrix_of_anndata, read_matrix
 
 
@@ -171,7 +171,7 @@ def split_table(path: Path, table: nw.DataFrame[Any], options: TableOptions = AS
     taken = set(genes)
     obs = as_pandas(table.select([name for name in table.columns if name not in taken or name in text]))
     for name in text:
-        refuse_text_among_numbers(path, name, obs[name], gene=name in taken)
+        refuse_text_among_numbers(path, name, obs[name], listed=name in taken, gene=looks_like_gene(name))
     if not genes:
         shown = ", ".join(table.columns[:8])[:200]
         raise InputError(

@@ -115,7 +115,7 @@ def predict_file(
         n_pairs, n_genes = len(work.metadata), len(work.model.genes)
         rows, parts = rows_a_block(n_genes, block_rows), None
         if as_folder:
-            identity = _identity(folder, pairs_file, rows)
+            identity = _identity(folder, pairs_file, rows) | ({"columns": columns} if columns else {})
             parts = PartFolder(out, identity, n_pairs, rows, n_genes, overwrite=overwrite)
         else:
             _require_memory(out, n_pairs, n_genes)

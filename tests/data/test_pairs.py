@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.data.pairs import read_pairs, with_smiles
+from rapids_pipeline.data.pairs import read_pairs
 from rapids_pipeline.data.tables import training_from_frame
 from tests.data.tables_example import SMILES, table, write
 
@@ -14,9 +14,12 @@ def pairs(**columns) -> pd.DataFrame:
     return pd.DataFrame(given)
 
 
+def training() -> pd.DataFrame:
+    return training_from_frame(table(), "memory").obs
+
+
 def read_pairs_of(frame: pd.DataFrame, path, library="pandas") -> pd.DataFrame:
-    training = training_from_frame(table(), "memory")
-    return with_smiles(read_pairs(write(frame, path), library=library), training.obs, path)
+    return read_pairs(write(frame, path), training(), library=library).table
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -43,7 +46,7 @@ def test_ids_are_kept_as_the_file_has_them(tmp_path):
     path = tmp_path / "id_map.csv"
     path.write_text("id,cell_type,sm_name\n007,B,ethanol\n07,B,ethanol\n1e3,B,ethanol\n")
     for library in ("pandas", "polars"):
-        assert read_pairs(path, library=library)["id"].tolist() == ["007", "07", "1e3"]
+        assert read_pairs(path, training(), library=library).table["id"].tolist() == ["007", "07", "1e3"]
 
 
 BAD_PAIRS = {
@@ -95,9 +98,9 @@ def test_a_bad_pairs_file_is_refused(tmp_path):
     path = tmp_path / "id_map.csv"
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"id_map.csv: the file is empty \(0 bytes\)"):
-        read_pairs(path)
+        read_pairs(path, training())
     with pytest.raises(InputError, match=r"none.csv: no such file"):
-        read_pairs(tmp_path / "none.csv")
+        read_pairs(tmp_path / "none.csv", training())
 
 
 def test_tens_of_missing_names_are_cut_short(tmp_path):

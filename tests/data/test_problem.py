@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.data import demo
+from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.problem import ProblemFiles, canonical_order, open_problem
 from tests.data.tables_example import table, write
 
@@ -22,7 +23,7 @@ def files(tmp_path):
     shuffled = table().sample(frac=1, random_state=0)
     train, test = tmp_path / "t.parquet", tmp_path / "p.csv"
     return ProblemFiles(
-        write(shuffled.assign(plate=range(6)), train), write(PAIRS, test), metadata_columns=("plate",)
+        write(shuffled.assign(plate_number=range(6)), train), write(PAIRS, test), TableOptions(metadata_columns=("plate_number",))
     )
 
 
@@ -34,7 +35,7 @@ def test_rows_and_pairs_are_in_canonical_order_and_lead_back_to_the_files(files)
     assert problem.to_predict["SMILES"].tolist() == ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "c1ccccc1"]
     assert problem.to_predict["id"].iloc[problem.pairs_file_order].tolist() == list("cab")
     read = pd.read_parquet(files.train)
-    assert problem.data.obs["plate"].iloc[problem.file_order].tolist() == read["plate"].tolist()
+    assert problem.data.obs["plate_number"].iloc[problem.file_order].tolist() == read["plate_number"].tolist()
     np.testing.assert_array_equal(problem.data.Y[problem.file_order, 0], read["A1BG"].astype(np.float32))
     assert problem.data.genes == ("A1BG", "A1BG-AS1", "A2M", "ZZZ3")
     assert problem.shape == {"training_rows": 6, "test_rows": 3, "genes": 4}
@@ -50,7 +51,7 @@ def test_inputs_are_described_for_a_manifest(files):
 
 
 def test_a_problem_may_have_no_pairs(files):
-    problem = open_problem(ProblemFiles(files.train, None, metadata_columns=("plate",)))
+    problem = open_problem(ProblemFiles(files.train, None, files.options))
     assert problem.pairs is None
     assert list(problem.inputs) == ["train"]
     assert problem.shape["test_rows"] == 0

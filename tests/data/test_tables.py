@@ -12,6 +12,7 @@ import pytest
 from scipy import sparse
 
 from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.tables import (
     PerturbationData,
     read_responses,
@@ -55,20 +56,23 @@ def test_genes_are_known_by_name_and_kind_wherever_they_stand(tmp_path, suffix, 
     frame = table().assign(
         dose_uM=np.arange(6.0),  # known metadata, numeric
         cell_count=np.arange(6),
-        batch=list("aabbcc"),  # unknown, but text
+        lot=list("aabbcc"),  # unknown, but text
         treated=[True, False] * 3,
-        plate=np.arange(6),  # unknown and numeric: said by the caller
+        plate=np.arange(6),  # another name of batch, numeric
+        chip=np.arange(6),  # unknown and numeric: said by the caller
         A2M=np.arange(6),  # a gene of whole numbers
     )
     genes = ["A1BG", "A1BG-AS1", "A2M", "ZZZ3"]
-    mixed = ["A1BG", "plate", "SMILES", "dose_uM", "A1BG-AS1", "batch", "treated", "sm_name", "A2M"]
-    mixed += ["cell_type", "cell_count", "control", "ZZZ3", "sm_lincs_id"]
+    mixed = ["A1BG", "plate", "chip", "SMILES", "dose_uM", "A1BG-AS1", "treated", "sm_name", "A2M"]
+    mixed += ["lot", "cell_type", "cell_count", "control", "ZZZ3", "sm_lincs_id"]
     path = write(frame[mixed], tmp_path / f"t{suffix}")
-    data = read_training(path, library=library, extra_metadata=["plate"])
+    data = read_training(path, TableOptions(metadata_columns=("chip",)), library=library)
     assert data.genes == tuple(genes)
     np.testing.assert_array_equal(data.Y, frame[genes].to_numpy(np.float32))
-    assert list(data.obs.columns) == [name for name in mixed if name not in genes]
-    assert read_training(path, library=library).genes == ("A1BG", "plate", *genes[1:])
+    expected = ["batch" if name == "plate" else name for name in mixed if name not in genes]
+    assert list(data.obs.columns) == expected
+    with pytest.raises(InputError, match=r"1 numeric column\(s\) seem to be no genes: chip \(chip: whole numbers"):
+        read_training(path, library=library)
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -156,21 +160,21 @@ def test_an_h5ad_file_is_read_by_layer(object_strings, tmp_path, convert):
     data = read_training(path)
     check(data)
     assert "cell_count" in data.obs.columns
-    np.testing.assert_array_equal(read_training(path, layer="X").Y, -data.Y)
-    np.testing.assert_array_equal(read_training(path, layer="logFC").Y, 2 * data.Y)
+    np.testing.assert_array_equal(read_training(path, TableOptions(layer="X")).Y, -data.Y)
+    np.testing.assert_array_equal(read_training(path, TableOptions(layer="logFC")).Y, 2 * data.Y)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_bad_h5ad_files_name_the_cause(object_strings, tmp_path):
     path = write_h5ad(tmp_path / "t.h5ad")
     with pytest.raises(InputError, match=rf"t.h5ad: no layer 'pval'; --layer can be {LAYER}, logFC, X$"):
-        read_training(path, layer="pval")
+        read_training(path, TableOptions(layer="pval"))
     with pytest.raises(InputError, match=r"d.h5ad: duplicate gene names: 'A2M'$"):
         read_training(write_h5ad(tmp_path / "d.h5ad", genes=["A2M", "B", "A2M", "C"]))
     with pytest.raises(InputError, match=r"c.h5ad: 'control' names both a gene and a metadata column"):
         read_training(write_h5ad(tmp_path / "c.h5ad", genes=["A2M", "B", "control", "C"]))
     with pytest.raises(InputError, match=r"x.h5ad: layer 'X' is empty"):
-        read_training(write_h5ad(tmp_path / "x.h5ad", X=False), layer="X")
+        read_training(write_h5ad(tmp_path / "x.h5ad", X=False), TableOptions(layer="X"))
     broken = tmp_path / "b.h5ad"
     broken.write_bytes(path.read_bytes()[:4000])
     with pytest.raises(InputError, match=r"b.h5ad: cannot be read as .h5ad \(.*\); is the file complete"):
@@ -182,7 +186,7 @@ def test_bad_h5ad_files_name_the_cause(object_strings, tmp_path):
 @pytest.mark.parametrize("layer", DE_TRAIN_LAYERS)
 def test_an_open_problems_training_file_is_read_by_any_layer(tmp_path, object_strings, layer):
     values = write_de(tmp_path / "de_train.h5ad")
-    data = read_training(tmp_path / "de_train.h5ad", layer=layer)
+    data = read_training(tmp_path / "de_train.h5ad", TableOptions(layer=layer))
     np.testing.assert_array_equal(data.Y, values[layer].astype(np.float32))
     assert data.genes == tuple(THEIR_GENES) and data.obs["sm_name"].tolist() == PAIRS["sm_name"].tolist()
     assert "id" not in data.obs.columns
@@ -213,7 +217,7 @@ def test_row_names_of_a_training_file_are_no_ids(tmp_path, object_strings, names
 def test_which_row_names_are_ids(tmp_path, object_strings, written, layer, found):
     """A column `id` first; then names called id, of any layer; then any names of a prediction without pairs."""
     write_theirs(tmp_path / "p.h5ad", [4, 2, 0, 1, 3], np.zeros((5, 4), np.float32), **written)
-    obs = read_responses(tmp_path / "p.h5ad", layer=layer).obs
+    obs = read_responses(tmp_path / "p.h5ad", TableOptions(layer=layer)).obs
     assert (obs["id"].tolist() if "id" in obs else None) == found
     if "obs" in written:
         assert list(obs.columns) == list(written["obs"].columns)
@@ -312,8 +316,8 @@ def test_two_spellings_of_one_molecule_are_one_molecule(tmp_path):
         ("t.csv.gz", b"cell_type,sm_name\n", "cannot be read as CSV/TSV ("),
         ("t.csv", b"cell_type,sm_name,SMILES,G\nB,c,C,1\nB,d,C,1,2\n", "cannot be read as CSV/TSV ("),
         ("t.csv", "cell_type,sm_name,SMILES,G\nB,é,C,1\n".encode("latin-1"), "cannot be read as CSV/TSV ("),
-        ("t.csv", "cell_type,sm_name,SMILES,G\n".encode("utf-16"), "cannot be read as CSV/TSV ("),
-        ("t.csv", b"cell_type;sm_name;SMILES;G\nB;c;C;1\n", "no gene columns: none of its 1 columns"),
+        ("t.csv", "cell_type,sm_name,SMILES,G\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8 (in Excel"),
+        ("t.csv", b"cell_type|sm_name|SMILES|G\nB|c|C|1\n", "no gene columns: none of its 1 columns"),
         ("t.parquet", b"garbage" * 99, "cannot be read as Parquet ("),
         ("t.h5ad", b"garbage" * 99, "cannot be read as .h5ad ("),
         ("t.xlsx", b"garbage", "unknown file type; expected one of .parquet, "),

@@ -93,10 +93,13 @@ def test_row_labels(library, training, tmp_path, kind, labels):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_pairs(library, tmp_path, kind):
     pairs = simulate(0, 3).de_test[["id", "cell_type", "sm_name"]].iloc[:30].reset_index(drop=True)
-    pairs["SMILES"] = [None, "CCO", "  "] * 10
+    known = simulate(0, 3).de_train
+    pairs["SMILES"] = pairs["sm_name"].map(dict(zip(known["sm_name"], known["SMILES"], strict=True)))
+    pairs.loc[pairs.index % 3 == 0, "SMILES"] = None
+    pairs.loc[pairs.index % 3 == 1, "SMILES"] = "  "
     path = written(pairs, tmp_path / f"pairs.{kind}")
-    found, expected = (read_pairs(path, library=name) for name in (library, "pandas"))
-    assert list(found.columns) == list(expected.columns) and found["SMILES"].notna().sum() == 10
+    found, expected = (read_pairs(path, known, library=name).table for name in (library, "pandas"))
+    assert list(found.columns) == list(expected.columns) and found["SMILES"].notna().all()
     for name in found.columns:
         assert found[name].astype(object).where(found[name].notna(), None).tolist() == (
             expected[name].astype(object).where(expected[name].notna(), None).tolist()
