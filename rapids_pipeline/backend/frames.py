@@ -106,9 +106,9 @@ def read_table(
     if suffix not in TABLE_SUFFIXES:
         raise InputError(f"{path}: unknown file type; expected one of {', '.join(TABLE_SUFFIXES)}")
     with readable_as("Parquet" if suffix in PARQUET_SUFFIXES else "CSV/TSV", path):
-        names = column_names(path)
-        refuse_repeated_columns(str(path), names)
-        table = _read(path, suffix, library, [name for name in names if text(name)])
+        table = (
+            _read_parquet(path, library) if suffix in PARQUET_SUFFIXES else _read_text(path, library, text)
+        )
     if len(table) == 0:
         raise InputError(f"{path}: the table has a header but no rows")
     return table
@@ -184,15 +184,22 @@ def first_labels(path: Path) -> "pd.Series[Any]":
     return pd.read_csv(path, sep=layout.delimiter, usecols=[0], dtype="str").iloc[:, 0]
 
 
-def _read(path: Path, suffix: str, library: FrameLibrary, text: Sequence[str]) -> nw.DataFrame[Any]:
-    if suffix in PARQUET_SUFFIXES:
-        if library != "pandas":
-            return without_row_labels(nw.read_parquet(str(path), backend=library))
-        from pyarrow.parquet import ParquetFile
+def _read_parquet(path: Path, library: FrameLibrary) -> nw.DataFrame[Any]:
+    from pyarrow.parquet import ParquetFile
 
-        return without_row_labels(nw.from_native(ParquetFile(path).read(), eager_only=True))
+    if library != "pandas":
+        refuse_repeated_columns(str(path), column_names(path))
+        return without_row_labels(nw.read_parquet(str(path), backend=library))
+    native = ParquetFile(path, memory_map=True).read()
+    refuse_repeated_columns(str(path), native.column_names)
+    return without_row_labels(nw.from_native(native, eager_only=True))
+
+
+def _read_text(path: Path, library: FrameLibrary, text: Callable[[str], bool]) -> nw.DataFrame[Any]:
     layout = text_layout(path)
-    options: dict[str, Any] = {"dtype": dict.fromkeys(text, "str"), "decimal": layout.decimal}
+    refuse_repeated_columns(str(path), layout.names)
+    kept = [name for name in layout.names if text(name)]
+    options: dict[str, Any] = {"dtype": dict.fromkeys(kept, "str"), "decimal": layout.decimal}
     if library == "pandas":
         options["low_memory"] = False  # one type a column
         if [int(part) for part in metadata.version("pandas").split(".")[:2]] < [3, 1]:
@@ -200,7 +207,7 @@ def _read(path: Path, suffix: str, library: FrameLibrary, text: Sequence[str]) -
     elif library == "polars":
         import polars as pl
 
-        options = {"schema_overrides": dict.fromkeys(text, pl.String), "infer_schema_length": None}
+        options = {"schema_overrides": dict.fromkeys(kept, pl.String), "infer_schema_length": None}
         options["decimal_comma"] = layout.decimal == ","
     table = nw.read_csv(str(path), backend=library, separator=layout.delimiter, **options)
     stripped = {name: name.strip() for name in table.columns if name != name.strip()}

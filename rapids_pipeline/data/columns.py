@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,7 @@ BY_KEY = {
 }
 
 
+@lru_cache(maxsize=100_000)
 def meaning_of(name: str) -> tuple[str, int] | None:
     """Return the meaning that a column may have by its name, and the rank of the name (-1 for the own name)."""
     if name in ALIASES:

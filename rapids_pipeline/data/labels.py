@@ -8,6 +8,7 @@ Words that have a digit or fewer than four letters are codes: another code is an
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -27,12 +28,7 @@ def key_of_label(label: str) -> str:
     return re.sub(r"[\s\-_\u2010-\u2015]+", "", label).casefold() or label
 
 
-def with_known_labels(
-    source: str,
-    obs: pd.DataFrame,
-    known: pd.DataFrame,
-    columns: Iterable[str] = ("cell_type", "sm_name"),
-) -> tuple[pd.DataFrame, list[str]]:
+def with_known_labels(source: str, obs: pd.DataFrame, known: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return `obs` with the spelling that `known` has of its labels, the most frequent one, and notes on those changed.
 
     A compound is the known one only where its SMILES, if both have one, is the same molecule.
@@ -44,19 +40,21 @@ def with_known_labels(
     obs, known : pandas.DataFrame
         `cell_type` and `sm_name`, maybe `SMILES`. A training file is compared with itself.
     """
-    notes = []
-    for column in columns:
-        counts = known[column].value_counts()
-        order = known[column].drop_duplicates().sort_values(key=lambda s: -s.map(counts), kind="stable")
-        spelling: dict[str, str] = {}
-        for label in order:
-            spelling.setdefault(key_of_label(label), label)
-        own = set(counts.index) if known is not obs else set()
-        asked = [label for label in obs[column].dropna().unique() if label not in own]
-        found = {label: spelling.get(key_of_label(label), label) for label in asked}
-        found = {label: to for label, to in found.items() if to != label}
-        if column == "sm_name":
-            found = {one: to for one, to in found.items() if _one_molecule(obs, one, known, to)}
+    notes, itself = [], known is obs
+    for column in ("cell_type", "sm_name"):
+        counts = Counter(known[column].dropna())
+        spellings: dict[str, list[str]] = {}
+        for label, _ in counts.most_common():
+            spellings.setdefault(key_of_label(label), []).append(label)
+        settled = set() if itself else set(counts)
+        found = {
+            one: next(
+                (to for to in spellings.get(key_of_label(one), []) if _same(column, obs, one, known, to)), one
+            )
+            for one in obs[column].dropna().unique()
+            if one not in settled
+        }
+        found = {one: to for one, to in found.items() if to != one}
         if found:
             obs = obs.assign(**{column: obs[column].replace(found)})
             said = some_of([f"{one} is {to}" for one, to in found.items()])
@@ -95,9 +93,9 @@ def _codes(label: str) -> list[str]:
     return sorted(word for word in words if len(word) < 4 or any(letter.isdigit() for letter in word))
 
 
-def _one_molecule(obs: pd.DataFrame, one: str, known: pd.DataFrame, to: str) -> bool:
-    """Say whether two names have the same molecule, or one has none."""
-    if "SMILES" not in obs.columns or "SMILES" not in known.columns:
+def _same(column: str, obs: pd.DataFrame, one: str, known: pd.DataFrame, to: str) -> bool:
+    """Say whether two names that differ in spelling only have the same molecule, or one has none; cell types do."""
+    if column != "sm_name" or one == to or not ("SMILES" in obs.columns and "SMILES" in known.columns):
         return True
     mine, theirs = (
         table["SMILES"][table["sm_name"] == name].dropna() for table, name in ((obs, one), (known, to))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.predictions.formats import write_kaggle_csv
 from tests.command_line import invoke, succeed
@@ -51,7 +52,7 @@ def test_a_run_in_every_format_passes_the_check(run, expected, small_files, gene
         pytest.importorskip("anndata")
     out = tmp_path / f"made{suffix}"
     assert submit("--run", run, "--out", out).stdout == f"{len(expected)} rows × 8 genes written: {out}\n"
-    back = read_responses(out, layer="prediction")
+    back = read_responses(out, TableOptions(layer="prediction"))
     np.testing.assert_allclose(back.Y, expected.iloc[:, 1:].to_numpy(np.float32), rtol=1e-6)
     assert [str(x) for x in back.obs["id"]] == small_files.id_map["id"].tolist()
     checked = submit("--check", out, "--id-map", small_files.test, "--genes", genes)

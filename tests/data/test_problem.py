@@ -23,7 +23,9 @@ def files(tmp_path):
     shuffled = table().sample(frac=1, random_state=0)
     train, test = tmp_path / "t.parquet", tmp_path / "p.csv"
     return ProblemFiles(
-        write(shuffled.assign(plate_number=range(6)), train), write(PAIRS, test), TableOptions(metadata_columns=("plate_number",))
+        write(shuffled.assign(plate_number=range(6)), train),
+        write(PAIRS, test),
+        TableOptions(metadata_columns=("plate_number",)),
     )
 
 

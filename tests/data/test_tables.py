@@ -71,7 +71,9 @@ def test_genes_are_known_by_name_and_kind_wherever_they_stand(tmp_path, suffix, 
     np.testing.assert_array_equal(data.Y, frame[genes].to_numpy(np.float32))
     expected = ["batch" if name == "plate" else name for name in mixed if name not in genes]
     assert list(data.obs.columns) == expected
-    with pytest.raises(InputError, match=r"1 numeric column\(s\) seem to be no genes: chip \(chip: whole numbers"):
+    with pytest.raises(
+        InputError, match=r"1 numeric column\(s\) seem to be no genes: chip \(chip: whole numbers"
+    ):
         read_training(path, library=library)
 
 
@@ -316,7 +318,11 @@ def test_two_spellings_of_one_molecule_are_one_molecule(tmp_path):
         ("t.csv.gz", b"cell_type,sm_name\n", "cannot be read as CSV/TSV ("),
         ("t.csv", b"cell_type,sm_name,SMILES,G\nB,c,C,1\nB,d,C,1,2\n", "cannot be read as CSV/TSV ("),
         ("t.csv", "cell_type,sm_name,SMILES,G\nB,é,C,1\n".encode("latin-1"), "cannot be read as CSV/TSV ("),
-        ("t.csv", "cell_type,sm_name,SMILES,G\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8 (in Excel"),
+        (
+            "t.csv",
+            "cell_type,sm_name,SMILES,G\n".encode("utf-16"),
+            "is UTF-16 text; save it as UTF-8 (in Excel",
+        ),
         ("t.csv", b"cell_type|sm_name|SMILES|G\nB|c|C|1\n", "no gene columns: none of its 1 columns"),
         ("t.parquet", b"garbage" * 99, "cannot be read as Parquet ("),
         ("t.h5ad", b"garbage" * 99, "cannot be read as .h5ad ("),

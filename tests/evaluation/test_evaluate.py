@@ -11,6 +11,7 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.evaluate import best_baseline, evaluate_files, noise_ceiling, scaled_scores
@@ -122,7 +123,10 @@ def test_replicates_in_the_truth_give_a_ceiling(evaluate):
 
 def test_columns_that_are_no_genes_can_be_named(evaluate):
     truth = TRUTH.assign(my_number=7.0)
-    assert evaluate(truth=truth, extra_metadata=["my_number"]).scores == evaluate().scores
+    assert (
+        evaluate(truth=truth, options=TableOptions(metadata_columns=("my_number",))).scores
+        == evaluate().scores
+    )
 
 
 def test_the_order_of_rows_and_genes_does_not_matter(evaluate):
@@ -331,7 +335,9 @@ def test_h5ad_layers(object_strings, tmp_path):
     result = evaluate_files(tmp_path / "mine.h5ad", tmp_path / "truth.h5ad")
     assert result.scores["mine"] == score_all(values(TRUTH), values(PREDICTION))
     with pytest.raises(InputError, match=r"truth\.h5ad: no layer 'sign_log10_pval'"):
-        evaluate_files(tmp_path / "mine.h5ad", tmp_path / "truth.h5ad", layer="sign_log10_pval")
+        evaluate_files(
+            tmp_path / "mine.h5ad", tmp_path / "truth.h5ad", options=TableOptions(layer="sign_log10_pval")
+        )
 
 
 def test_on_real_data(shared_data, tmp_path):

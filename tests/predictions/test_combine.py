@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.predictions import formats
@@ -144,7 +145,7 @@ def test_runs_are_combined_in_the_order_of_the_first(runs, tmp_path, how, suffix
         pytest.importorskip("anndata")
     runs.out = tmp_path / f"made{suffix}"
     runs.said(*([] if how is None else ["--combine", how]))
-    back = read_responses(runs.out, layer="prediction")
+    back = read_responses(runs.out, TableOptions(layer="prediction"))
     assert back.obs["id"].astype(str).tolist() == IDS and list(back.genes) == GENES
     np.testing.assert_allclose(back.Y, middle_by_loop(runs.Y, how or "median"), rtol=1e-6)
     succeed("submit", "--check", runs.out, "--run", runs.folders[0])
