@@ -189,7 +189,7 @@ def with_smiles(pairs: pd.DataFrame, training: pd.DataFrame, path: Path) -> pd.D
     without = pairs.index[smiles.isna()]
     if len(without):
         names = list(dict.fromkeys(pairs["sm_name"][without]))
-        near = next(((name, hint) for name in names if (hint := nearest_label(name, known.index))), None)
+        near = next(((name, hint) for name in names[:20] if (hint := nearest_label(name, known.index))), None)
         hint = f"; the training file has {near[1]!r}, if {near[0]!r} means that" if near else ""
         raise InputError(
             f"{path}: no SMILES for {some_of(names)} (first in row {without[0] + 1}), which the training file "
