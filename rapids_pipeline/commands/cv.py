@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.commands import options
-from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
+@options.reads_tables
 def command(
     train: options.TrainOption,
     test: Annotated[
@@ -31,12 +32,7 @@ def command(
     boosting_engine: options.BoostingEngineOption = None,
     svr_features: options.SvrFeaturesOption = None,
     boosting_features: options.BoostingFeaturesOption = None,
-    layer: options.LayerOption = DEFAULT_LAYER,
-    metadata_columns: options.MetadataOption = "",
-    column: options.ColumnOption = None,
-    columns: options.ColumnsOption = None,
-    genes: options.GenesOption = None,
-    gene_column: options.GeneColumnOption = None,
+    how: TableOptions = AS_OURS,
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
@@ -47,7 +43,6 @@ def command(
     from rapids_pipeline.studies.cv import CvRequest, cross_validate
     from rapids_pipeline.studies.store import FOLDER
 
-    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     changes = options.RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
@@ -61,7 +56,7 @@ def command(
     except KeyboardInterrupt:
         stages.say(f"finished splits are kept in {out}/{FOLDER}; the same command continues")
         raise
-    found.provenance["inputs"] = problem.inputs
+    found.provenance.update(problem.recorded)
     report.write_cross_validation(found, predicted, out)
     written = f"written: {out}/{', '.join(report.FILES)}"
     print_report(report.audit_table(found), report.method_table(found), *report.sentences(found), written)

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.commands import options
-from rapids_pipeline.data.columns import AS_OURS, DEFAULT_LAYER, TableOptions
+from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
+@options.reads_tables
 def command(
     prediction: Annotated[Path, typer.Option(help="The prediction file, such as DIR/submission.csv.")],
     truth: Annotated[Path, typer.Option(help="The file with the measured responses of the same pairs.")],
@@ -20,12 +21,7 @@ def command(
             help="The training file, for the baselines. The one in the prediction's manifest is the default."
         ),
     ] = None,
-    layer: options.LayerOption = DEFAULT_LAYER,
-    metadata_columns: options.MetadataOption = "",
-    column: options.ColumnOption = None,
-    columns: options.ColumnsOption = None,
-    genes: options.GenesOption = None,
-    gene_column: options.GeneColumnOption = None,
+    how: TableOptions = AS_OURS,
     perturbations: Annotated[
         bool,
         typer.Option(
@@ -36,7 +32,6 @@ def command(
     as_json: options.JsonOption = False,
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
-    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     from rapids_pipeline.evaluation.evaluate import evaluate_files
     from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import evaluation_sentences, perturbation_table, score_table

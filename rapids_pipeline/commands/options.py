@@ -4,6 +4,7 @@ What cannot be used is named by its option. What is heavy is imported where it i
 """
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.data.columns import TableOptions, chosen_columns
+from rapids_pipeline.data.columns import DEFAULT_LAYER, TableOptions, chosen_columns
 
 if TYPE_CHECKING:
     from features.feature_sets import FeatureSet
@@ -94,7 +95,8 @@ ColumnOption = Annotated[
     ),
 ]
 ColumnsOption = Annotated[
-    Path | None, typer.Option(help='The same as a TOML file: a table [columns] with cell_type = "cell_line".')
+    Path | None,
+    typer.Option(help='The same as a TOML file, whose table "columns" has lines as cell_type = "cell_line".'),
 ]
 GenesOption = Annotated[
     Path | None, typer.Option(help="A text file with one gene a line: exactly these columns are genes.")
@@ -123,16 +125,43 @@ def with_home(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def table_options(
-    layer: str,
-    metadata_columns: str,
-    column: Sequence[str] | None,
-    columns: Path | None,
-    genes: Path | None,
-    gene_column: str | None,
+    layer: LayerOption = DEFAULT_LAYER,
+    metadata_columns: MetadataOption = "",
+    column: ColumnOption = None,
+    columns: ColumnsOption = None,
+    genes: GenesOption = None,
+    gene_column: GeneColumnOption = None,
 ) -> TableOptions:
     """Return how files are read; errors as `chosen_columns`."""
     chosen = chosen_columns(column or (), columns)
     return TableOptions(layer, names_in(metadata_columns), chosen, genes, gene_column)
+
+
+def words_of(how: TableOptions) -> list[str]:
+    """Return the options of `table_options` that read files so, as words of a command line."""
+    given = [("--layer", how.layer)] if how.layer != DEFAULT_LAYER else []
+    given += [("--metadata-columns", ",".join(how.metadata_columns))] if how.metadata_columns else []
+    given += [("--column", f"{meaning}={name}") for meaning, name in how.columns.items()]
+    given += [("--genes", str(how.genes))] if how.genes else []
+    given += [("--gene-column", how.gene_column)] if how.gene_column else []
+    return [word for pair in given for word in pair]
+
+
+def reads_tables(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of `table_options`, in the place of its parameter `how`."""
+    taken, own = inspect.signature(table_options).parameters, inspect.signature(command)
+
+    @functools.wraps(command)
+    def called(**given: Any) -> Any:
+        how = table_options(**{name: given.pop(name) for name in taken})
+        return command(**given, how=how)
+
+    every = [
+        one for old in own.parameters.values() for one in (taken.values() if old.name == "how" else [old])
+    ]
+    called.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in every}
+    return called
 
 
 def ingest(files: "ProblemFiles", device: "DeviceName", stages: "LiveStages") -> "Problem":

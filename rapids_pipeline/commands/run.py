@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from rapids_pipeline.commands import options
-from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 if TYPE_CHECKING:
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.stack.recipe import RunConfig
 
 
+@options.reads_tables
 def command(
     train: options.TrainOption,
     test: options.TestOption,
@@ -27,12 +28,7 @@ def command(
     boosting_engine: options.BoostingEngineOption = None,
     svr_features: options.SvrFeaturesOption = None,
     boosting_features: options.BoostingFeaturesOption = None,
-    layer: options.LayerOption = DEFAULT_LAYER,
-    metadata_columns: options.MetadataOption = "",
-    column: options.ColumnOption = None,
-    columns: options.ColumnsOption = None,
-    genes: options.GenesOption = None,
-    gene_column: options.GeneColumnOption = None,
+    how: TableOptions = AS_OURS,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
@@ -40,7 +36,6 @@ def command(
 
     changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
-    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     run_files(ProblemFiles(train, test, how), out, config, device, overwrite)
 
 

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 import typer
 
 from rapids_pipeline.commands import options
-from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
+@options.reads_tables
 def command(
     target: Annotated[
         str,
@@ -42,12 +43,7 @@ def command(
     folds: Annotated[int, typer.Option(help="The number of folds of the cross-validation.")] = 5,
     repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
     seed: Annotated[int, typer.Option(help="The seed of the folds.")] = 0,
-    layer: options.LayerOption = DEFAULT_LAYER,
-    metadata_columns: options.MetadataOption = "",
-    column: options.ColumnOption = None,
-    columns: options.ColumnsOption = None,
-    genes: options.GenesOption = None,
-    gene_column: options.GeneColumnOption = None,
+    how: TableOptions = AS_OURS,
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
@@ -58,7 +54,6 @@ def command(
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.studies.screen.study import ScreenRequest, default_sets, screen, screenable_sets
 
-    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
     require_writable(folder)
     stages = LiveStages(drawn=report.drawn, logged=report.logged)

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.commands import options
-from rapids_pipeline.data.columns import DEFAULT_LAYER
+from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
+@options.reads_tables
 def command(
     train: options.TrainOption,
     test: Annotated[
@@ -31,12 +32,7 @@ def command(
     seed: Annotated[int, typer.Option(help="The seed of folds and trials.")] = 0,
     molecules: options.MoleculesOption = "auto",
     device: options.DeviceOption = "auto",
-    layer: options.LayerOption = DEFAULT_LAYER,
-    metadata_columns: options.MetadataOption = "",
-    column: options.ColumnOption = None,
-    columns: options.ColumnsOption = None,
-    genes: options.GenesOption = None,
-    gene_column: options.GeneColumnOption = None,
+    how: TableOptions = AS_OURS,
 ) -> None:
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
@@ -47,7 +43,6 @@ def command(
     from rapids_pipeline.studies.store import FOLDER
     from rapids_pipeline.studies.tune.study import TuneRequest, tune
 
-    how = options.table_options(layer, metadata_columns, column, columns, genes, gene_column)
     config = options.run_config(recipe, options.RecipeChanges(), molecules, seed)
     request = TuneRequest(split, seed, minutes, trials)
     chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
@@ -61,18 +56,10 @@ def command(
         again = "the same command continues (with --trials 1 it only reports)"
         stages.say(f"finished trials are kept in {out}/{FOLDER}; {again}")
         raise
-    found.provenance["inputs"] = problem.inputs
+    found.provenance.update(problem.recorded)
     report.write_tuning(found, tuned, out)
     words = ["rapids-perturb", "run", "--train", str(train), "--test", str(test or "id_map.csv")]
     words += ["--out", "runs/tuned", "--molecules", config.molecules, "--recipe", str(out / report.RECIPE)]
-    words += [] if layer == DEFAULT_LAYER else ["--layer", layer]
-    words += ["--metadata-columns", metadata_columns] if metadata_columns else []
-    words += [word for meaning, name in how.columns.items() for word in ("--column", f"{meaning}={name}")]
-    words += [
-        word
-        for option, given in (("--genes", genes), ("--gene-column", gene_column))
-        if given
-        for word in (option, str(given))
-    ]
+    words += options.words_of(how)
     written = f"written: {out}/{', '.join(report.FILES)}"
     print_report(*report.tables(found), *report.sentences(found), written, f"use it: {shlex.join(words)}")

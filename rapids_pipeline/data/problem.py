@@ -78,6 +78,11 @@ class Problem:
         return self.pairs
 
     @property
+    def recorded(self) -> dict[str, Any]:
+        """What a report records of the files: `inputs`, and `notes` where there are any."""
+        return {"inputs": self.inputs} | ({"notes": self.notes} if self.notes else {})
+
+    @property
     def shape(self) -> dict[str, int]:
         """Training rows, test rows and genes."""
         return {
