@@ -110,7 +110,7 @@ def test_task(name: str, folder: Path) -> Task:
     """Return the task of a folder's files: its training rows, and the pairs of id_map.csv."""
     data = read_training(folder / "de_train.parquet")
     data = data.take(canonical_order(data.obs))
-    pairs = read_pairs(folder / "id_map.csv", data.obs).table
+    pairs = read_pairs(folder / "id_map.csv", data.obs)[0]
     pairs = pairs.iloc[canonical_order(pairs)].reset_index(drop=True)
     return Task(name, data, pairs=pairs, truth_file=folder / "de_test.parquet")
 

@@ -1,5 +1,6 @@
 """What an input table must satisfy; every violation is one line that names file, row, column and remedy."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ def as_text(path: Path, obs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFra
     """Return `obs` with `columns` as strings; InputError where one is missing or has gaps."""
     require_columns(path, obs, columns)
     return obs.assign(**{name: obs[name].astype(object).map(str).astype("str") for name in columns})
+
+
+def refuse_repeated(path: Path, what: str, names: Sequence[str]) -> None:
+    """Raise InputError where a name, such as an id's or a gene's, occurs twice in `path`."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}: duplicate {what}: {some_of(repeated)}; every {what} may occur once")
 
 
 def refuse_repeated_pairs(path: Path, obs: pd.DataFrame) -> None:

@@ -10,7 +10,6 @@ of `COVARIATES` and no name of `METADATA` is the symbol of a human gene.
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import numpy as np
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import require_file
-from rapids_pipeline.data.checks import some_of
+from rapids_pipeline.data.checks import refuse_repeated, some_of
 from rapids_pipeline.data.columns import meaning_of
 
 METADATA = frozenset(
@@ -81,7 +80,7 @@ def check_genes(path: Path, genes: Sequence[str], Y: Float32, said: bool) -> lis
             f"{path}: Excel has turned gene names into dates: {some_of(dates)}; restore the names (1-Mar was MARCHF1, "
             "2-Sep was SEPTIN2)"
         )
-    refuse_repeated_genes(path, genes)
+    refuse_repeated(path, "gene", genes)
     constant = (Y == Y[:1]).all(axis=0)
     if not said:
         _refuse_suspicious(path, genes, Y, constant)
@@ -89,13 +88,6 @@ def check_genes(path: Path, genes: Sequence[str], Y: Float32, said: bool) -> lis
         return []
     names = some_of([name for name, same in zip(genes, constant, strict=True) if same])
     return [f"{path}: {constant.sum()} gene(s) have one value in all rows: {names}"]
-
-
-def refuse_repeated_genes(path: Path, genes: Sequence[str]) -> None:
-    """Raise InputError where a gene's name occurs twice."""
-    repeated = [name for name, count in Counter(genes).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}: duplicate gene names: {some_of(repeated)}")
 
 
 def gene_list(path: Path) -> list[str]:
@@ -114,9 +106,7 @@ def gene_list(path: Path) -> list[str]:
     genes = [line.strip() for line in lines if line.strip()]
     if not genes:
         raise InputError(f"{path}: names no genes")
-    repeated = [name for name, count in Counter(genes).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}: duplicate gene: {some_of(repeated)}; every gene may occur once")
+    refuse_repeated(path, "gene", genes)
     return genes
 
 
@@ -135,7 +125,10 @@ def _refuse_suspicious(path: Path, genes: Sequence[str], Y: Float32, constant: n
     for k, name in enumerate(genes):
         if COVARIATES & {word.casefold() for word in re.split(r"[\s_\-.()]+|(?<=[a-z])(?=[A-Z])", name)}:
             found[name] = "a covariate's name"
-        elif not looks_like_gene(name) and (constant[k] or (Y[:, k] == np.rint(Y[:, k])).all()):
+        elif (
+            not looks_like_gene(name)
+            and (np.isnan(Y[:, k]) | (Y[:, k] == np.rint(Y[:, k])) | constant[k]).all()
+        ):
             found[name] = "one value in all rows" if constant[k] else "whole numbers"
     if found:
         names, first = list(found), next(iter(found))

@@ -43,26 +43,9 @@ from rapids_pipeline.data.columns import (
     read_as_text,
 )
 from rapids_pipeline.data.labels import nearest_label, refuse_near, with_known_labels
-from rapids_pipeline.data.meanings import with_meanings
+from rapids_pipeline.data.meanings import cleaned, with_meanings
 
 COLUMNS = ("id", "cell_type", "sm_name", "SMILES")
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """The m pairs of a test file.
-
-    Attributes
-    ----------
-    table : pandas.DataFrame
-        `id` (unique, as in the file), `cell_type`, `sm_name` and `SMILES` in every row, and the file's other columns;
-        rows as in the file.
-    notes : list of str
-        What a reader of the predictions should know of the file.
-    """
-
-    table: pd.DataFrame
-    notes: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +85,7 @@ def read_pairs(
     options: TableOptions = AS_OURS,
     *,
     library: FrameLibrary = "pandas",
-) -> Pairs:
+) -> tuple[pd.DataFrame, list[str]]:
     """Read the pairs of a test file, in file order.
 
     Parameters
@@ -115,6 +98,13 @@ def read_pairs(
         Whose `columns` count here.
     library : {"pandas", "polars", "cudf"}
 
+    Returns
+    -------
+    table : pandas.DataFrame
+        `id` (unique, as in the file), `cell_type`, `sm_name` and `SMILES` in every row, and the file's other columns.
+    notes : list of str
+        What a reader of the predictions should know of the file.
+
     Raises
     ------
     InputError
@@ -126,7 +116,7 @@ def read_pairs(
     require_columns(path, found, TEST_COLUMNS)
     _refuse_repeated_ids(path, found["id"])
     pairs, notes = _as_in_training(path, as_text(path, found, PAIR), training, notes)
-    return Pairs(with_smiles(pairs, training, path), notes)
+    return with_smiles(pairs, training, path), notes
 
 
 def read_batch(path: Path, training: pd.DataFrame, options: TableOptions = AS_OURS) -> PairBatch:
@@ -135,13 +125,15 @@ def read_batch(path: Path, training: pd.DataFrame, options: TableOptions = AS_OU
     Parameters and errors as in `read_pairs`, but `id`, and `sm_name` or `SMILES`, may be missing.
     """
     found, notes = _read(path, options, "pandas")
-    require_columns(path, found, ["cell_type"])
+    if numbered := "id" not in found.columns:
+        found = found.assign(id=range(len(found)))
+        notes += ["the pairs have no id column: they are numbered from 0"]
+    require_columns(path, found, ["cell_type", "id"])
     if not {"sm_name", "SMILES"} & set(found.columns):
         raise InputError(f"{path}: missing column sm_name or SMILES; a pair needs one of them")
-    numbered = "id" not in found.columns
-    notes += ["the pairs have no id column: they are numbered from 0"] if numbered else []
-    pairs = pd.DataFrame({name: _text(found, name) for name in COLUMNS})
-    pairs["id"] = _ids(path, pairs["id"], not numbered)
+    _refuse_repeated_ids(path, found["id"])
+    pairs = pd.DataFrame({name: _labels(found, name) for name in COLUMNS})
+    pairs["id"] = found["id"].astype(object).map(str)
     known = training_molecules(training)
     pairs["sm_name"] = _named(path, pairs, names_by_molecule(known))
     pairs, notes = _as_in_training(path, pairs, training, notes)
@@ -183,7 +175,7 @@ def with_smiles(pairs: pd.DataFrame, training: pd.DataFrame, path: Path) -> pd.D
     """
     known = training.drop_duplicates("sm_name").set_index("sm_name")["SMILES"]
     from_training = pairs["sm_name"].map(known)
-    own = _text(pairs, "SMILES")
+    own = _labels(pairs, "SMILES")
     check_smiles(path, pairs.assign(SMILES=own)[own.notna()])
     smiles = own.where(own.notna(), from_training)
     without = pairs.index[smiles.isna()]
@@ -235,26 +227,10 @@ def _as_in_training(
     return pairs, [*notes, *changed]
 
 
-def _text(found: pd.DataFrame, name: str) -> "pd.Series[Any]":
-    """Return a column as strings, None where it is missing or blank."""
-    if name not in found.columns:
-        return pd.Series(None, index=found.index, dtype=object)
-    values = found[name].astype(object)
-    text = values.map(str).astype(object)
-    return text.mask(values.isna() | (text.str.strip() == ""), None)
-
-
-def _ids(path: Path, ids: "pd.Series[Any]", given: bool) -> "pd.Series[Any]":
-    """Return the ids, or row numbers; InputError where one is missing or occurs twice."""
-    if not given:
-        return pd.Series(np.arange(len(ids)), index=ids.index).astype(str).astype(object)
-    if ids.isna().any():
-        where = rows_named(ids.index[ids.isna()])
-        raise InputError(
-            f"{path}: column id has no value in {where}; fill it, or leave the column out to number the rows"
-        )
-    _refuse_repeated_ids(path, ids)
-    return ids
+def _labels(found: pd.DataFrame, name: str) -> "pd.Series[Any]":
+    """Return a column as text, None where it has no value, or there is no such column."""
+    absent = pd.Series(None, index=found.index, dtype=object)
+    return cleaned(found[name]) if name in found.columns else absent
 
 
 def _refuse_repeated_ids(path: Path, ids: "pd.Series[Any]") -> None:

@@ -104,8 +104,8 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     data, pairs = _training(files, library)
     notes = list(data.notes)
     if files.test is not None:
-        read = read_pairs(files.test, data.obs, files.options, library=library)
-        pairs, notes = read.table, [*notes, *read.notes]
+        pairs, said = read_pairs(files.test, data.obs, files.options, library=library)
+        notes += said
     elif pairs is not None:
         pairs = with_smiles(pairs, data.obs, Path("the demo's id_map"))
     order = canonical_order(data.obs)

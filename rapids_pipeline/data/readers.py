@@ -19,9 +19,8 @@ import pandas as pd
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.frames import readable_as, require_file, table_suffix
-from rapids_pipeline.data.checks import some_of
+from rapids_pipeline.data.checks import refuse_repeated, some_of
 from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, PREDICTION_LAYER, TableOptions, meaning_of
-from rapids_pipeline.data.genes import refuse_repeated_genes
 
 Matrix = tuple[pd.DataFrame, Float32, list[str]]
 """Metadata (a row a sample), Y and the genes."""
@@ -170,7 +169,7 @@ def _checked(path: Path, obs: pd.DataFrame, matrix: Any, var: pd.DataFrame, opti
         shown = ", ".join(map(str, var.columns)) or "none"
         raise InputError(f"{path}: no gene column {column!r}; --gene-column can be {shown[:300]}")
     genes = [str(name) for name in (var.index if column is None else var[column])]
-    refuse_repeated_genes(path, genes)
+    refuse_repeated(path, "gene", genes)
     both = [name for name in genes if name in obs.columns]
     if both:
         raise InputError(f"{path}: {some_of(both)} names both a gene and a metadata column; rename one")

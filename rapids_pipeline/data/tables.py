@@ -139,7 +139,9 @@ def read_responses(
     layer read is `prediction` and `obs` has no pairs either: the rows of an Open Problems prediction are named by
     their ids. Other row names, such as "0", "1", … or barcodes, are left out.
     """
-    return _with_columns(path, _matrix(path, options, library), options, False)
+    data = _with_columns(path, _matrix(path, options, library), options, False)
+    refuse_non_finite(path, data.obs, data.Y, data.genes)
+    return data
 
 
 def split_table(path: Path, table: nw.DataFrame[Any], options: TableOptions = AS_OURS) -> Matrix:
@@ -223,13 +225,13 @@ def _listed(path: Path, matrix: Matrix, options: TableOptions) -> Matrix:
 def _with_columns(path: Path, matrix: Matrix, options: TableOptions, strict: bool) -> PerturbationData:
     obs, Y, genes = matrix
     obs, notes = with_meanings(path, obs, options, strict=strict)
-    refuse_non_finite(path, obs, Y, genes)
     return PerturbationData(obs, Y, tuple(genes), tuple(notes))
 
 
 def _checked_training(path: Path, data: PerturbationData, apart: bool) -> PerturbationData:
     """Check genes, metadata and molecules; `apart` where the format or the user says what genes are."""
     notes = check_genes(path, data.genes, data.Y, apart)
+    refuse_non_finite(path, data.obs, data.Y, data.genes)
     obs = as_text(path, data.obs, TRAINING_COLUMNS)
     obs, changed = with_known_labels(str(path), obs, obs)
     refuse_repeated_pairs(path, obs)

@@ -19,7 +19,6 @@ import csv
 import gzip
 import io
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from rapids_pipeline.backend.arrays import Float32, Floats
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.backend.frames import table_suffix
-from rapids_pipeline.data.checks import some_of
+from rapids_pipeline.data.checks import refuse_repeated
 from rapids_pipeline.data.columns import PAIR, PREDICTION_LAYER
 from rapids_pipeline.data.readers import opened_h5ad, require_anndata
 
@@ -241,13 +240,6 @@ def blocks(n: int, width: int) -> Iterator[slice]:
     """Return slices of n rows (or columns) of `width` values that hold at most `BLOCK_VALUES` each, or one row."""
     step = max(1, BLOCK_VALUES // width)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
-
-
-def refuse_repeated(path: Path, what: str, names: Sequence[str]) -> None:
-    """Raise InputError where an id or a gene of `path` occurs twice."""
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}: duplicate {what}: {some_of(repeated)}; every {what} may occur once")
 
 
 def _complete(path: Path, ids: Iterable[Any], genes: Sequence[str], predictions: Floats) -> list[str]:

@@ -27,7 +27,7 @@ from rapids_pipeline.backend.frames import (
     require_file,
     table_suffix,
 )
-from rapids_pipeline.data.checks import as_text
+from rapids_pipeline.data.checks import as_text, refuse_repeated
 from rapids_pipeline.data.columns import AS_OURS, PAIR, TEST_COLUMNS, TableOptions
 from rapids_pipeline.data.genes import gene_list
 from rapids_pipeline.data.pairs import read_ids
@@ -53,7 +53,6 @@ from rapids_pipeline.predictions.formats import (
     FormatOptions,
     as_float32,
     dataset_id_of,
-    refuse_repeated,
     write_kaggle_csv,
     write_parquet,
     write_prediction_h5ad,

@@ -19,7 +19,7 @@ def training() -> pd.DataFrame:
 
 
 def read_pairs_of(frame: pd.DataFrame, path, library="pandas") -> pd.DataFrame:
-    return read_pairs(write(frame, path), training(), library=library).table
+    return read_pairs(write(frame, path), training(), library=library)[0]
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -46,7 +46,7 @@ def test_ids_are_kept_as_the_file_has_them(tmp_path):
     path = tmp_path / "id_map.csv"
     path.write_text("id,cell_type,sm_name\n007,B,ethanol\n07,B,ethanol\n1e3,B,ethanol\n")
     for library in ("pandas", "polars"):
-        assert read_pairs(path, training(), library=library).table["id"].tolist() == ["007", "07", "1e3"]
+        assert read_pairs(path, training(), library=library)[0]["id"].tolist() == ["007", "07", "1e3"]
 
 
 BAD_PAIRS = {

@@ -99,7 +99,11 @@ def test_gct_1_2_has_ids_and_numbers_only(tmp_path):
             "starts with '#1.9'; GCT 1.2 and 1.3 (#1.3) are read",
         ),
         ("t.gct", lambda text: text[: len(text) // 2], "cannot be read as GCT ("),
-        ("t.gct", lambda text: text.replace(b"203_at\t", b"200_at\t"), "duplicate gene names: '200_at'"),
+        (
+            "t.gct",
+            lambda text: text.replace(b"203_at\t", b"200_at\t"),
+            "duplicate gene: '200_at'; every gene",
+        ),
         ("t.gctx", lambda text: text[:999], "cannot be read as .gctx ("),
         ("t.gct", lambda text: text, "no gene column 'name'; --gene-column can be symbol, s"),
     ],

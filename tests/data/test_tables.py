@@ -171,7 +171,7 @@ def test_bad_h5ad_files_name_the_cause(object_strings, tmp_path):
     path = write_h5ad(tmp_path / "t.h5ad")
     with pytest.raises(InputError, match=rf"t.h5ad: no layer 'pval'; --layer can be {LAYER}, logFC, X$"):
         read_training(path, TableOptions(layer="pval"))
-    with pytest.raises(InputError, match=r"d.h5ad: duplicate gene names: 'A2M'$"):
+    with pytest.raises(InputError, match=r"d.h5ad: duplicate gene: 'A2M'; every gene may occur once$"):
         read_training(write_h5ad(tmp_path / "d.h5ad", genes=["A2M", "B", "A2M", "C"]))
     with pytest.raises(InputError, match=r"c.h5ad: 'control' names both a gene and a metadata column"):
         read_training(write_h5ad(tmp_path / "c.h5ad", genes=["A2M", "B", "control", "C"]))

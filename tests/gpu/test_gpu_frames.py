@@ -98,7 +98,7 @@ def test_pairs(library, tmp_path, kind):
     pairs.loc[pairs.index % 3 == 0, "SMILES"] = None
     pairs.loc[pairs.index % 3 == 1, "SMILES"] = "  "
     path = written(pairs, tmp_path / f"pairs.{kind}")
-    found, expected = (read_pairs(path, known, library=name).table for name in (library, "pandas"))
+    found, expected = (read_pairs(path, known, library=name)[0] for name in (library, "pandas"))
     assert list(found.columns) == list(expected.columns) and found["SMILES"].notna().all()
     for name in found.columns:
         assert found[name].astype(object).where(found[name].notna(), None).tolist() == (
