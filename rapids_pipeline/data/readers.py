@@ -136,7 +136,7 @@ def _read_gct(path: Path, options: TableOptions) -> Matrix:
     samples = head.iloc[:, first:]
     obs = samples.T.set_axis(list(head.iloc[:, 0]), axis=1).reset_index(drop=True)
     var = body.iloc[:, 1:first].set_axis(list(head.columns[1:first]), axis=1).set_axis(body[0], axis=0)
-    return _checked(path, _numbered(obs, samples.columns), body.iloc[:, first:].to_numpy().T, var, options)
+    return _checked(path, _with_ids(obs, samples.columns), body.iloc[:, first:].to_numpy().T, var, options)
 
 
 def _read_gctx(path: Path, options: TableOptions) -> Matrix:
@@ -148,7 +148,7 @@ def _read_gctx(path: Path, options: TableOptions) -> Matrix:
         ]
         matrix = file["0/DATA/0/matrix"][:]
     var, obs = tables[0].set_index("id"), tables[1]
-    return _checked(path, _numbered(obs.drop(columns="id"), obs["id"]), matrix, var, options)
+    return _checked(path, _with_ids(obs, obs["id"]), matrix, var, options)
 
 
 READERS: dict[str, Callable[[Path, TableOptions], Matrix]] = {
@@ -176,14 +176,9 @@ def _checked(path: Path, obs: pd.DataFrame, matrix: Any, var: pd.DataFrame, opti
     return obs, Y, genes
 
 
-def _numbered(obs: pd.DataFrame, ids: Any) -> pd.DataFrame:
-    """Return sample annotations as numbers where all values are, with the ids as the column `id`."""
-    for name in obs.columns:
-        numbers = pd.to_numeric(obs[name], errors="coerce")
-        if (numbers.notna() == obs[name].notna()).all():
-            obs[name] = numbers
-    obs.insert(0, "id", list(ids), allow_duplicates="id" in obs.columns)
-    return obs.loc[:, ~obs.columns.duplicated()]
+def _with_ids(obs: pd.DataFrame, ids: Any) -> pd.DataFrame:
+    """Return sample annotations with the ids as the column `id`, which wins over an annotation of that name."""
+    return obs.drop(columns="id", errors="ignore").assign(id=list(ids))
 
 
 def _texts(values: Any) -> Any:

@@ -111,7 +111,7 @@ def test_cudf_has_what_is_used_of_it():
     cudf = pytest.importorskip("cudf", exc_type=ImportError)
     assert callable(cudf.from_pandas) and callable(cudf.DataFrame.reset_index)
     assert "preserve_index" in inspect.signature(cudf.DataFrame.to_arrow).parameters
-    assert {"sep", "dtype"} <= set(inspect.signature(cudf.read_csv).parameters)
+    assert {"sep", "dtype", "decimal"} <= set(inspect.signature(cudf.read_csv).parameters)
 
 
 def test_a_table_in_memory(library, training):
