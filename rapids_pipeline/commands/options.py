@@ -152,9 +152,9 @@ def reads_tables(command: Callable[..., Any]) -> Callable[..., Any]:
     taken, own = inspect.signature(table_options).parameters, inspect.signature(command)
 
     @functools.wraps(command)
-    def called(**given: Any) -> Any:
-        how = table_options(**{name: given.pop(name) for name in taken})
-        return command(**given, how=how)
+    def called(*words: Any, **given: Any) -> Any:
+        read = {name: given.pop(name) for name in taken if name in given}
+        return command(*words, **given, **({"how": table_options(**read)} if read else {}))
 
     every = [
         one for old in own.parameters.values() for one in (taken.values() if old.name == "how" else [old])
