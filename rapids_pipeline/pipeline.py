@@ -17,6 +17,7 @@ from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.data.untested import has_gaps, never_tested, untested_notes
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
@@ -81,13 +82,14 @@ def run(
     stack = fit_stack(train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages)
     with stages.stage("scores"):
         scores = out_of_fold_scores(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
-    document = scores_document(scores, stack, config)
+    document = scores_document(scores, stack, config) | untested_document(problem.data)
     notes = [
         *(f"{engine}: {why}" for engine, why in chosen.items() if engine.startswith("engine")),
         *stack.notes,
         *molecules.notes,
         *problem.notes,
         *notes_on(problem, config),
+        *untested_notes(problem.data),
     ]
     with stages.stage("write"):
         model = saved_model(stack, config, problem, train, test)
@@ -109,7 +111,9 @@ def saved_model(
     """Return what `predict` needs of a run."""
     columns = [*PAIR_COLUMNS]
     embeddings = embeddings_of(config.recipe.encoders, Rows.joined(train, test))
-    return SavedModel(stack.model, config, problem.data.genes, problem.data.obs[columns], embeddings)
+    obs = problem.data.obs[columns]
+    untested = never_tested(problem.data.Y, obs["cell_type"])
+    return SavedModel(stack.model, config, problem.data.genes, obs, embeddings, untested)
 
 
 def identity_of(problem: Problem, files: ProblemFiles, config: RunConfig, device: Device) -> dict[str, Any]:
@@ -167,6 +171,15 @@ def scores_document(
         "cost_of_dropping": stack.dropping,
         "pseudo_labels": stack.pseudo_labels,
     }
+
+
+def untested_document(data: PerturbationData) -> dict[str, Any]:
+    """Return what scores.json says of untested targets; nothing where all were tested."""
+    if not has_gaps(data.Y):
+        return {}
+    by_cell_type = never_tested(data.Y, data.obs["cell_type"]).items()
+    names = {cell_type: [data.genes[gene] for gene in genes] for cell_type, genes in by_cell_type}
+    return {"untested": {"share_of_targets": float(np.isnan(data.Y).mean()), "never_tested": names}}
 
 
 def write_oof(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: NDArray[np.float32]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from features.molecules.smiles import canonical_smiles
-from rapids_pipeline.backend.arrays import Float32
+from rapids_pipeline.backend.arrays import Float32, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.columns import PAIR
 
@@ -54,15 +54,42 @@ def refuse_repeated_pairs(path: Path, obs: pd.DataFrame) -> None:
 
 
 def refuse_non_finite(path: Path, obs: pd.DataFrame, Y: Float32, genes: Sequence[str]) -> None:
-    """Raise InputError where a target is NaN or infinite: how many, and which row and gene first."""
-    bad = np.argwhere(~np.isfinite(Y))
-    if len(bad):
-        row, gene = bad[0]
-        pair = ", ".join(str(obs[name].iloc[row]) for name in PAIR if name in obs.columns)
+    """Raise InputError where a value is NaN or infinite: how many, and which row and gene first."""
+    _refuse(path, obs, Y, genes, ~np.isfinite(Y))
+
+
+def refuse_unusable(path: Path, obs: pd.DataFrame, Y: Float32, genes: Sequence[str]) -> None:
+    """Raise InputError where a target is infinite, or a gene or a row has no target but NaN, which is "not tested"."""
+    _refuse(path, obs, Y, genes, np.isinf(Y))
+    gaps = np.isnan(Y)
+    untested = [genes[gene] for gene in np.flatnonzero(gaps.all(axis=0))]
+    if untested:
         raise InputError(
-            f"{path}: {len(bad)} target value(s) are not finite, in {len(set(bad[:, 0]))} row(s); first: row "
-            f"{row + 1}{f' ({pair})' if pair else ''}, gene {genes[gene]} = {Y[row, gene]}; drop or impute them"
+            f"{path}: {len(untested)} gene(s) have no value in any row: {some_of(untested)}; drop the columns"
         )
+    empty = np.flatnonzero(gaps.all(axis=1))
+    if len(empty):
+        raise InputError(
+            f"{path}: {rows_named(pd.Index(empty))} has no value of any gene{_pair_of(obs, empty[0])}; "
+            f"{len(empty)} such row(s) in all; drop them"
+        )
+
+
+def _refuse(path: Path, obs: pd.DataFrame, Y: Float32, genes: Sequence[str], bad: Mask) -> None:
+    """Raise InputError where any value is bad."""
+    places = np.argwhere(bad)
+    if len(places):
+        row, gene = places[0]
+        raise InputError(
+            f"{path}: {len(places)} target value(s) are not finite, in {len(set(places[:, 0]))} row(s); first: row "
+            f"{row + 1}{_pair_of(obs, row)}, gene {genes[gene]} = {Y[row, gene]}; drop or impute them"
+        )
+
+
+def _pair_of(obs: pd.DataFrame, row: int) -> str:
+    """Return " (cell type, compound)" of a row, as far as the columns are there."""
+    pair = ", ".join(str(obs[name].iloc[row]) for name in PAIR if name in obs.columns)
+    return f" ({pair})" if pair else ""
 
 
 def refuse_text_among_numbers(

@@ -26,7 +26,7 @@ METADATA = frozenset(
     "id cell_type sm_name sm_lincs_id SMILES control split cell_id sm_cell_type donor_id plate_name well row "
     "col library_id library_lot container_format hashtag_id raw_cell_id timepoint_hr dose_uM leiden_res1 "
     "cell_count n_cells n_obs obs_id group cell_count_by_well_celltype cell_count_by_plate_celltype "
-    "tanimoto cell_type_rows compound_rows "
+    "tanimoto cell_type_rows compound_rows untested_genes "
     # L1000 (and its signatures), scPerturb and pertpy, Tahoe, Chem-PerturBridge
     "distil_cc_q75 distil_nsample distil_ss tas sig_id sig_index ngenes ncounts nperts tss_distance gene_count "
     "tscp_count mread_count S_score G2M_score pubchem_cid dataset sample_unique_id hmdb_id chembl_id doublet_score "

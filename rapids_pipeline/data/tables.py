@@ -34,6 +34,7 @@ from rapids_pipeline.data.checks import (
     refuse_non_finite,
     refuse_repeated_pairs,
     refuse_text_among_numbers,
+    refuse_unusable,
     some_of,
 )
 from rapids_pipeline.data.columns import (
@@ -61,7 +62,8 @@ class PerturbationData:
         `cell_type`, `sm_name` and `SMILES`; where the file has them `dose_uM` (µM), `time_h`, `n_cells`, `weight`
         (float64), `batch` and `replicate` (text).
     Y : numpy.ndarray of float32, (n_samples, n_targets), C-contiguous
-        The responses, in the unit of the file (sign(logFC)·−log10 p, z-scores, …); all finite.
+        The responses, in the unit of the file (sign(logFC)·−log10 p, z-scores, …); finite, or NaN where a gene was
+        not tested (`rapids_pipeline.data.untested`).
     genes : tuple of str
         The n_targets column names of `Y`.
     notes : tuple of str
@@ -96,8 +98,8 @@ def read_training(
     ------
     InputError
         Missing, empty or unreadable file; missing column or value; two columns for one meaning; duplicate gene names;
-        numeric columns that seem to be no genes; text among the numbers of a gene; non-finite target; duplicate
-        pairs; one compound with two SMILES; invalid SMILES.
+        numeric columns that seem to be no genes; text among the numbers of a gene; infinite target; a gene or a row
+        without any target; duplicate pairs; one compound with two SMILES; invalid SMILES.
     UnavailableError
         A .h5ad or .gctx file without anndata installed, or RDKit missing.
     """
@@ -130,17 +132,18 @@ def training_from_frame(
 
 
 def read_responses(
-    path: Path, options: TableOptions = AS_OURS, *, library: FrameLibrary = "pandas"
+    path: Path, options: TableOptions = AS_OURS, *, library: FrameLibrary = "pandas", untested: bool = True
 ) -> PerturbationData:
     """Read any file with a number for each gene (training, truth or prediction); only numbers are checked.
 
-    Parameters and errors as in `read_training`, less the checks of its metadata and gene names. The row names of a
-    .h5ad file (the index of its `obs`) become the column `id` where it has none and they are named `id`, or where the
-    layer read is `prediction` and `obs` has no pairs either: the rows of an Open Problems prediction are named by
-    their ids. Other row names, such as "0", "1", … or barcodes, are left out.
+    Parameters and errors as in `read_training`, less the checks of its metadata and gene names; `untested` says whether
+    NaN is allowed, which in a prediction it is not. The row names of a .h5ad file (the index of its `obs`) become the
+    column `id` where it has none and they are named `id`, or where the layer read is `prediction` and `obs` has no
+    pairs either: the rows of an Open Problems prediction are named by their ids. Other row names, such as "0", "1", … or barcodes, are left out.
     """
     data = _with_columns(path, _matrix(path, options, library), options, False)
-    refuse_non_finite(path, data.obs, data.Y, data.genes)
+    check = refuse_unusable if untested else refuse_non_finite
+    check(path, data.obs, data.Y, data.genes)
     return data
 
 
@@ -231,7 +234,7 @@ def _with_columns(path: Path, matrix: Matrix, options: TableOptions, strict: boo
 def _checked_training(path: Path, data: PerturbationData, apart: bool) -> PerturbationData:
     """Check genes, metadata and molecules; `apart` where the format or the user says what genes are."""
     notes = check_genes(path, data.genes, data.Y, apart)
-    refuse_non_finite(path, data.obs, data.Y, data.genes)
+    refuse_unusable(path, data.obs, data.Y, data.genes)
     obs = as_text(path, data.obs, TRAINING_COLUMNS)
     obs, changed = with_known_labels(str(path), obs, obs)
     refuse_repeated_pairs(path, obs)

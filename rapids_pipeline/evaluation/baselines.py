@@ -19,6 +19,10 @@ Four that learn a little:
     ridge                    linear in cell type and Morgan fingerprint
     tanimoto_neighbours      weighted mean of the most similar training compounds
 
+A NaN among the responses was not tested. Means are of tested entries; a level without any in a gene has that gene's
+`mean_outcome`, and a gene without any 0. The other four read an untested entry as its gene's mean plus the effect of
+the row's cell type (`rapids_pipeline.data.untested.additive_fill`).
+
 Each is a function (training data, pairs) → predictions: float32, (n_pairs, n_genes). What they choose, they choose by
 leave-one-out on training rows, all genes together. A pair's prediction depends on nothing but training rows and the
 pair. Leave-one-out of a linear smoother Ŷ = H Y has a closed form, e_i = (y_i − ŷ_i)/(1 − H_ii), and its sum of squares
@@ -39,6 +43,7 @@ from features.molecules.morgan import MorganEncoder, tanimoto
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.data.untested import additive_fill, has_gaps, tested_mean
 
 Baseline = Callable[[PerturbationData, pd.DataFrame], Float32]
 
@@ -53,7 +58,7 @@ def zeros(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
 
 def mean_outcome(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     """Return, for every pair, 1/n Σ_i Y_i over all n training rows: float32, (n_pairs, n_genes)."""
-    return np.repeat(_mean(training.Y)[None], len(pairs), axis=0)
+    return np.repeat(tested_mean(training.Y).astype(np.float32)[None], len(pairs), axis=0)
 
 
 def mean_across_celltypes(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
@@ -108,7 +113,7 @@ def shrunken_compound_mean(training: PerturbationData, pairs: pd.DataFrame) -> F
     names, compound, count = np.unique(
         training.obs["sm_name"].to_numpy(str), return_inverse=True, return_counts=True
     )
-    Y = training.Y.astype(np.float64)
+    Y = _complete(training)
     mean = Y.mean(axis=0)
     sums = np.zeros((len(names), Y.shape[1]))
     np.add.at(sums, compound, Y)
@@ -131,14 +136,15 @@ def additive(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
         _require(training, pairs, column)
     levels = [np.unique(training.obs[column].to_numpy(str)) for column in ("cell_type", "sm_name")]
     Z, asked = _indicators(training.obs, levels), _indicators(pairs, levels)
-    products, normal = _products(training.Y), Z.T @ Z
+    Y = _complete(training)
+    products, normal = Y @ Y.T, Z.T @ Z
     kinds = np.repeat([0, 1, 2], [1, *map(len, levels)])  # the intercept has no penalty
     weights, errors = [], []
     for a in PENALTIES[::2]:
         for b in PENALTIES[::2]:
             weights.append(np.linalg.solve(normal + np.diag(np.array([0.0, a, b])[kinds]), Z.T))
             errors.append(leave_one_out_error(Z @ weights[-1], products))
-    effects = weights[int(np.argmin(errors))] @ training.Y.astype(np.float64)
+    effects = weights[int(np.argmin(errors))] @ Y
     return (asked @ effects).astype(np.float32)
 
 
@@ -162,7 +168,8 @@ def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
         return np.hstack([cells, MorganEncoder().transform(list(rows["SMILES"]))]).astype(np.float64)
 
     X, asked = columns(training.obs), columns(pairs)
-    gram, products, n = X @ X.T, _products(training.Y), len(X)
+    Y = _complete(training) if has_gaps(training.Y) else training.Y
+    gram, products, n = X @ X.T, _products(Y), len(X)
     values, vectors = np.linalg.eigh(_centred(gram))
     values = np.maximum(values, 0)
     errors = [
@@ -170,10 +177,8 @@ def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
         for penalty in PENALTIES
     ]
     penalty = PENALTIES[int(np.argmin(errors))]
-    mean = training.Y.mean(axis=0, dtype=np.float64)
-    weights = vectors @ (
-        (vectors.T @ (training.Y - mean)) / (values + penalty)[:, None]
-    )  # columns sum to zero
+    mean = Y.mean(axis=0, dtype=np.float64)
+    weights = vectors @ ((vectors.T @ (Y - mean)) / (values + penalty)[:, None])  # columns sum to zero
     return np.asarray(mean + (asked @ X.T - gram.mean(axis=0)) @ weights, dtype=np.float32)
 
 
@@ -199,7 +204,7 @@ def tanimoto_neighbours(training: PerturbationData, pairs: pd.DataFrame) -> Floa
     known = pd.Index(names).get_indexer(pd.Index(pairs["sm_name"].to_numpy(str)))
     rows = np.flatnonzero(known >= 0)
     similarity[rows, known[rows]] = 1
-    Y = training.Y.astype(np.float64)
+    Y = _complete(training)
     mean = Y.mean(axis=0)
     by_compound = np.zeros((len(names), Y.shape[1]))
     np.add.at(by_compound, compound, Y)
@@ -235,19 +240,21 @@ def leave_one_out_error(H: Float64, products: Float64) -> float:
 def _level_means(training: PerturbationData, pairs: pd.DataFrame, column: str) -> Float32:
     _require(training, pairs, column)
     rows_of = training.obs.groupby(training.obs[column].astype(str)).indices
-    out = mean_outcome(training, pairs)
+    out, everyone = mean_outcome(training, pairs), tested_mean(training.Y)
     for level, asked in pairs.groupby(pairs[column].astype(str)).indices.items():
         if level in rows_of:
-            out[asked] = _mean(training.Y[rows_of[level]])
+            out[asked] = tested_mean(training.Y[rows_of[level]], everyone).astype(np.float32)
     return out
 
 
-def _mean(Y: Float32) -> Float32:
-    mean: Float32 = Y.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+def _complete(training: PerturbationData) -> Float64:
+    """Return the responses in float64, untested ones filled."""
+    if not has_gaps(training.Y):
+        return training.Y.astype(np.float64)
+    return additive_fill(training.Y, training.obs["cell_type"].to_numpy(str))
 
 
-def _products(Y: Float32) -> Float64:
+def _products(Y: Float32 | Float64) -> Float64:
     wide = Y.astype(np.float64)
     return wide @ wide.T
 

@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import MANIFEST, recorded_input
 from rapids_pipeline.backend.frames import FrameLibrary
 from rapids_pipeline.data.columns import AS_OURS, PAIR, PREDICTION_LAYER, TableOptions
 from rapids_pipeline.data.tables import PerturbationData, read_responses
+from rapids_pipeline.data.untested import has_gaps, tested_mean
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
@@ -105,7 +106,7 @@ def evaluate_files(
     """
     measured = read_responses(truth, options, library=library)
     own = replace(options, layer=prediction_layer, columns={}, gene_column=None)
-    predicted = read_responses(prediction, own, library=library)
+    predicted = read_responses(prediction, own, library=library, untested=False)
     names = _common_names(prediction, predicted.obs, truth, measured.obs)
     rows = match_rows(prediction, predicted.obs, truth, measured.obs, names)
     genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)
@@ -117,7 +118,7 @@ def evaluate_files(
     scores = {name: score_all(measured.Y, values) for name, values in predictions.items()}
     deviations = {}
     if perturbations:
-        mean = None if training is None else training.Y.mean(axis=0, dtype=np.float64)
+        mean = None if training is None else tested_mean(training.Y)
         groups = None if pairs is None else list(pairs["cell_type"])
         deviations = {
             name: score_perturbations(measured.Y, values, mean, groups)
@@ -132,7 +133,17 @@ def evaluate_files(
         perturbation_scores=deviations,
         noise_ceiling=None if pairs is None else noise_ceiling(pairs, measured.Y),
         train=source,
-        note="; ".join([*notes, *found]) or None,
+        note="; ".join([*notes, *found, *_untested(measured.Y)]) or None,
+    )
+
+
+def _untested(Y: Float32) -> list[str]:
+    """Return a sentence where entries of a truth are not scored."""
+    untested = int(np.isnan(Y).sum())
+    return (
+        [f"{untested:,} of the truth's {Y.size:,} entries are NaN (not tested) and not scored"]
+        if untested
+        else []
     )
 
 
@@ -211,7 +222,8 @@ def noise_ceiling(obs: pd.DataFrame, Y: Float32) -> float | None:
 
         ceiling = 1/R Σ_i √((r_i − 1)/r_i) · √(1/n Σ_j (y_ij − mean of the others_j)²)
 
-    over the R rows of such pairs. A model's MRRMSE on these rows cannot be expected to be lower.
+    over the R rows of such pairs. A model's MRRMSE on these rows cannot be expected to be lower. A gene counts in a row
+    where it was tested there and in at least one other, r_i then being the number of rows where it was tested.
 
     Parameters
     ----------
@@ -231,9 +243,24 @@ def noise_ceiling(obs: pd.DataFrame, Y: Float32) -> float | None:
         if r < 2:
             continue
         values = Y[rows].astype(np.float64)
+        if has_gaps(values):
+            found.append(_ceilings_with_gaps(values))
+            continue
         others = (values.sum(axis=0) - values) / (r - 1)
         found.append(np.sqrt(((values - others) ** 2).mean(axis=1) * (r - 1) / r))
-    return float(np.concatenate(found).mean()) if found else None
+    terms = np.concatenate([np.empty(0), *found])
+    return float(terms.mean()) if len(terms) else None
+
+
+def _ceilings_with_gaps(values: Float64) -> Float64:
+    """Return the terms of `noise_ceiling` of one pair's replicates (r, n), untested entries left out."""
+    tested = np.isfinite(values)
+    r = tested.sum(axis=0)
+    others = (np.nansum(values, axis=0) - np.where(tested, values, 0.0)) / np.maximum(r - 1, 1)
+    counted = tested & (r > 1)
+    squares = np.where(counted, (values - others) ** 2 * (r - 1) / np.maximum(r, 1), 0.0)
+    known = counted.any(axis=1)
+    return np.asarray(np.sqrt(squares[known].sum(axis=1) / counted[known].sum(axis=1)))
 
 
 def match_rows(

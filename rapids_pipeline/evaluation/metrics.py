@@ -9,14 +9,16 @@ With y_i the truth and p_i the prediction of row i (n genes), r(·) average rank
     mean_rowwise_cosine    1/R Σ_i y_i·p_i / (‖y_i‖ ‖p_i‖)
 
 What all five share, from those scripts:
-- A NaN in the prediction counts as 0, with a warning; a NaN in the truth is an error.
+- A NaN in the prediction counts as 0, with a warning.
 - A row whose correlation or cosine is undefined (constant or all-zero row, infinite prediction) counts as 0.
 - An infinite prediction makes RMSE and MAE infinite.
 
-Two differences, neither of which changes a score worth having: an infinite truth is refused here like a NaN,
-and the scripts round the published figures with `zapsmall(·, 10)`, these functions do not. A row counts as
-constant when its largest value equals its smallest; proxyC compares a standard deviation that rounding may
-leave just above 0.
+A NaN in the truth, an error there, means "not tested" here: sums over genes and n are of the row's tested entries, and
+a row without any is left out of the mean (its own score is NaN).
+
+Two differences, neither of which changes a score worth having: an infinite truth is refused here, and the scripts round
+the published figures with `zapsmall(·, 10)`, these functions do not. A row counts as constant when its largest value
+equals its smallest; proxyC compares a standard deviation that rounding may leave just above 0.
 
 Source: openproblems-bio/task_perturbation_prediction, commit 2fa44462,
 `src/metrics/mean_rowwise_error/script.R` and `src/metrics/mean_rowwise_correlation/script.R`.
@@ -24,12 +26,12 @@ Source: openproblems-bio/task_perturbation_prediction, commit 2fa44462,
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, Mask, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 
 RowScore = Callable[[Array, Array], Array]
@@ -54,7 +56,7 @@ def mean_rowwise_rmse(truth: Array, prediction: Array) -> float:
     Raises
     ------
     InputError
-        The shapes differ, are not two-dimensional or are empty, or the truth has a NaN or infinite value.
+        The shapes differ, are not two-dimensional or are empty, or the truth has an infinite value, or NaN only.
 
     Warns
     -----
@@ -86,7 +88,7 @@ def score_all(truth: Array, prediction: Array) -> dict[str, float]:
     Arguments, errors and warnings (one, not one a metric) as `mean_rowwise_rmse`.
     """
     by_metric = row_scores([*METRICS.values()], truth, prediction)
-    return {name: float(to_host(scores).mean()) for name, scores in zip(METRICS, by_metric, strict=True)}
+    return {name: mean_of_rows(scores) for name, scores in zip(METRICS, by_metric, strict=True)}
 
 
 def row_scores(
@@ -97,8 +99,9 @@ def row_scores(
     Parameters
     ----------
     scores : sequence of callable
-        (block of truth, block of predictions) → one score a row; both blocks are float64, the truth is finite, the
-        prediction has no NaN.
+        (block of truth, block of predictions) → one score a row, or several, (rows, k); both blocks are float64, the
+        truth is finite, the prediction has no NaN. Rows with NaN in the truth are given one by one, their tested
+        genes alone; what a score knows of single genes it must then give for these (`OfGenes`).
     truth, prediction : array, (n_rows, n_genes)
     stacklevel : int
         Whose line the warning of NaN predictions names; 3 for the caller of a function that calls this one.
@@ -110,22 +113,62 @@ def row_scores(
     check_shapes(truth, prediction)
     xp = namespace(truth, prediction)
     parts: list[list[Array]] = [[] for _ in scores]
-    n_missing = 0
+    n_missing, any_tested = 0, False
     for rows in blocks(*truth.shape):
         y, p = as_float64(truth[rows, :]), as_float64(prediction[rows, :])
-        _refuse_non_finite(y, rows.start)
+        _refuse_infinite(y, rows.start)
         missing = xp.isnan(p)
         count = int(xp.sum(xp.astype(missing, xp.int64)))
         if count:
             n_missing += count
             p = xp.where(missing, xp.zeros_like(p), p)
+        untested = to_host(xp.isnan(y))
+        any_tested = any_tested or not untested.all()
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # undefined rows become 0 below
             for part, score in zip(parts, scores, strict=True):
-                part.append(score(y, p))
+                part.append(_with_gaps(score, y, p, untested) if untested.any() else score(y, p))
+    if not any_tested:
+        raise InputError("truth: every value is NaN: nothing was tested that a prediction could be scored on")
     if n_missing:
         message = f"{n_missing} predicted value(s) are NaN and are scored as 0"
         warnings.warn(message, UserWarning, stacklevel=stacklevel)
     return [xp.concat(part) for part in parts]
+
+
+class OfGenes(Protocol):
+    """A score of rows that knows something of every gene."""
+
+    def __call__(self, y: Array, p: Array) -> Array:
+        """Return one score a row."""
+
+    def of_genes(self, genes: Array) -> RowScore:
+        """Return the score for some genes alone."""
+
+
+def _with_gaps(score: RowScore | OfGenes, y: Array, p: Array, untested: Mask) -> Array:
+    """Return the scores of rows, each by its tested genes; NaN for a row without any."""
+    xp = namespace(y, p)
+    complete = np.flatnonzero(~untested.any(axis=1))
+    found: dict[int, Array] = {}
+    if len(complete):
+        rows = xp.asarray(complete, device=y.device)
+        of_rows = score(xp.take(y, rows, axis=0), xp.take(p, rows, axis=0))
+        found = {int(row): of_rows[k] for k, row in enumerate(complete)}
+    for row in np.flatnonzero(untested.any(axis=1) & ~untested.all(axis=1)).tolist():
+        genes = xp.asarray(np.flatnonzero(~untested[row]), device=y.device)
+        alone = score.of_genes(genes) if hasattr(score, "of_genes") else score
+        found[row] = alone(*(xp.take(values[row : row + 1, :], genes, axis=1) for values in (y, p)))[0]
+    if not found:
+        found = {0: score(xp.zeros_like(y[:1, :]), xp.zeros_like(p[:1, :]))[0]}  # for its shape
+    nothing = xp.full_like(next(iter(found.values())), xp.nan)
+    return xp.stack([nothing if untested[row].all() else found[row] for row in range(len(untested))])
+
+
+def mean_of_rows(scores: Array) -> float:
+    """Return the mean over rows of their scores, (n_rows,), rows without tested entries (NaN) left out."""
+    found = to_host(scores)
+    undefined = np.isnan(found)
+    return float((found[~undefined] if undefined.any() else found).mean())
 
 
 def as_float64(x: Array) -> Array:
@@ -226,13 +269,13 @@ def check_shapes(truth: Array, prediction: Array) -> None:
         )
 
 
-def _refuse_non_finite(y: Array, first_row: int) -> None:
+def _refuse_infinite(y: Array, first_row: int) -> None:
     xp = namespace(y)
-    if bool(xp.all(xp.isfinite(y))):
+    if not bool(xp.any(xp.isinf(y))):
         return
     found = to_host(y)
-    row, gene = np.argwhere(~np.isfinite(found))[0]
+    row, gene = np.argwhere(np.isinf(found))[0]
     raise InputError(
         f"truth: row {first_row + row + 1}, gene column {gene + 1} is {found[row, gene]}; "
-        "a truth must be finite: drop or impute it"
+        "a truth must be finite, or NaN where nothing was tested: drop it"
     )

@@ -12,8 +12,10 @@ the prediction of row i, with n genes, R rows, and m the mean response of the tr
 
 In a discrimination, equal distances count half, so one and the same prediction for every row gets 0.5.
 
-What holds for `rapids_pipeline.evaluation.metrics` holds here: a NaN in a prediction counts as 0 with a warning, a
-truth that is not finite is an error, an undefined correlation is 0. An infinite prediction makes the weighted error
+What holds for `rapids_pipeline.evaluation.metrics` holds here: a NaN in a prediction counts as 0 with a warning, a NaN
+in the truth is a gene that was not tested, an infinite truth is an error, an undefined correlation is 0. With NaN, a
+distance to a truth is over its tested genes and divided by their number (l2: its square), the top K of a row are at
+most its tested genes, and a row without any is left out. An infinite prediction makes the weighted error
 infinite, unless the true response there is 0.
 
 Sources, and what differs there:
@@ -33,6 +35,7 @@ Sources, and what differs there:
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -47,6 +50,7 @@ from rapids_pipeline.evaluation.metrics import (
     as_float64,
     blocks,
     check_shapes,
+    mean_of_rows,
     pearson_of_rows,
     row_scores,
 )
@@ -112,7 +116,7 @@ def score_perturbations(
 
 
 def _average(scores: Array) -> float:
-    return float(to_host(scores).mean())
+    return mean_of_rows(scores)
 
 
 def _delta_score(truth: Array, prediction: Array, training_mean: Array) -> RowScore:
@@ -128,18 +132,28 @@ def _delta_score(truth: Array, prediction: Array, training_mean: Array) -> RowSc
     mean = as_float64(training_mean)
     floating = xp.isdtype(prediction.dtype, "real floating")
     epsilon = float(xp.finfo(prediction.dtype).eps) if floating else 0.0
-    return partial(_pearson_delta, mean=mean, rounding=epsilon * xp.abs(mean))
+    return _PearsonDelta(mean, epsilon * xp.abs(mean))
 
 
-def _pearson_delta(y: Array, p: Array, mean: Array, rounding: Array) -> Array:
-    """Return the correlation of every row's deviations; a predicted one within the rounding counts as none.
+@dataclass(frozen=True, eq=False)
+class _PearsonDelta:
+    """The correlation of every row's deviations; a predicted one within the rounding counts as none.
 
     The rounding is that of the prediction's own dtype, ε |m_j|: the mean written as float32 is still the mean.
     """
-    xp = namespace(y, p)
-    predicted = p - mean
-    predicted = xp.where(xp.abs(predicted) <= rounding, xp.zeros_like(predicted), predicted)
-    return pearson_of_rows(y - mean, predicted)
+
+    mean: Array
+    rounding: Array
+
+    def __call__(self, y: Array, p: Array) -> Array:
+        xp = namespace(y, p)
+        predicted = p - self.mean
+        predicted = xp.where(xp.abs(predicted) <= self.rounding, xp.zeros_like(predicted), predicted)
+        return pearson_of_rows(y - self.mean, predicted)
+
+    def of_genes(self, genes: Array) -> "_PearsonDelta":
+        xp = namespace(self.mean)
+        return _PearsonDelta(xp.take(self.mean, genes), xp.take(self.rounding, genes))
 
 
 def _weighted(y: Array, p: Array) -> Array:
@@ -158,6 +172,7 @@ def _weighted(y: Array, p: Array) -> Array:
 def _top_shares(y: Array, p: Array, tops: Sequence[int]) -> Array:
     """Return the shares of `TOP_SCORES` for every k of `tops`, ascending, side by side: (n_rows, 2 n_tops)."""
     xp = namespace(y, p)
+    tops = [min(k, y.shape[1]) for k in tops]  # fewer genes may be tested in a row
     of_truth, of_prediction = _top(y, tops[-1]), _top(p, tops[-1])
     shares = []
     for k in tops:
@@ -209,10 +224,11 @@ def _discriminations(truth: Array, prediction: Array, groups: Sequence[Any] | No
     """
     xp = namespace(truth, prediction)
     labels = _labels(groups, truth.shape[0])
+    labels = np.where(to_host(xp.all(xp.isnan(truth), axis=1)), -1, labels)
     shares: dict[str, list[Float64]] = {kind: [np.empty(0)] for kind in DISTANCES}
     for label in range(labels.max() + 1):
         members = np.flatnonzero(labels == label)
-        if len(members) == 1:
+        if len(members) < 2:
             continue
         rows = xp.asarray(members, device=truth.device)
         for start in range(0, len(members), PREDICTIONS):
@@ -240,18 +256,30 @@ def _distances(prediction: Array, truth: Array, rows: Array, chosen: slice) -> d
     """Return how far rows[chosen] of `prediction` are from `rows` of `truth`, and what rounding may add.
 
     By kind, (n_chosen, n_rows) float64: l1, Σ_j |p_j − y_j|; l2, Σ_j (p_j − y_j)², which has the order of its root;
-    cosine, 1 − p·y/(‖p‖‖y‖), 1 where one of the two is 0. Sums are accumulated a block of genes at a time.
+    cosine, 1 − p·y/(‖p‖‖y‖), 1 where one of the two is 0. Sums are accumulated a block of genes at a time. Where any
+    truth has NaN, all are over its tested genes, l1 and l2 divided by their number.
     """
     xp = namespace(prediction, truth)
-    l1, products, of_truth, of_prediction = (0.0,) * 4
+    l1, products, of_truth, of_prediction, tested = (0.0,) * 5
+    gaps = bool(xp.any(xp.isnan(truth)))
     for genes in blocks(truth.shape[1], rows.shape[0]):
         y = as_float64(xp.take(truth[:, genes], rows, axis=0))
         p = as_float64(xp.take(prediction[:, genes], rows[chosen], axis=0))
         p = xp.where(xp.isnan(p), xp.zeros_like(p), p)
+        own = xp.vecdot(p, p)[:, None]
+        if gaps:
+            there = xp.matrix_transpose(xp.astype(~xp.isnan(y), xp.float64))  # (genes, rows)
+            y = xp.where(xp.isnan(y), xp.zeros_like(y), y)
+            tested, own = tested + xp.sum(there, axis=0)[None, :], (p * p) @ there
+            l1 = l1 - xp.abs(p) @ (1.0 - there)
         l1 = l1 + _manhattan(p, y)
         products = products + p @ xp.matrix_transpose(y)
         of_truth = of_truth + xp.vecdot(y, y)[None, :]
-        of_prediction = of_prediction + xp.vecdot(p, p)[:, None]
+        of_prediction = of_prediction + own
+    if gaps:
+        l1, products, of_truth, of_prediction = (
+            total / tested for total in (l1, products, of_truth, of_prediction)
+        )
     sizes = of_prediction + of_truth
     lengths = xp.sqrt(of_prediction) * xp.sqrt(of_truth)
     cosines = xp.where(lengths > 0, products / lengths, xp.zeros_like(lengths))

@@ -16,6 +16,7 @@ from features.reduction import TruncatedSVD
 from features.rows import numbered
 from rapids_pipeline.backend.arrays import Float32, Indices, Labels, Mask
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.untested import imputed
 
 PUBLISHED_CELL_TYPES = ("B cells", "Myeloid cells")
 PUBLISHED_FOLDS = 3
@@ -298,7 +299,7 @@ def _cluster(task: Task) -> list[Split]:
     """
     if task.Y is None:
         raise InputError("--split cluster: needs the responses")
-    Y = task.Y.astype(np.float64)
+    Y = imputed(task.Y, task.labels("cell_type")).astype(np.float64)
     if Y.shape[1] > N_COMPONENTS:
         Y = np.asarray(TruncatedSVD(N_COMPONENTS).fit(Y).transform(Y), dtype=np.float64)
     n_clusters = min(N_CLUSTERS, max(1, len(Y) // LEAST_IN_CLUSTER))

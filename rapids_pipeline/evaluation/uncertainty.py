@@ -39,6 +39,7 @@ from scipy.sparse.linalg import spsolve
 
 from features.rows import places
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels
+from rapids_pipeline.data.untested import has_gaps
 
 LEVEL = 0.95
 REPLICATES = 2000
@@ -171,7 +172,7 @@ def strengths(obs: pd.DataFrame, Y: Float32, pairs: pd.DataFrame) -> Float64:
     obs : DataFrame, (n,)
         `cell_type` and `sm_name` of the training rows.
     Y : ndarray of float32, (n, t)
-        Their responses.
+        Their responses; a mean over genes is over those that were tested.
     pairs : DataFrame, (m,)
         `cell_type` and `sm_name`.
 
@@ -180,7 +181,9 @@ def strengths(obs: pd.DataFrame, Y: Float32, pairs: pd.DataFrame) -> Float64:
     ndarray of float64, (m,)
         In the unit of the responses; positive.
     """
-    size = np.sqrt(np.einsum("ij,ij->i", Y, Y, dtype=np.float64) / Y.shape[1])
+    known = np.nan_to_num(Y, nan=0.0) if has_gaps(Y) else Y  # untested entries add nothing
+    counts = np.maximum(np.isfinite(Y).sum(axis=1), 1)
+    size = np.sqrt(np.einsum("ij,ij->i", known, known, dtype=np.float64) / counts)
     logs = np.log(np.maximum(size, np.finfo(np.float32).tiny))
     levels = [np.unique(obs[column].to_numpy(str)) for column in ("cell_type", "sm_name")]
     design, mean = _design(obs, levels), logs.mean()

@@ -248,14 +248,15 @@ def out_of_fold_scores(
         A file that cannot be read, or has other rows or genes than the training file, or a value that is not finite.
     """
     opened = [_opened(path, truth, train) for path in files]
-    squares = np.zeros((len(files) + 1, len(truth.Y)))
+    squares, counts = np.zeros((len(files) + 1, len(truth.Y))), np.isfinite(truth.Y).sum(axis=1)
     for columns in blocks(len(truth.genes), len(truth.Y) * len(files)):
         genes = truth.genes[columns]
         tables = [_values(path, file, genes) for path, file in zip(files, opened, strict=True)]
         for total, table in zip(squares, [*tables, aggregate(tables, how)], strict=True):
             difference = table - truth.Y[:, columns].astype(np.float64)
+            difference[np.isnan(difference)] = 0.0  # not tested there
             total += np.einsum("ij,ij->i", difference, difference)
-    *single, combination = np.sqrt(squares / len(truth.genes)).mean(axis=1).tolist()
+    *single, combination = np.sqrt(squares / counts).mean(axis=1).tolist()
     return OutOfFoldScores(len(truth.Y), single, combination)
 
 

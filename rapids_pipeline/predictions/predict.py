@@ -16,9 +16,10 @@ The applicability says how far a pair is from what the model was trained on:
     compound_known     whether any training row is of the same molecule (equal canonical SMILES)
     cell_type_rows     training rows of the cell type
     compound_rows      training rows of the compound
+    untested_genes     genes that no training row of the cell type was tested in; left out where all were
 
-A similarity of 1 does not make a compound known: stereoisomers share their fingerprint. Source of the measure:
-`features.molecules.morgan`.
+Which genes those are, by cell type, is in OUT.untested.csv or in the folder's manifest. A similarity of 1 does not make
+a compound known: stereoisomers share their fingerprint. Source of the measure: `features.molecules.morgan`.
 """
 
 import csv
@@ -43,6 +44,7 @@ from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 from rapids_pipeline.data.pairs import PairBatch, names_by_molecule, read_batch, training_molecules
+from rapids_pipeline.data.untested import never_tested_notes
 from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv, written
 from rapids_pipeline.predictions.parts import PartFolder
 from rapids_pipeline.stack.saved import SavedModel, load_model
@@ -108,7 +110,7 @@ def predict_file(
     """
     stages, folder, as_folder = stages or Stages(), model_folder(folder), _is_folder(out)
     if not as_folder:
-        for path in (out, _beside(out)):
+        for path in (out, _beside(out, "applicability")):
             refuse_existing(path, overwrite)
     with stages.stage("read"):
         work = opened(folder, pairs_file, TableOptions(columns=columns or {}))
@@ -119,6 +121,8 @@ def predict_file(
             parts = PartFolder(out, identity, n_pairs, rows, n_genes, overwrite=overwrite)
         else:
             _require_memory(out, n_pairs, n_genes)
+            if work.untested:
+                refuse_existing(_beside(out, "untested"), overwrite)
         if parts is None or parts.missing():
             work.features(work.batch.molecule[:1])  # are the weights here?
     if parts is None:
@@ -155,7 +159,7 @@ def _require_memory(out: Path, n_pairs: int, n_genes: int) -> None:
 
 
 def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages) -> Path:
-    n, beside = len(work.metadata), _beside(out)
+    n, beside = len(work.metadata), _beside(out, "applicability")
     with stages.stage("predict") as progress:
         predicted = np.empty((n, len(work.model.genes)), np.float32)
         starts = range(0, n, rows)
@@ -166,13 +170,17 @@ def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages) -> Path
             progress.advance()
     with stages.stage("write"), written(beside) as path:
         work.metadata.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+        if work.untested:
+            pairs = [(cell_type, gene) for cell_type, genes in work.untested.items() for gene in genes]
+            with written(_beside(out, "untested")) as place:
+                pd.DataFrame(pairs, columns=["cell_type", "gene"]).to_csv(place, index=False)
         write_kaggle_csv(out, list(work.metadata["id"]), work.model.genes, predicted)
     return beside
 
 
-def _beside(out: Path) -> Path:
-    """Return the file of the applicability of predictions that are written as CSV."""
-    return out.with_name(f"{out.name[: -len(table_suffix(out))]}.applicability.csv")
+def _beside(out: Path, what: str) -> Path:
+    """Return a file that goes with predictions that are written as CSV."""
+    return out.with_name(f"{out.name[: -len(table_suffix(out))]}.{what}.csv")
 
 
 def _to_parts(work: "PairPredictor", parts: PartFolder, stages: Stages) -> None:
@@ -217,6 +225,7 @@ def _manifest(
         "metadata_columns": list(work.metadata.columns),
         "rows_a_part": identity["rows_a_part"],
         "notes": work.notes,
+        **({"untested": work.untested} if work.untested else {}),
         "seconds": dict(stages.seconds),
         "versions": identity["versions"],
     }
@@ -262,13 +271,25 @@ class PairPredictor:
     ----------
     metadata : pandas.DataFrame
         `id`, `cell_type`, `sm_name`, `SMILES` and the applicability, as they are written.
+    untested : dict of cell type to list of str
+        Genes that were never tested in a cell type of the pairs.
     """
 
     def __init__(self, model: SavedModel, batch: PairBatch) -> None:
         self.model, self.batch = model, batch
         table, found = applicability(batch, model.obs)
         self.metadata = pd.concat([batch.table, table], axis=1)
-        self._notes, self._said = [*batch.notes, *found], dict[int, list[str]]()
+        cells = batch.table["cell_type"]
+        self.untested = {
+            cell_type: [model.genes[gene] for gene in positions]
+            for cell_type, positions in model.never_tested.items()
+            if (cells == cell_type).any()
+        }
+        if model.never_tested:
+            counts = [len(self.untested.get(cell_type, ())) for cell_type in cells]
+            self.metadata["untested_genes"] = np.array(counts, np.int32)
+        self._notes = [*batch.notes, *found, *never_tested_notes(self.untested)]
+        self._said: dict[int, list[str]] = {}
         self._kept = lru_cache(KEPT)(self._featurised)
         cell, name = (
             places(np.asarray(values, object), pd.Index(model.obs[column].astype(object)).unique())

@@ -5,7 +5,8 @@ v = (a·w, −1) it minimises the MRRMSE over rows i that no member saw,
 
     mean_i sqrt( vᵀ G_i v / t ),   G_i = [P_1,i … P_M,i y_i]ᵀ [P_1,i … P_M,i y_i],
 
-which is convex: a mean of norms of functions affine in v.
+which is convex: a mean of norms of functions affine in v. Where y_i is NaN (not tested), the products and t are of the
+row's tested entries.
 
 For the test rows the mean is over all training rows, predicted out-of-fold. For the out-of-fold blend of fold k it
 is over the rows of the next fold alone, by models that never saw fold k: the usual out-of-fold predictions of the
@@ -50,22 +51,30 @@ class Weights:
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """G_i of every row, (n, M + 1, M + 1) float64 divided by the number of targets; the last index is the target's."""
+    """G_i of every row, (n, M + 1, M + 1) float64, divided by the number of its tested targets.
+
+    The last index is the target's.
+    """
 
     names: Sequence[str]
     values: Float64
 
     @classmethod
     def of(cls, predictions: Mapping[str, Float32], Y: Float32) -> "Products":
-        """Make them from members' predictions (n, t) and the targets (n, t)."""
+        """Make them from members' predictions (n, t) and the targets (n, t), at least one a row not NaN."""
         columns = [*predictions.values(), Y]
+        tested = np.isfinite(Y)
+        counts = tested.sum(axis=1)[:, None, None]
         values = np.zeros((len(Y), len(columns), len(columns)))
         for start in range(0, Y.shape[1], GENES_AT_ONCE):
             block = np.stack([x[:, start : start + GENES_AT_ONCE] for x in columns], axis=1).astype(
                 np.float64
             )
+            here = tested[:, None, start : start + GENES_AT_ONCE]
+            if not here.all():
+                block = np.where(here, block, 0.0)
             values += block @ block.transpose(0, 2, 1)
-        return cls(list(predictions), values / Y.shape[1])
+        return cls(list(predictions), values / counts)
 
     def take(self, rows: Indices, names: Sequence[str] | None = None) -> "Products":
         """Return those of some rows, and of some members."""

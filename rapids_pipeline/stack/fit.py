@@ -21,6 +21,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.data.untested import tested_range
 from rapids_pipeline.stack.blend import Evidence, Products
 from rapids_pipeline.stack.members.member import PSEUDO
 from rapids_pipeline.stack.nested import FittedMember, FoldedRows, Labels, fit_member, neighbours
@@ -82,6 +83,7 @@ def fit_stack(
     train, test : Rows
         n training rows, and the m rows that will be predicted (pseudo-labels are given to these).
     Y : ndarray of float32, (n, t)
+        NaN where a gene was not tested: fits impute (`TrainingSet.targets`), all evidence is of tested entries.
     folds : ndarray of int, (n,)
         Outer fold of each training row; at least three folds.
     recipe : Recipe
@@ -170,11 +172,12 @@ def _out_of_fold(
 
 
 def _bounds(Y: Float32, clip: bool) -> tuple[Float32, Float32]:
-    """Return the smallest and largest value of every gene, or no bounds at all."""
-    if clip:
-        return Y.min(axis=0), Y.max(axis=0)
-    none = np.full(Y.shape[1], np.finfo(np.float32).max, dtype=np.float32)
-    return -none, none
+    """Return the smallest and largest tested value of every gene; no bounds where there are none, or without `clip`."""
+    most = np.float32(np.finfo(np.float32).max)
+    if not clip:
+        return np.full(Y.shape[1], -most), np.full(Y.shape[1], most)
+    low, high = tested_range(Y)
+    return np.where(np.isnan(low), -most, low), np.where(np.isnan(high), most, high)
 
 
 def _dropping(evidence: Evidence, members: Sequence[str]) -> dict[str, float]:

@@ -23,12 +23,13 @@ The judged predictions of fold k make the choices for the fold before it (blend,
 the model was not trained on, and the fold before it reached that model in no way. (What it learns from did see fold k
 there; that can only bend the choices.) A member of the first level is judged by its nested predictions.
 
-Nothing is shared between fits that depends on targets.
+Nothing is shared between fits that depends on targets, but what is imputed from the very same rows
+(`rapids_pipeline.data.untested`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import combinations
 from typing import Any
 
@@ -39,6 +40,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.stack.members.member import Fits, Member, Model, TrainingSet
 
 
@@ -121,17 +123,22 @@ class FoldedRows:
     seed: int
     device: DeviceName
 
+    @cached_property
+    def measured(self) -> Imputed:
+        """The targets, imputed once for every choice of rows, whichever member asks."""
+        return Imputed(self.Y, self.train.obs["cell_type"])
+
     def training_set(
         self, both: Rows, unseen: int | None, first: Sequence[FittedMember], labels: Labels | None
     ) -> TrainingSet:
         """Return the rows of fits that fold `unseen` reaches in no way; `both` are training and test rows."""
         stacked = [member.without(unseen) for member in first]
         if labels is None:
-            return TrainingSet(both, self.Y, None, stacked, self.seed, self.device)
+            return TrainingSet(both, self.Y, None, stacked, self.seed, self.device, self.measured)
         given = labels.test if unseen is None else labels.nested[unseen]
         weight = np.concatenate([np.ones(len(self.Y)), np.full(len(given), labels.weight)])
         Y = np.concatenate([self.Y, given])
-        return TrainingSet(both, Y, weight, stacked, self.seed, self.device)
+        return TrainingSet(both, Y, weight, stacked, self.seed, self.device, self.measured)
 
 
 def neighbours(folds: Indices) -> list[tuple[int, int]]:

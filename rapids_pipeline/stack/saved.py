@@ -4,6 +4,7 @@
     pairs            cell type, compound and SMILES of the training rows; the genes
     embeddings       features of the molecules known to the run, for encoders whose weights may not be at hand later
     check            a few training pairs and what the model predicts for them
+    untested         cell types and genes that no training row was tested in together, where there are any
     member_…, blend  the members and the weighted sum of them
 
 On loading, the model predicts its check pairs again: a package that computes something else than it did at
@@ -11,7 +12,7 @@ training (other fingerprints, for one) is noticed before it can spoil a predicti
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from features.molecules import needs_weights
 from features.molecules.encoders import encode_molecules
 from features.molecules.smiles import canonical_smiles
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32
+from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError, first_fault
@@ -139,6 +140,8 @@ class SavedModel:
     obs : pandas.DataFrame
         `cell_type`, `sm_name` and `SMILES` of the training rows.
     embeddings : mapping of encoder to (canonical SMILES, features)
+    never_tested : mapping of cell type to ndarray of int
+        Positions of the genes that no training row of the cell type was tested in.
     """
 
     stack: StackModel
@@ -146,6 +149,7 @@ class SavedModel:
     genes: tuple[str, ...]
     obs: pd.DataFrame
     embeddings: Embeddings
+    never_tested: Mapping[str, Indices] = field(default_factory=dict)
 
     def rows(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Rows, list[str]]:
         """Return the rows of pairs (with `cell_type`, `sm_name`, `SMILES`), and what a reader should know of them.
@@ -216,6 +220,7 @@ def save_model(folder: Path, model: SavedModel) -> None:
             for number, (name, (known, features)) in enumerate(model.embeddings.items())
         },
         "check": {name: [str(x) for x in check[name]] for name in PAIR_COLUMNS} | {"predicted": predicted},
+        **_untested_state(model.never_tested),
         **model.stack.state(),
     }
     about = {
@@ -249,7 +254,8 @@ def load_model(folder: Path) -> SavedModel:
     lacking = [n for n in config.recipe.encoders if needs_weights(n) and n not in embeddings]
     if lacking:
         raise state.fault(f"there are no embeddings of {lacking[0]}")
-    model = SavedModel(stack, config, tuple(genes), obs, embeddings)
+    never_tested = _untested(state.part("untested"), len(genes)) if "untested" in state.names() else {}
+    model = SavedModel(stack, config, tuple(genes), obs, embeddings, never_tested)
     _checked(model, state.part("check"))
     return model
 
@@ -271,6 +277,28 @@ def _checked(model: SavedModel, reader: StateReader) -> None:
             f"{difference.max():.2g}): a package computes something else here; install the versions that its "
             "manifest.json names"
         )
+
+
+def _untested_state(never_tested: Mapping[str, Indices]) -> State:
+    """Return the part `untested`, or none."""
+    if not never_tested:
+        return {}
+    counts = [len(genes) for genes in never_tested.values()]
+    return {
+        "untested": {
+            "cell_types": list(never_tested),
+            "cell_type": np.repeat(np.arange(len(counts)), counts).astype(np.int32),
+            "gene": np.concatenate(list(never_tested.values())).astype(np.int32),
+        }
+    }
+
+
+def _untested(reader: StateReader, n_genes: int) -> dict[str, Indices]:
+    """Make `SavedModel.never_tested` of its part."""
+    names = reader.levels("cell_types")
+    cell_type = reader.codes("cell_type", (None,), len(names))
+    gene = reader.codes("gene", (len(cell_type),), n_genes).astype(np.intp)
+    return {name: gene[cell_type == place] for place, name in enumerate(names)}
 
 
 def _pairs(reader: StateReader) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.data.untested import untested_notes
 from rapids_pipeline.evaluation import uncertainty
 from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_split
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
@@ -235,7 +236,7 @@ def cross_validate(
         n_genes=len(data.genes),
         audit=asdict(audited),
         audit_rows=audit_rows(audited),
-        notes=[*audited.warnings, *molecules.notes, *_leaks(config)],
+        notes=[*audited.warnings, *molecules.notes, *_leaks(config), *untested_notes(data)],
         provenance={
             **provenance(),
             "device": f"{device.name} ({device.reason})",

@@ -254,7 +254,7 @@ BAD_TABLES = {
     ),
     "not finite": (
         lambda: table().assign(A2M=[0, 1, np.nan, 2, np.inf, 3], ZZZ3=[0, 0, 0, 0, -np.inf, 0]),
-        "3 target value(s) are not finite, in 2 row(s); first: row 3 (B cells, benzene), gene A2M = nan",
+        "2 target value(s) are not finite, in 1 row(s); first: row 5 (B cells, aspirin), gene A2M = inf",
     ),
     "beyond float32": (
         lambda: table().assign(A2M=[0, 1, 2, 1e39, 4, 5]),

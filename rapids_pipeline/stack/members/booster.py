@@ -171,12 +171,12 @@ class BoosterFits(Fits[BoosterMember]):
         """Return a booster with the table and the space that it learnt in; it stops early where rows judge it."""
         data, member = self.data, self.member
         table, space = FeatureTable(member.features, member.encoder_sigma, seed), member.space
-        scores = space.components_for(data.Y[training])
+        scores = space.components_for(data.targets(training))
         X = table.fit_transform(data.take(training), scores)
         patience = None if judges is None else member.early_stopping_rounds
         booster = booster_of(member, seed, data.device, n_trees, patience)
         judged = (
-            None if judges is None else (table.transform(data.take(judges)), space.transform(data.Y[judges]))
+            None if judges is None else (table.transform(data.take(judges)), space.transform(data.targets(judges)))
         )
         weight = None if data.weight is None else data.weight[training]
         return table, space, booster.fit(X, scores, weight, eval_set=judged)

@@ -255,7 +255,7 @@ class CompositeFits(Fits[CompositeMember]):
     def _fitted(self, config: KernelModelConfig, training: Indices) -> KernelModel:
         weight = None if self.data.weight is None else self.data.weight[training]
         return fit_kernel_model(
-            config, self._pairs.take(training), self.data.Y[training], self.data.device, weight
+            config, self._pairs.take(training), self.data.targets(training), self.data.device, weight
         )
 
 

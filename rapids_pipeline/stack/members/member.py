@@ -16,9 +16,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from features.feature_sets import FeatureSet, feature_set
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.state import State, StateReader
+from rapids_pipeline.data.untested import Imputed
 
 M = TypeVar("M", bound="Member")
 PSEUDO = "_pseudo"
@@ -77,12 +78,15 @@ class TrainingSet:
     rows : Rows
         All n + m of them, without predictions of other members.
     Y : ndarray of float32, (n, t), or (n + m, t) where the test rows have pseudo-labels
+        NaN where a gene was not tested; a fit reads `targets`.
     weight : ndarray of float64, (len(Y),), optional
         What each row counts in training; all alike by default.
     stacked : sequence of (ndarray (n, t), ndarray (m, t))
         Predictions of training and test rows by each member that this one stacks on.
     seed : int
     device : str
+    measured : Imputed, optional
+        The targets of the n training rows, to share between sets of them what is imputed; by default its own.
     """
 
     rows: Rows
@@ -91,6 +95,30 @@ class TrainingSet:
     stacked: Sequence[tuple[Float32, Float32]]
     seed: int
     device: DeviceName
+    measured: Imputed | None = None
+
+    def __post_init__(self) -> None:
+        if self.measured is None:
+            made = Imputed(self.Y, self.rows.obs["cell_type"].iloc[: len(self.Y)])
+            object.__setattr__(self, "measured", made)
+
+    def targets(self, training: Indices) -> Float32:
+        """Return the targets of training rows (and labelled ones), untested ones imputed from these training rows.
+
+        Pseudo-labels are no evidence of what was not tested: they stay as they are and impute nothing.
+        """
+        assert self.measured is not None
+        n = len(self.measured.Y)
+        if not (training >= n).any():
+            return self.measured.of(training)
+        Y = self.Y[training]
+        Y[training < n] = self.measured.of(training[training < n])
+        return Y
+
+    def tested(self, training: Indices) -> Mask | None:
+        """Return which of those targets are not imputed; None where none are."""
+        tested = ~np.isnan(self.Y[training])
+        return None if tested.all() else tested
 
     def take(self, which: Indices) -> Rows:
         """Return some of the rows, with the predictions of the members stacked on side by side."""

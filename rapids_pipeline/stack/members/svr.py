@@ -14,9 +14,10 @@ from pydantic import Field, model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Indices, to_device, to_host
+from rapids_pipeline.backend.arrays import Array, Float32, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.state import State, StateReader
+from rapids_pipeline.data.untested import has_gaps
 from rapids_pipeline.stack.members.member import Features, Fits, TrainingSet, WithFeatures
 from rapids_pipeline.svr.dual import GramTable, Kernel, kernel_between
 from rapids_pipeline.svr.engines import TableFit, choose_engine, fit_on_table
@@ -162,11 +163,14 @@ Columns = tuple[FeatureTable, Float32, GramTable]
 
 
 class SharedFits(Fits[SvrMember]):
-    """Fits on shared features; columns that neither targets nor predictions enter are made once, others by each fit."""
+    """Fits on shared features; columns that neither targets nor predictions enter are made once, others by each fit.
+
+    All genes share the rows and their weights, so untested targets are imputed here.
+    """
 
     def __init__(self, member: SvrMember, data: TrainingSet) -> None:
         super().__init__(member, data)
-        self._Y = to_device(data.Y, data.device)
+        self._Y, self._complete = to_device(data.Y, data.device), not has_gaps(data.Y)
         features = member.features
         anew = features.uses_targets or features.needs_predictions
         self._once = None if anew else self._columns(np.arange(len(data.Y)))
@@ -190,6 +194,14 @@ class SharedFits(Fits[SvrMember]):
         gram = (self._once or self._columns(training))[2]
         return [to_host(predicted) for predicted in self._solved(gram, training, groups).predictions]
 
+    def _targets(self, training: Indices) -> Array:
+        """Return all targets, those of the training rows without NaN."""
+        if self._complete:
+            return self._Y
+        Y = self.data.Y.copy()
+        Y[training] = self.data.targets(training)
+        return to_device(Y, self.data.device)
+
     def _columns(self, training: Indices) -> Columns:
         table = FeatureTable(self.member.features, seed=self.data.seed)
         X = features_of_all(table, self.data, training)
@@ -199,7 +211,7 @@ class SharedFits(Fits[SvrMember]):
         weight, member = self.data.weight, self.member
         return fit_on_table(
             gram,
-            self._Y,
+            self._targets(training),
             training,
             groups,
             C=member.C,
@@ -216,7 +228,7 @@ def features_of_all(table: FeatureTable, data: TrainingSet, training: Indices) -
 
     Rows of `training` have the cross-fitted features they are trained on, all others what new rows get.
     """
-    inside = table.fit_transform(data.take(training), data.Y[training])
+    inside = table.fit_transform(data.take(training), data.targets(training))
     X = np.empty((len(data.rows.obs), inside.shape[1]), dtype=np.float32)
     X[training] = inside
     left = np.setdiff1d(np.arange(len(X)), training)
@@ -226,7 +238,10 @@ def features_of_all(table: FeatureTable, data: TrainingSet, training: Indices) -
 
 
 class OwnTargetFits(Fits[OwnTargetSvrMember]):
-    """Fits on columns of each gene's own."""
+    """Fits on columns of each gene's own.
+
+    A gene's fit leaves out the rows where it was not tested; its statistics are of imputed targets.
+    """
 
     @property
     def _how(self) -> dict[str, Any]:
@@ -238,7 +253,11 @@ class OwnTargetFits(Fits[OwnTargetSvrMember]):
         from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
 
         return OwnTargetSVR.fit(
-            self.member.features, self.data.take(training), self.data.Y[training], **self._how
+            self.member.features,
+            self.data.take(training),
+            self.data.targets(training),
+            tested=self.data.tested(training),
+            **self._how,
         )
 
     def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
@@ -247,6 +266,11 @@ class OwnTargetFits(Fits[OwnTargetSvrMember]):
 
         rows, others = self.data.take(training), self.data.take(np.concatenate(groups))
         predicted = estimator.fit_predict(
-            self.member.features, rows, self.data.Y[training], others, **self._how
+            self.member.features,
+            rows,
+            self.data.targets(training),
+            others,
+            tested=self.data.tested(training),
+            **self._how,
         )
         return np.split(predicted, np.cumsum([len(group) for group in groups])[:-1])

@@ -29,6 +29,7 @@ from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.data.untested import Imputed, has_gaps, tested_mean, tested_range
 from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.stack.members.booster import BoosterMember, booster_of
 from rapids_pipeline.stack.members.svr import SvrMember
@@ -98,7 +99,8 @@ def choose_panel(target: str, data: PerturbationData, seed: int = 0) -> Panel:
     InputError
         Unknown gene (the nearest names are given), a named gene that is constant, or a number out of range.
     """
-    spread = np.ptp(data.Y, axis=0)
+    low, high = tested_range(data.Y)
+    spread = high - low
     rule, _, number = target.partition(":")
     if target in data.genes or (target != "all" and rule not in ("random", "variable")):
         named = dict.fromkeys(
@@ -108,7 +110,7 @@ def choose_panel(target: str, data: PerturbationData, seed: int = 0) -> Panel:
         for gene in chosen:
             if spread[gene] == 0:
                 raise InputError(
-                    f"--target {data.genes[gene]}: is {data.Y[0, gene]:g} in every row; there is nothing to predict"
+                    f"--target {data.genes[gene]}: is {low[gene]:g} in every row; there is nothing to predict"
                 )
         return Panel.of(data, np.array(chosen), [])
     usable = np.flatnonzero(spread > 0)
@@ -124,7 +126,8 @@ def choose_panel(target: str, data: PerturbationData, seed: int = 0) -> Panel:
     if rule == "random":
         chosen_genes = np.random.default_rng(seed).choice(usable, int(number), replace=False)
     else:
-        deviations = data.Y[:, usable].std(axis=0, dtype=np.float64)
+        deviation = np.nanstd if has_gaps(data.Y) else np.std
+        deviations = deviation(data.Y[:, usable], axis=0, dtype=np.float64)
         chosen_genes = usable[np.argsort(-deviations, kind="stable")[: int(number)]]
     return Panel.of(data, np.sort(chosen_genes), constant)
 
@@ -206,6 +209,7 @@ class FoldFeatures:
         self, rows: Rows, Y: Float32, splits: Sequence[Split], sigma: float = 0.0, seed: int = 0
     ) -> None:
         self.rows, self.Y, self.splits = rows, Y, splits
+        self._measured = Imputed(Y, rows.obs["cell_type"])
         self._sigma, self.seed = sigma, seed
         self._recent = Recent(MOST_KEPT_BYTES, _size)
 
@@ -226,9 +230,13 @@ class FoldFeatures:
             return FoldFeatures(self.rows, self.Y[:, :1], self.splits[:1]).width(features)
         return sum(self._columns(block, 0).shape[1] for block in features.blocks)
 
+    def targets(self, number: int) -> Float32:
+        """Return the training rows' responses in split `number`, untested ones imputed from these rows."""
+        return self._measured.of(self.splits[number].training)
+
     def encoded(self, number: int) -> Float32:
         """Return what target encodings of the training rows are made of, (n_training, at most 45)."""
-        training = self.Y[self.splits[number].training]
+        training = self.targets(number)
         if self.Y.shape[1] <= MOST_ENCODED:
             return training
         return self._recent.once(
@@ -295,38 +303,39 @@ def require_usable(features: FeatureSet, model: ModelName, n_genes: int) -> None
 
 def svr(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
     """The SVR of a run's first level: RBF, C = 1, ε = 0.1, gamma="scale"."""
-    split, Y = tables.splits[number], tables.Y
+    split, Y = tables.splits[number], tables.targets(number)
     how: dict[str, Any] = {"C": SVR.C, "epsilon": SVR.epsilon, "tol": SVR.tol, "max_iter": SVR.max_iter}
     if features.own_target and Y.shape[1] > 1:
         rows = tables.rows.take(split.training), tables.rows.take(split.held_out)
-        return own_target.fit_predict(features, rows[0], Y[split.training], rows[1], seed=tables.seed, **how)
+        tested = np.isfinite(tables.Y[split.training])
+        how |= {"seed": tables.seed, "tested": None if tested.all() else tested}
+        return own_target.fit_predict(features, rows[0], Y, rows[1], **how)
     gram = tables.gram(features, number)
     training = np.arange(len(split.training))
     held_out = np.arange(len(training), len(training) + len(split.held_out))
-    fit = fit_on_table(gram, Y[split.training], training, [held_out], engine_name=SVR_ENGINE, **how)
+    fit = fit_on_table(gram, Y, training, [held_out], engine_name=SVR_ENGINE, **how)
     return np.asarray(fit.predictions[0], dtype=np.float32)
 
 
 def ridge(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
     """Ridge regression on standardised columns; every gene's penalty by its own leave-one-out error."""
-    split = tables.splits[number]
     X, X_held_out = tables.columns(features, number)
     scaler = StandardScaler().fit(X)
     X, X_held_out = scaler.transform(X), scaler.transform(X_held_out)
-    predicted = np.empty((len(X_held_out), tables.Y.shape[1]), dtype=np.float32)
+    Y = tables.targets(number)
+    predicted = np.empty((len(X_held_out), Y.shape[1]), dtype=np.float32)
     for start in range(0, predicted.shape[1], GENES_AT_ONCE):
         genes = slice(start, start + GENES_AT_ONCE)
-        fitted = RidgeCV(PENALTIES, alpha_per_target=True).fit(X, tables.Y[split.training, genes])
+        fitted = RidgeCV(PENALTIES, alpha_per_target=True).fit(X, Y[:, genes])
         predicted[:, genes] = fitted.predict(X_held_out).reshape(len(X_held_out), -1)
     return predicted
 
 
 def boosting(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
     """The booster of a run's second level, in the 45 leading components of the genes."""
-    split = tables.splits[number]
     X, X_held_out = tables.columns(features, number)
     space = BOOSTING.space
-    scores = space.components_for(tables.Y[split.training])
+    scores = space.components_for(tables.targets(number))
     booster = booster_of(BOOSTING, tables.seed, "cpu", BOOSTING.n_estimators).fit(X, scores)
     return np.asarray(space.inverse_transform(booster.predict(X_held_out)))
 
@@ -347,6 +356,7 @@ class Comparison:
     rows : Rows
         n rows, with the molecules that candidates name.
     Y : ndarray of float32, (n, t)
+        NaN where a gene was not tested, but one tested gene a row at least: scores are of tested entries.
     repeats : sequence of sequences of Split
         The splits of every repeat.
     model : str
@@ -385,17 +395,23 @@ def losses_of(
     """Return the losses of what `predict` says of the rows that split number 0, 1, … holds out, (m, t)."""
     progress = progress or Progress()
     row_mse = np.full((len(comparison.repeats), len(comparison.Y)), np.nan)
-    squares, count, number = np.zeros(comparison.Y.shape[1]), 0, 0
+    squares, count, number = np.zeros(comparison.Y.shape[1]), np.zeros(comparison.Y.shape[1]), 0
     for repeat, splits in enumerate(comparison.repeats):
         for split in splits:
             errors = predict(number).astype(np.float64)
             errors -= comparison.Y[split.held_out]
             np.square(errors, out=errors)
-            row_mse[repeat, split.held_out] = errors.mean(axis=1)
+            tested = np.isfinite(comparison.Y[split.held_out])
+            if tested.all():
+                row_mse[repeat, split.held_out] = errors.mean(axis=1)
+            else:
+                errors[~tested] = 0.0
+                row_mse[repeat, split.held_out] = errors.sum(axis=1) / tested.sum(axis=1)
             squares += errors.sum(axis=0)
-            count, number = count + len(errors), number + 1
+            count, number = count + tested.sum(axis=0), number + 1
             progress.advance()
-    return Losses(row_mse, np.sqrt(squares / count))
+    with np.errstate(invalid="ignore"):  # a gene that was tested in no row held out
+        return Losses(row_mse, np.sqrt(squares / count))
 
 
 def predictions(
@@ -407,6 +423,6 @@ def predictions(
     """
     split = tables.splits[number]
     if features is None:
-        mean = comparison.Y[split.training].mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean = tested_mean(comparison.Y[split.training]).astype(np.float32)
         return np.tile(mean, (len(split.held_out), 1))
     return MODELS[comparison.model](tables, features, number)

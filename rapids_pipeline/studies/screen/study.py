@@ -11,11 +11,12 @@ predicts the rows held out.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
@@ -30,6 +31,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.data.untested import untested_notes
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, named_splits
 from rapids_pipeline.evaluation.uncertainty import LEVEL
 from rapids_pipeline.studies.screen.models import (
@@ -134,6 +136,12 @@ def screen(
     sets = named_sets(request.features or default_sets(), request.molecules)
     data = data.take(canonical_order(data.obs))
     panel = choose_panel(request.target, data, request.seed)
+    tested = np.flatnonzero(np.isfinite(panel.Y).any(axis=1))
+    asked = PerturbationData(data.obs, panel.Y, tuple(panel.genes))
+    notes = [*_notes(panel.constant), *untested_notes(asked)]
+    if len(tested) < len(data.obs):
+        notes.append(f"left out, as nothing was tested there: {len(data.obs) - len(tested)} rows")
+        data, panel = data.take(tested), replace(panel, Y=panel.Y[tested])
     for features in sets:
         require_usable(features, request.model, len(panel.genes))
     with stages.stage("features"):
@@ -164,7 +172,7 @@ def screen(
         selection = _score_all(comparison, sets, request, splits_of, standings, store, progress)
     return standings.screen(
         complete=True,
-        notes=[*encoded.notes, *_notes(panel.constant)],
+        notes=[*encoded.notes, *notes],
         selection=selection,
         provenance={
             **provenance(),

@@ -31,6 +31,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.data.untested import untested_notes
 from rapids_pipeline.evaluation.splits import same_compound
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
@@ -172,7 +173,7 @@ def open_studies(
         determines = train, data.Y, data.genes, duty.model, space.model, repr(space.parameters), splits
         store = Store(folder, "tune", *determines, config.molecules, device.name, request.seed)
         studies.append(ModelStudy(duty, space, objective, store, request.seed))
-    return studies, sentences
+    return studies, [*sentences, *untested_notes(data)]
 
 
 def search(studies: "Sequence[ModelStudy]", request: TuneRequest, progress: Progress) -> None:

@@ -16,7 +16,7 @@ components that a transform gives of a split's training targets.
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from typing import Literal, NamedTuple, get_args
 
@@ -27,6 +27,7 @@ from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.evaluation.audit import recommended_split
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import SPLITS, Split, named_splits
@@ -283,6 +284,11 @@ class Objective:
     encoder: str
     kept: Recent
 
+    @cached_property
+    def measured(self) -> Imputed:
+        """The targets, untested ones imputed from a split's training rows."""
+        return Imputed(self.Y, self.rows.cell_type)
+
     def losses(
         self, model: KernelModelConfig, lot: Lot, checkpoint: Callable[[], None] = lambda: None
     ) -> Float64:
@@ -304,7 +310,8 @@ class Objective:
         learn = partial(learnt, self.kept, sha256(split.training.tobytes()).digest())
         with np.errstate(over="ignore", invalid="ignore"):
             training = self.rows.take(split.training)
-            fitted = fit_kernel_model(model, training, self.Y[split.training], self.device, learn=learn)
+            Y = self.measured.of(split.training)
+            fitted = fit_kernel_model(model, training, Y, self.device, learn=learn)
             return fitted.predict(self.rows.take(split.held_out))
 
     def by_lot(

@@ -24,7 +24,7 @@ import numpy as np
 
 from features.feature_sets import FeatureSet
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Float64, aligned
+from rapids_pipeline.backend.arrays import Float32, Float64, Mask, aligned
 from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
@@ -138,6 +138,9 @@ def fit_predict(features: FeatureSet, rows: Rows, Y: Float32, others: Rows, **ho
         As `rapids_pipeline.stack.members.svr.OwnTargetSvrMember`.
     seed : int, optional
         Seed of the inner folds: those of `FeatureTable(features, seed=seed)`.
+    tested : ndarray of bool, (n, t), optional
+        Where it is false, a target's row is left out of its fit (β = 0) and its value is read for the statistics only.
+        All rows count for a target without a tested one, and by default.
     progress : Progress, optional
         Advances once a chunk of targets.
 
@@ -165,6 +168,7 @@ def _fitted(
     tol: float = 1e-3,
     max_iter: int | None = None,
     seed: int = 0,
+    tested: Mask | None = None,
     progress: Progress | None = None,
 ) -> tuple[OwnTargetSVR, Float32]:
     """Return the model, and its predictions of other rows."""
@@ -178,6 +182,9 @@ def _fitted(
     if not np.isfinite(Y).all():
         row, target = np.argwhere(~np.isfinite(Y))[0]
         raise InputError(f"Y: row {row} (from 0), target {target} is no finite number")
+    cap = np.full((1, len(Y)), C)
+    if tested is not None:
+        cap = np.where(tested | ~tested.any(axis=0), C, 0.0).T.copy()
     trained = TrainedRows(*(Side.fit(side, rows, seed) for side in sides))
     parts = [] if others is None else trained.parts(others)
     t, gap = Y.shape[1], np.empty(Y.shape[1])
@@ -189,8 +196,9 @@ def _fitted(
         own = np.ascontiguousarray(Y[:, targets])
         statistics = trained.statistics(own)
         model.gamma[targets] = trained.gammas(statistics, gamma)
+        box = cap if len(cap) == 1 else cap[targets]
         beta, model.intercept[targets], gap[targets] = trained.solve(
-            own, statistics, model.gamma[targets], C, epsilon, float(tol), limit, model.single
+            own, statistics, model.gamma[targets], box, epsilon, float(tol), limit, model.single
         )
         model.dual_coef[:, targets] = beta.T
         model._predict(trained, parts, targets, statistics, predicted)
@@ -299,13 +307,16 @@ class TrainedRows:
         Y: Float32,
         statistics: list[Statistics],
         gamma: Float32,
-        C: float,
+        box: Float64,
         epsilon: float,
         tol: float,
         limit: int,
         single: bool,
     ) -> tuple[Float64, Float64, Float64]:
-        """Return β (t, n), b and U − L of a chunk of targets Y (n, t): on rows of K in float32, the rest in float64."""
+        """Return β (t, n), b and U − L of a chunk of targets Y (n, t): on rows of K in float32, the rest in float64.
+
+        |β| ≤ box, (t, n), or (1, n) where all have the same.
+        """
         n, count = Y.shape
         beta, intercept, gap = np.zeros((count, n)), np.zeros(count), np.full(count, np.inf)
         n_iter = np.zeros(count, np.int64)
@@ -313,7 +324,7 @@ class TrainedRows:
         if single:
             kernels.solve_chunk(
                 np.array(Y.T, np.float64, order="C"),
-                C,
+                box,
                 epsilon,
                 gamma.astype(np.float64),
                 *(part.trained for part in statistics),
@@ -328,7 +339,7 @@ class TrainedRows:
             K = self._gram(statistics, t, float(gamma[t]))
             half = 0.5 * np.diagonal(K)
             works = [pairs.work_on(pairs.table_of(K, dtype), half) for dtype in (np.float32, np.float64)]
-            y, cap = np.array(Y[:, t], np.float64), np.full(n, C)
+            y, cap = np.array(Y[:, t], np.float64), box[t if len(box) > 1 else 0]
             _, gap[t], intercept[t] = pairs.solve_alone(y, beta[t], cap, epsilon, tol, limit, *works)
         return beta, intercept, gap
 

@@ -272,13 +272,16 @@ def _solve_one(
 
 @compiled_and_cached
 def solve_chunk(
-    Y: Any, C: float, epsilon: float, gammas: Any, statistics_1: Any, statistics_2: Any, rows: Rows, tol: float,
+    Y: Any, caps: Any, epsilon: float, gammas: Any, statistics_1: Any, statistics_2: Any, rows: Rows, tol: float,
     max_iter: int, memory: Memory, solved: Solved, stamp: int = STAMP,
 ) -> None:  # fmt: skip
-    """Solve targets Y (targets, n) float64, overwritten, from zeros in solved.dual_coef, (targets, n)."""
-    memory.cap[:] = C
+    """Solve targets Y (targets, n) float64, overwritten, from zeros in solved.dual_coef, (targets, n).
+
+    |β| ≤ caps, (targets, n), or (1, n) where all have the same.
+    """
     for t in range(Y.shape[0]):
         y = Y[t]
+        memory.cap[:] = caps[t if caps.shape[0] > 1 else 0]
         centre = y.mean()
         y -= centre
         _load(rows, memory, statistics_1[t], statistics_2[t], gammas[t])
