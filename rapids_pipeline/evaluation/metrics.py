@@ -63,7 +63,7 @@ def mean_rowwise_rmse(truth: Array, prediction: Array) -> float:
     UserWarning
         The prediction has NaN values; each counts as 0.
     """
-    return float(to_host(row_scores([_rmse], truth, prediction)[0]).mean())
+    return mean_of_rows(row_scores([_rmse], truth, prediction)[0])
 
 
 def rowwise_rmse(truth: Array, prediction: Array) -> Array:

@@ -138,7 +138,7 @@ BAD_TRAINING = {
     "duplicate pair": (TABLE + "B,ethanol,CCO,1,2\n", "the pair (B, ethanol) occurs in rows 1, 5"),
     "not finite": (
         TABLE.replace("7,8", "inf,"),
-        "2 target value(s) are not finite, in 1 row(s); first: row 4 (T, benzene), gene G1 = inf",
+        "1 target value(s) are not finite, in 1 row(s); first: row 4 (T, benzene), gene G1 = inf",
     ),
     "two molecules of one name": (
         TABLE.replace("T,ethanol,CCO", "T,ethanol,CCN"),

@@ -256,6 +256,10 @@ BAD_TABLES = {
         lambda: table().assign(A2M=[0, 1, np.nan, 2, np.inf, 3], ZZZ3=[0, 0, 0, 0, -np.inf, 0]),
         "2 target value(s) are not finite, in 1 row(s); first: row 5 (B cells, aspirin), gene A2M = inf",
     ),
+    "a row without a value": (
+        lambda: table().assign(**{gene: table()[gene].where(table().index != 2) for gene in GENES}),
+        "row 3 has no value of any gene (B cells, benzene); 1 such row(s) in all; drop them",
+    ),
     "beyond float32": (
         lambda: table().assign(A2M=[0, 1, 2, 1e39, 4, 5]),
         "1 target value(s) are not finite, in 1 row(s); first: row 4 (NK cells, benzene), gene A2M = inf",
@@ -296,6 +300,27 @@ def test_a_bad_training_table_is_refused_by_name_and_cause(tmp_path, make, messa
         read_training(path, library=library)
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "library"), [(".parquet", "pandas"), (".parquet", "polars"), (".csv", "pandas")]
+)
+def test_a_gene_without_a_value_in_any_row_is_refused(tmp_path, suffix, library):
+    path = write(table().assign(A2M=np.nan), tmp_path / f"t{suffix}")
+    with pytest.raises(InputError) as caught:
+        read_training(path, library=library)
+    assert str(caught.value) == f"{path}: 1 gene(s) have no value in any row: 'A2M'; drop the columns"
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_gaps_among_the_targets_are_genes_that_were_not_tested(tmp_path, suffix, library):
+    path = write(table().assign(A2M=[0.5, np.nan, 1, np.nan, 2, 3]), tmp_path / f"t{suffix}")
+    data = read_training(path, library=library)
+    np.testing.assert_array_equal(data.Y[:, 2], np.float32([0.5, np.nan, 1, np.nan, 2, 3]))
+    assert np.isnan(data.Y).sum() == 2
+    with pytest.raises(InputError, match=r"2 target value\(s\) are not finite.*row 2 .*A2M = nan"):
+        read_responses(path, library=library, untested=False)
 
 
 def test_two_spellings_of_one_molecule_are_one_molecule(tmp_path):

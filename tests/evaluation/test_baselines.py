@@ -11,6 +11,7 @@ from sklearn.preprocessing import OneHotEncoder
 from features.molecules.morgan import MorganEncoder, tanimoto
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.data.untested import additive_fill
 from rapids_pipeline.evaluation.baselines import (
     ALL_BASELINES,
     BASELINE_COLUMNS,
@@ -214,3 +215,31 @@ def test_a_missing_column_is_named(name, column):
     without = PerturbationData(data.obs.drop(columns=column), data.Y, data.genes)
     with pytest.raises(InputError, match=f"the training file: missing column {column}"):
         ALL_BASELINES[name](without, ASKED)
+
+
+def with_gaps(training, share=0.3, seed=0):
+    Y = np.where(np.random.default_rng(seed).random(training.Y.shape) < share, np.float32(np.nan), training.Y)
+    Y[training.obs["cell_type"] == "NK cells", 0] = np.nan
+    return PerturbationData(training.obs, Y, training.genes)
+
+
+def test_means_are_of_tested_entries_with_the_mean_of_all_rows_for_what_was_never_tested():
+    training = with_gaps(training_data(3))
+    table = pd.concat([training.obs, pd.DataFrame(training.Y.astype(float), columns=training.genes)], axis=1)
+    genes = list(training.genes)
+    overall = table[genes].mean()
+    for name, column in GROUPED_BY.items():
+        expected = table.groupby(column)[genes].mean().fillna(overall).loc[training.obs[column]]
+        np.testing.assert_allclose(BASELINES[name](training, training.obs), expected, rtol=1e-6)
+    mean = BASELINES["mean_outcome"](training, training.obs)
+    np.testing.assert_allclose(mean, np.tile(overall, (len(mean), 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["shrunken_compound_mean", "additive", "ridge", "tanimoto_neighbours"])
+def test_other_baselines_read_an_untested_entry_as_gene_mean_and_cell_type_effect(name):
+    training = with_gaps(problem(n=30, t=4))
+    filled = additive_fill(training.Y, training.obs["cell_type"])
+    complete = PerturbationData(training.obs, filled.astype(np.float32), training.genes)
+    found = ALL_BASELINES[name](training, ASKED)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, ALL_BASELINES[name](complete, ASKED), atol=1e-4)

@@ -121,6 +121,30 @@ def test_replicates_in_the_truth_give_a_ceiling(evaluate):
     assert found == pytest.approx(np.sqrt(np.mean((first - second) ** 2) / 2))
 
 
+def test_the_noise_ceiling_counts_genes_tested_in_two_replicates():
+    obs = pd.DataFrame({"cell_type": ["B"] * 4, "sm_name": ["x", "x", "x", "y"]})
+    Y = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    Y[0, 0] = Y[1, 1] = Y[2, 1] = Y[:3, 2] = np.nan
+    terms = []
+    for i in range(3):
+        squares = []
+        for g in range(5):
+            others = [float(Y[k, g]) for k in range(3) if k != i and np.isfinite(Y[k, g])]
+            if np.isfinite(Y[i, g]) and others:
+                r = len(others) + 1
+                squares.append((Y[i, g] - np.mean(others)) ** 2 * (r - 1) / r)
+        terms.append(np.sqrt(np.mean(squares)))
+    assert noise_ceiling(obs, Y) == pytest.approx(np.mean(terms), rel=1e-6)
+
+
+def test_untested_entries_of_a_truth_are_not_scored(evaluate):
+    gaps = TRUTH.assign(A2M=[np.nan, 1.0, 2.0, np.nan])
+    found = evaluate(truth=gaps, train=with_smiles(TRAINING), perturbations=True)
+    assert found.scores["mine"] == score_all(values(gaps), values(PREDICTION))
+    assert "2 of the truth's 16 entries are NaN (not tested) and not scored" in found.note
+    assert np.isfinite([score for scores in found.scores.values() for score in scores.values()]).all()
+
+
 def test_columns_that_are_no_genes_can_be_named(evaluate):
     truth = TRUTH.assign(my_number=7.0)
     assert (

@@ -127,8 +127,8 @@ def test_missing_and_infinite_values_in_every_array_library(library):
     with pytest.warns(UserWarning, match=r"1 predicted value\(s\) are NaN"):
         found = score_all(LIBRARIES[library](truth), LIBRARIES[library](prediction))
     assert found == pytest.approx(expected, abs=1e-12)
-    truth[5, 2] = np.nan
-    with pytest.raises(InputError, match="truth: row 6, gene column 3 is nan"):
+    truth[5, 2] = np.inf
+    with pytest.raises(InputError, match="truth: row 6, gene column 3 is inf"):
         score_all(LIBRARIES[library](truth), LIBRARIES[library](prediction))
 
 
@@ -191,13 +191,46 @@ def test_nan_in_the_prediction_counts_as_0_with_one_warning_at_the_caller():
     np.testing.assert_array_equal(prediction, before), "the caller's array is left alone"
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
 def test_a_truth_that_is_not_finite_is_refused(bad, monkeypatch):
     monkeypatch.setattr(metrics, "BLOCK_VALUES", 50)
     truth, prediction = matrices(11)
     truth[5, 2] = bad
     with pytest.raises(InputError, match=rf"truth: row 6, gene column 3 is {bad}; a truth must be finite"):
         score_all(truth, prediction)
+
+
+def gapped(seed, n_rows=9):
+    """Rows with some entries untested, some complete, and one (4) without any tested entry."""
+    truth, prediction = matrices(seed, n_rows=n_rows)
+    truth[np.random.default_rng(seed).random(truth.shape) < 0.3] = np.nan
+    truth[[1, 6]] = prediction[[1, 6]] + 1
+    truth[4] = np.nan
+    return truth, prediction
+
+
+@pytest.mark.parametrize("library", ["numpy", *LIBRARIES])
+@pytest.mark.parametrize("block", [25, 2**19])
+def test_scores_count_tested_entries_only(library, block, monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK_VALUES", block)
+    truth, prediction = gapped(13)
+    native = LIBRARIES.get(library, np.asarray)
+    found = rowwise_scores(native(truth), native(prediction))
+    means = score_all(native(truth), native(prediction))
+    for name in METRICS:
+        expected = []
+        for y, p in zip(truth, prediction, strict=True):
+            tested = ~np.isnan(y)
+            expected.append(NAIVE[name](y[tested].tolist(), p[tested].tolist()) if tested.any() else np.nan)
+        np.testing.assert_allclose(to_host(found[name]), expected, atol=1e-10, err_msg=name)
+        assert np.isnan(expected[4]) and means[name] == pytest.approx(np.nanmean(expected), abs=1e-10)
+    assert mean_rowwise_rmse(native(truth), native(prediction)) == means["mean_rowwise_rmse"]
+
+
+def test_a_truth_without_any_tested_entry_is_refused():
+    truth, prediction = matrices(14)
+    with pytest.raises(InputError, match="truth: every value is NaN: nothing was tested"):
+        score_all(np.full_like(truth, np.nan), prediction)
 
 
 def test_an_infinite_prediction_ruins_its_row_only():

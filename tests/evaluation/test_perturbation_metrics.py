@@ -248,3 +248,33 @@ def test_the_order_of_rows_and_genes_does_not_matter(seed, n_rows, n_genes, grou
 def test_refusals(call, words):
     with pytest.raises(InputError, match=words):
         call(*matrices())
+
+
+def test_scores_count_tested_entries_only():
+    """Row by row as the row's tested genes alone; discriminations by mean distances over the tested genes."""
+    truth, prediction = matrices(21, n_rows=8, n_genes=120)
+    mean = np.random.default_rng(3).normal(size=120)
+    truth[np.random.default_rng(4).random(truth.shape) < 0.4] = np.nan
+    truth[2] = np.nan  # left out
+    rows = [k for k in range(8) if k != 2]
+    found = score_perturbations(truth, prediction, mean)
+    alone = []
+    for row in rows:
+        tested = np.isfinite(truth[row])
+        y, p = (values[row : row + 1, tested] for values in (truth, prediction))
+        assert 50 < tested.sum() < 100
+        alone.append(score_perturbations(y, p, mean[tested]))
+    for name in ("pearson_delta", "de_weighted_mse", "direction_agreement_50", "top_genes_overlap_50"):
+        assert found[name] == pytest.approx(np.mean([scores[name] for scores in alone]), abs=1e-12), name
+
+    def far(kind, p, y):
+        tested = np.isfinite(y)
+        distance = SCIPY[kind](p[tested], y[tested])
+        return distance if kind == "cosine" else distance / tested.sum() ** (1 if kind == "l1" else 0.5)
+
+    for kind in SCIPY:
+        shares = []
+        for i in rows:
+            own = far(kind, prediction[i], truth[i])
+            shares.append(np.mean([far(kind, prediction[i], truth[k]) < own for k in rows if k != i]))
+        assert found[f"discrimination_{kind}"] == pytest.approx(np.mean(shares), abs=1e-12), kind

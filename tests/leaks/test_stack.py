@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.rows import Pairs
+from features.rows import Pairs, Rows
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members import svr as svr_members
-from rapids_pipeline.stack.nested import Labels
+from rapids_pipeline.stack.nested import FoldedRows, Labels
 from rapids_pipeline.svr import kernel_ridge
 from tests.stack_example import (
     BOOSTER,
@@ -70,6 +70,43 @@ def test_no_rows_own_target_moves_its_out_of_fold_prediction(row, name):
     train, test, Y = example()
     folds = folded(Y)
     assert_leak_free(moved(Y, [row], oof_of(train, test, folds, RECIPES[name])), [row], folds)
+
+
+def with_gaps(Y, seed=0):
+    """A third of the entries untested; every row and gene keeps some."""
+    return np.where(np.random.default_rng(seed).random(Y.shape) < 0.3, np.float32(np.nan), Y)
+
+
+@pytest.mark.parametrize(
+    "name", ["as the named ones", "pseudo-labels by evidence", "an SVR of the second level"]
+)
+def test_with_untested_targets_too_no_rows_own_target_moves_its_out_of_fold_prediction(name):
+    train, test, Y = example()
+    folds = folded(Y)
+    found = moved(with_gaps(Y), [20], oof_of(train, test, folds, RECIPES[name]))
+    assert_leak_free(found, [20], folds)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_what_is_imputed_in_a_folds_training_rows_never_saw_the_rows_held_out(labelled):
+    train, test, Y = example()
+    Y, folds, m = with_gaps(Y), folded(Y), len(test.obs)
+    inside, changed = np.flatnonzero(folds != 1), Y.copy()
+    changed[folds == 1] += 1000
+
+    def targets(y, training):
+        rows = FoldedRows(train, test, y, folds, 0, "cpu")
+        made = np.zeros((N_FOLDS, m, Y.shape[1]), np.float32)
+        labels = Labels(made, made[0], 1.0) if labelled else None
+        found = rows.training_set(Rows.joined(train, test), 1, (), labels)
+        return found.targets(np.concatenate([training, np.arange(len(Y), len(found.Y))]))
+
+    before, after = (targets(y, inside) for y in (Y, changed))
+    assert before.tobytes() == after.tobytes() and np.isfinite(before).all()
+    gaps = np.isnan(Y[inside])
+    assert before[: len(inside)][~gaps].tobytes() == Y[inside][~gaps].tobytes()
+    everyone = [targets(y, np.arange(len(Y)))[inside][gaps] for y in (Y, changed)]
+    assert np.abs(everyone[1] - everyone[0]).max() > 1, "imputed from all rows it does depend on them"
 
 
 def test_no_compounds_targets_move_its_out_of_fold_predictions():

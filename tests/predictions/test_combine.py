@@ -176,6 +176,14 @@ def test_scores_are_the_metrics_whatever_the_blocks(runs, monkeypatch, block):
     assert found.n_rows == N_TRAIN
 
 
+def test_out_of_fold_scores_count_tested_entries_only(runs):
+    runs.truth[2, 1] = runs.truth[4, :3] = np.nan
+    truth = PerturbationData(training_rows(), runs.truth, tuple(GENES))
+    found = out_of_fold_scores([folder / "oof.parquet" for folder in runs.folders], truth, runs.train, "mean")
+    expected = [mean_rowwise_rmse(runs.truth, table) for table in (*runs.oof, np.mean(runs.oof, axis=0))]
+    np.testing.assert_allclose([*found.single, found.combination], expected, rtol=1e-6)
+
+
 def test_one_run_is_submitted_as_it_is(runs):
     runs.folders = runs.folders[:1]
     assert runs.submit("--combine", "mean").stdout == f"5 rows × 4 genes written: {runs.out}\n"

@@ -217,3 +217,59 @@ def test_applicability_by_brute_force(model, pairs):
     assert any("have a cell_type the model was not trained on (a new one)" in note for note in notes)
     assert any("have a sm_name the model was not trained on (" in note for note in notes)
     assert any("of 9 molecules are new to the model" in note for note in notes)
+
+
+# --- genes that were never tested ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gapped(invoke, small_files, tmp_path_factory):
+    """A run on the small demo data, two genes untested in one cell type and a single entry elsewhere; what they are."""
+    folder, table = tmp_path_factory.mktemp("gapped"), small_files.de_train.copy()
+    genes = [name for name in table.columns if table[name].dtype.kind == "f"]
+    cell_type = sorted(table["cell_type"].unique())[0]
+    table.loc[table["cell_type"] == cell_type, genes[1:3]] = np.nan
+    table.loc[table.index[table["cell_type"] != cell_type][0], genes[5]] = np.nan
+    table.to_parquet(folder / "train.parquet")
+    options = ["--molecules", "morgan", "--quick", "--folds", "3", "--device", "cpu", "--out", folder / "run"]
+    result = invoke("run", "--train", folder / "train.parquet", "--test", small_files.test, *options)
+    assert result.exit_code == 0, result.output
+    return folder / "run", cell_type, genes[1:3]
+
+
+def test_a_run_says_what_was_never_tested(gapped):
+    run, cell_type, genes = gapped
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["untested"]["never_tested"] == {cell_type: genes}
+    assert all(np.isfinite(row["mean_rowwise_rmse"]) for row in scores["out_of_fold"].values())
+    notes = json.loads((run / "manifest.json").read_text())["notes"]
+    assert any(note.startswith("not tested (NaN): ") for note in notes)
+    assert any(
+        note.startswith("UNTESTED: ") and f"{cell_type}: 2 genes ({', '.join(genes)})" in note
+        for note in notes
+    )
+    assert {k: v.tolist() for k, v in load_model(run / "model").never_tested.items()} == {
+        cell_type: [list(load_model(run / "model").genes).index(gene) for gene in genes]
+    }
+    assert np.isfinite(pd.read_parquet(run / "oof.parquet").select_dtypes("number")).all(axis=None)
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p"])
+def test_predictions_of_what_was_never_tested_are_flagged(invoke, gapped, small_files, tmp_path, name):
+    run, cell_type, genes = gapped
+    options = ["--model", run, "--pairs", small_files.test, "--out", tmp_path / name]
+    result = invoke("predict", *options)
+    assert result.exit_code == 0, result.output
+    pairs = small_files.id_map["cell_type"]
+    assert (cell_type in set(pairs)) == ("UNTESTED: " in result.stderr)
+    if name == "p.csv":
+        shown = pd.read_csv(tmp_path / "p.applicability.csv")
+        listed = (
+            pd.read_csv(tmp_path / "p.untested.csv").to_numpy().tolist() if cell_type in set(pairs) else []
+        )
+    else:
+        shown = pd.read_parquet(tmp_path / "p")
+        found = json.loads((tmp_path / "p.manifest.json").read_text()).get("untested", {})
+        listed = [[cell, gene] for cell, names in found.items() for gene in names]
+    assert shown["untested_genes"].tolist() == [2 * (cell == cell_type) for cell in shown["cell_type"]]
+    assert listed == ([[cell_type, gene] for gene in genes] if cell_type in set(pairs) else [])

@@ -7,7 +7,7 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
+from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse, rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.blend import Evidence, Products, Weights, best_weights, weights_from_state
 
@@ -45,6 +45,15 @@ def test_products_give_the_score_of_any_blend():
     expected = Products.of({name: predictions[name][[5, 2]] for name in ("m2", "m0")}, Y[[5, 2]])
     np.testing.assert_allclose(part.values, expected.values)
     assert part.names == ["m2", "m0"]
+
+
+def test_products_are_of_tested_entries():
+    predictions, Y = noisy(2)
+    Y[np.random.default_rng(1).random(Y.shape) < 0.4] = np.nan
+    Y[:, 0] = 1.0
+    weights = Weights({"m0": 0.4, "m1": 0.6}, amplitude=0.9)
+    errors = Products.of(predictions, Y).rowwise_rmse(weights)
+    np.testing.assert_allclose(errors, rowwise_rmse(Y, weights.mix(predictions)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("n_members", [2, 3])

@@ -176,7 +176,9 @@ class BoosterFits(Fits[BoosterMember]):
         patience = None if judges is None else member.early_stopping_rounds
         booster = booster_of(member, seed, data.device, n_trees, patience)
         judged = (
-            None if judges is None else (table.transform(data.take(judges)), space.transform(data.targets(judges)))
+            None
+            if judges is None
+            else (table.transform(data.take(judges)), space.transform(data.targets(judges)))
         )
         weight = None if data.weight is None else data.weight[training]
         return table, space, booster.fit(X, scores, weight, eval_set=judged)

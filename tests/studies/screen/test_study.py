@@ -20,7 +20,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
-from rapids_pipeline.evaluation.splits import named_splits, random_folds
+from rapids_pipeline.evaluation.splits import Split, named_splits, random_folds
 from rapids_pipeline.reports import screen as report
 from rapids_pipeline.studies.screen import study
 from rapids_pipeline.studies.screen.models import Comparison, losses_of, predictions
@@ -121,6 +121,45 @@ def test_the_best_set_comes_first_and_differences_are_from_the_reference(screene
         assert row.difference == pytest.approx(row.score - scores(screened)["cell_type"])
         assert row.difference_low <= row.difference <= row.difference_high
         assert row.score_low < row.score < row.score_high
+
+
+def with_gaps(data, genes, share=0.3):
+    """The data with some targets of some genes untested."""
+    Y, rng = data.Y.copy(), np.random.default_rng(0)
+    for gene in genes:
+        Y[rng.random(len(Y)) < share, data.genes.index(gene)] = np.nan
+    return PerturbationData(data.obs, Y, data.genes)
+
+
+def test_a_gene_is_screened_on_the_rows_where_it_was_tested(data):
+    gaps = with_gaps(data, ["A1BG"])
+    tested = np.isfinite(gaps.Y[:, data.genes.index("A1BG")])
+    request = ScreenRequest(features=("onehot", "loo"))
+    found, expected = (screen(one, request) for one in (gaps, data.take(np.flatnonzero(tested))))
+    assert scores(found) == scores(expected) and found.rows == tested.sum() < len(data.obs)
+    assert f"left out, as nothing was tested there: {(~tested).sum()} rows" in found.notes
+
+
+@pytest.mark.parametrize("model", ["svr", "ridge", "boosting"])
+def test_several_genes_are_scored_where_they_were_tested(data, model):
+    genes = ["A1BG", "A2M"]
+    gaps = with_gaps(data, genes)
+    rows, Y, folds = ordered(gaps, genes)
+    kept = np.isfinite(Y).any(axis=1)
+    repeats = [
+        [Split(str(k), np.flatnonzero(f != k), np.flatnonzero(f == k)) for k in range(5)]
+        for f in [folds[kept]]
+    ]
+    comparison = Comparison(rows.take(np.flatnonzero(kept)), Y[kept], repeats, model, 0)
+    tables, features = comparison.tables(), named("svr_per_target" if model == "svr" else "svr_loo")
+    shown = {number: predictions(comparison, tables, features, number) for number in range(5)}
+    found = losses_of(comparison, lambda number: shown[number])
+    errors = np.empty_like(Y[kept])
+    for number, split in enumerate(repeats[0]):
+        errors[split.held_out] = shown[number] - Y[kept][split.held_out]
+    assert np.isnan(errors).any()
+    np.testing.assert_allclose(found.row_mse[0], np.nanmean(errors**2, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(found.gene_rmse, np.sqrt(np.nanmean(errors**2, axis=0)), rtol=1e-5)
 
 
 def test_the_order_of_the_rows_does_not_matter(data, screened):

@@ -92,6 +92,27 @@ def assert_equals_spelt_out(recipe, data, tol, atol, **how):
         np.testing.assert_allclose(found[:, target], expected, atol=atol)
 
 
+@pytest.mark.parametrize(("tol", "atol"), [(1e-3, 2e-3), (1e-6, 3e-6)])
+def test_rows_where_a_target_was_not_tested_are_left_out_of_its_fit(tol, atol):
+    rows, Y, others = example()
+    tested = np.random.default_rng(0).random(Y.shape) > 0.3
+    tested[:, 4] = False  # then all rows count
+    recipe = RECIPES["published"]
+    found = fit_predict(recipe, rows, Y, others, tol=tol, seed=3, tested=tested)
+    for target in range(Y.shape[1]):
+        table = FeatureTable(recipe, seed=3)
+        X = table.fit_transform(rows, Y[:, [target]])
+        inside = tested[:, target] if target < 4 else np.ones(len(Y), bool)
+        gamma = 1 / (X.shape[1] * X.astype(float).var())
+        svr = SVR(tol=1e-7, gamma=gamma).fit(X[inside], Y[inside, target])
+        np.testing.assert_allclose(found[:, target], svr.predict(table.transform(others)), atol=atol)
+    model = OwnTargetSVR.fit(recipe, rows, Y, tol=tol, seed=3, tested=tested)
+    assert not model.dual_coef[:, :4][~tested[:, :4]].any()
+    np.testing.assert_array_equal(model.predict(others), found)
+    everything = fit_predict(recipe, rows, Y, others, tol=tol, seed=3, tested=np.ones_like(tested))
+    assert everything.tobytes() == fit_predict(recipe, rows, Y, others, tol=tol, seed=3).tobytes()
+
+
 def side_of(recipe, rows, number=0, seed=0):
     return Side.fit(sides_of(recipe)[number], rows, seed)
 
