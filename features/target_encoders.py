@@ -4,6 +4,9 @@ Words: *target encoding* gives a row statistics of the training targets in its g
 for a training row, from the rows outside its fold only. A *leave-one-out encoding* of a row is the mean target
 of the other rows of its group. A row's own target never enters its own encoding, to the last bit: nothing is
 subtracted from a total that it is part of. The one exception must be asked for by name (`leaky=True`).
+
+Targets must be complete: where genes were not tested, the stack hands over targets that it has imputed from the same
+training rows (`rapids_pipeline.data.untested`). An imputed value of another row may then have seen a row's own target.
 """
 
 from abc import abstractmethod

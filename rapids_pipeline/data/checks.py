@@ -62,7 +62,7 @@ def refuse_unusable(path: Path, obs: pd.DataFrame, Y: Float32, genes: Sequence[s
     """Raise InputError where a target is infinite, or a gene or a row has no target but NaN, which is "not tested"."""
     _refuse(path, obs, Y, genes, np.isinf(Y))
     gaps = np.isnan(Y)
-    untested = [genes[gene] for gene in np.flatnonzero(gaps.all(axis=0))]
+    untested = [genes[gene] for gene in np.flatnonzero(gaps.all(axis=0)).tolist()]
     if untested:
         raise InputError(
             f"{path}: {len(untested)} gene(s) have no value in any row: {some_of(untested)}; drop the columns"

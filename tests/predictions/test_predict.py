@@ -16,7 +16,7 @@ from rapids_pipeline.predictions import predict
 from rapids_pipeline.predictions.predict import applicability, predict_file
 from rapids_pipeline.stack import saved as saved_model
 from rapids_pipeline.stack.saved import load_model
-from tests.command_line import error_line, invoke, succeed
+from tests.command_line import error_line, invoke, run_arguments, succeed
 
 METADATA = "id cell_type sm_name SMILES".split()
 APPLICABILITY = (
@@ -223,7 +223,7 @@ def test_applicability_by_brute_force(model, pairs):
 
 
 @pytest.fixture(scope="module")
-def gapped(invoke, small_files, tmp_path_factory):
+def gapped(small_files, tmp_path_factory):
     """A run on the small demo data, two genes untested in one cell type and a single entry elsewhere; what they are."""
     folder, table = tmp_path_factory.mktemp("gapped"), small_files.de_train.copy()
     genes = [name for name in table.columns if table[name].dtype.kind == "f"]
@@ -231,9 +231,7 @@ def gapped(invoke, small_files, tmp_path_factory):
     table.loc[table["cell_type"] == cell_type, genes[1:3]] = np.nan
     table.loc[table.index[table["cell_type"] != cell_type][0], genes[5]] = np.nan
     table.to_parquet(folder / "train.parquet")
-    options = ["--molecules", "morgan", "--quick", "--folds", "3", "--device", "cpu", "--out", folder / "run"]
-    result = invoke("run", "--train", folder / "train.parquet", "--test", small_files.test, *options)
-    assert result.exit_code == 0, result.output
+    succeed(*run_arguments(folder / "train.parquet", small_files.test, folder / "run", "--quick"))
     return folder / "run", cell_type, genes[1:3]
 
 
@@ -255,11 +253,10 @@ def test_a_run_says_what_was_never_tested(gapped):
 
 
 @pytest.mark.parametrize("name", ["p.csv", "p"])
-def test_predictions_of_what_was_never_tested_are_flagged(invoke, gapped, small_files, tmp_path, name):
+def test_predictions_of_what_was_never_tested_are_flagged(gapped, small_files, tmp_path, name):
     run, cell_type, genes = gapped
     options = ["--model", run, "--pairs", small_files.test, "--out", tmp_path / name]
-    result = invoke("predict", *options)
-    assert result.exit_code == 0, result.output
+    result = succeed("predict", *options)
     pairs = small_files.id_map["cell_type"]
     assert (cell_type in set(pairs)) == ("UNTESTED: " in result.stderr)
     if name == "p.csv":
