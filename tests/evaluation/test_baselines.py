@@ -219,12 +219,12 @@ def test_a_missing_column_is_named(name, column):
 
 def with_gaps(training, share=0.3, seed=0):
     Y = np.where(np.random.default_rng(seed).random(training.Y.shape) < share, np.float32(np.nan), training.Y)
-    Y[training.obs["cell_type"] == "NK cells", 0] = np.nan
+    Y[training.obs["cell_type"] == training.obs["cell_type"][0], 0] = np.nan
     return PerturbationData(training.obs, Y, training.genes)
 
 
 def test_means_are_of_tested_entries_with_the_mean_of_all_rows_for_what_was_never_tested():
-    training = with_gaps(training_data(3))
+    training = with_gaps(problem(3))
     table = pd.concat([training.obs, pd.DataFrame(training.Y.astype(float), columns=training.genes)], axis=1)
     genes = list(training.genes)
     overall = table[genes].mean()
