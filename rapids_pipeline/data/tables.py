@@ -139,7 +139,8 @@ def read_responses(
     Parameters and errors as in `read_training`, less the checks of its metadata and gene names; `untested` says whether
     NaN is allowed, which in a prediction it is not. The row names of a .h5ad file (the index of its `obs`) become the
     column `id` where it has none and they are named `id`, or where the layer read is `prediction` and `obs` has no
-    pairs either: the rows of an Open Problems prediction are named by their ids. Other row names, such as "0", "1", … or barcodes, are left out.
+    pairs either: the rows of an Open Problems prediction are named by their ids. Other row names, such as "0", "1", …
+    or barcodes, are left out.
     """
     data = _with_columns(path, _matrix(path, options, library), options, False)
     check = refuse_unusable if untested else refuse_non_finite
