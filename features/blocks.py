@@ -15,13 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from features.group_statistics import checked_statistics
 from features.molecules import fitted_in_fold
-from features.rows import Rows
+from features.rows import Rows, context_numbers, groups_of, log10_of
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
 FittedOn = Literal["nothing", "levels", "molecules", "targets", "predictions"]
 Column = Literal["cell_type", "sm_name"]
+Grouping = Literal["cell_type", "sm_name", "compound_dose"]
+"""What encodings group by; compound_dose is that of `features.rows.groups_of`."""
 
 
 class Maker(Protocol):
@@ -134,11 +136,29 @@ class MoleculeBlock(BlockSpec):
         return Descriptors() if fitted_in_fold(self.encoder) else Given(self.encoder)
 
 
+class ContextBlock(BlockSpec):
+    """The dose or time of a row: log10, standardised on the training rows, and whether it is missing.
+
+    A dose or time of 0 lies one decade below the least positive training value; a missing one is 0 in the first column.
+    """
+
+    fits = "levels"
+
+    kind: Literal["context"] = "context"
+    column: Literal["dose_uM", "time_h"]
+
+    def _plain(self) -> tuple[str, str]:
+        return self.column.split("_")[0], "2"
+
+    def _plain_maker(self, sigma: float, seed: int) -> Maker:
+        return LogScaled(self.column)
+
+
 class LeaveOneOutBlock(BlockSpec):
     """The leave-one-out mean of every target by `column` (`features.target_encoders.LeaveOneOutEncoder`)."""
 
     kind: Literal["leave_one_out"] = "leave_one_out"
-    column: Column
+    column: Grouping
 
     def _plain(self) -> tuple[str, str]:
         return f"loo:{self.column}", "targets"
@@ -161,7 +181,7 @@ class StatisticsBlock(BlockSpec):
     """
 
     kind: Literal["statistics"] = "statistics"
-    column: Column
+    column: Grouping
     statistics: tuple[str, ...] = ("mean",)
     smoothing: float = Field(default=0.0, ge=0)
     n_folds: int = Field(default=5, ge=2)
@@ -210,7 +230,7 @@ class PredictionBlock(BlockSpec):
 
 
 Block = Annotated[
-    OneHotBlock | MoleculeBlock | LeaveOneOutBlock | StatisticsBlock | PredictionBlock,
+    OneHotBlock | MoleculeBlock | ContextBlock | LeaveOneOutBlock | StatisticsBlock | PredictionBlock,
     Field(discriminator="kind"),
 ]
 
@@ -304,6 +324,41 @@ class Given:
         return self._width
 
 
+class LogScaled:
+    """log10 of a dose or time, standardised by the training rows; and what is missing."""
+
+    def __init__(self, column: str) -> None:
+        self._column, self._least, self._mean, self._scale = column, 1.0, 0.0, 1.0
+
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+        """Learn the least positive value, mean and deviation, and return the training rows' columns."""
+        values = context_numbers(rows.obs, self._column)[:, 0]
+        positive = values[values > 0]
+        self._least = float(positive.min()) if len(positive) else 1.0
+        logs = log10_of(values[~np.isnan(values)], np.array([self._least]))
+        if len(logs):
+            self._mean, self._scale = float(logs.mean()), float(logs.std()) or 1.0
+        return self.transform(rows)
+
+    def transform(self, rows: Rows) -> Float32:
+        """Return the columns of other rows."""
+        logs = log10_of(context_numbers(rows.obs, self._column)[:, 0], np.array([self._least]))
+        scaled = (logs - self._mean) / self._scale
+        return np.stack([np.nan_to_num(scaled, nan=0.0), np.isnan(logs)], axis=1).astype(np.float32)
+
+    def state(self) -> State:
+        """Return the column and what was learnt of it."""
+        return {"column": self._column, "least": self._least, "mean": self._mean, "scale": self._scale}
+
+    def restore(self, reader: StateReader) -> int:
+        """Take over what was learnt; return the number of columns."""
+        _require_column(reader, reader.text("column"), self._column)
+        self._least, self._mean, self._scale = (reader.number(name) for name in ("least", "mean", "scale"))
+        if self._least <= 0 or self._scale <= 0:
+            raise reader.fault("least and scale must be above 0")
+        return 2
+
+
 class Encoded:
     """Encodings of one column by the targets: each target's statistics, or its leave-one-out mean."""
 
@@ -317,11 +372,11 @@ class Encoded:
                 f"the block of {self._column} statistics is each target's own (own_target): it cannot make one table "
                 f"for {targets.shape[1]} targets; screen one gene with it, or set own_target = false"
             )
-        return np.asarray(self._encoder.fit_transform(rows.obs[self._column], targets))
+        return np.asarray(self._encoder.fit_transform(groups_of(rows.obs, self._column), targets))
 
     def transform(self, rows: Rows) -> Float32:
         """Return the columns of other rows."""
-        return np.asarray(self._encoder.transform(rows.obs[self._column]))
+        return np.asarray(self._encoder.transform(groups_of(rows.obs, self._column)))
 
     def state(self) -> State:
         """Return what the encoder learnt."""

@@ -20,6 +20,7 @@ come with the package; a TOML file defines others:
     statistics = ["mean", "quantile_0.25"]
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from features.blocks import (
     Block,
+    ContextBlock,
     LeaveOneOutBlock,
     Maker,
     MoleculeBlock,
@@ -37,7 +39,7 @@ from features.blocks import (
     StatisticsBlock,
 )
 from features.molecules import fitted_in_fold
-from features.rows import Rows
+from features.rows import COMPOUND_DOSE, DOSE, Rows
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.files import by_name_or_toml
 from rapids_pipeline.backend.state import State, StateReader
@@ -104,6 +106,25 @@ class FeatureSet(BaseModel):
             else block
             for block in self.blocks
         )
+        return self.model_copy(update={"blocks": blocks})
+
+    def in_contexts(self, columns: Sequence[str]) -> "FeatureSet":
+        """Return the set for training rows that differ in `columns`, of `dose_uM` and `time_h` one or both.
+
+        With their blocks, and where doses differ with each encoding by compound also by compound and dose class. A set
+        with columns of each gene's own stays as it is.
+        """
+        if self.own_target:
+            return self
+        encoded = [
+            b
+            for b in self.blocks
+            if isinstance(b, LeaveOneOutBlock | StatisticsBlock) and b.column == "sm_name"
+        ]
+        by_dose = [block.model_copy(update={"column": COMPOUND_DOSE}) for block in encoded if DOSE in columns]
+        added = [*by_dose, *(ContextBlock.model_validate({"column": column}) for column in columns)]
+        present = {block.name for block in self.blocks}
+        blocks = *self.blocks, *(block for block in added if block.name not in present)
         return self.model_copy(update={"blocks": blocks})
 
     def to_toml(self) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from features.molecules.encoders import encode_molecules
-from features.rows import Rows
+from features.rows import Rows, varying
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
 from rapids_pipeline.backend.progress import Stages
@@ -18,9 +18,9 @@ from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import has_gaps, never_tested, untested_notes
-from rapids_pipeline.evaluation.baselines import BASELINES
+from rapids_pipeline.evaluation.baselines import BASELINES, context_baselines
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.predictions.formats import write_kaggle_csv
 from rapids_pipeline.predictions.predict import unseen_levels
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
@@ -67,11 +67,12 @@ def run(
     InputError, UnavailableError
         As `open_problem`, `molecule_encoder` and `RunFolder`; nothing is written then.
     """
-    stages, config = stages or Stages(), config.resolved()
-    recipe = config.recipe
+    stages = stages or Stages()
     with stages.stage("ingest"):
         problem = open_problem(files, device.name)
-        folds = random_folds(len(problem.data.obs), recipe.n_folds, config.seed)
+        config = config.resolved().in_contexts(problem.data.obs)
+        recipe = config.recipe
+        folds = context_folds(problem.data.obs, recipe.n_folds, config.seed)
         folder = RunFolder(out, identity_of(problem, files, config, device), overwrite=overwrite)
         chosen = engines_of(problem, recipe, device)
         chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
@@ -79,7 +80,8 @@ def run(
         smiles = list(problem.data.obs["SMILES"]), list(problem.to_predict["SMILES"])
         molecules = encode_molecules([config.molecules, *recipe.encoders], *smiles, device.name)
         train, test = Rows(problem.data.obs, molecules.training), Rows(problem.to_predict, molecules.others)
-    stack = fit_stack(train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages)
+    fitted_to = train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages
+    stack = fit_stack(*fitted_to, weight=problem.data.weight)
     with stages.stage("scores"):
         scores = out_of_fold_scores(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
     document = scores_document(scores, stack, config) | untested_document(problem.data)
@@ -109,7 +111,7 @@ def saved_model(
     stack: FittedStack, config: RunConfig, problem: Problem, train: Rows, test: Rows
 ) -> SavedModel:
     """Return what `predict` needs of a run."""
-    columns = [*PAIR_COLUMNS]
+    columns = [*PAIR_COLUMNS, *varying(problem.data.obs)]
     embeddings = embeddings_of(config.recipe.encoders, Rows.joined(train, test))
     obs = problem.data.obs[columns]
     untested = never_tested(problem.data.Y, obs["cell_type"])
@@ -120,7 +122,8 @@ def identity_of(problem: Problem, files: ProblemFiles, config: RunConfig, device
     """Return what determines the results of a run, for its manifest."""
     return {
         "inputs": problem.inputs,
-        "options": files.options.to_json(),
+        "options": files.options.to_json()
+        | ({} if files.replicates == "mean" else {"replicates": files.replicates}),
         "config": config.model_dump(mode="json"),
         "device": device.name,
     }
@@ -146,7 +149,7 @@ def out_of_fold_scores(
 ) -> dict[str, dict[str, float]]:
     """Return the MRRMSE of out-of-fold predictions, and of baselines that predict each fold from the others."""
     everything = dict(predictions)
-    for name, baseline in BASELINES.items():
+    for name, baseline in (BASELINES | context_baselines(data.obs)).items():
         everything[name] = np.empty_like(data.Y)
         for k in range(int(folds.max()) + 1):
             inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)

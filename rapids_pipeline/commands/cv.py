@@ -33,6 +33,7 @@ def command(
     svr_features: options.SvrFeaturesOption = None,
     boosting_features: options.BoostingFeaturesOption = None,
     how: TableOptions = AS_OURS,
+    replicates: options.ReplicatesOption = "mean",
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
@@ -49,7 +50,7 @@ def command(
     chosen, stages = resolve_device(device), LiveStages()
     require_writable(out)
     options.announce(stages, chosen, config)
-    problem = options.ingest(ProblemFiles(train, test, how), chosen.name, stages)
+    problem = options.ingest(ProblemFiles(train, test, how, replicates), chosen.name, stages)
     given = problem.data, problem.pairs, request, config, chosen
     try:
         found, predicted = cross_validate(*given, source=problem.source, folder=out, stages=stages)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -76,13 +76,21 @@ SvrFeaturesOption = Annotated[
 BoostingFeaturesOption = Annotated[
     str | None, typer.Option(help="The feature set of the booster: a name or a .toml file.")
 ]
-SPLIT_NAMES = "random, compound, scaffold, cell_type, joint, scarce, made_scarce, published, cluster"
+SPLIT_NAMES = (
+    "random, compound, scaffold, cell_type, joint, dose, time, scarce, made_scarce, published, cluster"
+)
 SplitOption = Annotated[
     str, typer.Option(help=f"What is held out: {SPLIT_NAMES}; or auto, which is most like --test.")
 ]
 LayerOption = Annotated[str, typer.Option(help="The layer of an .h5ad file with the responses, or X.")]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ReplicatesOption = Annotated[
+    Literal["mean", "keep"],
+    typer.Option(
+        help="Several rows of one compound in one context (cell type, dose, time): their mean, or rows of their own."
+    ),
+]
 MetadataOption = Annotated[
     str, typer.Option("--metadata-columns", help="Numeric columns that are not genes, separated by commas.")
 ]
@@ -310,3 +318,13 @@ def _named(option: str, make: Callable[[], T]) -> T:
         message = first["msg"].removeprefix("Value error, ")
         given = "" if isinstance(first["input"], dict) else f" {first['input']}"
         raise InputError(f"{option}{given}: {message[0].lower()}{message[1:]}") from None
+
+
+def numbers_in(option: str, text: str) -> tuple[float, ...]:
+    """Return the numbers in an option's text, which are separated by commas; InputError where one is none."""
+    from rapids_pipeline.backend.errors import InputError
+
+    try:
+        return tuple(float(number) for number in names_in(text))
+    except ValueError:
+        raise InputError(f"{option} {text}: give numbers separated by commas, such as 0.1,1,10") from None

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.commands import options
-from rapids_pipeline.data.columns import chosen_columns
 
 
 def command(
@@ -34,6 +33,17 @@ def command(
         int | None,
         typer.Option(help="Rows predicted at once, and in a Parquet part. Default: as many as take 256 MB."),
     ] = None,
+    doses: Annotated[
+        str,
+        typer.Option(
+            help="Predict every pair at each of these doses in micromolar, such as 0.1,1,10; ids get _0.1uM and so on. "
+            "Default: the pairs' column dose_uM."
+        ),
+    ] = "",
+    times: Annotated[
+        str,
+        typer.Option(help="The same for times in hours, such as 6,24. Default: the pairs' column time_h."),
+    ] = "",
     column: options.ColumnOption = None,
     columns: options.ColumnsOption = None,
     overwrite: Annotated[
@@ -41,14 +51,23 @@ def command(
     ] = False,
 ) -> None:
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
+    from rapids_pipeline.data.columns import chosen_columns
     from rapids_pipeline.predictions.predict import predict_file
     from rapids_pipeline.reports.page import LiveStages
 
     stages = LiveStages()
+    contexts = {"doses": options.numbers_in("--doses", doses), "times": options.numbers_in("--times", times)}
     chosen = chosen_columns(column or (), columns)
     try:
         found = predict_file(
-            model, pairs, out, block_rows=block_rows, overwrite=overwrite, columns=chosen, stages=stages
+            model,
+            pairs,
+            out,
+            block_rows=block_rows,
+            overwrite=overwrite,
+            columns=chosen,
+            stages=stages,
+            **contexts,
         )
     except KeyboardInterrupt as stopped:
         for sentence in stopped.args:

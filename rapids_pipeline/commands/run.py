@@ -29,6 +29,7 @@ def command(
     svr_features: options.SvrFeaturesOption = None,
     boosting_features: options.BoostingFeaturesOption = None,
     how: TableOptions = AS_OURS,
+    replicates: options.ReplicatesOption = "mean",
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
@@ -36,7 +37,7 @@ def command(
 
     changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
-    run_files(ProblemFiles(train, test, how), out, config, device, overwrite)
+    run_files(ProblemFiles(train, test, how, replicates), out, config, device, overwrite)
 
 
 def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str, overwrite: bool) -> None:

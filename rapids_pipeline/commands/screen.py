@@ -44,6 +44,7 @@ def command(
     repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
     seed: Annotated[int, typer.Option(help="The seed of the folds.")] = 0,
     how: TableOptions = AS_OURS,
+    replicates: options.ReplicatesOption = "mean",
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
@@ -59,7 +60,7 @@ def command(
     stages = LiveStages(drawn=report.drawn, logged=report.logged)
     encoder, because = chosen_encoder(molecules)
     stages.say(f"molecules: {encoder} ({because})")
-    problem = options.ingest(ProblemFiles(train, test, how), "cpu", stages)
+    problem = options.ingest(ProblemFiles(train, test, how, replicates), "cpu", stages)
     names = () if features == "all" else options.names_in(features)
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
     pairs, source = problem.pairs, problem.source

@@ -33,6 +33,7 @@ def command(
     molecules: options.MoleculesOption = "auto",
     device: options.DeviceOption = "auto",
     how: TableOptions = AS_OURS,
+    replicates: options.ReplicatesOption = "mean",
 ) -> None:
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
@@ -48,7 +49,7 @@ def command(
     chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
     require_writable(out)
     options.announce(stages, chosen, config)
-    problem = options.ingest(ProblemFiles(train, test, how), chosen.name, stages)
+    problem = options.ingest(ProblemFiles(train, test, how, replicates), chosen.name, stages)
     given = problem.data, problem.pairs, request, config, chosen, out
     try:
         found, tuned = tune(*given, source=problem.source, stages=stages)
@@ -61,5 +62,6 @@ def command(
     words = ["rapids-perturb", "run", "--train", str(train), "--test", str(test or "id_map.csv")]
     words += ["--out", "runs/tuned", "--molecules", config.molecules, "--recipe", str(out / report.RECIPE)]
     words += options.words_of(how)
+    words += [] if replicates == "mean" else ["--replicates", replicates]
     written = f"written: {out}/{', '.join(report.FILES)}"
     print_report(*report.tables(found), *report.sentences(found), written, f"use it: {shlex.join(words)}")

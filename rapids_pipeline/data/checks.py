@@ -41,18 +41,6 @@ def refuse_repeated(path: Path, what: str, names: Sequence[str]) -> None:
         raise InputError(f"{path}: duplicate {what}: {some_of(repeated)}; every {what} may occur once")
 
 
-def refuse_repeated_pairs(path: Path, obs: pd.DataFrame) -> None:
-    """Raise InputError where two rows have the same cell type and compound."""
-    repeated = obs.index[obs.duplicated(PAIR, keep=False)]
-    if len(repeated):
-        cell_type, name = obs.loc[repeated[0], PAIR]
-        same = repeated[(obs.loc[repeated, PAIR] == [cell_type, name]).all(axis=1)]
-        raise InputError(
-            f"{path}: the pair ({cell_type}, {name}) occurs in {rows_named(same)}; {len(repeated)} rows share a pair "
-            "in all; average the replicates into one row a pair"
-        )
-
-
 def refuse_non_finite(path: Path, obs: pd.DataFrame, Y: Float32, genes: Sequence[str]) -> None:
     """Raise InputError where a value is NaN or infinite: how many, and which row and gene first."""
     _refuse(path, obs, Y, genes, ~np.isfinite(Y))

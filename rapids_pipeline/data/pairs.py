@@ -14,7 +14,7 @@ compound of a batch that training has under another name (the same canonical SMI
 training name. Salts, stereoisomers and tautomers are other molecules.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from features.molecules.smiles import canonical_smiles, distinct_molecules
+from features.rows import DOSE, TIME, context_numbers
 from rapids_pipeline.backend.arrays import Indices, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import FrameLibrary, as_pandas, read_table
@@ -55,7 +56,8 @@ class PairBatch:
     Attributes
     ----------
     table : pandas.DataFrame
-        `id, cell_type, sm_name, SMILES`, a string in every row; rows as in the file.
+        `id, cell_type, sm_name, SMILES`, a string in every row; rows as in the file. Besides, as numbers, `dose_uM` and
+        `time_h` where both the file and the model's training rows have them.
     known_as : ndarray of object, (n,)
         The name by which the model's encodings look the compound up: `sm_name`, or its training name.
     molecule : ndarray of intp, (n,)
@@ -122,7 +124,8 @@ def read_pairs(
 def read_batch(path: Path, training: pd.DataFrame, options: TableOptions = AS_OURS) -> PairBatch:
     """Read the pairs of a file as a batch for a saved model.
 
-    Parameters and errors as in `read_pairs`, but `id`, and `sm_name` or `SMILES`, may be missing.
+    Parameters and errors as in `read_pairs`, but `id`, and `sm_name` or `SMILES`, may be missing. `dose_uM` and
+    `time_h` are read where `training` has them, too.
     """
     found, notes = _read(path, options, "pandas")
     if numbered := "id" not in found.columns:
@@ -137,7 +140,78 @@ def read_batch(path: Path, training: pd.DataFrame, options: TableOptions = AS_OU
     known = training_molecules(training)
     pairs["sm_name"] = _named(path, pairs, names_by_molecule(known))
     pairs, notes = _as_in_training(path, pairs, training, notes)
+    for column in context_columns(training):
+        if column in found.columns:
+            pairs[column] = context_numbers(found, column)[:, 0]
     return replace(_numbered(path, pairs, training, known, notes), numbered=numbered)
+
+
+def context_columns(obs: pd.DataFrame) -> list[str]:
+    """Return which of `dose_uM` and `time_h` a table has."""
+    return [column for column in (DOSE, TIME) if column in obs.columns]
+
+
+def context_notes(pairs: pd.DataFrame, training: pd.DataFrame) -> list[str]:
+    """Return a sentence where pairs lack a dose or time that training rows have, or are beyond theirs."""
+    notes = []
+    for column in context_columns(training):
+        values, known = (context_numbers(table, column)[:, 0] for table in (pairs, training))
+        missing = int(np.isnan(values).sum())
+        if missing:
+            notes.append(
+                f"{missing} of {len(values)} pairs have no {column}, in which the training rows differ: they are "
+                "predicted as of no known one; give them the column"
+            )
+        low, high = np.nanmin(known), np.nanmax(known)
+        beyond = int(((values < low) | (values > high)).sum())
+        if beyond:
+            notes.append(
+                f"{beyond} of {len(values)} pairs have a {column} outside the training rows' {low:g} to {high:g}: "
+                "expect larger errors there"
+            )
+    return notes
+
+
+def fanned_out(
+    batch: PairBatch, doses: Sequence[float], times: Sequence[float], training: pd.DataFrame
+) -> PairBatch:
+    """Return every pair at each dose (µM) and time (h), in turn; without doses or without times as the pairs say.
+
+    Ids get a suffix: id 7 at 0.1 µM and 24 h is 7_0.1uM_24h.
+
+    Raises
+    ------
+    InputError
+        A dose or time is below 0, not finite or given twice, or the model's training rows do not differ in it.
+    """
+    values = {DOSE: (doses, "uM"), TIME: (times, "h")}
+    for option, column in (("--doses", DOSE), ("--times", TIME)):
+        asked = list(values[column][0])
+        wrong = [x for x in asked if not 0 <= x < np.inf or asked.count(x) > 1]
+        if wrong:
+            raise InputError(
+                f"{option}: {wrong[0]:g}: give different numbers of 0 or more, separated by commas"
+            )
+        if asked and column not in training.columns:
+            raise InputError(
+                f"{option}: the model's training rows do not differ in {column}, so it tells none apart; leave the "
+                "option out, or train on rows that have the column"
+            )
+    given = {
+        column: (np.array(many, np.float64), unit) for column, (many, unit) in values.items() if len(many)
+    }
+    rows, suffix = np.arange(len(batch.table)), np.full(len(batch.table), "", object)
+    columns: dict[str, Any] = {}
+    for column, (many, unit) in given.items():
+        columns = {name: np.repeat(kept, len(many)) for name, kept in columns.items()}
+        columns[column] = np.tile(many, len(rows))
+        suffix = np.repeat(suffix, len(many)) + np.tile([f"_{x:g}{unit}" for x in many], len(rows)).astype(
+            object
+        )
+        rows = np.repeat(rows, len(many))
+    table = batch.table.iloc[rows].reset_index(drop=True).assign(**columns)
+    table["id"] = table["id"] + suffix
+    return replace(batch, table=table, known_as=batch.known_as[rows], molecule=batch.molecule[rows])
 
 
 def read_ids(path: Path, options: TableOptions = AS_OURS) -> pd.DataFrame:
@@ -278,5 +352,5 @@ def _numbered(
         ]
     smiles = compounds["SMILES"].to_numpy(object)
     first = np.unique(molecule, return_index=True)[1]
-    table = pairs.assign(SMILES=smiles[number]).astype(object)
+    table = pairs.assign(SMILES=smiles[number]).astype(dict.fromkeys(COLUMNS, object))
     return PairBatch(table, known_as[number], molecule[number], molecules, list(smiles[first]), notes)

@@ -1,26 +1,34 @@
 """The problem of a run or a study: its files, read and checked, with rows in an order of their own.
 
-    (data, pairs) = files, both sorted by (cell_type, sm_name)
+    (data, pairs) = files, both sorted by (cell_type, sm_name), and what tells rows of one pair apart
 
 No result therefore depends on the order of the rows in a file.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
-from rapids_pipeline.backend.arrays import Indices
+from features.rows import BATCH, DOSE, REPLICATE, TIME, context_numbers, contexts_of, labels_of, varying
+from rapids_pipeline.backend.arrays import Float64, Indices
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import describe_input
 from rapids_pipeline.backend.frames import FrameLibrary, library_for
 from rapids_pipeline.data import demo
 from rapids_pipeline.data.columns import TableOptions
-from rapids_pipeline.data.pairs import read_pairs, with_smiles
+from rapids_pipeline.data.pairs import context_notes, read_pairs, with_smiles
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
+
+Replicates = Literal["mean", "keep"]
+CELLS, WEIGHT = "n_cells", "weight"
+"""Columns that say what a row counts among its replicates: the first of `weight` and `n_cells` that there is."""
+PRIOR_REPLICATES = 4.0
+"""Replicates of mean spread that every context's spread is drawn by."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,14 @@ class ProblemFiles:
         The pairs to predict; the demonstration data have their own.
     options : TableOptions
         How they are read.
+    replicates : {"mean", "keep"}
+        What becomes of several rows of one compound and context: their mean (`averaged`), or rows of their own.
     """
 
     train: Path | None
     test: Path | None = None
     options: TableOptions = field(default_factory=TableOptions)
+    replicates: Replicates = "mean"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +70,7 @@ class Problem:
     inputs : dict
         What a manifest says of the files: path, size and SHA-256, by "train" and "test".
     notes : list of str
-        What a person should know of how the files were read.
+        What a person should know of how the files were read, and of replicates and doses.
     """
 
     data: PerturbationData
@@ -101,7 +112,10 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         As `read_training`, `read_pairs` and `with_smiles`.
     """
     library = library_for(device)
-    data, pairs = _training(files, library)
+    if files.replicates not in get_args(Replicates):
+        raise InputError(f"--replicates {files.replicates}: choose mean or keep")
+    measured, pairs = _training(files, library)
+    data = averaged(measured) if files.replicates == "mean" else measured
     notes = list(data.notes)
     if files.test is not None:
         pairs, said = read_pairs(files.test, data.obs, files.options, library=library)
@@ -118,13 +132,105 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         np.argsort(pairs_order),
         "demo data (simulated)" if files.train is None else str(files.train),
         {name: describe_input(path) for name, path in named.items() if path is not None},
-        notes,
+        [*notes, *_notes(measured, data, pairs, files.replicates)],
     )
 
 
+def averaged(data: PerturbationData) -> PerturbationData:
+    """Return one row a compound and context, the mean of its replicates; the data themselves where no row has any.
+
+    With c_j what a row counts (`weight`, else `n_cells`, else 1), n_i the rows of context i, v_i their variance, the
+    mean over genes, and v̄ that of all replicates, the mean ȳ_i = Σ c_j y_j / Σ c_j counts in fits
+
+        w_i ∝ Σ c_j / s_i,   s_i = (PRIOR_REPLICATES v̄ + (n_i − 1) v_i) / (PRIOR_REPLICATES + n_i − 1),   mean w = 1
+
+    so a context of few or unlike replicates counts less. A gene's mean is that of the rows in which it was tested (not
+    NaN). Rows are in the order of first occurrence, with the metadata of their first row; a batch or replicate that is
+    not that of all rows is left out, `n_cells` and `weight` are sums.
+
+    Raises
+    ------
+    InputError
+        A weight or number of cells is missing or not above 0.
+    """
+    context = contexts_of(data.obs)
+    n = np.bincount(context)
+    if (n <= 1).all():
+        return data
+    counts = _counts(data.obs)
+    groups = csr_array((np.ones(len(context)), (context, np.arange(len(context)))))
+    tested = np.isfinite(data.Y)
+    filled = np.where(tested, data.Y, 0).astype(np.float64)
+    weights = groups @ (counts[:, None] * tested)
+    Y = np.divide(
+        groups @ (counts[:, None] * filled), weights, out=np.full_like(weights, np.nan), where=weights > 0
+    )
+    away = np.where(tested, filled - np.nan_to_num(Y)[context], 0)
+    spread = groups @ np.einsum("ij,ij->i", away, away) / away.shape[1]
+    degrees = n - 1
+    pooled = float(spread.sum() / degrees.sum())
+    noise = np.ones(len(n))
+    if pooled > 0:
+        noise = (PRIOR_REPLICATES + spread / pooled) / (PRIOR_REPLICATES + degrees)
+    weight = groups @ counts / noise
+    first = np.unique(context, return_index=True)[1]
+    obs = data.obs.iloc[first].reset_index(drop=True)
+    for column in (BATCH, REPLICATE):
+        if column in obs.columns:
+            of_row = data.obs[column].astype(object)
+            obs[column] = (
+                of_row.iloc[first]
+                .where(of_row.groupby(context).nunique(dropna=False).to_numpy() == 1)
+                .to_numpy()
+            )
+    for column in (CELLS, WEIGHT):
+        if column in obs.columns:
+            obs[column] = np.bincount(context, data.obs[column].to_numpy(np.float64))
+    return replace(data, obs=obs, Y=np.ascontiguousarray(Y, np.float32), weight=weight / weight.mean())
+
+
+def _counts(obs: pd.DataFrame) -> Float64:
+    """Return what each row counts among its replicates, (n,)."""
+    column = next((name for name in (WEIGHT, CELLS) if name in obs.columns), None)
+    if column is None:
+        return np.ones(len(obs))
+    counts = context_numbers(obs, column)[:, 0]
+    bad = np.flatnonzero(~(np.isfinite(counts) & (counts > 0)))
+    if len(bad):
+        raise InputError(
+            f"column {column}, row {bad[0] + 1}: {counts[bad[0]]:g} is missing or not above 0, and replicates are "
+            f"averaged by it; fill it, drop the column, or give --replicates keep"
+        )
+    return counts
+
+
+def _notes(
+    measured: PerturbationData, data: PerturbationData, pairs: pd.DataFrame | None, replicates: Replicates
+) -> tuple[str, ...]:
+    """Return what a reader should know of replicates, and of pairs without the dose or time that training rows have."""
+    notes, n = [], int(contexts_of(measured.obs).max(initial=-1)) + 1
+    if n < len(measured.obs):
+        what = (
+            "averaged"
+            if replicates == "mean"
+            else "kept as rows of their own, in one fold (--replicates keep)"
+        )
+        notes.append(
+            f"{len(measured.obs)} rows are replicates of {n} compounds in a context; they are {what}"
+        )
+    if pairs is not None:
+        notes += context_notes(pairs, data.obs[[*varying(data.obs)]])
+    return tuple(notes)
+
+
 def canonical_order(obs: pd.DataFrame) -> Indices:
-    """Return the row order by (cell_type, sm_name) that makes results independent of the file's order."""
-    return np.lexsort((obs["sm_name"].to_numpy(str), obs["cell_type"].to_numpy(str)))
+    """Return the row order that makes results independent of the file's order.
+
+    By cell_type, sm_name, dose_uM, time_h, batch and replicate, so far as there are such columns; missing values last.
+    """
+    keys = [obs["cell_type"].to_numpy(str), obs["sm_name"].to_numpy(str), *context_numbers(obs, DOSE, TIME).T]
+    keys += [labels_of(obs, name) for name in (BATCH, REPLICATE)]
+    return np.lexsort(keys[::-1])
 
 
 def _training(files: ProblemFiles, library: FrameLibrary) -> tuple[PerturbationData, pd.DataFrame | None]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from narwhals.typing import IntoDataFrame
 
-from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import (
     FrameLibrary,
@@ -32,7 +32,6 @@ from rapids_pipeline.data.checks import (
     as_text,
     check_smiles,
     refuse_non_finite,
-    refuse_repeated_pairs,
     refuse_text_among_numbers,
     refuse_unusable,
     some_of,
@@ -68,17 +67,21 @@ class PerturbationData:
         The n_targets column names of `Y`.
     notes : tuple of str
         What a person should know of how the file was read.
+    weight : numpy.ndarray of float64, (n_samples,), optional
+        What each row counts in fits, 1 on average, where rows are means of replicates; all alike by default.
     """
 
     obs: pd.DataFrame
     Y: Float32
     genes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    weight: Float64 | None = None
 
     def take(self, rows: Indices) -> "PerturbationData":
         """Return the data of some rows, in the order asked for."""
+        weight = None if self.weight is None else self.weight[rows]
         obs = self.obs.iloc[rows].reset_index(drop=True)
-        return replace(self, obs=obs, Y=np.ascontiguousarray(self.Y[rows]))
+        return replace(self, obs=obs, Y=np.ascontiguousarray(self.Y[rows]), weight=weight)
 
 
 def read_training(
@@ -99,7 +102,7 @@ def read_training(
     InputError
         Missing, empty or unreadable file; missing column or value; two columns for one meaning; duplicate gene names;
         numeric columns that seem to be no genes; text among the numbers of a gene; infinite target; a gene or a row
-        without any target; duplicate pairs; one compound with two SMILES; invalid SMILES.
+        without any target; one compound with two SMILES; invalid SMILES.
     UnavailableError
         A .h5ad or .gctx file without anndata installed, or RDKit missing.
     """
@@ -238,6 +241,5 @@ def _checked_training(path: Path, data: PerturbationData, apart: bool) -> Pertur
     refuse_unusable(path, data.obs, data.Y, data.genes)
     obs = as_text(path, data.obs, TRAINING_COLUMNS)
     obs, changed = with_known_labels(str(path), obs, obs)
-    refuse_repeated_pairs(path, obs)
     check_smiles(path, obs)
     return replace(data, obs=obs, notes=(*data.notes, *changed, *notes))

@@ -2,7 +2,8 @@
 
 A score is one of rows like those it was made on. The audit counts, for the held-out rows of a split and for the pairs
 to predict alike, what the training rows already know of them: their compound, its scaffold, the nearest other
-structure, their cell type, and by how many rows. Where the two differ, it says so in words.
+structure, their cell type, and by how many rows; where doses or times differ, also how near the compound's nearest
+other context in the cell type is. Where the two differ, it says so in words.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 
 from features.molecules.morgan import MorganEncoder, tanimoto
 from features.molecules.smiles import murcko_scaffolds
-from features.rows import numbered
-from rapids_pipeline.backend.arrays import Float32, Indices
+from features.rows import DOSE, TIME, context_numbers, contexts_of, decades_apart, numbered, varying
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.evaluation.splits import Split, same_compound
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -40,7 +41,8 @@ class Overlap:
         How many there are.
     compound, scaffold, cell_type, pair : float
         Share of the rows whose compound (same name or same molecule), Bemis–Murcko scaffold, cell type, or pair of
-        compound and cell type has a training row. `pair` must be 0: such a row has its answer in training.
+        compound and cell type, at the same dose and time, has a training row. `pair` must be 0: such a row has its
+        answer in training.
     same_response : float or None
         Share of the rows whose responses equal those of a training row in all genes; None where they are unknown.
     tanimoto : tuple of float
@@ -50,6 +52,11 @@ class Overlap:
         Median number of training rows with the row's cell type, and with its compound.
     fewest_per_cell_type : int
         The smallest such number for a cell type.
+    other_context : float or None
+        Share of the rows whose compound has a training row in the same cell type at another dose or time; None where
+        no dose or time differs.
+    decades : float or None
+        Median distance to the nearest such row, |Δlog10 dose| + |Δlog10 time|; None without any.
     """
 
     rows: int
@@ -62,6 +69,8 @@ class Overlap:
     rows_per_cell_type: float
     rows_per_compound: float
     fewest_per_cell_type: int
+    other_context: float | None = None
+    decades: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,8 @@ class Audit:
 class _Known:
     """Numbers of cell type, compound and scaffold of all rows, and of the responses of those that are measured.
 
-    `molecule` is the number of a row's SMILES, `similarity` that of two of them.
+    `molecule` is the number of a row's SMILES, `similarity` that of two of them. `context` is the number of a row's
+    compound, cell type, dose and time; `doses_and_times`, (n, 2), None where none differ.
     """
 
     cell_type: Indices
@@ -99,23 +109,38 @@ class _Known:
     response: Indices | None
     molecule: Indices
     similarity: Float32
+    context: Indices
+    doses_and_times: Float64 | None
 
     def facts(self, training: Indices, rows: Indices) -> dict[str, NDArray[Any]]:
         """Return, for each of `rows`, what `training` knows of it."""
-        pair = self.cell_type * (self.compound.max() + 1) + self.compound
         there = np.unique(self.molecule[training])
         facts: dict[str, NDArray[Any]] = {
             "compound": np.isin(self.compound[rows], self.compound[training]),
             "scaffold": np.isin(self.scaffold[rows], self.scaffold[training]),
             "cell_type": np.isin(self.cell_type[rows], self.cell_type[training]),
-            "pair": np.isin(pair[rows], pair[training]),
+            "pair": np.isin(self.context[rows], self.context[training]),
             "tanimoto": self.similarity[self.molecule[rows]][:, there].max(axis=1),
             "rows_per_cell_type": _count(self.cell_type, training)[self.cell_type[rows]],
             "rows_per_compound": _count(self.compound, training)[self.compound[rows]],
         }
         if self.response is not None and rows.max(initial=0) < len(self.response):
             facts["same_response"] = np.isin(self.response[rows], self.response[training])
+        if self.doses_and_times is not None:
+            facts["decades"] = self._decades(training, rows)
         return facts
+
+    def _decades(self, training: Indices, rows: Indices) -> Float64:
+        """Return how far the compound's nearest training row of the same cell type is; NaN where there is none."""
+        assert self.doses_and_times is not None
+        pair = self.cell_type * (self.compound.max() + 1) + self.compound
+        found = np.full(len(rows), np.nan)
+        for one in np.unique(pair[rows]):
+            asked, known = np.flatnonzero(pair[rows] == one), training[pair[training] == one]
+            if len(known):
+                values = self.doses_and_times
+                found[asked] = decades_apart(values[rows[asked]], values[known], values[training]).min(axis=1)
+        return found
 
 
 def audit(
@@ -143,7 +168,13 @@ def audit(
         RDKit is not installed.
     """
     columns = ["cell_type", "sm_name", "SMILES"]
-    both = obs[columns] if pairs is None else pd.concat([obs[columns], pairs[columns]], ignore_index=True)
+    columns += [name for name in (DOSE, TIME) if name in obs.columns]
+    asked = (
+        None
+        if pairs is None
+        else pairs.assign(**dict.fromkeys(set(columns[3:]) - set(pairs.columns), np.nan))
+    )
+    both = obs[columns] if asked is None else pd.concat([obs[columns], asked[columns]], ignore_index=True)
     known = _known(both, Y)
     parts = [known.facts(split.training, split.held_out) for split in splits]
     names = _distinct_names([split.name for split in splits])
@@ -167,9 +198,14 @@ def _share(share: float) -> str:
 def audit_rows(found: Audit) -> list[tuple[str, str, str]]:
     """Return the audit as rows of text: what, of the held-out rows, of the pairs to predict ("" where unknown)."""
 
+    with_contexts = found.held_out.other_context is not None
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.2g}"
+
     def cells(overlap: Overlap | None) -> list[str]:
         if overlap is None:
-            return [""] * 10
+            return [""] * (10 + 2 * with_contexts)
         low, _, median, _, high = overlap.tanimoto
         same = overlap.same_response
         return [
@@ -183,6 +219,7 @@ def audit_rows(found: Audit) -> list[tuple[str, str, str]]:
             f"{overlap.fewest_per_cell_type}",
             _share(overlap.pair),
             "" if same is None else _share(same),
+            *([_share(overlap.other_context or 0.0), number(overlap.decades)] if with_contexts else []),
         ]
 
     words = [
@@ -196,6 +233,14 @@ def audit_rows(found: Audit) -> list[tuple[str, str, str]]:
         "training rows of the cell type, fewest",
         "pair known (must be 0)",
         "equal to a training row in all genes",
+        *(
+            [
+                "compound known in the cell type at another dose or time",
+                "decades of dose and time to it, median",
+            ]
+            if with_contexts
+            else []
+        ),
     ]
     return list(zip(words, cells(found.held_out), cells(found.task), strict=True))
 
@@ -251,13 +296,16 @@ def _known(rows: pd.DataFrame, Y: Float32 | None) -> _Known:
     response = None
     if Y is not None:
         response = np.unique([row.tobytes() for row in np.ascontiguousarray(Y)], return_inverse=True)[1]
+    compound = same_compound(rows["sm_name"].to_numpy(str), smiles)
     return _Known(
         cell_type=numbered(rows["cell_type"].to_numpy(str))[1],
-        compound=same_compound(rows["sm_name"].to_numpy(str), smiles),
+        compound=compound,
         scaffold=numbered(np.array(murcko_scaffolds(list(smiles))))[1],
         response=response,
         molecule=molecule,
         similarity=tanimoto(bits, bits),
+        context=contexts_of(rows.assign(sm_name=compound)),
+        doses_and_times=context_numbers(rows, DOSE, TIME) if varying(rows) else None,
     )
 
 
@@ -267,7 +315,7 @@ def _count(labels: Indices, rows: Indices) -> Indices:
 
 def _overlap(parts: Sequence[dict[str, NDArray[Any]]]) -> Overlap:
     facts = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    same = facts.get("same_response")
+    same, decades = facts.get("same_response"), facts.get("decades")
     return Overlap(
         rows=len(facts["pair"]),
         **{name: float(facts[name].mean()) for name in ("compound", "scaffold", "cell_type", "pair")},
@@ -276,6 +324,10 @@ def _overlap(parts: Sequence[dict[str, NDArray[Any]]]) -> Overlap:
         rows_per_cell_type=float(np.median(facts["rows_per_cell_type"])),
         rows_per_compound=float(np.median(facts["rows_per_compound"])),
         fewest_per_cell_type=int(facts["rows_per_cell_type"].min()),
+        other_context=None if decades is None else float(np.isfinite(decades).mean()),
+        decades=None
+        if decades is None or not np.isfinite(decades).any()
+        else float(np.median(decades[np.isfinite(decades)])),
     )
 
 

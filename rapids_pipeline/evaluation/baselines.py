@@ -23,6 +23,11 @@ A NaN among the responses was not tested. Means are of tested entries; a level w
 `mean_outcome`, and a gene without any 0. The other four read an untested entry as its gene's mean plus the effect of
 the row's cell type (`rapids_pipeline.data.untested.additive_fill`).
 
+Two that read doses and times, listed where the training rows differ in either:
+
+    nearest_context   the same compound's nearest row: in the same cell type first, then by dose and time
+    context_mean      the mean of a cell type's rows of the same dose class and time
+
 Each is a function (training data, pairs) → predictions: float32, (n_pairs, n_genes). What they choose, they choose by
 leave-one-out on training rows, all genes together. A pair's prediction depends on nothing but training rows and the
 pair. Leave-one-out of a linear smoother Ŷ = H Y has a closed form, e_i = (y_i − ŷ_i)/(1 − H_ii), and its sum of squares
@@ -35,11 +40,13 @@ Squares (2007).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from features.molecules.morgan import MorganEncoder, tanimoto
+from features.rows import DOSE, TIME, context_numbers, decades_apart, log10_of, varying
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
@@ -223,6 +230,49 @@ def tanimoto_neighbours(training: PerturbationData, pairs: pd.DataFrame) -> Floa
     return out
 
 
+def nearest_context(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
+    """Return, for every pair, the response of the compound's row that is nearest in |Δlog10 dose| + |Δlog10 time|.
+
+    Rows of the pair's cell type come before those of others, however far; of equally near rows the mean is taken.
+    Parameters and result as `shrunken_compound_mean`; `cell_type` is read, too, and `dose_uM` and `time_h` where there
+    are such columns. A compound without training rows gets `mean_across_celltypes`.
+    """
+    out = mean_across_celltypes(training, pairs)
+    _require(training, pairs, "sm_name")
+    rows_of = training.obs.groupby(training.obs["sm_name"].astype(str)).indices
+    cells, asked_cells = (x["cell_type"].to_numpy(str) for x in (training.obs, pairs))
+    there, here = (context_numbers(x, DOSE, TIME) for x in (training.obs, pairs))
+    for name, asked in pairs.groupby(pairs["sm_name"].astype(str)).indices.items():
+        rows = rows_of.get(name, np.arange(0))
+        apart = decades_apart(here[asked], there[rows], there)
+        other = asked_cells[asked][:, None] != cells[rows][None, :]
+        for place, pair in enumerate(asked if len(rows) else ()):
+            some = np.flatnonzero(other[place] == other[place].min())
+            near = some[apart[place, some] <= apart[place, some].min() + 1e-9]
+            out[pair] = tested_mean(training.Y[rows[near]], out[pair])
+    return out
+
+
+def context_mean(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
+    """Return, for every pair, the mean over the training rows of its cell type, dose class and time.
+
+    A dose class is a decade: log10 of the dose, rounded. Parameters and result as `nearest_context`; without such rows
+    a pair gets `mean_across_celltypes`.
+    """
+    out = mean_across_celltypes(training, pairs)
+
+    def classes(obs: pd.DataFrame) -> "pd.Series[Any]":
+        dose, time = context_numbers(obs, DOSE, TIME).T
+        decade = np.round(log10_of(dose, context_numbers(training.obs, DOSE)[:, 0])) + 0.0
+        return pd.Series(zip(obs["cell_type"].astype(str), map(str, decade), map(str, time), strict=True))
+
+    rows_of = pd.Series(np.arange(len(training.obs))).groupby(classes(training.obs)).indices
+    for key, asked in pd.Series(np.arange(len(pairs))).groupby(classes(pairs)).indices.items():
+        if key in rows_of:
+            out[asked] = tested_mean(training.Y[rows_of[key]], out[asked[0]])
+    return out
+
+
 def leave_one_out_error(H: Float64, products: Float64) -> float:
     """Return Σ_i |y_i − ŷ_i without row i|² over all genes, of the smoother Ŷ = H Y.
 
@@ -310,6 +360,15 @@ ALL_BASELINES: dict[str, Baseline] = BASELINES | {
     "tanimoto_neighbours": tanimoto_neighbours,
 }
 """All baselines by name, in the order in which they are shown."""
+
+CONTEXT_BASELINES: dict[str, Baseline] = {"nearest_context": nearest_context, "context_mean": context_mean}
+"""The baselines that read doses and times."""
+
+
+def context_baselines(obs: pd.DataFrame) -> dict[str, Baseline]:
+    """Return `CONTEXT_BASELINES` where training rows differ in dose or time, otherwise none."""
+    return CONTEXT_BASELINES if varying(obs) else {}
+
 
 BASELINE_COLUMNS: dict[str, tuple[str, ...]] = {
     "zeros": (),

@@ -27,7 +27,7 @@ from rapids_pipeline.backend.frames import FrameLibrary
 from rapids_pipeline.data.columns import AS_OURS, PAIR, PREDICTION_LAYER, TableOptions
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.data.untested import has_gaps, tested_mean
-from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS, context_baselines
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 
@@ -163,7 +163,9 @@ def _baseline_predictions(
     absent = [name for name in BASELINE_COLUMNS if name not in computable]
     if absent:
         notes.append(f"not scored, as the training file has no SMILES of all compounds: {', '.join(absent)}")
-    return {name: ALL_BASELINES[name](training, asked) for name in computable}, notes
+    of_contexts = context_baselines(training.obs) if set(PAIR) <= have else {}
+    made = {name: ALL_BASELINES[name](training, asked) for name in computable}
+    return made | {name: baseline(training, asked) for name, baseline in of_contexts.items()}, notes
 
 
 def _with_known_smiles(pairs: pd.DataFrame, training: PerturbationData) -> pd.DataFrame:

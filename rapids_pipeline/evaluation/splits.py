@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from features.group_statistics import random_folds as dealt_folds
 from features.molecules.smiles import distinct_molecules, murcko_scaffolds
 from features.reduction import TruncatedSVD
-from features.rows import numbered
+from features.rows import DOSE, TIME, context_numbers, contexts_of, numbered
 from rapids_pipeline.backend.arrays import Float32, Indices, Labels, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.untested import imputed
@@ -93,7 +93,7 @@ def bootstrap_units(name: str, obs: pd.DataFrame) -> Indices:
 
     They are the rows of one compound where compounds are held out: those are no independent evidence about new ones.
     """
-    if name not in ("compound", "scaffold", "joint", "scarce", "made_scarce"):
+    if name not in ("compound", "scaffold", "joint", "dose", "time", "scarce", "made_scarce"):
         return np.arange(len(obs))
     return numbered(obs["sm_name"].to_numpy(str))[1]
 
@@ -151,6 +151,16 @@ def random_folds(n_rows: int, n_folds: int, seed: int) -> Indices:
     return dealt_folds(n_rows, n_folds, seed)
 
 
+def context_folds(obs: pd.DataFrame, n_folds: int, seed: int) -> Indices:
+    """Return the fold of every row as `random_folds` deals them, with replicates in one fold.
+
+    Contexts are dealt, not rows: rows of one compound at one dose and time in one cell type stay together. Where every
+    row has a context of its own, these are the folds of `random_folds`.
+    """
+    contexts = contexts_of(obs)
+    return random_folds(int(contexts.max(initial=-1)) + 1, n_folds, seed)[contexts]
+
+
 def same_compound(names: Labels, smiles: Labels) -> Indices:
     """Return one number a compound: rows of the same name or the same molecule (canonical SMILES) have the same."""
     by_name = np.unique(names, return_inverse=True)[1]
@@ -185,7 +195,7 @@ def group_folds(groups: Indices, n_folds: int, seed: int, what: str) -> Indices:
 
 
 def _random(task: Task) -> list[Split]:
-    return _of_folds(random_folds(len(task.obs), task.n_folds, task.seed), "rows")
+    return _of_folds(context_folds(task.obs, task.n_folds, task.seed), "rows")
 
 
 def _compound(task: Task) -> list[Split]:
@@ -223,6 +233,39 @@ def _joint(task: Task) -> list[Split]:
     if not splits:
         raise InputError("--split joint: needs at least two cell types")
     return splits
+
+
+def _dose(task: Task) -> list[Split]:
+    return _of_folds(_level_folds(task, DOSE, "doses"), "doses of known compounds")
+
+
+def _time(task: Task) -> list[Split]:
+    return _of_folds(_level_folds(task, TIME, "times"), "times of known compounds")
+
+
+def _level_folds(task: Task, column: str, what: str) -> Indices:
+    """Deal the doses or times of every compound to successive folds, in an order drawn for each.
+
+    So no fold holds all that a compound has. A compound with one of them, and rows where it is missing, are never held
+    out: −1.
+    """
+    compounds = same_compound(task.labels("sm_name"), task.labels("SMILES"))
+    values, rng = context_numbers(task.obs, column)[:, 0], np.random.default_rng(task.seed)
+    folds, turn = np.full(len(values), -1, dtype=np.intp), 0
+    for compound in rng.permutation(np.unique(compounds)):
+        rows = np.flatnonzero((compounds == compound) & ~np.isnan(values))
+        levels = rng.permutation(np.unique(values[rows]))
+        if len(levels) > 1:
+            folds[rows] = (
+                turn + np.argsort(levels)[np.searchsorted(np.sort(levels), values[rows])]
+            ) % task.n_folds
+            turn += len(levels)
+    if not 2 <= task.n_folds <= turn:
+        raise InputError(
+            f"--split {column.split('_')[0]}: {task.n_folds} folds of {turn} {what} of compounds that have several in "
+            f"the column {column}: take from 2 to {turn} folds, or another split"
+        )
+    return folds
 
 
 def _scarce(task: Task) -> list[Split]:
@@ -338,6 +381,8 @@ _SPLITS: dict[str, tuple[Callable[[Task], list[Split]], str]] = {
     "scaffold": (_scaffold, "scaffolds that no training row has"),
     "cell_type": (_cell_type, "a cell type that no training row has"),
     "joint": (_joint, "compounds and a cell type that no training row has"),
+    "dose": (_dose, "doses of a compound that training rows have at other doses"),
+    "time": (_time, "times of a compound that training rows have at other times"),
     "scarce": (
         _scarce,
         "compounds within the cell types of the pairs to predict, known from other cell types",

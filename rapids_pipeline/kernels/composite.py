@@ -10,6 +10,8 @@ training rows that have one:
     profile_linear   ⟨p, p'⟩ / mean |p|²        profile_cosine   ⟨p, p'⟩ / (|p| |p'|)
     profile_rbf      exp(−|p − p'|² / mean |p|²)
     rbf(ENCODER)     exp(−|f − f'|² / mean |f_i − f_j|²), the mean over pairs of distinct training molecules
+    dose, time       exp(−Δ² / 2l²), Δ of log10 (0 lies one decade below the least positive training value); a missing
+                     value is 1 with a missing one and 0 with others; 1 where the training rows do not differ in it
 
 In words a product is its factors with " * " between them, a factor to a whole power as `factor^2`; a recipe's TOML
 file has one line a term:
@@ -25,7 +27,7 @@ weights that are not negative.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import mul
 from typing import Any, NamedTuple
@@ -38,11 +40,19 @@ from features.rows import Levels, Pairs, places
 from rapids_pipeline.backend.arrays import Array, Codes, Float64, Mask, namespace
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.kernels.response_profiles import ResponseProfiles, correlation_of_cell_types
+from rapids_pipeline.kernels.response_profiles import (
+    DOSE_LENGTH,
+    TIME_LENGTH,
+    ResponseProfiles,
+    correlation_of_cell_types,
+)
 
 FACTORS = {
     "cell_type": "1 where both rows are of one cell type",
     "compound": "1 where both rows are of one compound",
+    "dose": "how near the doses are on a logarithmic scale, exp(−Δ²/2l²)",
+    "time": "how near the times are on a logarithmic scale, exp(−Δ²/2l²)",
+    "batch": "1 where both rows are of one batch",
     "correlation": "how alike the responses of the two cell types are, learnt from compounds measured in both",
     "tanimoto": "Tanimoto similarity of the Morgan fingerprints",
     "profile_linear": "inner product of the response profiles",
@@ -125,15 +135,26 @@ class CompositeKernel:
         Products of factors, in words, and their weights.
     profile_shrinkage : float
         κ of the response profiles: rows of no response that every profile is drawn by.
+    dose_length, time_length : float
+        l of the factors `dose` and `time`, and of the nearness of the rows of a profile: decades.
     """
 
     weights: Mapping[str, float]
     profile_shrinkage: float = 1.0
+    dose_length: float = DOSE_LENGTH
+    time_length: float = TIME_LENGTH
 
     def __post_init__(self) -> None:
         terms_of(self.weights)
         if not 0 <= self.profile_shrinkage < np.inf:
             raise InputError(f"profile_shrinkage must be finite and ≥ 0, not {self.profile_shrinkage}")
+        if not all(0 < length < np.inf for length in self.lengths):
+            raise InputError(f"dose_length and time_length must be finite and above 0, not {self.lengths}")
+
+    @property
+    def lengths(self) -> tuple[float, float]:
+        """The lengths of dose and time."""
+        return self.dose_length, self.time_length
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -146,13 +167,14 @@ class CompositeKernel:
         """Whether any factor compares response profiles."""
         return any(factor.of_profiles for _, factors in terms_of(self.weights) for factor in factors)
 
+    @property
+    def of_contexts(self) -> bool:
+        """Whether any factor compares doses or times."""
+        return any(f.name in ("dose", "time") for _, factors in terms_of(self.weights) for f in factors)
+
     def with_molecules(self, encoder: str) -> "CompositeKernel":
         """Return the kernel with `encoder` for rbf(molecules); where that makes two products one, their sum."""
-        renamed: dict[str, float] = {}
-        for name, weight in self.weights.items():
-            new = name.replace(f"rbf({MOLECULES})", f"rbf({encoder})")
-            renamed[new] = renamed.get(new, 0.0) + weight
-        return CompositeKernel(renamed, self.profile_shrinkage)
+        return replace(self, weights=renamed(self.weights, encoder))
 
     def learn(self, rows: Pairs, scores: Float64) -> "LearntKernel":
         """Learn from training rows (n) and their scores (n, q).
@@ -164,8 +186,17 @@ class CompositeKernel:
         """
         present = rows.alone()
         correlation = correlation_of_cell_types(present, scores)
-        profiles = ResponseProfiles.learn(rows, scores, self.profile_shrinkage)
+        profiles = ResponseProfiles.learn(rows, scores, self.profile_shrinkage, self.lengths)
         return LearntKernel(self, profiles, present.levels.cell_types, *correlation)
+
+
+def renamed(weights: Mapping[str, float], encoder: str) -> dict[str, float]:
+    """Return weights with `encoder` for rbf(molecules); where that makes two products one, their sum."""
+    found: dict[str, float] = {}
+    for name, weight in weights.items():
+        new = name.replace(f"rbf({MOLECULES})", f"rbf({encoder})")
+        found[new] = found.get(new, 0.0) + weight
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,8 +245,14 @@ class LearntKernel:
             K = K + weight * reduce(mul, parts)
         return K
 
-    def has_profile(self, pairs: Pairs) -> Mask:
-        """Say which pairs have a response profile: their compound was measured in another cell type, (m,)."""
+    def is_known(self, pairs: Pairs) -> Mask:
+        """Say of which pairs the compound was measured in another context, (m,).
+
+        That is in another cell type, so that the pair has a response profile; for a kernel that compares doses or times
+        another dose or time in the same cell type is another context, too.
+        """
+        if self.kernel.of_contexts:
+            return self.profiles.measured_elsewhere(pairs)
         return self.profiles.of(pairs)[1]
 
     def _factor(self, factor: Factor, pairs: "_Side", training: "_Side") -> Array:
@@ -229,13 +266,16 @@ class LearntKernel:
         here, there = pairs.rows.levels, training.rows.levels
         if factor.name == "correlation":
             return self._correlation(here, there)
+        if factor.name in ("dose", "time"):
+            return self.profiles.nearness(pairs.rows, factor.name)
         if factor.name == "tanimoto":
             from features.molecules.morgan import tanimoto
 
             bits = here.molecules["morgan"], there.molecules["morgan"]
             return here.between(there, "tanimoto", lambda: tanimoto(*bits).astype(np.float64))
         if factor.encoder is None:
-            return _equal(*(getattr(levels, f"{factor.name}s") for levels in (here, there)))
+            name = "batches" if factor.name == "batch" else f"{factor.name}s"
+            return _equal(*(getattr(levels, name) for levels in (here, there)))
         from sklearn.metrics.pairwise import euclidean_distances
 
         used = np.unique(self.rows.molecule)
@@ -297,7 +337,7 @@ class LearntKernel:
         residuals = reader.array("residuals", np.float64, (len(rows), None))
         cells = len(rows.levels.cell_types)
         correlation = reader.array("correlation", np.float64, (cells, cells))
-        profiles = ResponseProfiles(rows, residuals, kernel.profile_shrinkage)
+        profiles = ResponseProfiles(rows, residuals, kernel.profile_shrinkage, kernel.lengths)
         unseen = reader.number("unseen_correlation")
         return cls(kernel, profiles, rows.levels.cell_types, correlation, unseen)
 
@@ -329,7 +369,7 @@ def _level_of(factor: Factor) -> str:
     """Return what a factor that is no profile's compares, as an attribute of `Pairs`."""
     if factor.encoder is not None:
         return "molecule"
-    return "compound" if factor.name == "compound" else "cell_type"
+    return factor.name if factor.name in ("compound", "dose", "time", "batch") else "cell_type"
 
 
 def _equal(A: Sequence[str], B: Sequence[str]) -> Float64:

@@ -24,7 +24,7 @@ a compound known: stereoisomers share their fingerprint. Source of the measure: 
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -43,7 +43,15 @@ from rapids_pipeline.backend.files import describe_input, model_folder, refuse_e
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
-from rapids_pipeline.data.pairs import PairBatch, names_by_molecule, read_batch, training_molecules
+from rapids_pipeline.data.pairs import (
+    PairBatch,
+    context_columns,
+    context_notes,
+    fanned_out,
+    names_by_molecule,
+    read_batch,
+    training_molecules,
+)
 from rapids_pipeline.data.untested import never_tested_notes
 from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv, written
 from rapids_pipeline.predictions.parts import PartFolder
@@ -81,6 +89,8 @@ def predict_file(
     overwrite: bool = False,
     columns: Mapping[str, str] | None = None,
     stages: Stages | None = None,
+    doses: Sequence[float] = (),
+    times: Sequence[float] = (),
 ) -> Predicted:
     """Predict the pairs of a file by the model of a folder.
 
@@ -99,6 +109,8 @@ def predict_file(
     columns : mapping of str to str, optional
         The column of a meaning, such as {"cell_type": "line"} (`rapids_pipeline.data.columns`).
     stages : Stages, optional
+    doses, times : sequence of float
+        Predict every pair at each of these doses (µM) and times (h); without any, at those of the file.
 
     Raises
     ------
@@ -113,11 +125,13 @@ def predict_file(
         for path in (out, _beside(out, "applicability")):
             refuse_existing(path, overwrite)
     with stages.stage("read"):
-        work = opened(folder, pairs_file, TableOptions(columns=columns or {}))
+        work = opened(folder, pairs_file, TableOptions(columns=columns or {}), doses, times)
         n_pairs, n_genes = len(work.metadata), len(work.model.genes)
         rows, parts = rows_a_block(n_genes, block_rows), None
         if as_folder:
             identity = _identity(folder, pairs_file, rows) | ({"columns": columns} if columns else {})
+            if doses or times:
+                identity |= {"doses": list(doses), "times": list(times)}
             parts = PartFolder(out, identity, n_pairs, rows, n_genes, overwrite=overwrite)
         else:
             _require_memory(out, n_pairs, n_genes)
@@ -241,8 +255,14 @@ def rows_a_block(n_genes: int, asked: int | None = None) -> int:
     return asked or max(1, BLOCK_BYTES // (4 * (n_genes + VALUES_A_ROW)))
 
 
-def opened(folder: Path, pairs_file: Path, options: TableOptions = AS_OURS) -> "PairPredictor":
-    """Return the model of a folder with the pairs of a file; errors as `load_model` and `read_batch`.
+def opened(
+    folder: Path,
+    pairs_file: Path,
+    options: TableOptions = AS_OURS,
+    doses: Sequence[float] = (),
+    times: Sequence[float] = (),
+) -> "PairPredictor":
+    """Return the model of a folder with the pairs of a file; errors as `load_model`, `read_batch` and `fanned_out`.
 
     Raises
     ------
@@ -250,7 +270,8 @@ def opened(folder: Path, pairs_file: Path, options: TableOptions = AS_OURS) -> "
         A gene has the name of a metadata column.
     """
     model = load_model(folder)
-    made = PairPredictor(model, read_batch(pairs_file, model.obs, options))
+    batch = fanned_out(read_batch(pairs_file, model.obs, options), doses, times, model.obs)
+    made = PairPredictor(model, batch)
     taken = sorted(set(made.metadata.columns) & set(model.genes))
     if taken:
         raise InputError(
@@ -297,6 +318,10 @@ class PairPredictor:
         )
         self._alike = ((cell + 1) * (name.max(initial=0) + 2) + name + 1) * len(batch.molecules)
         self._alike += batch.molecule
+        self._columns = ["cell_type", "SMILES", *context_columns(batch.table)]
+        for column in context_columns(batch.table):
+            distinct, code = np.unique(batch.table[column].to_numpy(np.float64), return_inverse=True)
+            self._alike = np.unique(self._alike, return_inverse=True)[1] * len(distinct) + code
 
     @property
     def notes(self) -> list[str]:
@@ -335,7 +360,7 @@ class PairPredictor:
         return rows.molecules
 
     def _distinct(self, which: Indices) -> Float32:
-        some = self.batch.table[["cell_type", "SMILES"]].iloc[which]
+        some = self.batch.table[self._columns].iloc[which]
         obs = some.assign(sm_name=self.batch.known_as[which]).reset_index(drop=True)
         return self.model.stack.predict(Rows(obs, self.features(self.batch.molecule[which])))
 
@@ -386,6 +411,7 @@ def applicability(batch: PairBatch, training: pd.DataFrame) -> tuple[pd.DataFram
     unseen = [
         *unseen_levels("cell_type", batch.table["cell_type"], table["cell_type_known"]),
         *unseen_levels("sm_name", batch.known_as, table["compound_known"]),
+        *context_notes(batch.table, training),
     ]
     return table, [*unseen, *_how_near(batch, table)]
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.untested import tested_range
@@ -75,6 +75,7 @@ def fit_stack(
     seed: int,
     device: DeviceName,
     stages: Stages | None = None,
+    weight: Float64 | None = None,
 ) -> FittedStack:
     """Fit all members, choose between them, and blend.
 
@@ -92,8 +93,10 @@ def fit_stack(
     device : str
     stages : Stages, optional
         One stage a member, named like it.
+    weight : ndarray of float64, (n,), optional
+        What each training row counts in fits; all alike by default.
     """
-    stages, rows = stages or Stages(), FoldedRows(train, test, Y, folds, seed, device)
+    stages, rows = stages or Stages(), FoldedRows(train, test, Y, folds, seed, device, weight)
     fitted: dict[str, FittedMember] = {}
     for form in recipe.forms:
         member = form.member

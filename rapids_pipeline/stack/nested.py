@@ -37,7 +37,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.data.untested import Imputed
@@ -114,7 +114,10 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class FoldedRows:
-    """What a stack is fitted to: training rows with their outer folds, and the test rows; n, m rows, t targets."""
+    """What a stack is fitted to: training rows with their outer folds, and the test rows; n, m rows, t targets.
+
+    `weight`, (n,), is what each training row counts; all alike by default.
+    """
 
     train: Rows
     test: Rows
@@ -122,6 +125,7 @@ class FoldedRows:
     folds: Indices
     seed: int
     device: DeviceName
+    weight: Float64 | None = None
 
     @cached_property
     def measured(self) -> Imputed:
@@ -134,9 +138,10 @@ class FoldedRows:
         """Return the rows of fits that fold `unseen` reaches in no way; `both` are training and test rows."""
         stacked = [member.without(unseen) for member in first]
         if labels is None:
-            return TrainingSet(both, self.Y, None, stacked, self.seed, self.device, self.measured)
+            return TrainingSet(both, self.Y, self.weight, stacked, self.seed, self.device, self.measured)
         given = labels.test if unseen is None else labels.nested[unseen]
-        weight = np.concatenate([np.ones(len(self.Y)), np.full(len(given), labels.weight)])
+        own = np.ones(len(self.Y)) if self.weight is None else self.weight
+        weight = np.concatenate([own, np.full(len(given), labels.weight)])
         Y = np.concatenate([self.Y, given])
         return TrainingSet(both, Y, weight, stacked, self.seed, self.device, self.measured)
 

@@ -25,18 +25,22 @@ complete: together with the input files it determines every number of a run, and
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tomli_w
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureSet
+from features.rows import varying
 from rapids_pipeline.backend.files import by_name_or_toml
 from rapids_pipeline.stack.members import KINDS
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
 from rapids_pipeline.stack.members.member import PSEUDO, REMEDY, Member, PseudoLabels, StageConfig
 from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OLD_KEYS = ("svrs", "kernels", "boosting", "pseudo_labels")
 
@@ -149,6 +153,10 @@ class Recipe(StageConfig):
         """Return the recipe with `encoder` where a feature set or a kernel names none."""
         return self.with_members(*(member.with_molecules(encoder) for member in self.members))
 
+    def in_contexts(self, columns: Sequence[str]) -> "Recipe":
+        """Return the recipe for training rows that differ in `columns`, of `dose_uM` and `time_h`; none: as it is."""
+        return self.with_members(*(m.in_contexts(columns) for m in self.members)) if columns else self
+
     def with_members(self, *members: Member) -> "Recipe":
         """Return the recipe with other members, checked."""
         return self.updated(members=members)
@@ -181,6 +189,10 @@ class RunConfig(StageConfig):
         """Return the settings with `molecules` in the recipe's members."""
         return self.model_copy(update={"recipe": self.recipe.with_molecules(self.molecules)})
 
+    def in_contexts(self, obs: "pd.DataFrame") -> "RunConfig":
+        """Return the settings for these training rows: with what tells doses and times apart where they differ."""
+        return self.model_copy(update={"recipe": self.recipe.in_contexts(varying(obs))})
+
 
 BEST, STANDARD, PUBLISHED, QUICK = "best", "standard", "published", "quick"
 
@@ -195,6 +207,13 @@ COMPOSITE = CompositeMember(
             "correlation * profile_linear": 7.0,
             "correlation * profile_rbf": 2.0,
         },
+        context_weights={
+            "compound * dose * time": 7.0,
+            "cell_type * compound * dose * time": 7.0,
+            "compound * time": 5.0,
+            "dose * time": 2.0,
+            "time": 2.0,
+        },
         profile_shrinkage=1.0,
         transform="asinh",
         transform_scale=2.0,
@@ -208,13 +227,14 @@ COMPOSITE = CompositeMember(
             "correlation * tanimoto^2": 2.0,
             "rbf(descriptors)": 0.7,
         },
+        context_weights={"dose * time": 0.5, "time": 0.5, "tanimoto * dose * time": 2.0},
         transform="none",
         penalty=3.0,
         penalty_growth=0.0,
         noise_exponent=0.6,
     ),
 )
-"""Settings chosen by cross-validation on the training rows of lincs_lung."""
+"""Settings chosen by cross-validation on the training rows of lincs_lung, those of contexts on Open TG-GATEs."""
 
 RECIPES = {
     recipe.name: recipe

@@ -14,6 +14,7 @@ training (other fingerprints, for one) is noticed before it can spoil a predicti
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 from features.molecules import needs_weights
 from features.molecules.encoders import encode_molecules
 from features.molecules.smiles import canonical_smiles
-from features.rows import Rows
+from features.rows import DOSE, TIME, Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
@@ -213,13 +214,13 @@ def save_model(folder: Path, model: SavedModel) -> None:
     check = model.obs.iloc[np.unique(np.linspace(0, n - 1, min(n, CHECK_PAIRS)).round()).astype(int)]
     predicted, _ = model.predict(check)
     state = {
-        "pairs": {name: [str(x) for x in model.obs[name]] for name in PAIR_COLUMNS},
+        "pairs": _pairs_state(model.obs),
         "genes": {"names": list(model.genes)},
         "embeddings": {
             f"encoder_{number}": {"encoder": name, "molecules": known, "features": features}
             for number, (name, (known, features)) in enumerate(model.embeddings.items())
         },
-        "check": {name: [str(x) for x in check[name]] for name in PAIR_COLUMNS} | {"predicted": predicted},
+        "check": {**_pairs_state(check), "predicted": predicted},
         **_untested_state(model.never_tested),
         **model.stack.state(),
     }
@@ -301,8 +302,17 @@ def _untested(reader: StateReader, n_genes: int) -> dict[str, Indices]:
     return {name: gene[cell_type == place] for place, name in enumerate(names)}
 
 
+def _pairs_state(obs: pd.DataFrame) -> dict[str, Any]:
+    """Return pairs as plain data: text, and doses and times where there are any."""
+    state: dict[str, Any] = {name: [str(x) for x in obs[name]] for name in PAIR_COLUMNS}
+    return state | {name: obs[name].to_numpy(np.float64) for name in (DOSE, TIME) if name in obs.columns}
+
+
 def _pairs(reader: StateReader) -> pd.DataFrame:
-    columns = {name: reader.strings(name) for name in PAIR_COLUMNS}
+    columns: dict[str, Any] = {name: reader.strings(name) for name in PAIR_COLUMNS}
+    for name in (DOSE, TIME):
+        if name in reader.names():
+            columns[name] = reader.array(name, np.float64, (None,), finite=False)
     if len({len(values) for values in columns.values()}) > 1:
         raise reader.fault("its columns differ in length")
     return pd.DataFrame(columns)

@@ -32,9 +32,9 @@ from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import untested_notes
 from rapids_pipeline.evaluation import uncertainty
 from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_split
-from rapids_pipeline.evaluation.baselines import ALL_BASELINES
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, context_baselines
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
-from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, named_splits, random_folds
+from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, context_folds, named_splits
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import RunConfig
 from rapids_pipeline.studies.store import Kept, Store
@@ -197,7 +197,8 @@ def cross_validate(
     UnavailableError
         An engine or the weights of an encoder are not here.
     """
-    stages, config = stages or Stages(), config.resolved()
+    baselines = ALL_BASELINES | context_baselines(data.obs)
+    stages, config = stages or Stages(), config.resolved().in_contexts(data.obs)
     data = data.take(canonical_order(data.obs))
     if request.repeats < 1:
         raise InputError(f"--repeats {request.repeats}: must be at least 1")
@@ -211,7 +212,7 @@ def cross_validate(
         molecules = encode_molecules([config.molecules, *config.recipe.encoders], smiles, (), device.name)
         train = Rows(data.obs, molecules.training)
     settings = config.model_dump(mode="json", exclude={"molecules_because"})
-    study = train, data.Y, data.genes, settings, device.name, list(ALL_BASELINES), list(METRICS)
+    study = train, data.Y, data.weight, data.genes, settings, device.name, list(baselines), list(METRICS)
     with stages.stage("splits") as progress:
         progress.start(sum(map(len, repeats)))
         store = Store(folder, "cv", *study)
@@ -222,12 +223,12 @@ def cross_validate(
         if pairs is not None and name == recommended_split(data.obs, pairs)[0]:
             task = uncertainty.strengths(data.obs, data.Y, pairs)
         units = bootstrap_units(name, data.obs)
-        methods = methods_of(repeats, found, list(ALL_BASELINES), units, task, request.seed)
+        methods = methods_of(repeats, found, list(baselines), units, task, request.seed)
         held, predicted = mean_predictions(len(data.obs), repeats, found)
     named = {"recipe": config.recipe.name, "molecules": config.molecules, "source": source}
     result = CrossValidation(
         methods=methods,
-        by_split=split_rows(repeats, found, list(ALL_BASELINES)),
+        by_split=split_rows(repeats, found, list(baselines)),
         split=name,
         split_in_words=SPLITS[name],
         reason=reason,
@@ -271,9 +272,9 @@ def fit_split(
     baselines : mapping of name to what is predicted of some pairs by some training rows
     """
     inside, outside = data.take(split.training), data.obs.iloc[split.held_out].reset_index(drop=True)
-    folds = random_folds(len(split.training), config.recipe.n_folds, config.seed)
+    folds = context_folds(inside.obs, config.recipe.n_folds, config.seed)
     rows = train.take(split.training), train.take(split.held_out)
-    stack = fit_stack(*rows, inside.Y, folds, config.recipe, config.seed, device)
+    stack = fit_stack(*rows, inside.Y, folds, config.recipe, config.seed, device, weight=inside.weight)
     predicted = {PIPELINE: stack.test, **stack.test_members}
     predicted |= {name: baseline(inside, outside) for name, baseline in baselines.items()}
     truth = data.Y[split.held_out]
@@ -293,7 +294,8 @@ def _held_out(
     """Return what a split's held-out rows get: from the store where they are kept, otherwise by a new fit."""
 
     def fitted() -> Kept:
-        found = fit_split(train, data, split, config, device, ALL_BASELINES)
+        baselines = ALL_BASELINES | context_baselines(data.obs)
+        found = fit_split(train, data, split, config, device, baselines)
         scores = np.stack(list(found.scores.values()))
         arrays: dict[str, Any] = {"predicted": found.predicted, "strength": found.strength}
         return Kept(arrays | {"scores": scores}, list(found.scores))

@@ -135,7 +135,6 @@ def test_levels_that_no_training_row_has_are_counted(small_files, tmp_path, quic
 
 BAD_TRAINING = {
     "missing column": (TABLE.replace("sm_name", "name"), "missing column sm_name"),
-    "duplicate pair": (TABLE + "B,ethanol,CCO,1,2\n", "the pair (B, ethanol) occurs in rows 1, 5"),
     "not finite": (
         TABLE.replace("7,8", "inf,"),
         "1 target value(s) are not finite, in 1 row(s); first: row 4 (T, benzene), gene G1 = inf",

@@ -248,10 +248,6 @@ BAD_TABLES = {
         "column sm_name has no value in row 3; fill it or drop the row",
     ),
     "missing SMILES": (lambda: with_value("SMILES", 5, ""), "column SMILES has no value in row 5"),
-    "duplicate pair": (
-        lambda: pd.concat([table(), table().iloc[[2, 2, 0]]], ignore_index=True),
-        "the pair (B cells, ethanol) occurs in rows 1, 9; 5 rows share a pair in all",
-    ),
     "not finite": (
         lambda: table().assign(A2M=[0, 1, np.nan, 2, np.inf, 3], ZZZ3=[0, 0, 0, 0, -np.inf, 0]),
         "2 target value(s) are not finite, in 1 row(s); first: row 5 (B cells, aspirin), gene A2M = inf",

@@ -32,6 +32,13 @@ def table(seed=0, n=40, cells=4):
     )
 
 
+def with_contexts(obs, seed=100):
+    rng = np.random.default_rng(seed)
+    return obs.assign(
+        dose_uM=rng.choice([0, 0.1, 10, np.nan], len(obs)), time_h=rng.choice([6.0, 24.0], len(obs))
+    )
+
+
 def described(row):
     molecule = Chem.MolFromSmiles(row.SMILES)
     whole = Chem.MolToSmiles(molecule)
@@ -84,6 +91,38 @@ def assert_by_brute_force(obs, splits, pairs):
         assert_is(overlap, naive([training], [held_out]))
     assert_is(found.task, naive([rows], [[described(row) for row in pairs.itertuples()]]))
     return found
+
+
+@pytest.mark.parametrize("name", ["random", "dose"])
+def test_contexts_are_counted_by_loops_over_rows(name):
+    obs = with_contexts(table(n=80)).assign(dose_uM=lambda x: x["dose_uM"].fillna(1.0))
+    obs = obs[obs["sm_name"] != "drug 1"].reset_index(drop=True)  # another name of drug 0
+    pairs = with_contexts(table(1, n=10), 1).drop(columns="time_h")
+    splits = named_splits(name, obs, n_folds=3)[0]
+    found = audit(obs, splits, pairs)
+    decades, seen = [], []
+    for split in splits:
+        training = obs.iloc[split.training]
+        logs = {x: np.log10(x or 0.01) for x in obs["dose_uM"]}  # 0.1 is the least positive dose
+        for row in obs.iloc[split.held_out].itertuples():
+            same = training[(training["sm_name"] == row.sm_name) & (training["cell_type"] == row.cell_type)]
+            apart = [
+                abs(logs[k.dose_uM] - logs[row.dose_uM]) + abs(np.log10(k.time_h / row.time_h))
+                for k in same.itertuples()
+            ]
+            decades.append(min(apart, default=np.nan))
+            seen.append(any(a == 0 for a in apart))
+    assert found.held_out.pair == np.mean(seen) == 0
+    assert found.held_out.other_context == pytest.approx(np.mean(~np.isnan(decades)))
+    assert found.held_out.decades == pytest.approx(np.nanmedian(decades))
+    assert (
+        found.task.other_context == 0 and found.task.decades is None
+    )  # pairs without a time are near to none
+    words = {row[0]: row[1:] for row in audit_rows(found)}
+    assert words["decades of dose and time to it, median"] == (f"{np.nanmedian(decades):.2g}", "")
+    assert json.loads(json.dumps(asdict(found)))["held_out"]["decades"] == found.held_out.decades
+    without = audit(table(), named_splits("random", table(), n_folds=3)[0])
+    assert without.held_out.other_context is None and len(audit_rows(without)) == len(audit_rows(found)) - 2
 
 
 @settings(max_examples=15, deadline=None)

@@ -16,8 +16,10 @@ from rapids_pipeline.evaluation.baselines import (
     ALL_BASELINES,
     BASELINE_COLUMNS,
     BASELINES,
+    CONTEXT_BASELINES,
     NEIGHBOURS,
     PENALTIES,
+    context_baselines,
     leave_one_out_error,
 )
 
@@ -243,3 +245,68 @@ def test_other_baselines_read_an_untested_entry_as_gene_mean_and_cell_type_effec
     found = ALL_BASELINES[name](training, ASKED)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, ALL_BASELINES[name](complete, ASKED), atol=1e-4)
+
+
+# --- baselines of contexts ---------------------------------------------------------------------------------
+
+
+def in_contexts(n=60, seed=0):
+    """Rows of 3 compounds in 2 cell types at doses and times, some missing, some twice."""
+    rng = np.random.default_rng(seed)
+    obs = pd.DataFrame(
+        {"cell_type": rng.choice(["A", "B"], n, p=[0.8, 0.2]), "sm_name": rng.choice(list("xyz"), n)}
+    )
+    obs["dose_uM"], obs["time_h"] = rng.choice([0, 0.1, 0.3, 10, np.nan], n), rng.choice([2.0, 24.0], n)
+    return PerturbationData(obs, rng.normal(size=(n, 3)).astype(np.float32), ("G0", "G1", "G2"))
+
+
+def log_dose(dose, least=0.1):
+    return None if np.isnan(dose) else np.log10(dose or least / 10)
+
+
+def naive_nearest(data, row):
+    """The mean of the nearest rows of the compound, the same cell type first, missing doses only near missing ones."""
+    ranked = []
+    for i, known in enumerate(data.obs.itertuples()):
+        if known.sm_name == row.sm_name:
+            a, b = log_dose(row.dose_uM), log_dose(known.dose_uM)
+            dose = 0 if a is b else np.inf if a is None or b is None else abs(a - b)
+            time = abs(np.log10(row.time_h / known.time_h))
+            ranked.append((known.cell_type != row.cell_type, round(dose + time, 9), i))
+    if not ranked:
+        return data.Y[data.obs["cell_type"] == row.cell_type].mean(axis=0)
+    least = min(ranked)[:2]
+    return data.Y[[i for *key, i in ranked if tuple(key) == least]].mean(axis=0)
+
+
+def naive_context_mean(data, row):
+    """The mean of the cell type's rows of the same time and decade of dose."""
+
+    def key(x):
+        dose = log_dose(x.dose_uM)
+        return x.cell_type, x.time_h, None if dose is None else round(dose)
+
+    same = [i for i, known in enumerate(data.obs.itertuples()) if key(known) == key(row)]
+    return data.Y[same or data.obs["cell_type"] == row.cell_type].mean(axis=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "naive"), [("nearest_context", naive_nearest), ("context_mean", naive_context_mean)]
+)
+def test_baselines_of_contexts_are_those_of_loops(name, naive):
+    data = in_contexts()
+    asked = in_contexts(40, seed=1).obs
+    asked.loc[:2, "sm_name"], asked.loc[3:5, "dose_uM"] = "new", 1000.0
+    found = CONTEXT_BASELINES[name](data, asked)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [naive(data, row) for row in asked.itertuples()], atol=1e-6)
+    alone = np.vstack([CONTEXT_BASELINES[name](data, asked.iloc[[i]]) for i in range(len(asked))])
+    np.testing.assert_array_equal(alone, found)
+
+
+def test_baselines_of_contexts_are_listed_where_doses_or_times_differ():
+    obs = in_contexts().obs
+    assert list(context_baselines(obs)) == ["nearest_context", "context_mean"]
+    assert (
+        context_baselines(obs.assign(dose_uM=1.0, time_h=24.0)) == context_baselines(obs[["sm_name"]]) == {}
+    )

@@ -15,6 +15,7 @@ from rapids_pipeline.evaluation.splits import (
     SPLITS,
     NamedSplit,
     bootstrap_units,
+    context_folds,
     group_folds,
     named_splits,
     random_folds,
@@ -34,6 +35,8 @@ def table(seed=0, n=120):
             "cell_type": rng.choice(CELLS, n, p=[0.1, 0.1, 0.4, 0.4]),
             "sm_name": [f"drug {i}" for i in which],
             "SMILES": [SMILES[i] for i in which],
+            "dose_uM": rng.choice([0.0, 0.1, 1.0, np.nan], n),
+            "time_h": rng.choice([6.0, 24.0], n),
         }
     )
 
@@ -66,6 +69,11 @@ def shares(obs, split, column):
     return set(training[column]) & set(held_out[column])
 
 
+def contexts(obs, *columns):
+    columns = columns or ("cell_type", "sm_name", "dose_uM", "time_h")
+    return list(obs.fillna({"dose_uM": -1})[list(columns)].itertuples(index=False, name=None))
+
+
 def assert_holds_out(name, obs, splits):
     """No row is held out twice, and none of what a split holds out is in training."""
     held_out = np.concatenate([split.held_out for split in splits])
@@ -77,6 +85,9 @@ def assert_holds_out(name, obs, splits):
             assert not shares(obs, split, "sm_name")
         if name in ("cell_type", "joint"):
             assert not shares(obs, split, "cell_type")
+        if name in ("random", "dose", "time") and "dose_uM" in obs:
+            training, outside = parts(obs, split)
+            assert not set(contexts(training)) & set(contexts(outside)), "replicates stay together"
 
 
 @pytest.mark.parametrize("name", list(SPLITS))
@@ -108,6 +119,15 @@ def test_what_each_split_promises(name, seed, n, n_folds):
                 others = training[~training["cell_type"].isin(CELLS[:2])]
                 assert set(outside["molecule"]) <= set(others["molecule"])
                 assert not set(scarce["molecule"]) & set(outside["molecule"]), "compounds are held out whole"
+            if name in ("dose", "time"):
+                training, outside = parts(obs, split)
+                column = "dose_uM" if name == "dose" else "time_h"
+                assert not set(contexts(training, "molecule", column)) & set(
+                    contexts(outside, "molecule", column)
+                )
+                assert outside[column].notna().all()
+                kept = training[training[column].notna()]
+                assert set(outside["molecule"]) <= set(kept["molecule"]), "other doses stay in training"
             if name == "published":
                 training, outside = parts(obs, split)
                 assert set(outside["cell_type"]) <= set(CELLS[:2])
@@ -128,9 +148,36 @@ def test_seeds_decide(name):
 
 
 def test_random_is_that_of_a_run():
+    obs = table().assign(time_h=np.arange(120))
     folds = random_folds(120, 4, 7)
-    for k, split in enumerate(made("random", table(), n_folds=4, seed=7)[0]):
+    np.testing.assert_array_equal(context_folds(obs, 4, 7), folds)
+    for k, split in enumerate(made("random", obs, n_folds=4, seed=7)[0]):
         np.testing.assert_array_equal(split.held_out, np.flatnonzero(folds == k))
+
+
+def test_replicates_are_dealt_as_one_row():
+    once = table().drop_duplicates(["cell_type", "sm_name", "dose_uM", "time_h"], ignore_index=True)
+    twice = pd.concat([once, once.iloc[::2]], ignore_index=True)
+    folds = context_folds(twice, 4, 7)
+    np.testing.assert_array_equal(folds[: len(once)], random_folds(len(once), 4, 7))
+    np.testing.assert_array_equal(folds[len(once) :], folds[: len(once) : 2])
+
+
+def test_a_compound_of_one_dose_is_never_held_out():
+    obs = pd.DataFrame(
+        {"cell_type": "A", "sm_name": list("xxxxyyz"), "SMILES": ["C"] * 4 + ["CC"] * 2 + ["CCC"]}
+    )
+    obs["dose_uM"], obs["time_h"] = [1, 1, 2, np.nan, 5, 7, 3], 24.0
+    [splits] = named_splits("dose", obs, n_folds=2)
+    assert sorted(np.concatenate([split.held_out for split in splits])) == [0, 1, 2, 4, 5]
+    for split in splits:
+        assert len({0, 1} & set(split.held_out)) != 1 and len({4, 5} & set(split.held_out)) == 1
+    with pytest.raises(
+        InputError, match="--split time: 2 folds of 0 times of compounds that have several in the"
+    ):
+        named_splits("time", obs, n_folds=2)
+    with pytest.raises(InputError, match="--split dose: 2 folds of 0 doses"):
+        named_splits("dose", obs.drop(columns="dose_uM"), n_folds=2)
 
 
 def test_names_of_one_molecule_and_molecules_of_one_name_are_one_compound():
@@ -165,7 +212,7 @@ def test_molecules_without_rings_are_scaffolds_of_their_own():
 
 
 def test_the_unit_of_the_bootstrap_is_what_was_held_out():
-    by_compound = {"compound", "scaffold", "joint", "scarce", "made_scarce"}
+    by_compound = {"compound", "scaffold", "joint", "dose", "time", "scarce", "made_scarce"}
     obs = table()
     compounds = np.unique(obs["sm_name"], return_inverse=True)[1].tolist()
     for name in SPLITS:
@@ -197,7 +244,7 @@ NOT_MADE = ".*no split imitates these pairs"
         ("scarce", {}, r"--split scarce: needs the pairs to predict \(--test FILE\)"),
         ("made_scarce", {}, r"--split made_scarce: needs the pairs to predict \(--test FILE\)"),
         ("cluster", {}, "--split cluster: needs the responses"),
-        ("random", {"n_folds": 1}, "1 folds of 120 training rows"),
+        ("random", {"n_folds": 1}, "1 folds of 94 training rows"),
         ("scarce", {"pairs": pairs_of(CELLS)}, NO_SCARCE),
         ("scarce", {"pairs": pairs_of(["new"])}, NO_SCARCE),
         *(
@@ -226,7 +273,7 @@ def test_every_scarce_row_with_a_compound_known_elsewhere_is_held_out_once():
     assert sorted(held_out) == np.flatnonzero(scarce & known).tolist()
 
 
-@pytest.mark.parametrize("name", [name for name in SPLITS if name != "published"])
+@pytest.mark.parametrize("name", [name for name in SPLITS if name not in ("published", "dose", "time")])
 def test_real_data(shared_data, name):
     lung = read_training(shared_data / "lincs_lung" / "de_train.parquet")
     pairs = pd.read_csv(shared_data / "lincs_lung" / "id_map.csv")

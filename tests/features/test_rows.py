@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.rows import Pairs, Rows, numbered, places
+from features.rows import Pairs, Rows, contexts_of, numbered, places, varying
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from tests.features.test_feature_sets import example
@@ -90,3 +90,60 @@ def test_pairs_that_lack_what_kernels_compare_are_refused():
         Pairs.of(Rows(obs), ["morgan"])
     with pytest.raises(InputError, match="no column sm_name"):
         Pairs.of(Rows(obs[["cell_type"]]))
+
+
+# --- doses, times and batches -------------------------------------------------------------------------------
+
+
+def with_contexts():
+    rows = example()[0]
+    n = np.arange(len(rows.obs))
+    columns = {"dose_uM": np.array([1.0, np.nan, 0.0, 0.1])[n % 4], "time_h": np.array([24, 6])[n % 2]}
+    columns["batch"] = np.array(["b", None, "a"], object)[n % 3]
+    return Rows(rows.obs.assign(**columns), rows.molecules)
+
+
+def test_contexts_are_numbers_too_and_a_missing_value_is_the_last_level():
+    rows = with_contexts()
+    pairs = Pairs.of(rows)
+    np.testing.assert_array_equal(pairs.levels.doses, [0, 0.1, 1, np.nan])
+    assert pairs.levels.times == (6, 24) and pairs.levels.batches == ("", "a", "b")
+    np.testing.assert_array_equal(np.array(pairs.levels.doses)[pairs.dose], rows.obs["dose_uM"])
+    np.testing.assert_array_equal(np.array(pairs.levels.times)[pairs.time], rows.obs["time_h"])
+    assert [pairs.levels.batches[k] for k in pairs.batch] == rows.obs["batch"].fillna("").tolist()
+    alone = pairs.take(np.array([3, 7])).alone()
+    assert alone.levels.doses == (0.1,) and alone.levels.times == (6,) and alone.dose.tolist() == [0, 0]
+    without = Pairs.of(example()[0])
+    assert np.isnan(without.levels.doses).tolist() == [True] and without.levels.batches == ("",)
+    assert not (without.dose.any() or without.time.any() or without.batch.any())
+
+
+def test_contexts_are_the_same_after_a_save_and_rows_without_save_none():
+    pairs = Pairs.of(with_contexts())
+    again = Pairs.from_state(StateReader(pairs.state(), "saved"))
+    np.testing.assert_array_equal(again.levels.doses, pairs.levels.doses)
+    assert (again.levels.times, again.levels.batches) == (pairs.levels.times, pairs.levels.batches)
+    for name in ("dose", "time", "batch"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(pairs, name))
+    plain = Pairs.of(example()[0])
+    assert not {"doses", "times", "batches", "dose", "time", "batch"} & set(plain.state())
+    assert not Pairs.from_state(StateReader(plain.state(), "saved")).dose.any()
+
+
+@pytest.mark.parametrize("doses", [[1.0, 0.5], [-1.0, 0.5], [np.nan, 1.0], [0.5, np.inf], []])
+def test_damaged_doses_are_named(doses):
+    state = {**Pairs.of(with_contexts()).state(), "doses": np.array(doses, np.float64)}
+    with pytest.raises(InputError, match="doses must be increasing numbers"):
+        Pairs.from_state(StateReader(state, "saved"))
+
+
+def test_replicates_share_the_number_of_their_context():
+    obs = pd.DataFrame(
+        {"cell_type": list("AAABA"), "sm_name": list("xxxxy"), "dose_uM": [1, np.nan, 1, 1, np.nan]}
+    )
+    assert contexts_of(obs).tolist() == [0, 1, 0, 2, 3]
+    assert contexts_of(obs.assign(time_h=[1, 1, 2, 1, 1])).tolist() == [0, 1, 2, 3, 4]
+    assert contexts_of(obs.assign(dose_uM=np.nan)).tolist() == [0, 0, 0, 1, 2]
+    assert varying(obs) == ("dose_uM",) and varying(obs.assign(dose_uM=1.0, time_h=np.nan)) == ()
+    with pytest.raises(InputError, match="column dose_uM must hold numbers only; give it without a unit"):
+        contexts_of(obs.assign(dose_uM="1 uM"))

@@ -32,6 +32,24 @@ def rows_of(chosen, unseen=()):
     return Rows(obs, {"morgan": MorganEncoder().fit_transform(list(obs["SMILES"]))})
 
 
+def in_contexts(rows, seed=0):
+    """The rows with doses (0 and missing ones among them), times and batches drawn apart from their pairs."""
+    rng, n = np.random.default_rng([seed, 1]), len(rows.obs)
+    drawn = {
+        "dose_uM": rng.choice([0, 0.1, 0.3, 10, np.nan], n),
+        "time_h": rng.choice([2.0, 6.0, 24.0], n),
+        "batch": rng.choice(["one", "two"], n),
+    }
+    return Rows(rows.obs.assign(**drawn), rows.molecules)
+
+
+def naive_nearness(a, b, length, least):
+    """exp(−Δ²/2l²) of two doses or times; 0 is a tenth of the least positive one."""
+    if np.isnan(a) or np.isnan(b):
+        return float(np.isnan(a) and np.isnan(b))
+    return np.exp(-((np.log10(a or least / 10) - np.log10(b or least / 10)) ** 2) / (2 * length**2))
+
+
 def naive_residuals(obs, scores):
     """r_j = a_j − Σ of its cell type / (n + SHRINKAGE)."""
     residuals = np.empty_like(scores)

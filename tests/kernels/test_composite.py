@@ -2,6 +2,7 @@
 
 import array_api_strict
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rdkit import Chem, DataStructs
@@ -13,7 +14,7 @@ from rapids_pipeline.backend.arrays import to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.kernels.composite import FACTORS, CompositeKernel, Factor, LearntKernel, terms_of
-from tests.kernels.pairs_example import naive_profile, pairs, rows_of
+from tests.kernels.pairs_example import in_contexts, naive_nearness, naive_profile, pairs, rows_of
 
 EVERYTHING = {
     "cell_type": 0.5,
@@ -234,3 +235,80 @@ def test_a_weight_of_zero_leaves_a_term_out():
 def test_what_is_no_kernel_is_named(weights, message):
     with pytest.raises(ValueError, match=message):
         terms_of(weights)
+
+
+# --- doses, times and batches -------------------------------------------------------------------------------
+
+CONTEXTS = {"compound * dose * time": 2.0, "dose * cell_type": 0.7, "time^2": 0.3, "batch": 0.4}
+
+
+def test_factors_of_contexts_are_those_of_a_loop():
+    rows, scores = pairs(n_cells=3, seed=2)
+    rows, asked = in_contexts(rows), in_contexts(pairs(seed=5)[0], 9)
+    asked.obs.loc[0, ["dose_uM", "time_h", "batch"]] = 3.0, 100.0, "three"
+    model = CompositeKernel(CONTEXTS, dose_length=0.5, time_length=0.4).learn(Pairs.of(rows, []), scores)
+    expected = np.zeros((len(asked.obs), len(rows.obs)))
+    for i, x in enumerate(asked.obs.itertuples()):
+        for j, z in enumerate(rows.obs.itertuples()):
+            dose = naive_nearness(x.dose_uM, z.dose_uM, 0.5, 0.1)
+            time = naive_nearness(x.time_h, z.time_h, 0.4, 2.0)
+            expected[i, j] = 2 * (x.sm_name == z.sm_name) * dose * time
+            expected[i, j] += (
+                0.7 * (x.cell_type == z.cell_type) * dose + 0.3 * time**2 + 0.4 * (x.batch == z.batch)
+            )
+    found = model.between(Pairs.of(asked, []), LIKE)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(
+        model.between(Pairs.of(asked, []).take(np.array([3, 0])), LIKE), expected[[3, 0]]
+    )
+    assert np.linalg.eigvalsh(model.gram(LIKE)).min() > -1e-10
+    again = LearntKernel.from_state(model.kernel, StateReader(model.state(), "saved"))
+    np.testing.assert_array_equal(again.between(Pairs.of(asked, []), LIKE), found)
+
+
+def test_a_dose_of_zero_lies_below_the_least_dose_of_the_rows_that_are_trained_on():
+    rows = Pairs.of(Rows(rows_of([(0, 0)] * 4).obs.assign(dose_uM=[0, 0.001, 1.0, 10.0])), [])
+    trained = rows.take(np.array([0, 2, 3]))
+    model = CompositeKernel({"dose": 1.0}).learn(trained, np.eye(3))
+    np.testing.assert_allclose(
+        model.gram(LIKE)[0, 1], np.exp(-1 / (2 * 0.6**2))
+    )  # 0 is 0.1, though 0.001 is there
+
+
+def test_columns_that_no_row_has_are_one_everywhere():
+    rows, scores = pairs()
+    without, constant = (
+        Pairs.of(rows, []),
+        Pairs.of(Rows(rows.obs.assign(dose_uM=10.0, time_h=24.0, batch="x")), []),
+    )
+    plain = {"compound": 2.0, "cell_type": 0.7, "profile_linear": 1.0}
+    named = {"compound * dose * time": 2.0, "cell_type * time": 0.7, "profile_linear": 1.0}
+    expected = CompositeKernel(plain).learn(without, scores).gram(LIKE)
+    for columns in (without, constant):
+        model = CompositeKernel(named).learn(columns, scores)
+        np.testing.assert_array_equal(model.gram(LIKE), expected)
+        np.testing.assert_array_equal(model.between(without, LIKE), model.between(constant, LIKE))
+
+
+def test_a_pair_is_known_where_its_compound_was_measured_in_another_context():
+    rows, scores = pairs(n_compounds=5, seed=1)
+    rows, asked = in_contexts(rows), in_contexts(pairs(n_cells=5, n_compounds=7, seed=3)[0], 2)
+    asked = Rows(pd.concat([asked.obs, rows.obs[:6]], ignore_index=True))
+    columns = ["cell_type", "sm_name", "dose_uM", "time_h"]
+    there = rows.obs.fillna({"dose_uM": -1.0})[columns].to_numpy().tolist()
+    expected = [
+        any(k[1] == x[1] and k != x for k in there)
+        for x in asked.obs.fillna({"dose_uM": -1.0})[columns].to_numpy().tolist()
+    ]
+    model = CompositeKernel({"compound * dose": 1.0}).learn(Pairs.of(rows, []), scores)
+    assert model.is_known(Pairs.of(asked, [])).tolist() == expected and 0 < sum(expected) < len(expected)
+    elsewhere = [
+        any(k[1] == x[1] and k[0] != x[0] for k in there) for x in asked.obs[columns].to_numpy().tolist()
+    ]
+    by_profile = CompositeKernel({"compound": 1.0}).learn(Pairs.of(rows, []), scores)
+    assert not (by_profile.is_known(Pairs.of(asked, [])) & ~np.array(elsewhere)).any()
+
+
+def test_lengths_must_be_above_zero():
+    with pytest.raises(InputError, match="dose_length and time_length must be finite and above 0"):
+        CompositeKernel({"dose": 1.0}, dose_length=0.0)

@@ -5,13 +5,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.rows import Pairs
+from features.rows import Pairs, Rows
 from rapids_pipeline.kernels.response_profiles import (
+    NEAR,
     ResponseProfiles,
     correlation_of_cell_types,
     residuals_of,
 )
-from tests.kernels.pairs_example import naive_correlation, naive_profile, naive_residuals, pairs, rows_of
+from tests.kernels.pairs_example import (
+    in_contexts,
+    naive_correlation,
+    naive_nearness,
+    naive_profile,
+    naive_residuals,
+    pairs,
+    rows_of,
+)
 
 
 @settings(max_examples=25, deadline=None)
@@ -39,6 +48,33 @@ def test_profiles_are_those_of_a_loop(n_cells, n_compounds, missing, seed, kappa
         expected, has = naive_profile(f"cell {c}", f"drug {m}", rows.obs, profiles.residuals, kappa)
         np.testing.assert_allclose(found[k], expected, atol=1e-12)
         assert present[k] == has
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+def test_rows_of_near_doses_and_times_count_more_in_a_profile(kappa):
+    rows, scores = pairs(seed=4)
+    rows, asked = in_contexts(rows), in_contexts(pairs(n_cells=5, n_compounds=9, seed=7)[0], 3)
+    profiles = ResponseProfiles.learn(Pairs.of(rows, []), scores, kappa, (0.5, 0.4))
+    found, present = profiles.of(Pairs.of(asked, []))
+    for k, x in enumerate(asked.obs.itertuples()):
+        total, count = np.zeros(scores.shape[1]), 0.0
+        for r, z in zip(profiles.residuals, rows.obs.itertuples(), strict=True):
+            if z.sm_name == x.sm_name and z.cell_type != x.cell_type:
+                weight = naive_nearness(x.dose_uM, z.dose_uM, 0.5, 0.1)
+                weight *= naive_nearness(x.time_h, z.time_h, 0.4, 2.0)
+                total, count = total + weight * r, count + weight
+        assert present[k] == (count > NEAR)
+        np.testing.assert_allclose(found[k], total / (count + kappa) if count > NEAR else 0, atol=1e-9)
+    assert 0 < present.sum() < len(present)
+
+
+def test_profiles_of_one_dose_and_time_are_those_of_rows_without():
+    rows, scores = pairs()
+    constant = Pairs.of(Rows(rows.obs.assign(dose_uM=10.0, time_h=24.0)), [])
+    for found, expected in zip(
+        *(ResponseProfiles.learn(p, scores, 1.0).of(p) for p in (constant, Pairs.of(rows, []))), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_pairs_profile_uses_no_row_of_its_own_cell_type():

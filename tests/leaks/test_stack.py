@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from features.rows import Pairs, Rows
+from features.rows import Pairs, Rows, contexts_of
+from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members import svr as svr_members
 from rapids_pipeline.stack.nested import FoldedRows, Labels
@@ -107,6 +109,24 @@ def test_what_is_imputed_in_a_folds_training_rows_never_saw_the_rows_held_out(la
     assert before[: len(inside)][~gaps].tobytes() == Y[inside][~gaps].tobytes()
     everyone = [targets(y, np.arange(len(Y)))[inside][gaps] for y in (Y, changed)]
     assert np.abs(everyone[1] - everyone[0]).max() > 1, "imputed from all rows it does depend on them"
+
+
+def test_no_replicates_target_moves_a_rows_out_of_fold_prediction():
+    train, test, Y = example()
+    twice = np.concatenate([np.arange(len(Y)), np.arange(0, len(Y), 3)])
+    obs = train.obs.assign(dose_uM=np.arange(len(Y)) % 2, time_h=24.0)
+    train, Y = Rows(obs, train.molecules).take(twice), Y[twice]
+    folds, contexts = context_folds(train.obs, N_FOLDS, 0), contexts_of(train.obs)
+    assert all(len(set(folds[contexts == c])) == 1 for c in contexts), "no fold separates replicates"
+    which = RECIPES["as the named ones"].in_contexts(("dose_uM",))
+    rows = np.flatnonzero(contexts == contexts[-1])
+    assert len(rows) == 2
+    movement = moved(Y, rows[:1], oof_of(train, test, folds, which))
+    for name, by_row in movement.items():
+        assert by_row[rows].max() <= UNMOVED, (
+            f"{name}: the prediction of a row moved with its replicate's target"
+        )
+        assert by_row[folds != folds[rows[0]]].max() > 1
 
 
 def test_no_compounds_targets_move_its_out_of_fold_predictions():

@@ -270,3 +270,79 @@ def test_predictions_of_what_was_never_tested_are_flagged(gapped, small_files, t
         listed = [[cell, gene] for cell, names in found.items() for gene in names]
     assert shown["untested_genes"].tolist() == [2 * (cell == cell_type) for cell in shown["cell_type"]]
     assert listed == ([[cell_type, gene] for gene in genes] if cell_type in set(pairs) else [])
+
+
+# --- doses and times ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dosed(small_files, tmp_path_factory):
+    """The folder of a run on the small demo data with doses and times made up, and the file of its pairs."""
+    folder = tmp_path_factory.mktemp("dosed")
+    rng = np.random.default_rng(0)
+    for name, read in ((small_files.train, pd.read_parquet), (small_files.test, pd.read_csv)):
+        table = read(name)
+        made = {
+            "dose_uM": rng.choice([0.1, 1.0, 10.0], len(table)),
+            "time_h": rng.choice([6.0, 24.0], len(table)),
+        }
+        table = pd.concat([pd.DataFrame(made), table], axis=1)
+        (table.to_parquet if name.suffix == ".parquet" else table.to_csv)(folder / name.name, index=False)
+    files = folder / small_files.train.name, folder / small_files.test.name
+    succeed(*run_arguments(*files, folder / "run", "--quick"))
+    return folder / "run", files[1]
+
+
+def test_pairs_carry_their_doses_and_times(dosed, tmp_path):
+    run, pairs = dosed
+    found = predict_file(run, pairs, tmp_path / "p.csv")
+    submission, again = (
+        pd.read_csv(file).set_index("id") for file in (run / "submission.csv", tmp_path / "p.csv")
+    )
+    np.testing.assert_allclose(again.loc[submission.index], submission, atol=1e-5)
+    beside = pd.read_csv(found.beside).set_index("id")
+    assert beside["dose_uM"].to_dict() == pd.read_csv(pairs).set_index("id")["dose_uM"].to_dict()
+    pd.read_csv(pairs).drop(columns="dose_uM").assign(time_h=100.0).to_csv(
+        tmp_path / "other.csv", index=False
+    )
+    notes = predict_file(run, tmp_path / "other.csv", tmp_path / "q.csv").notes
+    assert any("pairs have no dose_uM, in which the training rows differ" in note for note in notes)
+    assert any("have a time_h outside the training rows' 6 to 24" in note for note in notes)
+
+
+def test_every_pair_is_fanned_out_over_doses_and_times(dosed, tmp_path):
+    run, pairs = dosed
+    some = pd.read_csv(pairs).head(3).drop(columns=["dose_uM", "time_h"])
+    some.to_csv(tmp_path / "some.csv", index=False)
+    arguments = ("predict", "--model", str(run), "--pairs", str(tmp_path / "some.csv"))
+    succeed(*arguments, "--doses", "0.1, 10", "--times", "6,24", "--out", str(tmp_path / "all.csv"))
+    found = pd.read_csv(tmp_path / "all.csv").set_index("id")
+    suffixes = ["_0.1uM_6h", "_0.1uM_24h", "_10uM_6h", "_10uM_24h"]
+    assert list(found.index) == [f"{name}{suffix}" for name in some["id"] for suffix in suffixes]
+    one = some.assign(dose_uM=10.0, time_h=6.0)
+    one.to_csv(tmp_path / "one.csv", index=False)
+    predict_file(run, tmp_path / "one.csv", tmp_path / "o.csv")
+    alone = pd.read_csv(tmp_path / "o.csv").set_index("id")
+    np.testing.assert_allclose(found.loc[[f"{name}_10uM_6h" for name in some["id"]]], alone, atol=1e-5)
+    assert np.abs(found.to_numpy()[0] - found.to_numpy()[3]).max() > 1e-3, "a dose and time tell pairs apart"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--doses", "1,x"), "--doses 1,x: give numbers separated by commas, such as 0.1,1,10"),
+        (("--doses", "1,-2"), "--doses: -2: give different numbers of 0 or more"),
+        (("--times", "6,6"), "--times: 6: give different numbers of 0 or more"),
+    ],
+)
+def test_doses_that_are_none_are_refused(dosed, tmp_path, options, says):
+    run, pairs = dosed
+    result = invoke("predict", "--model", run, "--pairs", pairs, *options, "--out", tmp_path / "p.csv")
+    assert says in error_line(result)
+
+
+def test_a_model_of_one_dose_is_asked_for_none(model, pairs, tmp_path):
+    with pytest.raises(
+        InputError, match="--doses: the model's training rows do not differ in dose_uM, so it tells"
+    ):
+        predict_file(model, pairs, tmp_path / "p.csv", doses=(0.1, 1.0))

@@ -1,12 +1,14 @@
 """Models on composite kernels: against a naive fit, never leaking, and the same after a save."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.data.tables import read_training
+from rapids_pipeline.data.tables import PerturbationData, read_training
+from rapids_pipeline.evaluation.baselines import mean_across_compounds
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.stack.members.composite import (
     CompositeMember,
@@ -20,6 +22,7 @@ from tests.stack_example import (
     COMPOSITE,
     KERNEL_MODEL,
     TO_ROUNDING,
+    assert_alone_as_among_others,
     example,
     training_set,
 )
@@ -127,7 +130,7 @@ def test_only_one_cell_type_has_no_profiles_at_all():
     rows = np.flatnonzero(train.obs["cell_type"] == "cell 0")
     model = fit_composite(train.take(rows), Y[rows])
     pairs = Pairs.of(test, ["made up"])
-    assert not model.known_compounds.kernel.has_profile(
+    assert not model.known_compounds.kernel.is_known(
         pairs.take(np.flatnonzero(test.obs["cell_type"] == "cell 0"))
     ).any()
     assert np.isfinite(model.predict(test)).all()
@@ -220,3 +223,84 @@ def test_real_data_are_predicted_better_than_by_the_additive_model(shared_data):
         baseline = additive(data.take(inside), data.obs.iloc[outside])
         errors = [rowwise_rmse(data.Y[outside], x).mean() for x in (predicted, baseline)]
         assert errors[0] < 0.99 * errors[1]
+
+
+# --- doses and times ----------------------------------------------------------------------------------------
+
+
+def hill(seed=0, n_compounds=12, n_genes=30):
+    """Responses E d/(d + EC50) of compounds at doses over five decades, with noise: rows and (n, t)."""
+    rng = np.random.default_rng(seed)
+    doses = 10.0 ** np.arange(-2, 2.6, 0.5)
+    effects, ec50 = rng.normal(size=(n_compounds, n_genes)), 10 ** rng.uniform(-1.5, 1.5, n_compounds)
+    which, dose = np.repeat(np.arange(n_compounds), len(doses)), np.tile(doses, n_compounds)
+    Y = effects[which] * (dose / (dose + ec50[which]))[:, None] + 0.1 * rng.normal(size=(len(dose), n_genes))
+    obs = pd.DataFrame({"cell_type": "A", "sm_name": [f"drug {m:02d}" for m in which], "dose_uM": dose})
+    return Rows(obs, {"made up": rng.normal(size=(n_compounds, 4)).astype(np.float32)[which]}), Y.astype(
+        np.float32
+    )
+
+
+CONTEXT_MEMBER = COMPOSITE.model_copy(
+    update={
+        "known_compounds": KERNEL_MODEL.model_copy(
+            update={"context_weights": {"compound * dose * time": 20.0}}
+        ),
+        "new_compounds": COMPOSITE.new_compounds.model_copy(update={"context_weights": {"dose * time": 1.0}}),
+    }
+)
+
+
+def test_unseen_doses_of_a_hill_curve_are_predicted_better_by_the_dose_than_by_averaging_doses():
+    rows, Y = hill()
+    held_out = np.random.default_rng(1).random(len(Y)) < 0.25
+    training, tests = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    [predicted] = (
+        CONTEXT_MEMBER.in_contexts(("dose_uM",))
+        .prepare(TrainingSet(rows, Y, None, (), 0, "cpu"))
+        .fit_predict(training, [tests])
+    )
+    data = PerturbationData(rows.obs, Y, tuple(f"G{k}" for k in range(Y.shape[1]))).take(training)
+    averaged = mean_across_compounds(data, rows.obs.iloc[tests])
+    error, of_mean = (rowwise_rmse(Y[tests], x).mean() for x in (predicted, averaged))
+    assert error < 0.6 * of_mean, (error, of_mean)
+    without = CONTEXT_MEMBER.prepare(TrainingSet(rows, Y, None, (), 0, "cpu")).fit_predict(training, [tests])[
+        0
+    ]
+    assert error < 0.6 * rowwise_rmse(Y[tests], without).mean()
+
+
+def test_context_weights_are_used_where_rows_differ_and_nowhere_else():
+    config = CONTEXT_MEMBER.known_compounds
+    assert config.kernel.weights == KERNEL_MODEL.weights and not config.kernel.of_contexts
+    used = config.in_contexts()
+    assert used.kernel.weights == {**KERNEL_MODEL.weights, "compound * dose * time": 20.0}
+    assert used.in_contexts() == used and used.kernel.of_contexts
+    named = changed(weights={"cell_type": 1.0, "rbf(molecules)": 1.0}, context_weights={"rbf(x)": 0.5})
+    assert named.with_molecules("x").in_contexts().weights == {"cell_type": 1.0, "rbf(x)": 1.5}
+    for weights, says in [
+        ({"cell_type": 1.0}, "both in weights and in context_weights"),
+        ({"doses": 1.0}, "no kernel"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            KernelModelConfig(weights={"cell_type": 1.0}, context_weights=weights)
+    with pytest.raises(ValueError, match="its weights cannot have one"):
+        CompositeMember(
+            known_compounds=KERNEL_MODEL,
+            new_compounds=changed(COMPOSITE.new_compounds, context_weights={"profile_linear * dose": 1.0}),
+        )
+
+
+def test_a_compound_at_another_dose_is_known_and_a_saved_model_predicts_alike():
+    rows, Y = hill()
+    member = CONTEXT_MEMBER.in_contexts(("dose_uM",))
+    model = member.prepare(TrainingSet(rows, Y, None, (), 0, "cpu")).fit(np.arange(len(Y)))
+    asked = Rows(
+        rows.obs.iloc[:3].assign(dose_uM=[0.2, 0.0, np.nan], sm_name=["drug 00", "drug 00", "new"]),
+        {"made up": rows.molecules["made up"][:3]},
+    )
+    pairs = Pairs.of(asked, ["made up"])
+    assert model.known_compounds.kernel.is_known(pairs).tolist() == [True, True, False]
+    assert_alone_as_among_others(model.predict, asked)
+    again = member.model_from_state(StateReader(model.state(), "saved"))
+    np.testing.assert_array_equal(again.predict(asked), model.predict(asked))

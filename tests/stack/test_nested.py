@@ -9,7 +9,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.nested import FoldedRows, Labels
+from rapids_pipeline.stack.nested import FoldedRows, Labels, fit_member
 from tests.stack_example import (
     BOOSTER,
     COMPOSITE,
@@ -139,3 +139,19 @@ def test_only_members_with_nested_predictions_can_be_stacked_on():
     assert second.nested is None
     with pytest.raises(ValueError, match="only members of the first level"):
         fitted(BOOSTER, train, test, Y, folded(Y), [second])
+
+
+@pytest.mark.parametrize("member", [SVR, COMPOSITE, booster()], ids=lambda member: member.name)
+def test_what_rows_count_reaches_every_fit(member):
+    train, test, Y = example(n_genes=6)
+    weight = np.random.default_rng(0).uniform(0.2, 3.0, len(Y))
+    rows = FoldedRows(train, test, Y, folded(Y), 0, "cpu", weight)
+    found = fit_member(member, rows)
+    fits = member.prepare(training_set(train, test, Y, weight))
+    tests = np.arange(len(Y), len(Y) + len(test.obs))
+    np.testing.assert_allclose(found.test, fits.fit_predict(np.arange(len(Y)), [tests])[0], atol=1e-5)
+    assert np.abs(found.test - fitted(member, train, test, Y, folded(Y)).test).max() > 1e-3
+    labelled = rows.training_set(
+        Rows.joined(train, test), None, (), Labels(found.nested_test, found.test, 0.5)
+    )
+    np.testing.assert_array_equal(labelled.weight, [*weight, *[0.5] * len(test.obs)])

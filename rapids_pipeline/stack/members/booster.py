@@ -158,9 +158,9 @@ class BoosterFits(Fits[BoosterMember]):
         """Fit one booster; with early stopping, find the number of trees on a fold of its training rows first."""
         n_trees = self.member.n_estimators
         if self.member.early_stopping_rounds is not None:
-            from rapids_pipeline.evaluation.splits import random_folds
+            from rapids_pipeline.evaluation.splits import context_folds
 
-            held_out = random_folds(len(training), STOPPING_FOLDS, seed) == 0
+            held_out = context_folds(self.data.rows.obs.iloc[training], STOPPING_FOLDS, seed) == 0
             n_trees = self._grown(training[~held_out], seed, n_trees, training[held_out])[2].best_iteration_
         table, space, booster = self._grown(training, seed, n_trees)
         return FittedBooster(table, space, booster.model_)

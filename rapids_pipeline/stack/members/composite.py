@@ -10,7 +10,8 @@ One K serves all genes, so a fit takes one factorisation however many genes ther
 the kernel, profiles, scales) is learnt from the training rows of the fit.
 
 A member has two such models: `known_compounds` for pairs whose compound was measured in another cell type, so that it
-has a response profile, and `new_compounds` for all others.
+has a response profile, and `new_compounds` for all others. Where the training rows differ in dose or time, both have
+the terms of their `context_weights`, too, and a compound measured at another dose or time is `known_compounds`'.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,8 @@ from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, to_
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
+from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel, renamed
+from rapids_pipeline.kernels.response_profiles import DOSE_LENGTH, TIME_LENGTH
 from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, StageConfig, TrainingSet
 from rapids_pipeline.stack.members.svr import NO_TUBE
 from rapids_pipeline.stack.target_space import TargetSpace, TransformName
@@ -46,11 +48,16 @@ class KernelModelConfig(StageConfig):
     λ_j = `penalty` · (s_1/s_j)^`penalty_growth` ("ridge": λ; engines with a tube: C = 1/λ, and `epsilon` in units of
     the component's root mean square). With `targets` = "genes" the transformed genes are solved as they are, each with
     `penalty`, and components serve the response profiles only. Row i has the noise h_i ∝ (|a_i|²)^`noise_exponent`, a_i
-    its scores: strong responses vary more. h multiplies the penalty.
+    its scores: strong responses vary more. h multiplies the penalty. `context_weights` are terms that a run adds to
+    `weights` where its training rows differ in dose or time (`in_contexts`); the factors `dose` and `time` compare
+    them over `dose_length` and `time_length` decades.
     """
 
     weights: dict[str, float]
+    context_weights: dict[str, float] = Field(default_factory=dict)
     profile_shrinkage: float = Field(default=1.0, ge=0)
+    dose_length: float = Field(default=DOSE_LENGTH, gt=0)
+    time_length: float = Field(default=TIME_LENGTH, gt=0)
     transform: TransformName = "asinh"
     transform_scale: float = Field(default=2.0, gt=0)
     n_components: int = Field(default=120, ge=1)
@@ -66,6 +73,10 @@ class KernelModelConfig(StageConfig):
     @model_validator(mode="after")
     def _usable(self) -> Self:
         CompositeKernel(self.weights)
+        twice = sorted(set(self.weights) & set(self.context_weights))
+        if twice:
+            raise ValueError(f"{twice[0]!r} is both in weights and in context_weights: leave one of them out")
+        CompositeKernel(self.weights | self.context_weights)
         if self.engine == "ridge" and self.epsilon:
             raise ValueError(NO_TUBE)
         if self.engine == "auto":
@@ -78,7 +89,7 @@ class KernelModelConfig(StageConfig):
     @property
     def kernel(self) -> CompositeKernel:
         """The composite kernel."""
-        return CompositeKernel(self.weights, self.profile_shrinkage)
+        return CompositeKernel(self.weights, self.profile_shrinkage, self.dose_length, self.time_length)
 
     @property
     def space(self) -> TargetSpace:
@@ -89,14 +100,26 @@ class KernelModelConfig(StageConfig):
 
     def with_molecules(self, encoder: str) -> Self:
         """Return the settings with `encoder` for rbf(molecules)."""
-        return self.model_copy(update={"weights": dict(self.kernel.with_molecules(encoder).weights)})
+        named = {
+            "weights": renamed(self.weights, encoder),
+            "context_weights": renamed(self.context_weights, encoder),
+        }
+        return self.model_copy(update=named)
+
+    def in_contexts(self) -> Self:
+        """Return the settings for training rows that differ in dose or time: `context_weights` among the `weights`."""
+        weights = dict(self.weights)
+        for name, weight in self.context_weights.items():  # `with_molecules` may have made two products one
+            weights[name] = weights.get(name, 0.0) + weight
+        return self.model_copy(update={"weights": weights, "context_weights": {}})
 
 
 class CompositeMember(Member):
     """A member of two models on composite kernels.
 
-    `known_compounds` predicts pairs whose compound was measured in another cell type, so that it has a response
-    profile; all others are predicted by `new_compounds`, whose kernel therefore has no profiles in it.
+    `known_compounds` predicts pairs whose compound was measured in another context: in another cell type, so that it
+    has a response profile, or where training rows differ in them at another dose or time. All others are predicted by
+    `new_compounds`, whose kernel therefore has no profiles in it.
     """
 
     kind: Literal["composite"] = "composite"
@@ -112,7 +135,7 @@ class CompositeMember(Member):
 
     @model_validator(mode="after")
     def _no_profiles_of_new_compounds(self) -> Self:
-        if self.new_compounds.kernel.of_profiles:
+        if self.new_compounds.in_contexts().kernel.of_profiles:
             raise ValueError(
                 f"{self.name}: new_compounds is for pairs without a response profile, so its weights cannot have one"
             )
@@ -137,6 +160,11 @@ class CompositeMember(Member):
     def with_molecules(self, encoder: str) -> Self:
         """Return the member with `encoder` for rbf(molecules)."""
         known, new = (model.with_molecules(encoder) for model in self.models)
+        return self.model_copy(update={"known_compounds": known, "new_compounds": new})
+
+    def in_contexts(self, columns: Sequence[str]) -> Self:
+        """Return the member for training rows that differ in dose or time."""
+        known, new = (model.in_contexts() for model in self.models)
         return self.model_copy(update={"known_compounds": known, "new_compounds": new})
 
     def engine_choice(self, Y: Float32, device: DeviceName) -> str:
@@ -211,7 +239,7 @@ class KernelModel:
 
 @dataclass(frozen=True, eq=False)
 class CompositeModel:
-    """Both models of a member: pairs with a response profile are `known_compounds`', all others `new_compounds`'."""
+    """Both models of a member, `known_compounds` and `new_compounds`."""
 
     encoders: Sequence[str]
     known_compounds: KernelModel
@@ -220,7 +248,7 @@ class CompositeModel:
     def predict(self, rows: Rows) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
         pairs = Pairs.of(rows, self.encoders)
-        return _by_profile(pairs, self.known_compounds, lambda: self.new_compounds)
+        return _by_model(pairs, self.known_compounds, lambda: self.new_compounds)
 
     def state(self) -> State:
         """Return what both have learnt."""
@@ -250,7 +278,7 @@ class CompositeFits(Fits[CompositeMember]):
                 made.append(self._fitted(self.member.new_compounds, training))
             return made[0]
 
-        return [_by_profile(self._pairs.take(group), known, new_compounds) for group in groups]
+        return [_by_model(self._pairs.take(group), known, new_compounds) for group in groups]
 
     def _fitted(self, config: KernelModelConfig, training: Indices) -> KernelModel:
         weight = None if self.data.weight is None else self.data.weight[training]
@@ -335,13 +363,13 @@ def row_noise(scores: Float64, exponent: float) -> Float64:
     return np.asarray(noise / np.exp(np.log(noise).mean()), dtype=np.float64)
 
 
-def _by_profile(pairs: Pairs, known: KernelModel, new_compounds: Callable[[], KernelModel]) -> Float32:
+def _by_model(pairs: Pairs, known: KernelModel, new_compounds: Callable[[], KernelModel]) -> Float32:
     """Return the predictions of each pair by its model; `new_compounds()` is called where a pair needs it."""
-    profiled = known.kernel.has_profile(pairs)
+    served = known.kernel.is_known(pairs)
     predicted = np.empty((len(pairs), len(known.space.unit_)), dtype=np.float32)
-    with_profile, without = np.flatnonzero(profiled), np.flatnonzero(~profiled)
-    if len(with_profile):
-        predicted[with_profile] = known.predict(pairs.take(with_profile))
-    if len(without):
-        predicted[without] = new_compounds().predict(pairs.take(without))
+    known_pairs, new_pairs = np.flatnonzero(served), np.flatnonzero(~served)
+    if len(known_pairs):
+        predicted[known_pairs] = known.predict(pairs.take(known_pairs))
+    if len(new_pairs):
+        predicted[new_pairs] = new_compounds().predict(pairs.take(new_pairs))
     return predicted

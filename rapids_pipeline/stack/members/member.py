@@ -194,6 +194,10 @@ class Member(StageConfig, ABC):
         """Return the member with `encoder` where it names none."""
         return self
 
+    def in_contexts(self, columns: Sequence[str]) -> Self:
+        """Return the member for training rows that differ in `columns`, of `dose_uM` and `time_h` one or both."""
+        return self
+
     def engine_choice(self, Y: Float32, device: DeviceName) -> str:
         """Return which engine fits targets (n, t), and why; raises where it cannot be had."""
         return ""
@@ -235,6 +239,10 @@ class WithFeatures(Member):
     def with_molecules(self, encoder: str) -> Self:
         """Return the member with `encoder` in the blocks of molecules that name none."""
         return self.model_copy(update={"features": self.features.with_molecules(encoder)})
+
+    def in_contexts(self, columns: Sequence[str]) -> Self:
+        """Return the member with blocks of doses and times, and encodings by dose class."""
+        return self.model_copy(update={"features": self.features.in_contexts(columns)})
 
 
 def _of_both(training: Float32, test: Float32, which: Indices) -> Float32:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rapids_pipeline.kernels.composite import terms_of
 from rapids_pipeline.stack.members.composite import KernelModelConfig
 from rapids_pipeline.stack.target_space import TRANSFORMS
 
 REACH = 10.0
 """Factor by which weights and the penalty may grow or shrink."""
+LENGTH_REACH = 4.0
+"""Factor by which the lengths of dose and time may grow or shrink."""
 DIGITS = 4
 N_COMPONENTS = (30, 60, 120, 180, 240)
 HALVES = 4
@@ -115,6 +118,12 @@ class ModelSpace:
             found.append(_from_zero("penalty_growth", model.penalty_growth, 2.0))
         if model.kernel.of_profiles:
             found.append(_from_zero("profile_shrinkage", model.profile_shrinkage, 4.0))
+        factors = {factor.name for _, product in terms_of(model.weights) for factor in product}
+        for name, start in (("dose", model.dose_length), ("time", model.time_length)):
+            if name in factors:
+                found.append(
+                    Range(f"{name}_length", start, start / LENGTH_REACH, start * LENGTH_REACH, log=True)
+                )
         found.append(Range("noise_exponent", model.noise_exponent, 0.0, 1.0))
         if model.engine != "ridge":
             epsilon = model.epsilon

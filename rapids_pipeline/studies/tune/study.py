@@ -131,6 +131,7 @@ def tune(
             f"--recipe {config.recipe.name}: has no composite kernel to tune; take best, or a recipe with a member of "
             'kind "composite"'
         )
+    config = config.in_contexts(data.obs)
     data = data.take(canonical_order(data.obs))
     with stages.stage("features"):
         studies, tuned_on = open_studies(data, pairs, request, config, device, folder)
@@ -167,10 +168,11 @@ def open_studies(
     studies = []
     for duty in duties:
         kept = kept_components(KEPT_BYTES // len(duties))
-        objective = Objective(duty.lots, rows, data.Y, device.name, config.molecules, kept)
+        objective = Objective(duty.lots, rows, data.Y, device.name, config.molecules, kept, data.weight)
         space = ModelSpace.of(getattr(member, duty.model), duty.fewest_rows)
         splits = [(lot.name, split.training, split.held_out) for lot in duty.lots for split in lot.splits]
-        determines = train, data.Y, data.genes, duty.model, space.model, repr(space.parameters), splits
+        rest = duty.model, space.model, repr(space.parameters), splits
+        determines = train, data.Y, data.weight, data.genes, *rest
         store = Store(folder, "tune", *determines, config.molecules, device.name, request.seed)
         studies.append(ModelStudy(duty, space, objective, store, request.seed))
     return studies, [*sentences, *untested_notes(data)]

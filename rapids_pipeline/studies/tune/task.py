@@ -101,9 +101,11 @@ class Wanted(NamedTuple):
     reason: str
 
 
-def has_profile(training: Pairs, pairs: Pairs) -> Mask:
-    """Say which pairs have a response profile by some training rows, (m,)."""
-    return ResponseProfiles.learn(training, np.zeros((len(training), 1)), 0.0).of(pairs)[1]
+def is_known(training: Pairs, pairs: Pairs) -> Mask:
+    """Say of which pairs some training rows have the compound in another context, (m,): see `LearntKernel.is_known`."""
+    profiles = ResponseProfiles.learn(training, np.zeros((len(training), 1)), 0.0)
+    differ = len(training.levels.doses) > 1 or len(training.levels.times) > 1
+    return profiles.measured_elsewhere(pairs) if differ else profiles.of(pairs)[1]
 
 
 def plan(
@@ -164,9 +166,9 @@ def plan(
 
 def _like_the_pairs(obs: pd.DataFrame, rows: Pairs, pairs: pd.DataFrame) -> dict[ModelName, Wanted]:
     """Return what each model asks for that some pairs need."""
-    profiled = has_profile(rows, Pairs.of(Rows(pairs, {}), ()))
+    known = is_known(rows, Pairs.of(Rows(pairs, {}), ()))
     found: dict[ModelName, Wanted] = {}
-    for model, mine in zip(MODELS, (profiled, ~profiled), strict=True):
+    for model, mine in zip(MODELS, (known, ~known), strict=True):
         if not mine.any():
             continue
         name, reason = recommended_split(obs, pairs[mine])
@@ -210,8 +212,8 @@ def _lot(
                 raise
 
     def served(split: Split) -> Split:
-        profiled = has_profile(rows.take(split.training), rows.take(split.held_out))
-        return replace(split, held_out=split.held_out[profiled == (model == "known_compounds")])
+        known = is_known(rows.take(split.training), rows.take(split.held_out))
+        return replace(split, held_out=split.held_out[known == (model == "known_compounds")])
 
     kept = (tuple(part for part in map(served, splits) if len(part.held_out)) for splits in repeats)
     return Lot(name, tuple(splits for splits in kept if splits))
@@ -275,6 +277,8 @@ class Objective:
         For rbf(molecules).
     kept : Recent
         Of `kept_components`.
+    weight : ndarray of float64, (n,), optional
+        What each row counts in fits.
     """
 
     lots: tuple[Lot, ...]
@@ -283,6 +287,7 @@ class Objective:
     device: DeviceName
     encoder: str
     kept: Recent
+    weight: Float64 | None = None
 
     @cached_property
     def measured(self) -> Imputed:
@@ -310,8 +315,9 @@ class Objective:
         learn = partial(learnt, self.kept, sha256(split.training.tobytes()).digest())
         with np.errstate(over="ignore", invalid="ignore"):
             training = self.rows.take(split.training)
+            weight = None if self.weight is None else self.weight[split.training]
             Y = self.measured.of(split.training)
-            fitted = fit_kernel_model(model, training, Y, self.device, learn=learn)
+            fitted = fit_kernel_model(model, training, Y, self.device, weight, learn)
             return fitted.predict(self.rows.take(split.held_out))
 
     def by_lot(

@@ -87,3 +87,15 @@ def test_the_edge_of_a_range():
     assert space.at_edge(space.start) == []
     moved = {"penalty": 14.9, "noise_exponent": 0.0, "penalty_growth": 2.0, "weights.cell_type": 0.05}
     assert space.at_edge(space.start | moved) == ["weights.cell_type", "penalty", "penalty_growth"]
+
+
+def test_lengths_are_tuned_where_a_kernel_compares_doses_or_times():
+    model = MODELS["best known_compounds"]
+
+    def lengths(weights):
+        space = ModelSpace.of(model.model_copy(update={"weights": weights}), 500)
+        return {parameter.name for parameter in space.parameters if parameter.name.endswith("_length")}
+
+    assert lengths(model.in_contexts().weights) == {"dose_length", "time_length"}
+    assert lengths({"cell_type": 1.0, "time * compound": 2.0}) == {"time_length"}
+    assert lengths(model.weights) == set()

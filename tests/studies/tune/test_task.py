@@ -12,7 +12,7 @@ from rapids_pipeline.studies.tune.task import (
     HOPELESS,
     Lot,
     Objective,
-    has_profile,
+    is_known,
     kept_components,
     mean_loss,
     plan,
@@ -72,7 +72,7 @@ def test_a_model_is_tuned_on_rows_that_it_serves(task, split):
 def test_whether_a_pair_has_a_profile_is_what_the_fitted_kernel_says(task):
     training, others = task.rows.take(np.arange(0, 60)), task.rows.take(np.arange(60, len(task.rows)))
     kernel = task.member.known_compounds.kernel.learn(training, task.Y[:60].astype(np.float64))
-    np.testing.assert_array_equal(has_profile(training, others), kernel.has_profile(others))
+    np.testing.assert_array_equal(is_known(training, others), kernel.is_known(others))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,143 @@
+"""What doses and times are worth: unseen ones of known compounds in Open TG-GATEs, against baselines and without them.
+
+    python -m benchmarks.accuracy.contexts [--data FOLDER] [--recipe best] [--work FOLDER] [--table FILE]
+
+`responses` makes the training table of `../shared/data/tggates`: log2 expression less the mean of the controls of the
+same compound, time and batch. Of the 146 compounds 33 have SMILES; each of the others gets an isotope of methane as a
+stand-in, which is a molecule of its own and says nothing of it.
+
+For the splits `dose` and `time` the program prints the MRRMSE of the recipe and of every baseline with the difference
+from the recipe, and that of the recipe's composite member alone: as it is, and without the factor `dose` or `time` in
+its `context_weights`. Intervals are of 95 %, compounds drawn. Finished splits are kept in `--work`.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks import harness
+from features.molecules.encoders import encode_molecules
+from features.rows import Rows
+from rapids_pipeline.backend.arrays import Float32, Float64
+from rapids_pipeline.backend.devices import resolve_device
+from rapids_pipeline.data.problem import ProblemFiles, open_problem
+from rapids_pipeline.data.tables import PerturbationData
+from rapids_pipeline.evaluation.metrics import rowwise_rmse
+from rapids_pipeline.evaluation.splits import bootstrap_units, named_splits
+from rapids_pipeline.evaluation.uncertainty import paired_intervals, replicate_weights
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.member import TrainingSet
+from rapids_pipeline.stack.recipe import RunConfig, recipe
+from rapids_pipeline.studies.cv import CvRequest, cross_validate
+
+METADATA = ["cell_type", "sm_name", "SMILES", "dose_uM", "time_h", "batch", "replicate"]
+NAMES = {"cell_line": "cell_type", "compound": "sm_name", "pert_dose_uM": "dose_uM", "pert_time_h": "time_h"}
+MATCHING = ["sm_name", "time_h", "batch"]
+"""What a treated array and its controls have in common."""
+AS_IT_IS = "as it is"
+
+
+def responses(file: Path) -> pd.DataFrame:
+    """Return the treated arrays of `expression.parquet`: `METADATA`, then genes less their matching controls' mean."""
+    table = pd.read_parquet(file).rename(columns=NAMES)
+    genes = list(table.columns[table.columns.get_loc("cell_type") + 1 :])
+    is_control = table["pert_type"] == "control"
+    controls = table[is_control].groupby(MATCHING)[genes].mean()
+    treated = table[~is_control].reset_index(drop=True)
+    treated[genes] -= controls.reindex(pd.MultiIndex.from_frame(treated[MATCHING])).to_numpy()
+    stand_in = {name: f"[{20 + k}CH4]" for k, name in enumerate(sorted(treated["sm_name"].unique()))}
+    own = treated["SMILES"].replace("", None)
+    return treated.assign(SMILES=own.fillna(treated["sm_name"].map(stand_in)))[[*METADATA, *genes]]
+
+
+def variants(member: CompositeMember) -> dict[str, CompositeMember]:
+    """Return the member in contexts, and without either factor, by what is changed."""
+
+    def without(factor: str) -> CompositeMember:
+        models = {}
+        for name in ("known_compounds", "new_compounds"):
+            model, weights = getattr(member, name), {}
+            for product, weight in model.context_weights.items():
+                kept = " * ".join(part for part in product.split(" * ") if part != factor)
+                if kept:
+                    weights[kept] = weights.get(kept, 0.0) + weight
+            models[name] = model.model_copy(update={"context_weights": weights})
+        return member.model_copy(update=models)
+
+    named = {AS_IT_IS: member, "without dose": without("dose"), "without time": without("time")}
+    return {name: variant.in_contexts(()) for name, variant in named.items()}
+
+
+def losses_of(member: CompositeMember, data: PerturbationData, split: str) -> Float64:
+    """Return the RMSE of every row, (n,), predicted by the member alone; NaN where the split never holds it out."""
+    rows = Rows(data.obs, encode_molecules(member.encoders, list(data.obs["SMILES"]), (), "cpu").training)
+    fits = member.prepare(TrainingSet(rows, data.Y, data.weight, (), 0, "cpu"))
+    losses = np.full(len(data.Y), np.nan)
+    for part in named_splits(split, data.obs)[0]:
+        predicted: list[Float32] = fits.fit_predict(part.training, [part.held_out])
+        losses[part.held_out] = rowwise_rmse(data.Y[part.held_out], predicted[0])
+    return losses
+
+
+def of_factors(data: PerturbationData, config: RunConfig, split: str) -> list[list[str]]:
+    """Return a line of the table for the composite member and each factor that it is deprived of."""
+    [member] = [m for m in config.recipe.members if isinstance(m, CompositeMember)]
+    made = {name: losses_of(variant, data, split) for name, variant in variants(member).items()}
+    losses = np.stack(list(made.values()))
+    folds = np.where(np.isfinite(losses[:1]), 0, -1)
+    found = paired_intervals(
+        losses, 0, replicate_weights(folds, bootstrap_units(split, data.obs)), one_gene=False
+    )
+    return [
+        _line(split, f"composite {name}", found.score[k], found.difference[k], found.difference_low[k], high)
+        for k, (name, high) in enumerate(zip(made, found.difference_high, strict=True))
+    ]
+
+
+def of_recipe(data: PerturbationData, config: RunConfig, split: str, work: Path) -> list[list[str]]:
+    """Return a line of the table for the recipe, its members and every baseline."""
+    made = cross_validate(data, None, CvRequest(split), config, resolve_device("cpu"), folder=work / split)
+    found = made[0]
+    return [
+        _line(split, one.name, one.error, one.difference, one.difference_low, one.difference_high)
+        for one in found.methods
+    ]
+
+
+def _line(split: str, name: str, score: float, difference: float, low: float, high: float) -> list[str]:
+    interval = "" if difference == 0 else f"{difference:+.4f} ({low:+.4f} to {high:+.4f})"
+    return [split, name, f"{score:.4f}", interval]
+
+
+@harness.ends_in_one_line
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=harness.DATA / "tggates")
+    parser.add_argument("--recipe", default="best")
+    parser.add_argument("--work", type=Path, default=Path("runs/contexts"))
+    parser.add_argument("--table", type=Path, help="only write the training table to this Parquet file")
+    options = parser.parse_args()
+    table = responses(options.data / "expression.parquet")
+    file = options.table or options.work / "tggates.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(file, index=False)
+    if options.table:
+        return
+    data = open_problem(ProblemFiles(file)).data
+    config = RunConfig(recipe=recipe(options.recipe), molecules="morgan")
+    lines = []
+    for split in ("dose", "time"):
+        lines += of_recipe(data, config, split, options.work)
+        if any(isinstance(member, CompositeMember) for member in config.recipe.members):
+            lines += of_factors(data, config, split)
+    head = ["held out", "method", "MRRMSE", "difference from the first of its kind"]
+    print("\n".join(harness.table(head, lines)))
+
+
+if __name__ == "__main__":
+    main()
