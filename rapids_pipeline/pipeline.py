@@ -15,6 +15,7 @@ from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import PAIR
+from rapids_pipeline.data.pairs import unseen_levels
 from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import has_gaps, never_tested, untested_notes
@@ -22,7 +23,6 @@ from rapids_pipeline.evaluation.baselines import BASELINES, context_baselines
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.predictions.formats import write_kaggle_csv
-from rapids_pipeline.predictions.predict import unseen_levels
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.stack.saved import PAIR_COLUMNS, SavedModel, embeddings_of, save_model

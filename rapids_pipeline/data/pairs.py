@@ -172,6 +172,18 @@ def context_notes(pairs: pd.DataFrame, training: pd.DataFrame) -> list[str]:
     return notes
 
 
+def unseen_levels(column: str, values: Any, known: Any) -> list[str]:
+    """Return a sentence where values of a column are such that no training row has."""
+    unseen = np.asarray(values, object)[~np.asarray(known, bool)]
+    if not len(unseen):
+        return []
+    names = list(dict.fromkeys(map(str, unseen)))
+    return [
+        f"{len(unseen)} of {len(values)} pairs have a {column} the model was not trained on "
+        f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}): expect larger errors there"
+    ]
+
+
 def fanned_out(
     batch: PairBatch, doses: Sequence[float], times: Sequence[float], training: pd.DataFrame
 ) -> PairBatch:

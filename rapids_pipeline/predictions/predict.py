@@ -51,6 +51,7 @@ from rapids_pipeline.data.pairs import (
     names_by_molecule,
     read_batch,
     training_molecules,
+    unseen_levels,
 )
 from rapids_pipeline.data.untested import never_tested_notes
 from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv, written
@@ -414,18 +415,6 @@ def applicability(batch: PairBatch, training: pd.DataFrame) -> tuple[pd.DataFram
         *context_notes(batch.table, training),
     ]
     return table, [*unseen, *_how_near(batch, table)]
-
-
-def unseen_levels(column: str, values: Any, known: Any) -> list[str]:
-    """Return a sentence where values of a column are such that no training row has."""
-    unseen = np.asarray(values, object)[~np.asarray(known, bool)]
-    if not len(unseen):
-        return []
-    names = list(dict.fromkeys(map(str, unseen)))
-    return [
-        f"{len(unseen)} of {len(values)} pairs have a {column} the model was not trained on "
-        f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}): expect larger errors there"
-    ]
 
 
 def _rows_of(values: "pd.Series[Any]", training: "pd.Series[Any]") -> Codes:

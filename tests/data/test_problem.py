@@ -166,7 +166,7 @@ def test_a_problem_averages_or_keeps_replicates_and_says_so(tmp_path):
     pd.concat([data.obs, pd.DataFrame(data.Y, columns=data.genes)], axis=1).to_csv(train, index=False)
     mean = open_problem(ProblemFiles(train))
     assert len(mean.data.obs) == len(mean.file_order) == 3 and mean.data.weight.mean() == pytest.approx(1)
-    assert mean.notes == ("6 rows are replicates of 3 compounds in a context; they are averaged",)
+    assert mean.notes == ["6 rows are replicates of 3 compounds in a context; they are averaged"]
     kept = open_problem(ProblemFiles(train, replicates="keep"))
     assert len(kept.data.obs) == 6 and kept.data.weight is None and "rows of their own" in kept.notes[0]
     with pytest.raises(InputError, match="--replicates median: choose mean or keep"):

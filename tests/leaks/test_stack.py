@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.rows import Pairs, Rows
 from features.rows import Pairs, Rows, contexts_of
 from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.stack.fit import fit_stack
