@@ -121,11 +121,6 @@ REFUSED = {
         text_of(table().replace("ethanol", "-666")),
         "{path}: column sm_name has no value in rows 1, 2; fill it or drop the row",
     ),
-    "replicates": (
-        text_of(pd.concat([table(), table().assign(cell_type="b-cells")[:1]])),
-        "{path}: the pair (B cells, ethanol) occurs in rows 1, 7; 2 rows share a pair in all; average the replicates "
-        "into one row a pair",
-    ),
 }
 
 
