@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from features.group_statistics import checked_statistics
-from features.molecules import fitted_in_fold
+from features.molecules import TABLE, fitted_in_fold
 from features.rows import Rows, context_numbers, groups_of, log10_of
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
@@ -124,8 +124,8 @@ class MoleculeBlock(BlockSpec):
     @property
     def fitted_on(self) -> FittedOn:
         """The molecules, where columns are standardised or reduced."""
-        fitted = self.n_components is not None or (self.encoder is not None and fitted_in_fold(self.encoder))
-        return "molecules" if fitted else "nothing"
+        learns = self.encoder is not None and (fitted_in_fold(self.encoder) or self.encoder == TABLE)
+        return "molecules" if learns or self.n_components is not None else "nothing"
 
     def _plain(self) -> tuple[str, str]:
         return "molecules" if self.encoder is None else f"molecules:{self.encoder}", "width of the encoder"
@@ -133,6 +133,10 @@ class MoleculeBlock(BlockSpec):
     def _plain_maker(self, sigma: float, seed: int) -> Maker:
         if self.encoder is None:
             raise ValueError("a block of molecules names no encoder: see FeatureSet.with_molecules")
+        if self.encoder == TABLE:
+            from features.molecules.table import TableColumns
+
+            return TableColumns()
         return Descriptors() if fitted_in_fold(self.encoder) else Given(self.encoder)
 
 

@@ -127,6 +127,11 @@ class FeatureSet(BaseModel):
         blocks = *self.blocks, *(block for block in added if block.name not in present)
         return self.model_copy(update={"blocks": blocks})
 
+    def without_molecules(self) -> "FeatureSet | None":
+        """Return the set without its blocks of molecules, None where it has no others."""
+        blocks = tuple(block for block in self.blocks if not isinstance(block, MoleculeBlock))
+        return self.model_copy(update={"blocks": blocks}) if blocks else None
+
     def to_toml(self) -> str:
         """Return the set as the TOML file that defines it."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.molecules.encoders import encode_molecules
+from features.molecules.table import encode_compounds
 from features.rows import Rows, varying
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
@@ -60,14 +60,16 @@ def run(
 ) -> RunResult:
     """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.backend.files`).
 
-    Rows are worked on in the order of (cell_type, sm_name), so the order of the files does not matter.
+    Rows are worked on in the order of (cell_type, sm_name), so the order of the files does not matter. How they are
+    read follows the settings' molecules (`ProblemFiles.for_molecules`).
 
     Raises
     ------
     InputError, UnavailableError
         As `open_problem`, `molecule_encoder` and `RunFolder`; nothing is written then.
     """
-    stages = stages or Stages()
+    files = files.for_molecules(config.molecules)
+    left_out, stages = config.left_out(), stages or Stages()
     with stages.stage("ingest"):
         problem = open_problem(files, device.name)
         config = config.resolved().in_contexts(problem.data.obs)
@@ -77,8 +79,8 @@ def run(
         chosen = engines_of(problem, recipe, device)
         chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
     with stages.stage("features"):
-        smiles = list(problem.data.obs["SMILES"]), list(problem.to_predict["SMILES"])
-        molecules = encode_molecules([config.molecules, *recipe.encoders], *smiles, device.name)
+        obs, asked = problem.data.obs, problem.to_predict
+        molecules = encode_compounds(config.encoders, obs, asked, device.name, problem.table)
         train, test = Rows(problem.data.obs, molecules.training), Rows(problem.to_predict, molecules.others)
     fitted_to = train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages
     stack = fit_stack(*fitted_to, weight=problem.data.weight)
@@ -88,6 +90,7 @@ def run(
     notes = [
         *(f"{engine}: {why}" for engine, why in chosen.items() if engine.startswith("engine")),
         *stack.notes,
+        *left_out,
         *molecules.notes,
         *problem.notes,
         *notes_on(problem, config),
@@ -115,7 +118,7 @@ def saved_model(
     embeddings = embeddings_of(config.recipe.encoders, Rows.joined(train, test))
     obs = problem.data.obs[columns]
     untested = never_tested(problem.data.Y, obs["cell_type"])
-    return SavedModel(stack.model, config, problem.data.genes, obs, embeddings, untested)
+    return SavedModel(stack.model, config, problem.data.genes, obs, embeddings, untested, problem.table)
 
 
 def identity_of(problem: Problem, files: ProblemFiles, config: RunConfig, device: Device) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Molecules as rows of numbers: fingerprints, descriptors, embeddings."""
+"""Molecules as rows of numbers: fingerprints, descriptors, embeddings; and perturbations that are no molecules."""
+
+from pathlib import Path
+from typing import Literal
 
 WITHOUT_WEIGHTS = {
     "morgan": "features.molecules.morgan.MorganEncoder",
@@ -7,6 +10,13 @@ WITHOUT_WEIGHTS = {
 """Where the encoders are that need no weights, by name: a new one is a file of this folder and a line here."""
 FITTED_IN_FOLD = ("descriptors",)
 """Those of them that learn from the molecules they are fitted to."""
+NONE = "none"
+"""In `--molecules none`: perturbations are told apart by name, and no structure is read."""
+TABLE = "table"
+"""What kernels and blocks call the columns of `--molecules TABLE` (`features.molecules.table`)."""
+
+Combine = Literal["sum", "mean"]
+"""What the rows of its parts in such a table give a combination "A+B" that has none."""
 
 
 def fitted_in_fold(encoder: str) -> bool:
@@ -16,4 +26,17 @@ def fitted_in_fold(encoder: str) -> bool:
 
 def needs_weights(encoder: str) -> bool:
     """Say whether an encoder is a language model, whose weights must be on this machine or fetched."""
-    return encoder not in WITHOUT_WEIGHTS
+    return encoder not in WITHOUT_WEIGHTS and encoder != TABLE
+
+
+def is_table(molecules: str) -> bool:
+    """Say whether `--molecules` names a table of embeddings: a file of a kind that tables have."""
+    from rapids_pipeline.backend.frames import TABLE_SUFFIXES, table_suffix
+
+    path = Path(molecules)
+    return table_suffix(path) in TABLE_SUFFIXES and not path.is_dir()
+
+
+def reads_structures(molecules: str) -> bool:
+    """Say whether what `--molecules` names reads SMILES, so that every row must have one."""
+    return molecules != NONE and not is_table(molecules)

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from features.molecules import WITHOUT_WEIGHTS, fitted_in_fold, language_model
+from features.molecules import NONE, TABLE, WITHOUT_WEIGHTS, fitted_in_fold, language_model
 from features.molecules.smiles import (
     MoleculeEncoder,
     one_line,
@@ -374,6 +374,8 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
     InputError
         `name` is none of these.
     """
+    if name == TABLE:
+        raise InputError(f"{TABLE} stands for a table of embeddings; name its file: --molecules FILE.parquet")
     if name in WITHOUT_WEIGHTS:
         module, _, encoder = WITHOUT_WEIGHTS[name].rpartition(".")
         return cast(MoleculeEncoder, getattr(import_module(module), encoder)())
@@ -383,12 +385,12 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
         return ChemBERTaEncoder(model=name, device=device)
     raise InputError(
         f"--molecules {name}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a SMILES "
-        f"language model, or a hub id such as {DEFAULT_CHEMBERTA}"
+        f"language model, a hub id such as {DEFAULT_CHEMBERTA}, {NONE}, or a table of embeddings (.parquet, .csv, .tsv)"
     )
 
 
 def chosen_encoder(name: str) -> tuple[str, str]:
-    """Return the encoder that `--molecules` means, and in words why.
+    """Return the encoder (or `NONE`, or a table of embeddings) that `--molecules` means, and in words why.
 
     "auto" takes "chemberta" where PyTorch, transformers and the weights are on this machine (the network is not
     asked), and "morgan" elsewhere. Any other name is taken at its word.

@@ -1,6 +1,6 @@
 """Fingerprints of molecules: which circular substructures they have, and how alike two molecules are in them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,15 @@ class MorganEncoder(MoleculeEncoder):
         from rdkit.Chem import rdFingerprintGenerator
 
         return rdFingerprintGenerator.GetMorganGenerator(radius=self.radius, fpSize=self.n_bits)
+
+
+def fingerprints(smiles: Sequence[str]) -> Float32:
+    """Return the Morgan fingerprints (radius 2, 1,024 bits) of n rows, float32; zeros where a SMILES is empty."""
+    encoder, drawn = MorganEncoder(), np.array([string != "" for string in smiles], dtype=np.bool_)
+    bits = np.zeros((len(smiles), encoder.n_bits), dtype=np.float32)
+    if drawn.any():
+        bits[drawn] = encoder.transform([string for string in smiles if string != ""])
+    return bits
 
 
 def tanimoto(A: Float32, B: Float32) -> Float32:

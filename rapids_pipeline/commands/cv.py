@@ -50,10 +50,13 @@ def command(
     chosen, stages = resolve_device(device), LiveStages()
     require_writable(out)
     options.announce(stages, chosen, config)
-    problem = options.ingest(ProblemFiles(train, test, how, replicates), chosen.name, stages)
+    files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
+    problem = options.ingest(files, chosen.name, stages)
     given = problem.data, problem.pairs, request, config, chosen
     try:
-        found, predicted = cross_validate(*given, source=problem.source, folder=out, stages=stages)
+        found, predicted = cross_validate(
+            *given, source=problem.source, table=problem.table, folder=out, stages=stages
+        )
     except KeyboardInterrupt:
         stages.say(f"finished splits are kept in {out}/{FOLDER}; the same command continues")
         raise

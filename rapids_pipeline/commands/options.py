@@ -42,7 +42,14 @@ MoleculesOption = Annotated[
         envvar="RAPIDS_PERTURB_MOLECULES",
         help="The molecule features: chemberta (DeepChem/ChemBERTa-10M-MTR), morgan (RDKit's fingerprints), "
         "descriptors (RDKit's, standardised), a folder with the weights of a SMILES transformer, or a hub id. "
-        "auto takes ChemBERTa where its weights are on this machine, and morgan elsewhere.",
+        "auto takes ChemBERTa where its weights are on this machine, and morgan elsewhere. none needs no SMILES. A "
+        "table (.parquet, .csv, .tsv) has sm_name and columns of numbers: an embedding of any perturbation.",
+    ),
+]
+CombineOption = Annotated[
+    Literal["sum", "mean"],
+    typer.Option(
+        help="What a table of --molecules gives a combination A+B without a row: sum or mean of A and B."
     ),
 ]
 DeviceOption = Annotated[
@@ -139,10 +146,11 @@ def table_options(
     columns: ColumnsOption = None,
     genes: GenesOption = None,
     gene_column: GeneColumnOption = None,
+    combine: CombineOption = "sum",
 ) -> TableOptions:
     """Return how files are read; errors as `chosen_columns`."""
     chosen = chosen_columns(column or (), columns)
-    return TableOptions(layer, names_in(metadata_columns), chosen, genes, gene_column)
+    return TableOptions(layer, names_in(metadata_columns), chosen, genes, gene_column, combine=combine)
 
 
 def words_of(how: TableOptions) -> list[str]:
@@ -152,6 +160,7 @@ def words_of(how: TableOptions) -> list[str]:
     given += [("--column", f"{meaning}={name}") for meaning, name in how.columns.items()]
     given += [("--genes", str(how.genes))] if how.genes else []
     given += [("--gene-column", how.gene_column)] if how.gene_column else []
+    given += [("--combine", how.combine)] if how.combine != "sum" else []
     return [word for pair in given for word in pair]
 
 

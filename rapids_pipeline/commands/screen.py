@@ -1,7 +1,7 @@
 """`screen`: which features help to predict one gene, some genes, or all (`python -m rapids_pipeline.screen`)."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -53,19 +53,20 @@ def command(
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import screen as report
     from rapids_pipeline.reports.page import LiveStages, print_report
-    from rapids_pipeline.studies.screen.study import ScreenRequest, default_sets, screen, screenable_sets
+    from rapids_pipeline.studies.screen.study import ScreenRequest, screen, sets_left_out
 
     folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
     require_writable(folder)
     stages = LiveStages(drawn=report.drawn, logged=report.logged)
     encoder, because = chosen_encoder(molecules)
     stages.say(f"molecules: {encoder} ({because})")
-    problem = options.ingest(ProblemFiles(train, test, how, replicates), "cpu", stages)
+    files = ProblemFiles(train, test, how, replicates).for_molecules(encoder)
+    problem = options.ingest(files, "cpu", stages)
     names = () if features == "all" else options.names_in(features)
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
-    pairs, source = problem.pairs, problem.source
+    given: dict[str, Any] = {"pairs": problem.pairs, "source": problem.source, "table": problem.table}
     try:
-        found = screen(problem.data, request, pairs=pairs, source=source, folder=folder, stages=stages)
+        found = screen(problem.data, request, **given, folder=folder, stages=stages)
     except KeyboardInterrupt:
         if stages.latest is not None:
             report.write_screen(stages.latest.screen(), folder)
@@ -74,7 +75,6 @@ def command(
             )
         raise
     report.write_screen(found, folder)
-    left_out = [name for name in screenable_sets() if not names and name not in default_sets()]
-    weights = f"left out, as they need weights: {', '.join(left_out)} (--features takes them by name)"
-    sentences = [*([weights] if left_out else []), *report.sentences(found)]
+    left_out = [] if names else sets_left_out(encoder, problem.data.obs)
+    sentences = [*left_out, *report.sentences(found)]
     print_report(report.screen_table(found), *sentences, f"written: {folder}/{', '.join(report.FILES)}")

@@ -49,10 +49,11 @@ def command(
     chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
     require_writable(out)
     options.announce(stages, chosen, config)
-    problem = options.ingest(ProblemFiles(train, test, how, replicates), chosen.name, stages)
+    files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
+    problem = options.ingest(files, chosen.name, stages)
     given = problem.data, problem.pairs, request, config, chosen, out
     try:
-        found, tuned = tune(*given, source=problem.source, stages=stages)
+        found, tuned = tune(*given, source=problem.source, table=problem.table, stages=stages)
     except KeyboardInterrupt:
         again = "the same command continues (with --trials 1 it only reports)"
         stages.say(f"finished trials are kept in {out}/{FOLDER}; {again}")

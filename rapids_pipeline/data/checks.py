@@ -13,6 +13,9 @@ from rapids_pipeline.backend.arrays import Float32, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.columns import PAIR
 
+WITHOUT_STRUCTURES = "take --molecules none, or --molecules TABLE (embeddings of any perturbation)"
+"""What to do where compounds have no structure."""
+
 
 def require_columns(path: Path, obs: pd.DataFrame, columns: Sequence[str]) -> None:
     """Raise InputError where one of `columns` is missing from `obs` or has a row without a value."""
@@ -100,9 +103,36 @@ def refuse_text_among_numbers(
         )
 
 
+def with_structures(path: Path, obs: pd.DataFrame, required: bool) -> pd.DataFrame:
+    """Return `obs` with `SMILES` as strings: where a row has none that of its compound's other rows, or "".
+
+    Raises
+    ------
+    InputError
+        `required`, and the column is missing or has gaps: how many compounds lack one, and what to do.
+    """
+    if required and "SMILES" not in obs.columns:
+        raise InputError(
+            f"{path}: missing column SMILES; its metadata columns are: {', '.join(map(str, obs.columns[:8]))}; "
+            f"{WITHOUT_STRUCTURES}"
+        )
+    smiles = obs["SMILES"] if "SMILES" in obs.columns else pd.Series(None, index=obs.index, dtype=object)
+    smiles = smiles.mask(smiles.isna() | (smiles.astype(str).str.strip() == ""), None).astype(object)
+    absent = obs.index[smiles.isna()]
+    if required and len(absent):
+        names = list(dict.fromkeys(obs["sm_name"][absent]))
+        raise InputError(
+            f"{path}: column SMILES has no value in {rows_named(absent)}, of {len(names)} compounds: {some_of(names)}; "
+            f"fill it, drop the rows, or {WITHOUT_STRUCTURES}"
+        )
+    known = obs.assign(SMILES=smiles).dropna(subset="SMILES").drop_duplicates("sm_name")
+    filled = smiles.where(smiles.notna(), obs["sm_name"].map(known.set_index("sm_name")["SMILES"]))
+    return obs.assign(SMILES=filled.where(filled.notna(), "").map(str).astype("str"))
+
+
 def check_smiles(path: Path, obs: pd.DataFrame) -> None:
-    """Raise InputError for a SMILES that does not parse, or two molecules under one `sm_name`."""
-    distinct = obs.drop_duplicates(["sm_name", "SMILES"])
+    """Raise InputError for a SMILES that does not parse, or two molecules under one `sm_name`; "" is no molecule."""
+    distinct = obs[obs["SMILES"] != ""].drop_duplicates(["sm_name", "SMILES"])
     for row, name, smiles in zip(distinct.index, distinct["sm_name"], distinct["SMILES"], strict=True):
         if canonical_smiles(smiles) is None:
             raise InputError(f"{path}: row {row + 1} ({name}): {smiles!r} is not a valid SMILES")

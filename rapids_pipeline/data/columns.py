@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rapids_pipeline.backend.errors import InputError
 
@@ -85,6 +85,10 @@ class TableOptions:
         A file that names the columns that are genes, one a line.
     gene_column : str, optional
         The row annotation of an .h5ad or GCT file that names the genes.
+    structures : bool
+        Whether every row must have a SMILES; otherwise it may be missing, and is then the empty text.
+    combine : {"sum", "mean"}
+        What a table of embeddings gives a combination that has no row of its own.
     """
 
     layer: str = DEFAULT_LAYER
@@ -92,6 +96,8 @@ class TableOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     genes: Path | None = None
     gene_column: str | None = None
+    structures: bool = True
+    combine: Literal["sum", "mean"] = "sum"
 
     def to_json(self) -> dict[str, Any]:
         """Return the options for a manifest; those of columns and genes only where they are given."""
@@ -100,7 +106,9 @@ class TableOptions:
             "genes": self.genes and str(self.genes.absolute()),
             "gene_column": self.gene_column,
         }
-        kept = {name: value for name, value in given.items() if value}
+        kept: dict[str, Any] = {name: value for name, value in given.items() if value}
+        kept |= {} if self.structures else {"structures": False}
+        kept |= {} if self.combine == "sum" else {"combine": self.combine}
         return {"layer": self.layer, "metadata_columns": list(self.metadata_columns), **kept}
 
     @classmethod
@@ -109,7 +117,9 @@ class TableOptions:
         genes = found.get("genes")
         names = tuple(str(name) for name in found["metadata_columns"])
         columns = dict(found.get("columns", {}))
-        return cls(str(found["layer"]), names, columns, genes and Path(genes), found.get("gene_column"))
+        told = genes and Path(genes), found.get("gene_column"), bool(found.get("structures", True))
+        combine: Literal["sum", "mean"] = "mean" if found.get("combine") == "mean" else "sum"
+        return cls(str(found["layer"]), names, columns, *told, combine)
 
 
 AS_OURS = TableOptions()

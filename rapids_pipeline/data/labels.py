@@ -98,6 +98,7 @@ def _same(column: str, obs: pd.DataFrame, one: str, known: pd.DataFrame, to: str
     if column != "sm_name" or one == to or not ("SMILES" in obs.columns and "SMILES" in known.columns):
         return True
     mine, theirs = (
-        table["SMILES"][table["sm_name"] == name].dropna() for table, name in ((obs, one), (known, to))
+        table["SMILES"][(table["sm_name"] == name) & (table["SMILES"] != "")].dropna()
+        for table, name in ((obs, one), (known, to))
     )
     return mine.empty or theirs.empty or same_molecule(mine.iloc[0], theirs.iloc[0])

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.molecules.smiles import canonical_smiles, distinct_molecules
+from features.molecules.smiles import canonical_smiles
 from features.rows import DOSE, TIME, context_numbers
 from rapids_pipeline.backend.arrays import Indices, Labels
 from rapids_pipeline.backend.errors import InputError
@@ -51,7 +51,7 @@ COLUMNS = ("id", "cell_type", "sm_name", "SMILES")
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """n pairs of q distinct molecules.
+    """n pairs of q distinct molecules, or of q distinct compounds by name where no structures are read.
 
     Attributes
     ----------
@@ -63,9 +63,11 @@ class PairBatch:
     molecule : ndarray of intp, (n,)
         Place of each row's molecule among `molecules`.
     molecules : list of str, (q,)
-        Canonical SMILES, in order of first occurrence.
+        Canonical SMILES, in order of first occurrence; "" where the structure is not known.
     spelled : list of str, (q,)
         Each molecule as it is spelled where it occurs first.
+    named : list of str, (q,)
+        `known_as` of each molecule where it occurs first.
     notes : list of str
         What a reader of the predictions should know of the pairs.
     numbered : bool
@@ -77,6 +79,7 @@ class PairBatch:
     molecule: Indices
     molecules: list[str]
     spelled: list[str]
+    named: list[str]
     notes: list[str]
     numbered: bool = False
 
@@ -118,7 +121,7 @@ def read_pairs(
     require_columns(path, found, TEST_COLUMNS)
     _refuse_repeated_ids(path, found["id"])
     pairs, notes = _as_in_training(path, as_text(path, found, PAIR), training, notes)
-    return with_smiles(pairs, training, path), notes
+    return with_smiles(pairs, training, path, options.structures), notes
 
 
 def read_batch(path: Path, training: pd.DataFrame, options: TableOptions = AS_OURS) -> PairBatch:
@@ -143,7 +146,8 @@ def read_batch(path: Path, training: pd.DataFrame, options: TableOptions = AS_OU
     for column in context_columns(training):
         if column in found.columns:
             pairs[column] = context_numbers(found, column)[:, 0]
-    return replace(_numbered(path, pairs, training, known, notes), numbered=numbered)
+    batch = _numbered(path, pairs, training, known, notes, options.structures)
+    return replace(batch, numbered=numbered)
 
 
 def context_columns(obs: pd.DataFrame) -> list[str]:
@@ -244,8 +248,12 @@ def read_ids(path: Path, options: TableOptions = AS_OURS) -> pd.DataFrame:
     return pairs
 
 
-def with_smiles(pairs: pd.DataFrame, training: pd.DataFrame, path: Path) -> pd.DataFrame:
+def with_smiles(
+    pairs: pd.DataFrame, training: pd.DataFrame, path: Path, required: bool = True
+) -> pd.DataFrame:
     """Return `pairs` with a SMILES in every row: its own where it has one, otherwise training's by `sm_name`.
+
+    Where neither has one it is "", or, where `required`, an error.
 
     Parameters
     ----------
@@ -260,18 +268,18 @@ def with_smiles(pairs: pd.DataFrame, training: pd.DataFrame, path: Path) -> pd.D
         A compound that has no SMILES in either file, or different molecules in the two; as `check_smiles`.
     """
     known = training.drop_duplicates("sm_name").set_index("sm_name")["SMILES"]
-    from_training = pairs["sm_name"].map(known)
+    from_training = pairs["sm_name"].map(known).mask(lambda found: found == "", None)
     own = _labels(pairs, "SMILES")
     check_smiles(path, pairs.assign(SMILES=own)[own.notna()])
     smiles = own.where(own.notna(), from_training)
     without = pairs.index[smiles.isna()]
-    if len(without):
+    if required and len(without):
         names = list(dict.fromkeys(pairs["sm_name"][without]))
         near = next(((name, hint) for name in names[:20] if (hint := nearest_label(name, known.index))), None)
         hint = f"; the training file has {near[1]!r}, if {near[0]!r} means that" if near else ""
         raise InputError(
             f"{path}: no SMILES for {some_of(names)} (first in row {without[0] + 1}), which the training file "
-            f"does not have either; add them in a SMILES column{hint}"
+            f"does not have either; add them in a SMILES column{hint}, or train with --molecules none or a table"
         )
     both = pairs.assign(own=own, known=from_training)[own.notna() & from_training.notna()]
     both = both.drop_duplicates(["sm_name", "own"])
@@ -283,19 +291,22 @@ def with_smiles(pairs: pd.DataFrame, training: pd.DataFrame, path: Path) -> pd.D
             f"{path}: row {row + 1} gives {names[0]!r} the SMILES {own[row]!r}, the training file "
             f"{from_training[row]!r}; make them one molecule or rename one{others}"
         )
-    return pairs.assign(SMILES=smiles.astype("str"))
+    return pairs.assign(SMILES=smiles.where(smiles.notna(), "").astype("str"))
 
 
 def training_molecules(training: pd.DataFrame) -> dict[str, str]:
-    """Return the canonical SMILES of each training compound by name, those with the most rows first."""
+    """Return the canonical SMILES of each training compound by name, those with the most rows first.
+
+    A compound without a structure has "".
+    """
     rows = training["sm_name"].value_counts(sort=False).sort_values(ascending=False, kind="stable")
     spelled = training.drop_duplicates("sm_name").set_index("sm_name")["SMILES"]
-    return {str(name): str(canonical_smiles(str(spelled[name]))) for name in rows.index}
+    return {str(name): _canonical(str(spelled[name])) for name in rows.index}
 
 
 def names_by_molecule(molecules: Mapping[str, str]) -> dict[str, str]:
-    """Return the name of each molecule in {name: molecule}: of several the first."""
-    return {molecule: name for name, molecule in reversed(list(molecules.items()))}
+    """Return the name of each molecule in {name: molecule}, less "": of several the first."""
+    return {molecule: name for name, molecule in reversed(list(molecules.items())) if molecule}
 
 
 def _read(path: Path, options: TableOptions, library: FrameLibrary) -> tuple[pd.DataFrame, list[str]]:
@@ -343,17 +354,22 @@ def _named(path: Path, pairs: pd.DataFrame, names_of: Mapping[str, str]) -> "pd.
 
 
 def _numbered(
-    path: Path, pairs: pd.DataFrame, training: pd.DataFrame, known: Mapping[str, str], notes: list[str]
+    path: Path,
+    pairs: pd.DataFrame,
+    training: pd.DataFrame,
+    known: Mapping[str, str],
+    notes: list[str],
+    structures: bool,
 ) -> PairBatch:
-    """Check the distinct compounds, complete their SMILES and number their molecules."""
+    """Check the distinct compounds, complete their SMILES and number their molecules: without structures by name."""
     name, spelling = pd.factorize(pairs["sm_name"])[0], pd.factorize(pairs["SMILES"])[0]
     number, _ = pd.factorize(name * (len(pairs) + 1) + spelling + 1)  # as drop_duplicates orders them
     compounds = pairs.drop_duplicates(["sm_name", "SMILES"])
-    compounds = with_smiles(compounds, training, path)
-    molecules, molecule = distinct_molecules(compounds["SMILES"])
+    compounds = with_smiles(compounds, training, path, structures)
+    canonical = [_canonical(smiles) for smiles in compounds["SMILES"]]
     given = compounds["sm_name"].to_numpy(object)
     names_of = names_by_molecule(known)
-    of_molecule = np.array([names_of.get(found, "") for found in molecules], object)[molecule]
+    of_molecule = np.array([names_of.get(found, "") for found in canonical], object)
     renamed = np.array([name not in known for name in given]) & (of_molecule != "")
     known_as = np.where(renamed, of_molecule, given)
     if renamed.any():
@@ -363,6 +379,12 @@ def _numbered(
             f"{renamed.sum()} compounds are in training under another name, and predicted under it: {shown}",
         ]
     smiles = compounds["SMILES"].to_numpy(object)
+    molecule, _ = pd.factorize(np.array(canonical, object) if structures else known_as)
     first = np.unique(molecule, return_index=True)[1]
+    distinct = [canonical[k] for k in first], list(smiles[first]), list(known_as[first])
     table = pairs.assign(SMILES=smiles[number]).astype(dict.fromkeys(COLUMNS, object))
-    return PairBatch(table, known_as[number], molecule[number], molecules, list(smiles[first]), notes)
+    return PairBatch(table, known_as[number], molecule[number], *distinct, notes)
+
+
+def _canonical(smiles: str) -> str:
+    return str(canonical_smiles(smiles)) if smiles else ""

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
+from features.molecules import is_table, reads_structures
+from features.molecules.table import EmbeddingTable, read_embedding_table
 from features.rows import BATCH, DOSE, REPLICATE, TIME, context_numbers, contexts_of, labels_of, varying
 from rapids_pipeline.backend.arrays import Float64, Indices
 from rapids_pipeline.backend.devices import DeviceName
@@ -45,12 +47,21 @@ class ProblemFiles:
         How they are read.
     replicates : {"mean", "keep"}
         What becomes of several rows of one compound and context: their mean (`averaged`), or rows of their own.
+    table : Path, optional
+        Embeddings of perturbations (`features.molecules.table`).
     """
 
     train: Path | None
     test: Path | None = None
     options: TableOptions = field(default_factory=TableOptions)
     replicates: Replicates = "mean"
+    table: Path | None = None
+
+    def for_molecules(self, molecules: str) -> "ProblemFiles":
+        """Return the files as `--molecules` needs them read: with a table, or without structures."""
+        options = replace(self.options, structures=reads_structures(molecules))
+        table = Path(molecules) if is_table(molecules) else None
+        return replace(self, options=options, table=table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,18 +74,21 @@ class Problem:
         The n training rows.
     pairs : pandas.DataFrame or None
         The m pairs to predict: `id`, `cell_type`, `sm_name` and `SMILES`; None where no file names any.
+    table : EmbeddingTable or None
+        Which has a row of every compound.
     file_order, pairs_file_order : ndarray of intp, (n,) and (m,)
         Positions that lead from canonical order to the order of the files.
     source : str
         Where the training rows are from.
     inputs : dict
-        What a manifest says of the files: path, size and SHA-256, by "train" and "test".
+        What a manifest says of the files: path, size and SHA-256, by "train", "test", "genes" and "molecules".
     notes : list of str
         What a person should know of how the files were read, and of replicates and doses.
     """
 
     data: PerturbationData
     pairs: pd.DataFrame | None
+    table: EmbeddingTable | None
     file_order: Indices
     pairs_file_order: Indices
     source: str
@@ -109,7 +123,7 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     Raises
     ------
     InputError, UnavailableError
-        As `read_training`, `read_pairs` and `with_smiles`.
+        As `read_training`, `read_pairs`, `with_smiles`, `read_embedding_table` and `EmbeddingTable.require`.
     """
     library = library_for(device)
     if files.replicates not in get_args(Replicates):
@@ -121,13 +135,18 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         pairs, said = read_pairs(files.test, data.obs, files.options, library=library)
         notes += said
     elif pairs is not None:
-        pairs = with_smiles(pairs, data.obs, Path("the demo's id_map"))
+        pairs = with_smiles(pairs, data.obs, Path("the demo's id_map"), files.options.structures)
+    table = None if files.table is None else read_embedding_table(files.table, files.options.combine)
+    if table is not None:
+        table.require(list(data.obs["sm_name"]), str(files.train or "the demo"))
+        table.require([] if pairs is None else list(pairs["sm_name"]), str(files.test or "the demo's id_map"))
     order = canonical_order(data.obs)
     pairs_order = np.arange(0) if pairs is None else canonical_order(pairs)
-    named = {"train": files.train, "test": files.test, "genes": files.options.genes}
+    named = {"train": files.train, "test": files.test, "genes": files.options.genes, "molecules": files.table}
     return Problem(
         data.take(order),
         None if pairs is None else pairs.iloc[pairs_order].reset_index(drop=True),
+        table,
         np.argsort(order),
         np.argsort(pairs_order),
         "demo data (simulated)" if files.train is None else str(files.train),

@@ -35,6 +35,7 @@ from rapids_pipeline.data.checks import (
     refuse_text_among_numbers,
     refuse_unusable,
     some_of,
+    with_structures,
 )
 from rapids_pipeline.data.columns import (
     AS_OURS,
@@ -58,8 +59,8 @@ class PerturbationData:
     ----------
     obs : pandas.DataFrame
         Metadata, (n_samples, any number of columns), index 0 … n_samples-1 in file order; has at least
-        `cell_type`, `sm_name` and `SMILES`; where the file has them `dose_uM` (µM), `time_h`, `n_cells`, `weight`
-        (float64), `batch` and `replicate` (text).
+        `cell_type`, `sm_name` and `SMILES` ("" where the structure is not known); where the file has them `dose_uM`
+        (µM), `time_h`, `n_cells`, `weight` (float64), `batch` and `replicate` (text).
     Y : numpy.ndarray of float32, (n_samples, n_targets), C-contiguous
         The responses, in the unit of the file (sign(logFC)·−log10 p, z-scores, …); finite, or NaN where a gene was
         not tested (`rapids_pipeline.data.untested`).
@@ -107,7 +108,8 @@ def read_training(
         A .h5ad or .gctx file without anndata installed, or RDKit missing.
     """
     apart = options.genes is not None or table_suffix(path) in READERS
-    return _checked_training(path, _with_columns(path, _matrix(path, options, library), options, True), apart)
+    data = _with_columns(path, _matrix(path, options, library), options, True)
+    return _checked_training(path, data, apart, options.structures)
 
 
 def training_from_frame(
@@ -121,7 +123,7 @@ def training_from_frame(
     if hasattr(frame, "layers") and hasattr(frame, "var"):
         matrix = matrix_of_anndata(path, frame, options)
         data = _with_columns(path, _listed(path, matrix, options), options, True)
-        return _checked_training(path, data, True)
+        return _checked_training(path, data, True, options.structures)
     columns = list(getattr(frame, "column_names", None) or getattr(frame, "columns", []))  # pyarrow, others
     refuse_repeated_columns(name, columns)
     if not all(isinstance(column, str) for column in columns):
@@ -131,7 +133,7 @@ def training_from_frame(
         raise InputError(f"{name}: the table has no rows")
     refuse_transposed(path, columns, lambda: as_pandas(table.select(table.columns[:1])).iloc[:, 0])
     data = _with_columns(path, split_table(path, table, options), options, True)
-    return _checked_training(path, data, options.genes is not None)
+    return _checked_training(path, data, options.genes is not None, options.structures)
 
 
 def read_responses(
@@ -235,11 +237,16 @@ def _with_columns(path: Path, matrix: Matrix, options: TableOptions, strict: boo
     return PerturbationData(obs, Y, tuple(genes), tuple(notes))
 
 
-def _checked_training(path: Path, data: PerturbationData, apart: bool) -> PerturbationData:
-    """Check genes, metadata and molecules; `apart` where the format or the user says what genes are."""
+def _checked_training(path: Path, data: PerturbationData, apart: bool, structures: bool) -> PerturbationData:
+    """Check genes, metadata and molecules; `apart` where the format or the user says what genes are.
+
+    `structures` says whether every row must have a SMILES.
+    """
     notes = check_genes(path, data.genes, data.Y, apart)
     refuse_unusable(path, data.obs, data.Y, data.genes)
-    obs = as_text(path, data.obs, TRAINING_COLUMNS)
+    named = set(PAIR) <= set(data.obs.columns)
+    obs = as_text(path, data.obs, PAIR if named or not structures else TRAINING_COLUMNS)
     obs, changed = with_known_labels(str(path), obs, obs)
+    obs = with_structures(path, obs, structures)
     check_smiles(path, obs)
     return replace(data, obs=obs, notes=(*data.notes, *changed, *notes))

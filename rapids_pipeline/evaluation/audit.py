@@ -14,11 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.molecules.morgan import MorganEncoder, tanimoto
-from features.molecules.smiles import murcko_scaffolds
+from features.molecules.morgan import fingerprints, tanimoto
 from features.rows import DOSE, TIME, context_numbers, contexts_of, decades_apart, numbered, varying
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
-from rapids_pipeline.evaluation.splits import Split, same_compound
+from rapids_pipeline.evaluation.splits import Split, same_compound, scaffolds_of
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 POINTS = 0.10
@@ -42,12 +41,12 @@ class Overlap:
     compound, scaffold, cell_type, pair : float
         Share of the rows whose compound (same name or same molecule), Bemis–Murcko scaffold, cell type, or pair of
         compound and cell type, at the same dose and time, has a training row. `pair` must be 0: such a row has its
-        answer in training.
+        answer in training. A compound without a structure is its own scaffold; where none has one, `scaffold` is None.
     same_response : float or None
         Share of the rows whose responses equal those of a training row in all genes; None where they are unknown.
     tanimoto : tuple of float
         Quantiles 5, 25, 50, 75 and 95 % of the similarity of the nearest training molecule (Morgan fingerprints; 1 for
-        the same molecule).
+        the same molecule), over the rows that have a structure; empty where there are none.
     rows_per_cell_type, rows_per_compound : float
         Median number of training rows with the row's cell type, and with its compound.
     fewest_per_cell_type : int
@@ -61,7 +60,7 @@ class Overlap:
 
     rows: int
     compound: float
-    scaffold: float
+    scaffold: float | None
     cell_type: float
     pair: float
     same_response: float | None
@@ -99,13 +98,14 @@ class Audit:
 class _Known:
     """Numbers of cell type, compound and scaffold of all rows, and of the responses of those that are measured.
 
-    `molecule` is the number of a row's SMILES, `similarity` that of two of them. `context` is the number of a row's
-    compound, cell type, dose and time; `doses_and_times`, (n, 2), None where none differ.
+    `molecule` is the number of a row's SMILES, `similarity` that of two of them: NaN for a row without a structure.
+    `context` is the number of a row's compound, cell type, dose and time; `doses_and_times`, (n, 2), None where none
+    differ.
     """
 
     cell_type: Indices
     compound: Indices
-    scaffold: Indices
+    scaffold: Indices | None
     response: Indices | None
     molecule: Indices
     similarity: Float32
@@ -117,13 +117,14 @@ class _Known:
         there = np.unique(self.molecule[training])
         facts: dict[str, NDArray[Any]] = {
             "compound": np.isin(self.compound[rows], self.compound[training]),
-            "scaffold": np.isin(self.scaffold[rows], self.scaffold[training]),
             "cell_type": np.isin(self.cell_type[rows], self.cell_type[training]),
             "pair": np.isin(self.context[rows], self.context[training]),
             "tanimoto": self.similarity[self.molecule[rows]][:, there].max(axis=1),
             "rows_per_cell_type": _count(self.cell_type, training)[self.cell_type[rows]],
             "rows_per_compound": _count(self.compound, training)[self.compound[rows]],
         }
+        if self.scaffold is not None:
+            facts["scaffold"] = np.isin(self.scaffold[rows], self.scaffold[training])
         if self.response is not None and rows.max(initial=0) < len(self.response):
             facts["same_response"] = np.isin(self.response[rows], self.response[training])
         if self.doses_and_times is not None:
@@ -206,13 +207,12 @@ def audit_rows(found: Audit) -> list[tuple[str, str, str]]:
     def cells(overlap: Overlap | None) -> list[str]:
         if overlap is None:
             return [""] * (10 + 2 * with_contexts)
-        low, _, median, _, high = overlap.tanimoto
-        same = overlap.same_response
+        near, same = overlap.tanimoto, overlap.same_response
         return [
             f"{overlap.rows}",
             _share(overlap.compound),
-            _share(overlap.scaffold),
-            f"{median:.2f} ({low:.2f} to {high:.2f})",
+            "" if overlap.scaffold is None else _share(overlap.scaffold),
+            f"{near[2]:.2f} ({near[0]:.2f} to {near[4]:.2f})" if near else "",
             _share(overlap.cell_type),
             f"{overlap.rows_per_compound:g}",
             f"{overlap.rows_per_cell_type:g}",
@@ -292,7 +292,12 @@ def recommended_split(obs: pd.DataFrame, pairs: pd.DataFrame) -> tuple[str, str]
 def _known(rows: pd.DataFrame, Y: Float32 | None) -> _Known:
     smiles = rows["SMILES"].to_numpy(str)
     distinct, molecule = numbered(smiles)
-    bits = MorganEncoder().transform(list(distinct))
+    bits = fingerprints(list(distinct))
+    similarity = tanimoto(bits, bits)
+    similarity[distinct == ""] = np.nan
+    drawn = smiles != ""
+    scaffolds = np.array(scaffolds_of(smiles), object)
+    scaffolds[~drawn] = "without a structure: " + rows["sm_name"].to_numpy(str)[~drawn].astype(object)
     response = None
     if Y is not None:
         response = np.unique([row.tobytes() for row in np.ascontiguousarray(Y)], return_inverse=True)[1]
@@ -300,10 +305,10 @@ def _known(rows: pd.DataFrame, Y: Float32 | None) -> _Known:
     return _Known(
         cell_type=numbered(rows["cell_type"].to_numpy(str))[1],
         compound=compound,
-        scaffold=numbered(np.array(murcko_scaffolds(list(smiles))))[1],
+        scaffold=numbered(scaffolds.astype(str))[1] if drawn.any() else None,
         response=response,
         molecule=molecule,
-        similarity=tanimoto(bits, bits),
+        similarity=similarity,
         context=contexts_of(rows.assign(sm_name=compound)),
         doses_and_times=context_numbers(rows, DOSE, TIME) if varying(rows) else None,
     )
@@ -316,11 +321,13 @@ def _count(labels: Indices, rows: Indices) -> Indices:
 def _overlap(parts: Sequence[dict[str, NDArray[Any]]]) -> Overlap:
     facts = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     same, decades = facts.get("same_response"), facts.get("decades")
+    near = facts["tanimoto"][~np.isnan(facts["tanimoto"])]
     return Overlap(
         rows=len(facts["pair"]),
-        **{name: float(facts[name].mean()) for name in ("compound", "scaffold", "cell_type", "pair")},
+        **{name: float(facts[name].mean()) for name in ("compound", "cell_type", "pair")},
+        scaffold=float(facts["scaffold"].mean()) if "scaffold" in facts else None,
         same_response=None if same is None else float(same.mean()),
-        tanimoto=tuple(float(q) for q in np.quantile(facts["tanimoto"], QUANTILES)),
+        tanimoto=tuple(float(q) for q in np.quantile(near, QUANTILES)) if len(near) else (),
         rows_per_cell_type=float(np.median(facts["rows_per_cell_type"])),
         rows_per_compound=float(np.median(facts["rows_per_compound"])),
         fewest_per_cell_type=int(facts["rows_per_cell_type"].min()),
@@ -369,11 +376,11 @@ def _compared(held_out: Overlap, task: Overlap, advice: str) -> list[str]:
     faults: dict[bool, list[str]] = {True: [], False: []}
     for field, what in (("compound", "compounds"), ("scaffold", "scaffolds"), ("cell_type", "cell types")):
         ours, theirs = getattr(held_out, field), getattr(task, field)
-        if abs(ours - theirs) > POINTS:
+        if ours is not None and theirs is not None and abs(ours - theirs) > POINTS:
             faults[ours > theirs].append(
                 f"{ours:.0%} of the held-out {what} are in training, of your pairs' {theirs:.0%}"
             )
-    ours, theirs = held_out.tanimoto[2], task.tanimoto[2]
+    ours, theirs = (overlap.tanimoto[2] if overlap.tanimoto else np.nan for overlap in (held_out, task))
     if abs(ours - theirs) > LIKENESS:
         faults[ours > theirs].append(
             f"the nearest training molecule has a median similarity of {ours:.2f} to the held-out ones, "

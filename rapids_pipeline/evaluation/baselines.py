@@ -45,7 +45,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.molecules.morgan import MorganEncoder, tanimoto
+from features.molecules.morgan import fingerprints, tanimoto
 from features.rows import DOSE, TIME, context_numbers, decades_apart, log10_of, varying
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels
 from rapids_pipeline.backend.errors import InputError
@@ -172,7 +172,7 @@ def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
 
     def columns(rows: pd.DataFrame) -> Float64:
         cells = rows["cell_type"].to_numpy(str)[:, None] == levels[None, :]
-        return np.hstack([cells, MorganEncoder().transform(list(rows["SMILES"]))]).astype(np.float64)
+        return np.hstack([cells, fingerprints(list(rows["SMILES"]))]).astype(np.float64)
 
     X, asked = columns(training.obs), columns(pairs)
     Y = _complete(training) if has_gaps(training.Y) else training.Y
@@ -206,8 +206,8 @@ def tanimoto_neighbours(training: PerturbationData, pairs: pd.DataFrame) -> Floa
         _require(training, pairs, column)
     obs = training.obs
     names, first, compound = np.unique(obs["sm_name"].to_numpy(str), return_index=True, return_inverse=True)
-    bits = MorganEncoder().transform(list(obs["SMILES"].iloc[first]))
-    similarity = tanimoto(MorganEncoder().transform(list(pairs["SMILES"])), bits)
+    bits = fingerprints(list(obs["SMILES"].iloc[first]))
+    similarity = tanimoto(fingerprints(list(pairs["SMILES"])), bits)
     known = pd.Index(names).get_indexer(pd.Index(pairs["sm_name"].to_numpy(str)))
     rows = np.flatnonzero(known >= 0)
     similarity[rows, known[rows]] = 1
@@ -381,3 +381,10 @@ BASELINE_COLUMNS: dict[str, tuple[str, ...]] = {
     "tanimoto_neighbours": ("cell_type", "sm_name", "SMILES"),
 }
 """The columns of training rows and pairs that each baseline reads."""
+
+
+def usable_baselines(obs: pd.DataFrame) -> dict[str, Baseline]:
+    """Return `ALL_BASELINES`, less those that read SMILES where no row of `obs` has one."""
+    if (obs["SMILES"] != "").any():
+        return ALL_BASELINES
+    return {name: one for name, one in ALL_BASELINES.items() if "SMILES" not in BASELINE_COLUMNS[name]}

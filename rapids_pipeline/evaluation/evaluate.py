@@ -397,7 +397,8 @@ def _read_for_baselines(
     wanted = set(genes)
     columns = [k for k, gene in enumerate(training.genes) if gene in wanted]
     order = match_genes(path, [training.genes[k] for k in columns], "the truth", genes)
-    columns_read = [name for name in (*PAIR, "SMILES") if name in training.obs.columns]
+    known = "SMILES" in training.obs.columns and training.obs["SMILES"].notna().all()
+    columns_read = [*PAIR, *(["SMILES"] if known else [])]
     obs = pd.DataFrame({name: _text(path, training.obs, name) for name in columns_read})
     return PerturbationData(obs, training.Y[:, np.asarray(columns, dtype=np.intp)[order]], tuple(genes))
 

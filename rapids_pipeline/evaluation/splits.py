@@ -162,13 +162,27 @@ def context_folds(obs: pd.DataFrame, n_folds: int, seed: int) -> Indices:
 
 
 def same_compound(names: Labels, smiles: Labels) -> Indices:
-    """Return one number a compound: rows of the same name or the same molecule (canonical SMILES) have the same."""
+    """Return one number a compound: rows of the same name or the same molecule (canonical SMILES) have the same.
+
+    An empty SMILES is no molecule: such rows are told apart by their names.
+    """
     by_name = np.unique(names, return_inverse=True)[1]
-    by_molecule = distinct_molecules(smiles.tolist())[1]
+    drawn = np.flatnonzero(smiles != "")
+    by_molecule = distinct_molecules(smiles[drawn].tolist())[1]
     n_names = int(by_name.max()) + 1
-    size = n_names + int(by_molecule.max()) + 1
-    edges = coo_array((np.ones(len(names)), (by_name, n_names + by_molecule)), shape=(size, size))
+    size = n_names + int(by_molecule.max(initial=-1)) + 1
+    ends = by_name[drawn], n_names + by_molecule
+    edges = coo_array((np.ones(len(drawn)), ends), shape=(size, size))
     return np.asarray(connected_components(edges, directed=False)[1][by_name], dtype=np.intp)
+
+
+def scaffolds_of(smiles: Labels) -> list[str]:
+    """Return the Bemis–Murcko scaffold of every row (`murcko_scaffolds`), "" where the structure is not known."""
+    drawn = np.flatnonzero(smiles != "")
+    found = [""] * len(smiles)
+    for row, scaffold in zip(drawn, murcko_scaffolds(smiles[drawn].tolist()), strict=True):
+        found[row] = scaffold
+    return found
 
 
 def group_folds(groups: Indices, n_folds: int, seed: int, what: str) -> Indices:
@@ -208,8 +222,15 @@ def _compound_folds(task: Task) -> Indices:
 
 
 def _scaffold(task: Task) -> list[Split]:
-    """Hold out Bemis–Murcko scaffolds; a molecule without rings is its own scaffold, a compound stays whole."""
-    series = same_compound(task.labels("sm_name"), np.array(murcko_scaffolds(task.labels("SMILES").tolist())))
+    """Hold out Bemis–Murcko scaffolds; a molecule without rings is its own scaffold, a compound stays whole.
+
+    A compound without a structure is a series of its own.
+    """
+    if not (task.labels("SMILES") != "").any():
+        raise InputError(
+            "--split scaffold: no row has a SMILES, which scaffolds are read off; take --split compound"
+        )
+    series = same_compound(task.labels("sm_name"), np.array(scaffolds_of(task.labels("SMILES")), str))
     return _of_folds(group_folds(series, task.n_folds, task.seed, "scaffolds"), "scaffolds")
 
 

@@ -9,7 +9,8 @@ training rows that have one:
 
     profile_linear   ⟨p, p'⟩ / mean |p|²        profile_cosine   ⟨p, p'⟩ / (|p| |p'|)
     profile_rbf      exp(−|p − p'|² / mean |p|²)
-    rbf(ENCODER)     exp(−|f − f'|² / mean |f_i − f_j|²), the mean over pairs of distinct training molecules
+    rbf(ENCODER)     exp(−|f − f'|² / mean |f_i − f_j|²), the mean over pairs of distinct training molecules; the
+                     columns of `descriptors` and of a `table` are standardised by these molecules first
     dose, time       exp(−Δ² / 2l²), Δ of log10 (0 lies one decade below the least positive training value); a missing
                      value is 1 with a missing one and 0 with others; 1 where the training rows do not differ in it
 
@@ -35,7 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.molecules import fitted_in_fold
+from features.molecules import NONE, TABLE, fitted_in_fold
 from features.rows import Levels, Pairs, places
 from rapids_pipeline.backend.arrays import Array, Codes, Float64, Mask, namespace
 from rapids_pipeline.backend.errors import InputError
@@ -173,7 +174,7 @@ class CompositeKernel:
         return any(f.name in ("dose", "time") for _, factors in terms_of(self.weights) for f in factors)
 
     def with_molecules(self, encoder: str) -> "CompositeKernel":
-        """Return the kernel with `encoder` for rbf(molecules); where that makes two products one, their sum."""
+        """Return the kernel with `encoder` for rbf(molecules); see `renamed`."""
         return replace(self, weights=renamed(self.weights, encoder))
 
     def learn(self, rows: Pairs, scores: Float64) -> "LearntKernel":
@@ -191,12 +192,31 @@ class CompositeKernel:
 
 
 def renamed(weights: Mapping[str, float], encoder: str) -> dict[str, float]:
-    """Return weights with `encoder` for rbf(molecules); where that makes two products one, their sum."""
+    """Return weights with `encoder` for rbf(molecules); where that makes two products one, their sum.
+
+    With `TABLE` all factors of molecules become rbf(table), and with `NONE` they become `compound`: identity, which is
+    any power and product of itself.
+    """
     found: dict[str, float] = {}
     for name, weight in weights.items():
-        new = name.replace(f"rbf({MOLECULES})", f"rbf({encoder})")
+        if encoder in (NONE, TABLE):
+            new = _without_structures(name, encoder)
+        else:
+            new = name.replace(f"rbf({MOLECULES})", f"rbf({encoder})")
         found[new] = found.get(new, 0.0) + weight
     return found
+
+
+def _without_structures(product: str, encoder: str) -> str:
+    """Return a product, its factors sorted, with rbf(table) or `compound` for those of molecules."""
+    factors = [_factor(part) for part in product.split("*")]
+    kept = [factor for factor in factors if factor.encoder is None]
+    others = [factor for factor in factors if factor.encoder is not None]
+    if encoder == TABLE:
+        kept += [Factor(f"rbf({TABLE})", factor.power) for factor in others]
+    elif others:
+        kept = [*(factor for factor in kept if factor.name != "compound"), Factor("compound")]
+    return " * ".join(name if power == 1 else f"{name}^{power}" for name, power in sorted(kept))
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,8 +299,8 @@ class LearntKernel:
         from sklearn.metrics.pairwise import euclidean_distances
 
         used = np.unique(self.rows.molecule)
-        if fitted_in_fold(factor.encoder):
-            A, B = self._standardised(used, here, there)
+        if fitted_in_fold(factor.encoder) or factor.encoder == TABLE:
+            A, B = self._standardised(factor.encoder, used, here, there)
             return _rbf(euclidean_distances(A, B, squared=True), B[used])
         A, B = (levels.molecules[factor.encoder].astype(np.float64) for levels in (here, there))
         return _rbf(
@@ -293,7 +313,15 @@ class LearntKernel:
         S[(rows < 0)[:, None] | (columns < 0)[None, :]] = self.unseen_correlation
         return np.asarray(np.where(_equal(here.cell_types, there.cell_types) > 0, 1.0, S))
 
-    def _standardised(self, used: Codes, here: Levels, there: Levels) -> tuple[Float64, Float64]:
+    def _standardised(
+        self, encoder: str, used: Codes, here: Levels, there: Levels
+    ) -> tuple[Float64, Float64]:
+        if encoder == TABLE:
+            from features.molecules.table import Standardisation
+
+            learnt = Standardisation.of(there.molecules[TABLE][used])
+            A, B = (learnt.transform(levels.molecules[TABLE]).astype(np.float64) for levels in (here, there))
+            return A, B
         if not (here.smiles and there.smiles):
             raise InputError("the rows have no column SMILES, which rbf(descriptors) reads")
         from features.molecules.descriptors import DescriptorEncoder

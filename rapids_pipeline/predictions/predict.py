@@ -11,7 +11,8 @@ more, besides the model itself.
 The applicability says how far a pair is from what the model was trained on:
 
     nearest_compound   the training compound whose Morgan fingerprint (radius 2, 1,024 bits) is most like the pair's
-    tanimoto           their Tanimoto similarity, 0 to 1; of a training molecule itself always 1
+    tanimoto           their Tanimoto similarity, 0 to 1; of a training molecule itself always 1; without a structure,
+                       nearest_compound is empty and this is missing, unless the compound is known
     cell_type_known    whether any training row is of the cell type
     compound_known     whether any training row is of the same molecule (equal canonical SMILES)
     cell_type_rows     training rows of the cell type
@@ -25,7 +26,7 @@ a compound known: stereoisomers share their fingerprint. Source of the measure: 
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +35,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.molecules.morgan import MorganEncoder, nearest
+from features.molecules import reads_structures
+from features.molecules.morgan import fingerprints, nearest
 from features.rows import Rows, places
 from rapids_pipeline.backend.arrays import Codes, Float32, Indices, Labels, gigabytes, host_bytes
 from rapids_pipeline.backend.devices import installed_versions
@@ -116,8 +118,8 @@ def predict_file(
     Raises
     ------
     InputError, UnavailableError
-        As `read_batch`, `load_model`, `SavedModel.rows`, `write_kaggle_csv` and `PartFolder`; or too little memory
-        for a CSV.
+        As `read_batch`, `EmbeddingTable.require`, `load_model`, `SavedModel.rows`, `write_kaggle_csv` and `PartFolder`;
+        or too little memory for a CSV.
     KeyboardInterrupt
         With a sentence that says which parts are kept, where there are any.
     """
@@ -271,8 +273,11 @@ def opened(
         A gene has the name of a metadata column.
     """
     model = load_model(folder)
+    options = replace(options, structures=reads_structures(model.config.molecules))
     batch = fanned_out(read_batch(pairs_file, model.obs, options), doses, times, model.obs)
     made = PairPredictor(model, batch)
+    if model.table is not None:
+        model.table.require(list(batch.known_as), str(pairs_file))
     taken = sorted(set(made.metadata.columns) & set(model.genes))
     if taken:
         raise InputError(
@@ -310,7 +315,8 @@ class PairPredictor:
         if model.never_tested:
             counts = [len(self.untested.get(cell_type, ())) for cell_type in cells]
             self.metadata["untested_genes"] = np.array(counts, np.int32)
-        self._notes = [*batch.notes, *found, *never_tested_notes(self.untested)]
+        of_table = [] if model.table is None else model.table.notes(list(batch.known_as))
+        self._notes = [*batch.notes, *found, *never_tested_notes(self.untested), *of_table]
         self._said: dict[int, list[str]] = {}
         self._kept = lru_cache(KEPT)(self._featurised)
         cell, name = (
@@ -357,7 +363,8 @@ class PairPredictor:
     def _featurised(self, chunk: int) -> Mapping[str, Float32]:
         start = chunk * MOLECULES_AT_ONCE
         spelled = self.batch.spelled[start : start + MOLECULES_AT_ONCE]
-        rows, self._said[chunk] = self.model.rows(pd.DataFrame({"SMILES": spelled}))
+        named = self.batch.named[start : start + MOLECULES_AT_ONCE]
+        rows, self._said[chunk] = self.model.rows(pd.DataFrame({"sm_name": named, "SMILES": spelled}))
         return rows.molecules
 
     def _distinct(self, which: Indices) -> Float32:
@@ -425,21 +432,26 @@ def _rows_of(values: "pd.Series[Any]", training: "pd.Series[Any]") -> Codes:
 
 
 def _nearest(molecules: list[str], names: dict[str, str]) -> tuple[Labels, Float32]:
-    """Return the name and the similarity of the training molecule nearest to each molecule, (q,) each."""
-    encoder, trained = MorganEncoder(), list(names)
+    """Return the name and the similarity of the training molecule nearest to each molecule, (q,) each.
+
+    A molecule without a structure, and any where no training compound has one, has the name "" and a similarity of NaN.
+    """
+    trained = list(names)
+    name, similarity = np.full(len(molecules), "", object), np.full(len(molecules), np.nan, np.float32)
     of_training = np.array([names[molecule] for molecule in trained], object)
-    fingerprints = encoder.transform(trained)
-    index, similarity = np.empty(len(molecules), np.intp), np.empty(len(molecules), np.float32)
-    for start in range(0, len(molecules), MOLECULES_AT_ONCE):
-        some = slice(start, start + MOLECULES_AT_ONCE)
-        index[some], similarity[some] = nearest(encoder.transform(molecules[some]), fingerprints)
-    return of_training[index], similarity
+    bits = fingerprints(trained)
+    drawn = np.flatnonzero([molecule != "" for molecule in molecules]) if trained else np.arange(0)
+    for start in range(0, len(drawn), MOLECULES_AT_ONCE):
+        some = drawn[start : start + MOLECULES_AT_ONCE]
+        index, similarity[some] = nearest(fingerprints([molecules[k] for k in some]), bits)
+        name[some] = of_training[index]
+    return name, similarity
 
 
 def _how_near(batch: PairBatch, table: pd.DataFrame) -> list[str]:
     """Return a sentence on the molecules that are new to the model."""
     by_molecule = table.assign(molecule=batch.molecule).drop_duplicates("molecule")
-    new = by_molecule[~by_molecule["compound_known"]]
+    new = by_molecule[~by_molecule["compound_known"]].dropna(subset="tanimoto")
     if not len(new):
         return []
     low, median, high = np.quantile(new["tanimoto"], [0.1, 0.5, 0.9])

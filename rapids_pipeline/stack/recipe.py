@@ -22,7 +22,7 @@ Whatever it leaves out has its default; `rapids-perturb recipes NAME --toml` pri
 complete: together with the input files it determines every number of a run, and the run's manifest has it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +31,9 @@ import tomli_w
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureSet
+from features.molecules import NONE, TABLE, is_table
 from features.rows import varying
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import by_name_or_toml
 from rapids_pipeline.stack.members import KINDS
 from rapids_pipeline.stack.members.booster import BoosterMember
@@ -157,9 +159,42 @@ class Recipe(StageConfig):
         """Return the recipe for training rows that differ in `columns`, of `dose_uM` and `time_h`; none: as it is."""
         return self.with_members(*(m.in_contexts(columns) for m in self.members)) if columns else self
 
+    def without_molecules(self) -> "Recipe":
+        """Return the recipe for perturbations without structures.
+
+        Kernels compare compounds by identity, and feature sets lose their blocks of molecules. A member that reads
+        nothing else is left out, and so is one that stacks on none but such members.
+
+        Raises
+        ------
+        InputError
+            There is no member left.
+        """
+        kept = {member.name: member.without_molecules() for member in self.members}
+        kept |= {
+            name: None
+            for name, member in kept.items()
+            if member is not None and member.stacks_on and not any(kept[other] for other in member.stacks_on)
+        }
+        members = [_without(member, kept) for member in kept.values() if member is not None]
+        if not members:
+            raise InputError(
+                f"--molecules {NONE}: the recipe {self.name} reads nothing but molecules; take another"
+            )
+        return self.with_members(*members)
+
     def with_members(self, *members: Member) -> "Recipe":
         """Return the recipe with other members, checked."""
         return self.updated(members=members)
+
+
+def _without(member: Member, kept: Mapping[str, Member | None]) -> Member:
+    """Return a member that names no member which is left out."""
+    labels = member.pseudo_labels
+    taught = {"teacher": tuple(name for name in labels.teacher if kept[name] is not None)}
+    stacks_on = tuple(name for name in member.stacks_on if kept[name] is not None)
+    changed = {"stacks_on": stacks_on, "pseudo_labels": labels.model_copy(update=taught)}
+    return member.model_copy(update=changed)
 
 
 def _require_first_level(member: Member, other: Member) -> None:
@@ -178,7 +213,7 @@ def _require_first_level(member: Member, other: Member) -> None:
 
 
 class RunConfig(StageConfig):
-    """Everything a run does; and, for people only, why its `molecules` were chosen."""
+    """Everything a run does; and, for people only, why its `molecules` (what `--molecules` names) were chosen."""
 
     recipe: Recipe
     molecules: str = "chemberta"
@@ -186,8 +221,27 @@ class RunConfig(StageConfig):
     seed: int = Field(default=0, ge=0)
 
     def resolved(self) -> "RunConfig":
-        """Return the settings with `molecules` in the recipe's members."""
-        return self.model_copy(update={"recipe": self.recipe.with_molecules(self.molecules)})
+        """Return the settings with `molecules` in the recipe's members; InputError as `Recipe.without_molecules`."""
+        if self.molecules == NONE:
+            return self.model_copy(update={"recipe": self.recipe.without_molecules()})
+        encoder = TABLE if is_table(self.molecules) else self.molecules
+        return self.model_copy(update={"recipe": self.recipe.with_molecules(encoder)})
+
+    @property
+    def encoders(self) -> list[str]:
+        """What compounds are encoded by: what `molecules` names, though no member may read it, and the recipe's."""
+        if self.molecules == NONE:
+            return self.recipe.encoders
+        return [TABLE if is_table(self.molecules) else self.molecules, *self.recipe.encoders]
+
+    def left_out(self) -> list[str]:
+        """Return in words which members of the recipe `molecules` leaves out."""
+        if self.molecules != NONE:
+            return []
+        kept = {member.name for member in self.recipe.without_molecules().members}
+        names = [member.name for member in self.recipe.members if member.name not in kept]
+        said = f"; left out, as they read nothing but molecules: {', '.join(names)}" if names else ""
+        return [f"molecules: {NONE}; compounds are told apart by name{said}"]
 
     def in_contexts(self, obs: "pd.DataFrame") -> "RunConfig":
         """Return the settings for these training rows: with what tells doses and times apart where they differ."""

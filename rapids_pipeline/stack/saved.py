@@ -3,6 +3,7 @@
     about            recipe, seed and molecule encoder of the run, numbers of rows and genes
     pairs            cell type, compound and SMILES of the training rows; the genes
     embeddings       features of the molecules known to the run, for encoders whose weights may not be at hand later
+    table            the whole table of embeddings of the run, where it had one
     check            a few training pairs and what the model predicts for them
     untested         cell types and genes that no training row was tested in together, where there are any
     member_…, blend  the members and the weighted sum of them
@@ -20,9 +21,10 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from features.molecules import needs_weights
+from features.molecules import TABLE, needs_weights
 from features.molecules.encoders import encode_molecules
 from features.molecules.smiles import canonical_smiles
+from features.molecules.table import EmbeddingTable
 from features.rows import DOSE, TIME, Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
@@ -143,6 +145,8 @@ class SavedModel:
     embeddings : mapping of encoder to (canonical SMILES, features)
     never_tested : mapping of cell type to ndarray of int
         Positions of the genes that no training row of the cell type was tested in.
+    table : EmbeddingTable or None
+        Which a recipe that reads a table needs.
     """
 
     stack: StackModel
@@ -151,6 +155,7 @@ class SavedModel:
     obs: pd.DataFrame
     embeddings: Embeddings
     never_tested: Mapping[str, Indices] = field(default_factory=dict)
+    table: EmbeddingTable | None = None
 
     def rows(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Rows, list[str]]:
         """Return the rows of pairs (with `cell_type`, `sm_name`, `SMILES`), and what a reader should know of them.
@@ -164,6 +169,8 @@ class SavedModel:
         for name in self.config.recipe.encoders:
             if name in self.embeddings:
                 molecules[name], found = self._embedded(name, smiles, device)
+            elif name == TABLE and self.table is not None:
+                molecules[name], found = self.table.rows(list(pairs["sm_name"])), []
             else:
                 columns = encode_molecules([name], smiles, (), device)
                 molecules[name], found = columns.training[name], columns.notes
@@ -201,6 +208,8 @@ class SavedModel:
 
 def embeddings_of(encoders: Sequence[str], rows: Rows) -> Embeddings:
     """Return the features of the rows' distinct molecules, for the encoders that read them with weights."""
+    if not any(map(needs_weights, encoders)):
+        return {}
     first: dict[str, int] = {}
     for row, smiles in enumerate(rows.obs["SMILES"]):
         first.setdefault(str(canonical_smiles(smiles)), row)
@@ -220,6 +229,7 @@ def save_model(folder: Path, model: SavedModel) -> None:
             f"encoder_{number}": {"encoder": name, "molecules": known, "features": features}
             for number, (name, (known, features)) in enumerate(model.embeddings.items())
         },
+        **({} if model.table is None else {"table": model.table.state()}),
         "check": {**_pairs_state(check), "predicted": predicted},
         **_untested_state(model.never_tested),
         **model.stack.state(),
@@ -253,10 +263,12 @@ def load_model(folder: Path) -> SavedModel:
     stack = StackModel.from_state(config.recipe, len(genes), state)
     obs, embeddings = _pairs(state.part("pairs")), _embeddings(state.part("embeddings"))
     lacking = [n for n in config.recipe.encoders if needs_weights(n) and n not in embeddings]
+    lacking += [TABLE] if TABLE in config.recipe.encoders and "table" not in state.names() else []
     if lacking:
         raise state.fault(f"there are no embeddings of {lacking[0]}")
     never_tested = _untested(state.part("untested"), len(genes)) if "untested" in state.names() else {}
-    model = SavedModel(stack, config, tuple(genes), obs, embeddings, never_tested)
+    table = EmbeddingTable.from_state(state.part("table")) if "table" in state.names() else None
+    model = SavedModel(stack, config, tuple(genes), obs, embeddings, never_tested, table)
     _checked(model, state.part("check"))
     return model
 

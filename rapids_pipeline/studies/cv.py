@@ -12,7 +12,7 @@ outer folds of their own. Pseudo-labels are given to the held-out rows as a run 
 their cell types and molecules are used, their responses are not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.molecules.encoders import encode_molecules
+from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import Device, DeviceName, provenance
@@ -32,7 +32,7 @@ from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import untested_notes
 from rapids_pipeline.evaluation import uncertainty
 from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_split
-from rapids_pipeline.evaluation.baselines import ALL_BASELINES, context_baselines
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, context_baselines, usable_baselines
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, context_folds, named_splits
 from rapids_pipeline.stack.fit import fit_stack
@@ -170,6 +170,7 @@ def cross_validate(
     device: Device,
     *,
     source: str = "",
+    table: EmbeddingTable | None = None,
     folder: Path | None = None,
     stages: Stages | None = None,
 ) -> tuple[CrossValidation, pd.DataFrame]:
@@ -186,6 +187,8 @@ def cross_validate(
     device : Device
     source : str
         Where the data are from, for the report.
+    table : EmbeddingTable, optional
+        Where `config.molecules` names one.
     folder : Path, optional
         Where finished splits are kept and looked for, so that an interrupted run can be continued.
     stages : Stages, optional
@@ -197,8 +200,7 @@ def cross_validate(
     UnavailableError
         An engine or the weights of an encoder are not here.
     """
-    baselines = ALL_BASELINES | context_baselines(data.obs)
-    stages, config = stages or Stages(), config.resolved().in_contexts(data.obs)
+    stages, asked, config = stages or Stages(), config, config.resolved().in_contexts(data.obs)
     data = data.take(canonical_order(data.obs))
     if request.repeats < 1:
         raise InputError(f"--repeats {request.repeats}: must be at least 1")
@@ -208,10 +210,10 @@ def cross_validate(
     with stages.stage("audit"):
         audited = audit(data.obs, [split for splits in repeats for split in splits], pairs, data.Y)
     with stages.stage("features"):
-        smiles = list(data.obs["SMILES"])
-        molecules = encode_molecules([config.molecules, *config.recipe.encoders], smiles, (), device.name)
+        molecules = encode_compounds(config.encoders, data.obs, None, device.name, table)
         train = Rows(data.obs, molecules.training)
     settings = config.model_dump(mode="json", exclude={"molecules_because"})
+    baselines = usable_baselines(data.obs) | context_baselines(data.obs)
     study = train, data.Y, data.weight, data.genes, settings, device.name, list(baselines), list(METRICS)
     with stages.stage("splits") as progress:
         progress.start(sum(map(len, repeats)))
@@ -237,7 +239,7 @@ def cross_validate(
         n_genes=len(data.genes),
         audit=asdict(audited),
         audit_rows=audit_rows(audited),
-        notes=[*audited.warnings, *molecules.notes, *_leaks(config), *untested_notes(data)],
+        notes=[*audited.warnings, *molecules.notes, *_notes(asked, baselines), *untested_notes(data)],
         provenance={
             **provenance(),
             "device": f"{device.name} ({device.reason})",
@@ -294,7 +296,7 @@ def _held_out(
     """Return what a split's held-out rows get: from the store where they are kept, otherwise by a new fit."""
 
     def fitted() -> Kept:
-        baselines = ALL_BASELINES | context_baselines(data.obs)
+        baselines = usable_baselines(data.obs) | context_baselines(data.obs)
         found = fit_split(train, data, split, config, device, baselines)
         scores = np.stack(list(found.scores.values()))
         arrays: dict[str, Any] = {"predicted": found.predicted, "strength": found.strength}
@@ -316,12 +318,19 @@ def _split_name(asked: str, obs: pd.DataFrame, pairs: pd.DataFrame | None) -> tu
     return name, f"auto: {reason}"
 
 
-def _leaks(config: RunConfig) -> list[str]:
-    return [
-        f"LEAKY: feature set {features.name} shows training rows their own targets; models learn to trust them"
-        for features in config.recipe.feature_sets
-        if features.leaky
-    ]
+def _notes(config: RunConfig, baselines: Collection[str]) -> list[str]:
+    """Return what was left out for want of structures, and the leaks that were asked for."""
+    without = [name for name in ALL_BASELINES if name not in baselines]
+    said = [f"baselines left out, as no row has a SMILES: {', '.join(without)}"] if without else []
+    return (
+        config.left_out()
+        + said
+        + [
+            f"LEAKY: feature set {features.name} shows training rows their own targets; models learn to trust them"
+            for features in config.recipe.feature_sets
+            if features.leaky
+        ]
+    )
 
 
 def methods_of(

@@ -178,12 +178,13 @@ def test_pairs_that_differ_in_case_blanks_or_dashes_are_known(tmp_path, pairs, f
         (
             "id,cell_type,sm_name\n0,Monocytes,benzene\n1,Monocytes,asprin\n",
             "no SMILES for 'asprin' (first in row 2), which the training file does not have either; add them in a "
-            "SMILES column; the training file has 'aspirin', if 'asprin' means that",
+            "SMILES column; the training file has 'aspirin', if 'asprin' means that, or train with --molecules none or "
+            "a table",
         ),
         (
             "id,cell_type,sm_name\n0,Monocytes,compound 12\n",
             "no SMILES for 'compound 12' (first in row 1), which the training file does not have either; add them in a "
-            "SMILES column",
+            "SMILES column, or train with --molecules none or a table",
         ),
     ],
 )

@@ -210,7 +210,7 @@ def test_words_say_in_what_a_split_is_easier(shared_data):
 def test_recommended_splits(cells, drugs, name):
     obs = pd.DataFrame(
         [(f"cell {c}", f"drug {m}", SMILES[m]) for c in range(3) for m in range(2, 8)]
-        + [("rare", "drug 3", SMILES[3])],
+        + [("rare", "drug 2", SMILES[3])],
         columns=["cell_type", "sm_name", "SMILES"],
     )
     pairs = pd.DataFrame(
@@ -236,3 +236,27 @@ def test_a_small_share_is_not_called_none():
     assert [_share(share) for share in (0.0, 0.001, 0.02, 0.5, 0.999, 1.0)] == [
         "0%", "under 1%", "2%", "50%", "over 99%", "100%",
     ]  # fmt: skip
+
+
+def test_rows_without_structures_have_no_scaffold_and_no_nearest_molecule():
+    obs = table().assign(SMILES="")
+    split = Split("s", np.arange(20), np.arange(20, 40))
+    found = audit(obs, [split], obs[:5])
+    assert found.held_out.scaffold is None and found.held_out.tanimoto == () == found.task.tanimoto
+    known = set(obs["sm_name"][:20])
+    assert found.held_out.compound == np.mean([name in known for name in obs["sm_name"][20:]])
+    rows = {what: cells for what, *cells in audit_rows(found)}
+    assert rows["scaffold known"] == ["", ""] and json.dumps(found.held_out.tanimoto) == "[]"
+
+
+def test_only_rows_with_a_structure_count_for_the_nearest_molecule():
+    obs = table()
+    some = obs.assign(SMILES=obs["SMILES"].where(obs["sm_name"] != "drug 2", ""))
+    split = Split("s", np.arange(20), np.arange(20, 40))
+    drawn = np.flatnonzero(some["SMILES"] != "")
+    kept = Split("s", np.intersect1d(split.training, drawn), np.intersect1d(split.held_out, drawn))
+    found, naive = audit(some, [split]).held_out, audit(obs, [kept]).held_out
+    assert found.tanimoto == naive.tanimoto and found.rows > naive.rows
+    known = set(obs["sm_name"][:20])
+    assert "drug 2" in known, "and so its rows count as of a known scaffold, its own"
+    assert found.scaffold >= np.mean(obs["sm_name"][20:] == "drug 2")

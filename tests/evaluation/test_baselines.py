@@ -21,6 +21,7 @@ from rapids_pipeline.evaluation.baselines import (
     PENALTIES,
     context_baselines,
     leave_one_out_error,
+    usable_baselines,
 )
 
 GROUPED_BY = {"mean_across_celltypes": "cell_type", "mean_across_compounds": "sm_name"}
@@ -245,6 +246,13 @@ def test_other_baselines_read_an_untested_entry_as_gene_mean_and_cell_type_effec
     found = ALL_BASELINES[name](training, ASKED)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, ALL_BASELINES[name](complete, ASKED), atol=1e-4)
+
+
+def test_baselines_that_read_structures_are_left_out_only_where_no_row_has_one():
+    obs = pd.DataFrame({"SMILES": ["", "CCO"]})
+    assert usable_baselines(obs) == ALL_BASELINES
+    without = usable_baselines(obs.assign(SMILES=""))
+    assert set(ALL_BASELINES) - set(without) == {"ridge", "tanimoto_neighbours"}
 
 
 # --- baselines of contexts ---------------------------------------------------------------------------------

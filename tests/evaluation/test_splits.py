@@ -314,3 +314,43 @@ def test_made_scarce_splits_keep_as_few_rows_as_the_scarce_cell_types_have():
         assert kept.isin([f"compound {m:02d}" for m in range(6)]).sum() == 5, (
             "the scarce types' compounds first"
         )
+
+
+# --- rows without structures -----------------------------------------------------------------------------
+
+
+def test_compounds_without_a_structure_are_told_apart_by_name():
+    names = np.array(["a", "b", "a", "c", "d", "e"])
+    smiles = np.array(["", "", "", "CCO", "OCC", ""])
+    found = same_compound(names, smiles)
+    assert [[one == other for other in found] for one in found] == [
+        [a == b or {a, b} == {"c", "d"} for b in names] for a in names
+    ]
+    assert len(set(same_compound(names, np.full(6, "")))) == 5
+
+
+def test_scaffolds_need_a_structure_somewhere_and_keep_other_compounds_whole():
+    obs = table_without_structures()
+    with pytest.raises(
+        InputError, match="--split scaffold: no row has a SMILES, which scaffolds are read off; take"
+    ):
+        named_splits("scaffold", obs)
+    some = obs.assign(SMILES=np.where(obs["sm_name"] < "m4", "c1ccccc1C", ""))
+    for split in named_splits("scaffold", some, n_folds=4)[0]:
+        held, kept = (set(some["sm_name"].iloc[rows]) for rows in (split.held_out, split.training))
+        assert held and not held & kept
+        assert {"m0", "m1", "m2", "m3"} <= held or not {"m0", "m1", "m2", "m3"} & held
+
+
+@pytest.mark.parametrize("name", ["random", "compound", "cell_type", "joint", "scarce"])
+def test_other_splits_need_no_structure(name):
+    obs = table_without_structures()
+    splits = named_splits(name, obs, n_folds=3, pairs=obs[obs["cell_type"] == "B"])[0]
+    for split in splits if name in ("compound", "joint") else []:
+        assert not set(obs["sm_name"].iloc[split.held_out]) & set(obs["sm_name"].iloc[split.training])
+    assert len(np.concatenate([split.held_out for split in splits]))
+
+
+def table_without_structures():
+    pairs = [(c, f"m{m}") for c in "ABC" for m in range(9)]
+    return pd.DataFrame(pairs, columns=["cell_type", "sm_name"]).assign(SMILES="")

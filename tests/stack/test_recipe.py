@@ -9,7 +9,7 @@ from rapids_pipeline.commands.options import RecipeChanges, changed_recipe, run_
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
 from rapids_pipeline.stack.members.svr import SvrMember
-from rapids_pipeline.stack.recipe import RECIPES, Recipe, recipe, to_toml
+from rapids_pipeline.stack.recipe import RECIPES, Recipe, RunConfig, recipe, to_toml
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -234,3 +234,75 @@ def test_options_that_cannot_be_used_are_named(changes, seed, says):
 def test_options_without_a_member_to_act_on_are_refused(members, changes, says):
     with pytest.raises(InputError, match=says):
         changed_recipe(Recipe(name="few", members=members), changes)
+
+
+# --- without structures, or with a table of embeddings -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_without_molecules_no_member_of_a_named_recipe_reads_them(name):
+    found = RECIPES[name].without_molecules()
+    assert [member.name for member in found.members] == [member.name for member in RECIPES[name].members]
+    assert found.encoders == [] and found.without_molecules() == found
+    for features in found.feature_sets:
+        assert not any(block.kind == "molecules" for block in features.blocks)
+    kernels = [model.kernel for m in found.members if isinstance(m, CompositeMember) for model in m.models]
+    assert all("tanimoto" not in product and "rbf(" not in product for k in kernels for product in k.weights)
+
+
+def test_without_molecules_equal_products_are_summed():
+    known, new = RECIPES["best"].without_molecules().members[1].models
+    assert known.weights == {
+        "cell_type": 1.5,
+        "compound": 0.7,
+        "compound * correlation": 1.5,
+        "correlation * profile_linear": 7.0,
+        "correlation * profile_rbf": 2.0,
+    }
+    assert new.weights == {"cell_type": 0.1, "compound * correlation": 2.0, "compound": 0.7}
+    model = KernelModelConfig(
+        weights={"tanimoto": 1.0, "compound": 2.0, "tanimoto^2 * rbf(molecules)^3": 4.0}
+    )
+    member = CompositeMember(known_compounds=model, new_compounds=model)
+    assert member.without_molecules().known_compounds.weights == {"compound": 7.0}
+
+
+def test_a_member_that_reads_nothing_but_molecules_leaves_with_what_stacks_on_it_alone():
+    structure = SvrMember(features="molecules")
+    first, second = SvrMember(features="onehot"), SvrMember(features="cell_type_molecules")
+    trees = BoosterMember(name="trees", stacks_on=("molecules",))
+    more = BoosterMember(
+        name="more", stacks_on=("molecules", "onehot"), pseudo_labels={"teacher": ("molecules", "onehot")}
+    )
+    mine = Recipe(name="mine", members=(structure, first, second, trees, more))
+    found = mine.without_molecules()
+    assert [member.name for member in found.members] == ["onehot", "cell_type_molecules", "more"]
+    assert found.members[2].stacks_on == found.members[2].pseudo_labels.teacher == ("onehot",)
+    assert [block.name for block in found.members[1].features.blocks] == ["onehot:cell_type"]
+    left = RunConfig(recipe=mine, molecules="none").left_out()
+    assert left == [
+        "molecules: none; compounds are told apart by name; left out, as they read nothing but molecules: molecules, "
+        "trees"
+    ]
+    with pytest.raises(
+        InputError, match="--molecules none: the recipe mine reads nothing but molecules; take"
+    ):
+        mine.with_members(structure, trees).without_molecules()
+
+
+def test_with_a_table_kernels_and_blocks_read_it():
+    config = RunConfig(recipe=RECIPES["best"], molecules="somewhere/embeddings.parquet")
+    found = config.resolved()
+    known, new = found.recipe.members[1].models
+    assert known.kernel.encoders == new.kernel.encoders == ("table",)
+    assert known.weights["correlation * rbf(table)"] == 1.5
+    assert new.weights["correlation * rbf(table)^2"] == 2.0 and new.weights["rbf(table)"] == 0.7
+    assert found.encoders[0] == "table" and found.recipe.encoders == ["table"]
+    assert found.resolved() == found and config.left_out() == []
+    assert found.recipe.members[0].features.blocks[-1].name == "molecules:table"
+
+
+def test_other_molecules_leave_a_recipe_as_it_was():
+    found = RunConfig(recipe=RECIPES["best"], molecules="morgan").resolved().recipe
+    assert found == RECIPES["best"].with_molecules("morgan")
+    assert found.members[1] == RECIPES["best"].members[1]

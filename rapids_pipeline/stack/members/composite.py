@@ -21,7 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from features.molecules import fitted_in_fold
+from features.molecules import NONE, fitted_in_fold
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
@@ -166,6 +166,10 @@ class CompositeMember(Member):
         """Return the member for training rows that differ in dose or time."""
         known, new = (model.in_contexts() for model in self.models)
         return self.model_copy(update={"known_compounds": known, "new_compounds": new})
+
+    def without_molecules(self) -> Self:
+        """Return the member with identity of compounds where a kernel compares molecules."""
+        return self.with_molecules(NONE)
 
     def engine_choice(self, Y: Float32, device: DeviceName) -> str:
         """Return which engine solves `known_compounds`, and why."""

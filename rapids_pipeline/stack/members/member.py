@@ -198,6 +198,10 @@ class Member(StageConfig, ABC):
         """Return the member for training rows that differ in `columns`, of `dose_uM` and `time_h` one or both."""
         return self
 
+    def without_molecules(self) -> "Self | None":
+        """Return the member without all that it reads of molecules, None where it reads nothing else."""
+        return self
+
     def engine_choice(self, Y: Float32, device: DeviceName) -> str:
         """Return which engine fits targets (n, t), and why; raises where it cannot be had."""
         return ""
@@ -243,6 +247,11 @@ class WithFeatures(Member):
     def in_contexts(self, columns: Sequence[str]) -> Self:
         """Return the member with blocks of doses and times, and encodings by dose class."""
         return self.model_copy(update={"features": self.features.in_contexts(columns)})
+
+    def without_molecules(self) -> "Self | None":
+        """Return the member without the blocks of molecules of its feature set, None where there are no others."""
+        features = self.features.without_molecules()
+        return None if features is None else self.model_copy(update={"features": features})
 
 
 def _of_both(training: Float32, test: Float32, which: Indices) -> Float32:

@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from features.blocks import Block
+from features.blocks import Block, MoleculeBlock
 from features.feature_sets import FEATURE_SETS, FeatureSet, feature_set
-from features.molecules import needs_weights
-from features.molecules.encoders import encode_molecules, molecule_encoder
+from features.molecules import NONE, TABLE, is_table, needs_weights, reads_structures
+from features.molecules.encoders import molecule_encoder
+from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.devices import provenance
@@ -107,6 +108,7 @@ def screen(
     *,
     pairs: pd.DataFrame | None = None,
     source: str = "",
+    table: EmbeddingTable | None = None,
     folder: Path | None = None,
     stages: Stages | None = None,
 ) -> Screen:
@@ -120,6 +122,8 @@ def screen(
         `cell_type` and `sm_name` of the pairs to predict, for a split that imitates the task.
     source : str
         Where the data are from, for the report.
+    table : EmbeddingTable, optional
+        Where `request.molecules` names one.
     folder : Path, optional
         Where finished candidates are kept and looked for, so that an interrupted screen can be continued.
     stages : Stages, optional
@@ -132,8 +136,7 @@ def screen(
         out of range, or a set that the model cannot take.
     """
     stages = stages or Stages()
-    molecule_encoder(request.molecules)  # is there such a one?
-    sets = named_sets(request.features or default_sets(), request.molecules)
+    sets = named_sets(request.features or default_sets(request.molecules, data.obs), request.molecules)
     data = data.take(canonical_order(data.obs))
     panel = choose_panel(request.target, data, request.seed)
     tested = np.flatnonzero(np.isfinite(panel.Y).any(axis=1))
@@ -146,7 +149,7 @@ def screen(
         require_usable(features, request.model, len(panel.genes))
     with stages.stage("features"):
         encoders = [name for features in sets for name in features.encoders]
-        encoded = encode_molecules(encoders, list(data.obs["SMILES"]))
+        encoded = encode_compounds(encoders, data.obs, table=table)
 
         def splits_of(obs: pd.DataFrame, Y: Float32) -> list[list[Split]]:
             n_folds, repeats, seed = request.n_folds, request.repeats, request.seed
@@ -355,9 +358,28 @@ def screenable_sets() -> list[str]:
     return [name for name, features in FEATURE_SETS.items() if not features.needs_predictions]
 
 
-def default_sets() -> list[str]:
-    """Return the screenable sets that ask for no weights beyond those that `--molecules` may ask for."""
-    return [name for name in screenable_sets() if not any(map(needs_weights, FEATURE_SETS[name].encoders))]
+def default_sets(molecules: str = "morgan", obs: pd.DataFrame | None = None) -> list[str]:
+    """Return the screenable sets that ask for no weights beyond those that `--molecules` may ask for.
+
+    With `--molecules none` they have no molecules; where a row of `obs` has no SMILES, they name no encoder.
+    """
+    gaps = obs is not None and bool((obs["SMILES"] == "").any())
+
+    def usable(features: FeatureSet) -> bool:
+        encoders = [block.encoder for block in features.blocks if isinstance(block, MoleculeBlock)]
+        own = [name for name in encoders if name is not None]
+        reads = encoders if molecules == NONE else own if gaps else []
+        return not reads and not any(map(needs_weights, own))
+
+    return [name for name in screenable_sets() if usable(FEATURE_SETS[name])]
+
+
+def sets_left_out(molecules: str, obs: pd.DataFrame) -> list[str]:
+    """Return in words which screenable sets are none of `default_sets`, if any."""
+    left = [name for name in screenable_sets() if name not in default_sets(molecules, obs)]
+    need = "weights" if reads_structures(molecules) else "weights or structures"
+    said = f"left out, as they need {need}: {', '.join(left)} (--features takes them by name)"
+    return [said] if left else []
 
 
 def named_sets(names: Sequence[str], molecules: str) -> list[FeatureSet]:
@@ -366,10 +388,16 @@ def named_sets(names: Sequence[str], molecules: str) -> list[FeatureSet]:
     Raises
     ------
     InputError
-        Unknown set, one that needs a first-level run, or the same name twice.
+        Unknown set, one that needs a first-level run, the same name twice, or molecules in spite of
+        `--molecules none`.
     """
-    sets = [feature_set(name).with_molecules(molecules) for name in names]
+    encoder = TABLE if is_table(molecules) else molecules
+    sets = [feature_set(name).with_molecules(encoder) for name in names]
+    if reads_structures(molecules):
+        molecule_encoder(molecules)  # is there such a one?
     for features in sets:
+        if molecules == NONE and features.without_molecules() != features:
+            raise InputError(f"--molecules {NONE}: feature set {features.name} reads molecules; take another")
         if features.needs_predictions:
             raise InputError(
                 f"feature set {features.name!r} stacks on first-level predictions and cannot be screened; choose among "

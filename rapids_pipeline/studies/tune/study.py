@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from features.molecules.encoders import encode_molecules
+from features.molecules import reads_structures
+from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Float64
 from rapids_pipeline.backend.devices import Device, provenance
@@ -99,6 +100,7 @@ def tune(
     folder: Path,
     *,
     source: str = "",
+    table: EmbeddingTable | None = None,
     stages: Stages | None = None,
 ) -> tuple[Tuned, Recipe]:
     """Tune the first composite member of a recipe.
@@ -111,12 +113,15 @@ def tune(
         `cell_type`, `sm_name` and `SMILES` of the pairs to predict.
     request : TuneRequest
     config : RunConfig
-        With the recipe, and the encoder for rbf(molecules).
+        With the recipe, and the encoder for rbf(molecules). Without structures, or with a table, the tuned recipe is
+        one for such data.
     device : Device
     folder : Path
         Where finished trials are kept, and looked for.
     source : str
         Where the data are from, for the report.
+    table : EmbeddingTable, optional
+        Where `config.molecules` names one.
     stages : Stages, optional
         Is told the `Course` of the search.
 
@@ -131,10 +136,11 @@ def tune(
             f"--recipe {config.recipe.name}: has no composite kernel to tune; take best, or a recipe with a member of "
             'kind "composite"'
         )
+    config = config if reads_structures(config.molecules) else config.resolved()
     config = config.in_contexts(data.obs)
     data = data.take(canonical_order(data.obs))
     with stages.stage("features"):
-        studies, tuned_on = open_studies(data, pairs, request, config, device, folder)
+        studies, tuned_on = open_studies(data, pairs, request, config, device, folder, table)
     with stages.stage("trials") as progress:
         search(studies, request, progress)
     with stages.stage("scores"):
@@ -158,11 +164,12 @@ def open_studies(
     config: RunConfig,
     device: Device,
     folder: Path,
+    table: EmbeddingTable | None = None,
 ) -> "tuple[list[ModelStudy], list[str]]":
     """Return the studies with the trials that are finished, and in words what is tuned on what."""
     member = next(member for member in config.recipe.members if isinstance(member, CompositeMember))
     encoders = member.with_molecules(config.molecules).encoders
-    train = Rows(data.obs, encode_molecules(encoders, list(data.obs["SMILES"]), (), device.name).training)
+    train = Rows(data.obs, encode_compounds(encoders, data.obs, None, device.name, table).training)
     rows = Pairs.of(train, encoders)
     duties, sentences = plan(data.obs, data.Y, rows, pairs, request.split, request.seed)
     studies = []
