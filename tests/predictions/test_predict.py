@@ -13,7 +13,8 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.pairs import read_batch
 from rapids_pipeline.evaluation.evaluate import evaluate_files
 from rapids_pipeline.predictions import predict
-from rapids_pipeline.predictions.predict import applicability, predict_file
+from rapids_pipeline.predictions.applicability import applicability
+from rapids_pipeline.predictions.predict import predict_file
 from rapids_pipeline.stack import saved as saved_model
 from rapids_pipeline.stack.saved import load_model
 from tests.command_line import error_line, invoke, run_arguments, succeed
