@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-batches clean
+.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-contexts bench-batches clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
@@ -33,6 +33,7 @@ help:
 	@echo 'make bench-screen   feature screening: one gene, all genes, false alarms (5 minutes)'
 	@echo 'make bench-evaluation   which split foretells the error on the pairs to predict (15 minutes)'
 	@echo 'make bench-accuracy   every method on real data, three tasks: scores with intervals, time, memory (50 minutes)'
+	@echo 'make bench-contexts   unseen doses and times of known compounds, on Open TG-GATEs (TIME minutes)'
 	@echo 'make bench-batches   memory and speed of predicting more and more pairs (10 minutes)'
 	@echo 'make bench-svr   SVR engines against the loops they replace: time, error, memory (5 minutes)'
 
@@ -104,6 +105,9 @@ bench-accuracy: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.compare $(BENCH_ACCURACY)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.ablation
+
+bench-contexts: $(VENV)/.ready-to-run
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.contexts
 
 bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python -m benchmarks.predictions.big_batches
