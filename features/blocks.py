@@ -2,9 +2,10 @@
 
 A *block* (`OneHotBlock`, `MoleculeBlock`, …) is a frozen, validated description that a feature set lists and a TOML
 file spells out. With `n_components` its columns are reduced to their TruncatedSVD. Its `maker()` gives what does the
-work: it is fitted on training rows only (`fit_transform`) and never lets a training row's own targets into its own
-columns; other rows get what all training rows say (`transform`). A fitted maker's `state()` is plain data; `restore`
-puts it into a new maker of the same block, which then transforms as the fitted one, to the last bit.
+work: it is fitted on training rows only (`fit_transform`) and never lets a training row's own targets, or those of its
+replicates, into its own columns; other rows get what all training rows say (`transform`). A fitted maker's `state()` is
+plain data; `restore` puts it into a new maker of the same block, which then transforms as the fitted one, to the last
+bit.
 """
 
 from abc import abstractmethod
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from features.group_statistics import checked_statistics
 from features.molecules import TABLE, fitted_in_fold
-from features.rows import Rows, context_numbers, groups_of, log10_of
+from features.rows import Rows, context_numbers, contexts_of, groups_of, log10_of
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
@@ -41,10 +42,7 @@ class Maker(Protocol):
     def restore(self, reader: StateReader) -> int:
         """Take over what a maker of the same block had learnt; return how many columns it makes.
 
-        Raises
-        ------
-        InputError
-            The state is damaged or another block's.
+        InputError where the state is damaged or another block's.
         """
 
 
@@ -376,7 +374,8 @@ class Encoded:
                 f"the block of {self._column} statistics is each target's own (own_target): it cannot make one table "
                 f"for {targets.shape[1]} targets; screen one gene with it, or set own_target = false"
             )
-        return np.asarray(self._encoder.fit_transform(groups_of(rows.obs, self._column), targets))
+        groups = groups_of(rows.obs, self._column)
+        return np.asarray(self._encoder.fit_transform(groups, targets, contexts_of(rows.obs)))
 
     def transform(self, rows: Rows) -> Float32:
         """Return the columns of other rows."""
@@ -406,6 +405,10 @@ class Descriptors(Encoded):
         from features.molecules.descriptors import DescriptorEncoder
 
         super().__init__("SMILES", DescriptorEncoder())
+
+    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+        """Fit on training rows and return their columns."""
+        return np.asarray(self._encoder.fit_transform(rows.obs["SMILES"], targets))
 
     def restore(self, reader: StateReader) -> int:
         """Take over the encoder; return how many columns it makes."""

@@ -284,6 +284,11 @@ def random_folds(n_rows: int, n_folds: int, seed: int) -> Indices:
     return folds
 
 
+def folds_of_units(units: Indices, n_folds: int, seed: int) -> Indices:
+    """Return the fold of every row, (n,): units 0, 1, … of rows are dealt as `random_folds` deals rows."""
+    return random_folds(int(units.max(initial=-1)) + 1, n_folds, seed)[units]
+
+
 def _rows_by_size(
     codes: NDArray[np.integer[Any]], counts: Indices
 ) -> tuple[list[tuple[int, Indices]], Indices]:

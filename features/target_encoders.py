@@ -3,7 +3,8 @@
 Words: *target encoding* gives a row statistics of the training targets in its group; *cross-fitting* takes them,
 for a training row, from the rows outside its fold only. A *leave-one-out encoding* of a row is the mean target
 of the other rows of its group. A row's own target never enters its own encoding, to the last bit: nothing is
-subtracted from a total that it is part of. The one exception must be asked for by name (`leaky=True`).
+subtracted from a total that it is part of. Nor do the targets of its *replicates*, where the encoder is told which rows
+these are: a new row has none. The one exception must be asked for by name (`leaky=True`).
 
 Targets must be complete: where genes were not tested, the stack hands over targets that it has imputed from the same
 training rows (`rapids_pipeline.data.untested`). An imputed value of another row may then have seen a row's own target.
@@ -23,8 +24,8 @@ from features.group_statistics import (
     GroupTable,
     checked_folds,
     checked_statistics,
+    folds_of_units,
     group_table,
-    random_folds,
     read_labels,
     sums_of_others,
 )
@@ -69,8 +70,12 @@ class GroupEncoder(BaseEstimator):
         return self
 
     @abstractmethod
-    def fit_transform(self, groups: ArrayLike, Y: ArrayLike) -> Float32:
-        """Fit, and return the encodings of the training rows, each without its own targets."""
+    def fit_transform(self, groups: ArrayLike, Y: ArrayLike, replicates: Indices | None = None) -> Float32:
+        """Fit, and return the encodings of the training rows, each without its own targets and its replicates'.
+
+        `replicates` are (n,) numbers 0, 1, …, the same for replicates of each other, which are in one group
+        (`features.rows.contexts_of`); by default no row has any.
+        """
 
     def transform(self, groups: ArrayLike) -> Float32:
         """Return the encodings of new rows, (n, n_statistics · n_targets) float32, ordered by statistic."""
@@ -187,12 +192,13 @@ class TargetEncoder(GroupEncoder):
         data = GroupedTargets.read(groups, Y)
         return self._cross_fit(data, checked_folds(folds, len(data.Y)))
 
-    def fit_transform(self, groups: ArrayLike, Y: ArrayLike) -> Float32:
-        """Return `cross_fit` with `n_folds` random folds; with leaky=True what `transform` gives."""
+    def fit_transform(self, groups: ArrayLike, Y: ArrayLike, replicates: Indices | None = None) -> Float32:
+        """Return `cross_fit` with `n_folds` random folds, replicates in one; with leaky=True what `transform` gives."""
         if self.leaky:
             return self.fit(groups, Y).transform(groups)
         data = GroupedTargets.read(groups, Y)
-        return self._cross_fit(data, random_folds(len(data.Y), self.n_folds, self.random_state))
+        units = np.arange(len(data.Y)) if replicates is None else replicates
+        return self._cross_fit(data, folds_of_units(units, self.n_folds, self.random_state))
 
     def _cross_fit(self, data: GroupedTargets, folds: Indices) -> Float32:
         """Fit on all rows; return the columns of every row from the rows outside its fold."""
@@ -212,6 +218,7 @@ class LeaveOneOutEncoder(GroupEncoder):
         e_it = (Σ_{j∈g, j≠i} y_jt) / (n_g − 1)            n_g > 1
         e_it = mean of y_jt over all j ≠ i                 n_g = 1
 
+    where replicates of i are left out as i itself is, and n_g = 1 stands for a group of i and its replicates.
     For a new row: the mean over all members of its group, or of all training rows where the group is unseen.
     With `sigma` > 0 training encodings are multiplied by N(1, sigma²) noise, one draw an entry, seeded.
 
@@ -233,17 +240,23 @@ class LeaveOneOutEncoder(GroupEncoder):
         self.sigma = sigma
         self.random_state = random_state
 
-    def fit_transform(self, groups: ArrayLike, Y: ArrayLike) -> Float32:
+    def fit_transform(self, groups: ArrayLike, Y: ArrayLike, replicates: Indices | None = None) -> Float32:
         """Fit, and return the leave-one-out encodings of the training rows, (n, n_targets) float32."""
         data = GroupedTargets.read(groups, Y)
         self._fit(data)
-        targets, codes = data.Y.astype(np.float64), data.codes
-        counts = np.bincount(codes)
-        encoded = sums_of_others(targets, codes) / np.maximum(counts[codes] - 1, 1)[:, None]
-        alone = counts[codes] == 1
+        unit = np.arange(len(data.Y)) if replicates is None else replicates
+        first, size = np.unique(unit, return_index=True, return_counts=True)[1:]
+        further = np.setdiff1d(np.arange(len(unit)), first)
+        sums = data.Y[first].astype(np.float64)
+        np.add.at(sums, unit[further], data.Y[further])
+        group = data.codes[first]  # of every unit: a row with its replicates
+        others = np.bincount(data.codes)[group] - size
+        encoded = sums_of_others(sums, group) / np.maximum(others, 1)[:, None]
+        alone = others == 0
         if alone.any():
-            everyone = np.zeros(len(targets), dtype=np.intp)
-            encoded[alone] = (sums_of_others(targets, everyone) / max(len(targets) - 1, 1))[alone]
+            everyone = np.maximum(len(unit) - size, 1)[:, None]
+            encoded[alone] = (sums_of_others(sums, np.zeros_like(group)) / everyone)[alone]
+        encoded = encoded[unit]
         if self.sigma:
             encoded *= np.random.default_rng(self.random_state).normal(1.0, self.sigma, encoded.shape)
         return encoded.astype(np.float32)

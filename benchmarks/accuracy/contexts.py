@@ -3,8 +3,7 @@
     python -m benchmarks.accuracy.contexts [--data FOLDER] [--recipe best] [--work FOLDER] [--table FILE] [--out FILE]
 
 `responses` makes the training table of `../shared/data/tggates`: log2 expression less the mean of the controls of the
-same compound, time and batch. Of the 146 compounds 33 have SMILES; each of the others gets an isotope of methane as a
-stand-in, which is a molecule of its own and says nothing of it.
+same compound, time and batch. Of the 146 compounds 33 have SMILES, so all are told apart by name (`--molecules none`).
 
 For the splits `dose` and `time` the program prints the MRRMSE of the recipe and of every baseline with the difference
 from the recipe, and that of the recipe's composite member alone: as it is, and without the factor `dose` or `time` in
@@ -24,7 +23,7 @@ import pandas as pd
 
 from benchmarks import harness
 from benchmarks.accuracy.jobs import versions
-from features.molecules.encoders import encode_molecules
+from features.molecules import NONE
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.devices import resolve_device
@@ -55,9 +54,7 @@ def responses(file: Path) -> pd.DataFrame:
     controls = table[is_control].groupby(MATCHING)[genes].mean()
     treated = table[~is_control].reset_index(drop=True)
     treated[genes] -= controls.reindex(pd.MultiIndex.from_frame(treated[MATCHING])).to_numpy()
-    stand_in = {name: f"[{20 + k}CH4]" for k, name in enumerate(sorted(treated["sm_name"].unique()))}
-    own = treated["SMILES"].replace("", None)
-    return treated.assign(SMILES=own.fillna(treated["sm_name"].map(stand_in)))[[*METADATA, *genes]]
+    return treated[[*METADATA, *genes]]
 
 
 def variants(member: CompositeMember) -> dict[str, CompositeMember]:
@@ -80,8 +77,7 @@ def variants(member: CompositeMember) -> dict[str, CompositeMember]:
 
 def losses_of(member: CompositeMember, data: PerturbationData, split: str) -> Float64:
     """Return the RMSE of every row, (n,), predicted by the member alone; NaN where the split never holds it out."""
-    rows = Rows(data.obs, encode_molecules(member.encoders, list(data.obs["SMILES"]), (), "cpu").training)
-    fits = member.prepare(TrainingSet(rows, data.Y, data.weight, (), 0, "cpu"))
+    fits = member.prepare(TrainingSet(Rows(data.obs), data.Y, data.weight, (), 0, "cpu"))
     losses = np.full(len(data.Y), np.nan)
     for part in named_splits(split, data.obs)[0]:
         predicted: list[Float32] = fits.fit_predict(part.training, [part.held_out])
@@ -91,7 +87,7 @@ def losses_of(member: CompositeMember, data: PerturbationData, split: str) -> Fl
 
 def of_factors(data: PerturbationData, config: RunConfig, split: str) -> list[Line]:
     """Return a line of the report for the composite member and each factor that it is deprived of."""
-    [member] = [m for m in config.recipe.members if isinstance(m, CompositeMember)]
+    [member] = [m for m in config.resolved().recipe.members if isinstance(m, CompositeMember)]
     made = {name: losses_of(variant, data, split) for name, variant in variants(member).items()}
     losses = np.stack(list(made.values()))
     folds = np.where(np.isfinite(losses[:1]), 0, -1)
@@ -153,8 +149,8 @@ def main() -> None:
     table.to_parquet(file, index=False)
     if options.table:
         return
-    data = open_problem(ProblemFiles(file)).data
-    config = RunConfig(recipe=recipe(options.recipe), molecules="morgan")
+    data = open_problem(ProblemFiles(file).for_molecules(NONE)).data
+    config = RunConfig(recipe=recipe(options.recipe), molecules=NONE)
     lines = []
     for split in ("dose", "time"):
         lines += of_recipe(data, config, split, options.work)

@@ -47,6 +47,7 @@ class ProblemFiles:
         How they are read.
     replicates : {"mean", "keep"}
         What becomes of several rows of one compound and context: their mean (`averaged`), or rows of their own.
+        Identical ones are counted once either way (`without_copies`).
     table : Path, optional
         Embeddings of perturbations (`features.molecules.table`).
     """
@@ -128,9 +129,10 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     library = library_for(device)
     if files.replicates not in get_args(Replicates):
         raise InputError(f"--replicates {files.replicates}: choose mean or keep")
-    measured, pairs = _training(files, library)
+    read, pairs = _training(files, library)
+    measured, copies = without_copies(read)
     data = averaged(measured) if files.replicates == "mean" else measured
-    notes = list(data.notes)
+    notes = [*data.notes, *copies]
     if files.test is not None:
         pairs, said = read_pairs(files.test, data.obs, files.options, library=library)
         notes += said
@@ -153,6 +155,29 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         {name: describe_input(path) for name, path in named.items() if path is not None},
         [*notes, *_notes(measured, data, pairs, files.replicates)],
     )
+
+
+def without_copies(data: PerturbationData) -> tuple[PerturbationData, list[str]]:
+    """Return the data with rows of one compound, context and responses once, and a note where there are any.
+
+    Two measurements hardly agree in every gene, so such rows are one that was copied. The first in canonical order
+    stays; untested genes must be the same ones. The data themselves are returned where no row is a copy.
+    """
+    context, order = contexts_of(data.obs), canonical_order(data.obs)
+    first: dict[tuple[int, bytes], int] = {}
+    copies: dict[int, int] = {}
+    for row in order[np.bincount(context)[context[order]] > 1].tolist():
+        kept = first.setdefault((int(context[row]), (data.Y[row] + 0).tobytes()), row)  # no −0
+        if kept != row:
+            copies[row] = kept
+    if not copies:
+        return data, []
+    row, kept = next(iter(copies.items()))
+    note = (
+        f"{len(copies)} rows are identical copies of another row of their compound and context, such as row {row + 1} "
+        f"of row {kept + 1}; each is counted once"
+    )
+    return data.take(np.setdiff1d(np.arange(len(context)), list(copies))), [note]
 
 
 def averaged(data: PerturbationData) -> PerturbationData:

@@ -18,6 +18,7 @@ from rapids_pipeline.data.problem import (
     averaged,
     canonical_order,
     open_problem,
+    without_copies,
 )
 from rapids_pipeline.data.tables import PerturbationData
 from tests.data.tables_example import table, write
@@ -134,6 +135,46 @@ def test_replicates_are_averaged_and_those_few_or_unlike_count_less():
     assert noisy < quiet, "replicate noise lowers a row's weight"
     alike = averaged(replace(data, Y=np.ones_like(data.Y)))
     np.testing.assert_allclose(alike.weight, np.array([3, 2, 1]) / 2)
+
+
+def test_noise_between_replicates_lowers_a_rows_weight():
+    """Two pairs of three replicates each; those of one are spread ten times as far."""
+    rng = np.random.default_rng(0)
+    mean, spread = rng.normal(size=(2, 1, 40)), rng.normal(size=(2, 3, 40))
+    spread -= spread.mean(axis=1, keepdims=True)
+    Y = (mean + np.array([0.1, 1.0])[:, None, None] * spread).reshape(6, 40).astype(np.float32)
+    obs = pd.DataFrame({"cell_type": "A", "sm_name": list("xxxyyy"), "SMILES": "C"})
+    quiet, noisy = averaged(PerturbationData(obs, Y, tuple(f"G{k}" for k in range(40)))).weight
+    variance = [Y[rows].var(axis=0, ddof=1).mean() for rows in (slice(3), slice(3, 6))]
+    drawn = [(PRIOR_REPLICATES * np.mean(variance) + 2 * v) / (PRIOR_REPLICATES + 2) for v in variance]
+    assert quiet / noisy == pytest.approx(drawn[1] / drawn[0], rel=1e-4) and quiet / noisy > 1.9
+
+
+def test_identical_rows_are_copies_and_count_once(tmp_path):
+    data = replicated(batch=list("aaaaab"))
+    copied = data.take(np.array([0, 1, 0, 2, 3, 4, 5, 4, 4]))
+    copied.Y[[0, 2], 3] = 0.0, -0.0
+    data.Y[0, 3] = 0.0
+    files = {}
+    for name, made in (("once", data), ("copied", copied)):
+        files[name] = tmp_path / f"{name}.csv"
+        pd.concat([made.obs, pd.DataFrame(made.Y, columns=made.genes)], axis=1).to_csv(
+            files[name], index=False
+        )
+    for how in ("mean", "keep"):
+        once, found = (open_problem(ProblemFiles(files[name], replicates=how)) for name in ("once", "copied"))
+        assert found.data.Y.tobytes() == once.data.Y.tobytes()
+        assert how == "keep" or found.data.weight.tobytes() == once.data.weight.tobytes()
+        said = (
+            "3 rows are identical copies of another row of their compound and context, such as row 3 of row 1; "
+            "each is counted once"
+        )
+        assert found.notes == [said, *once.notes] and "6 rows are replicates" in once.notes[0]
+    gap = copied.take(np.arange(3))
+    gap.Y[2, 9] = np.nan
+    assert without_copies(gap)[0] is gap, "another gene untested: no copy"
+    gap.Y[0, 9] = np.nan
+    assert len(without_copies(gap)[0].obs) == 2
 
 
 def test_replicates_are_weighted_by_their_column_and_untested_genes_left_out():

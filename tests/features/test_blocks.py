@@ -120,7 +120,7 @@ def test_a_column_that_says_nothing_is_zero(values):
 
 
 def test_compounds_are_encoded_by_dose_class():
-    rows = at(sm_name=["x"] * 6 + ["y"], dose_uM=[1, 2, 20, 0, np.nan, 2.5, 1])
+    rows = at(cell_type=["A"] * 7, sm_name=["x"] * 6 + ["y"], dose_uM=[1, 2, 20, 0, np.nan, 2.5, 1])
     targets = np.arange(7, dtype=np.float32)[:, None]
     maker = LeaveOneOutBlock(column="compound_dose").maker()
     maker.fit_transform(rows, targets)

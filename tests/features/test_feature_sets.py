@@ -8,7 +8,7 @@ from features import feature_sets
 from features.blocks import LeaveOneOutBlock, MoleculeBlock, OneHotBlock, StatisticsBlock
 from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
 from features.feature_sets import feature_set as any_feature_set
-from features.rows import Rows
+from features.rows import Rows, contexts_of
 from features.target_encoders import TargetEncoder
 from rapids_pipeline.backend.errors import InputError
 
@@ -151,7 +151,8 @@ def test_statistics_blocks_are_cross_fitted_group_statistics():
     block = StatisticsBlock(column="sm_name", statistics=("mean", "quantile_0.25"), smoothing=2, n_folds=4)
     found = FeatureTable(FeatureSet(name="s", blocks=(block,)), seed=3).fit_transform(rows, Y)
     encoder = TargetEncoder(("mean", "quantile_0.25"), smoothing=2, n_folds=4, random_state=3)
-    np.testing.assert_array_equal(found, encoder.fit_transform(rows.obs["sm_name"], Y))
+    replicates = contexts_of(rows.obs)
+    np.testing.assert_array_equal(found, encoder.fit_transform(rows.obs["sm_name"], Y, replicates))
 
 
 # --- sets as files ------------------------------------------------------------------------------------------

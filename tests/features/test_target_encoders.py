@@ -121,6 +121,19 @@ def test_without_folds_they_are_random_seeded_and_balanced():
     assert few.tobytes() == TargetEncoder().cross_fit(groups[:3], Y[:3], [0, 1, 2]).tobytes()
 
 
+def test_replicates_are_in_one_of_these_folds():
+    groups, Y = example()
+    replicates = np.concatenate([np.arange(40), np.arange(20)])
+    found = TargetEncoder(ALL, n_folds=4, random_state=7).fit_transform(groups, Y, replicates)
+    folds = random_folds(40, 4, 7)[replicates]
+    assert found.tobytes() == TargetEncoder(ALL).cross_fit(groups, Y, folds).tobytes()
+    without = TargetEncoder(ALL, random_state=7).fit_transform(groups, Y)
+    assert (
+        TargetEncoder(ALL, random_state=7).fit_transform(groups, Y, np.arange(60)).tobytes()
+        == without.tobytes()
+    )
+
+
 def test_leaky_gives_training_rows_what_new_rows_get():
     groups, Y = example()
     encoder, plain, folds = TargetEncoder(ALL, leaky=True), TargetEncoder(ALL), np.arange(60) % 2
@@ -224,12 +237,13 @@ def test_a_fit_that_fails_leaves_the_encoder_as_it_was():
 # --- leave-one-out ------------------------------------------------------------------------------------------
 
 
-def naive_leave_one_out(groups, Y):
+def naive_leave_one_out(groups, Y, replicates):
     encoded = np.empty(Y.shape)
     for i in range(len(Y)):
         for t in range(Y.shape[1]):
-            others = [float(Y[j, t]) for j in range(len(Y)) if j != i and groups[j] == groups[i]]
-            others = others or [float(Y[j, t]) for j in range(len(Y)) if j != i] or [0.0]
+            apart = [j for j in range(len(Y)) if replicates[j] != replicates[i]]
+            others = [float(Y[j, t]) for j in apart if groups[j] == groups[i]]
+            others = others or [float(Y[j, t]) for j in apart] or [0.0]
             encoded[i, t] = sum(others) / len(others)
     return encoded
 
@@ -240,7 +254,21 @@ def test_leave_one_out_equals_a_naive_loop_whatever_the_groups(groups, seed):
     Y = np.random.default_rng(seed).normal(size=(len(groups), 2)).astype(np.float32)
     encoded = LeaveOneOutEncoder().fit_transform(np.array(groups), Y)
     assert encoded.dtype == np.float32
-    np.testing.assert_allclose(encoded, naive_leave_one_out(groups, Y), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(encoded, naive_leave_one_out(groups, Y, range(len(Y))), rtol=1e-5, atol=1e-6)
+    apart = LeaveOneOutEncoder().fit_transform(np.array(groups), Y, np.arange(len(Y)))
+    assert apart.tobytes() == encoded.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 2)), min_size=2, max_size=25),
+    st.integers(0, 2**32 - 1),
+)
+def test_leave_one_out_leaves_replicates_out_as_a_naive_loop_does(contexts, seed):
+    Y = np.random.default_rng(seed).normal(size=(len(contexts), 2)).astype(np.float32)
+    groups, replicates = [group for group, _ in contexts], pd.factorize(np.array(list(map(str, contexts))))[0]
+    encoded = LeaveOneOutEncoder().fit_transform(np.array(groups), Y, replicates)
+    np.testing.assert_allclose(encoded, naive_leave_one_out(groups, Y, replicates), rtol=1e-5, atol=1e-6)
 
 
 def test_new_rows_get_their_groups_mean_and_unseen_groups_the_mean_of_all():

@@ -67,6 +67,26 @@ def test_the_leaky_paths_fail_that_check(path, groups, row):
 
 
 @GROUPS
+@pytest.mark.parametrize(
+    "encoder", [TargetEncoder(ALL, smoothing=2.0), LeaveOneOutEncoder(0.1)], ids=["folds", "loo"]
+)
+@pytest.mark.parametrize("row", [0, 7, 20])
+def test_replicates_targets_enter_neither_others_columns_if_the_encoder_knows_of_them(groups, encoder, row):
+    labels, Y = example()
+    changed = Y.copy()
+    changed[row] += 1000
+    contexts = np.unique([f"{a} {b}" for a, b in zip(*labels.values(), strict=True)], return_inverse=True)[1]
+    alike = np.flatnonzero(contexts == contexts[row])
+    assert len(alike) > 1
+    before, after = (encoder.fit_transform(labels[groups], y, contexts) for y in (Y, changed))
+    assert after[alike].tobytes() == before[alike].tobytes() and np.any(after != before)
+    before, after = (encoder.fit_transform(labels[groups], y) for y in (Y, changed))
+    assert after[alike].tobytes() != before[alike].tobytes(), (
+        "not told of replicates it shows them each other"
+    )
+
+
+@GROUPS
 @pytest.mark.parametrize("row", [0, 7, 20])
 def test_rows_of_the_same_group_in_other_folds_do_change(groups, row):
     moved, labels = check_no_leak(PATHS["cross_fit"], groups, row)

@@ -10,6 +10,7 @@ from features.feature_sets import FeatureTable
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember, features_of_all
+from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
 from tests.stack_example import (
     COMPOSITE,
     LOO,
@@ -58,6 +59,20 @@ def test_weights_of_rows_are_scikit_learns():
     expected = sklearn_predictions(X, Y, some, tests, weight[some])
     np.testing.assert_allclose(fits.fit_predict(some, [tests])[0], expected, atol=2e-3)
     np.testing.assert_allclose(fits.fit(some).predict(test), expected, atol=2e-3)
+
+
+def test_weights_of_rows_reach_the_svrs_on_each_genes_own_statistics():
+    train, test, Y = example(n_genes=4)
+    weight, some = np.random.default_rng(0).uniform(0.1, 3, len(Y)), np.arange(5, len(Y))
+    fits = OWN.prepare(training_set(train, test, Y, weight))
+    found = fits.fit_predict(some, [np.arange(len(Y), len(Y) + 6)])[0]
+    how = {"C": OWN.C, "epsilon": OWN.epsilon, "tol": OWN.tol}
+    given = OWN.features, train.take(some), Y[some]
+    expected = OwnTargetSVR.fit(*given, sample_weight=weight[some], **how).predict(test)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(fits.fit(some).predict(test), expected, atol=1e-5)
+    assert np.abs(found - OwnTargetSVR.fit(*given, **how).predict(test)).max() > 0.05
+    assert OWN.updated(pseudo_labels={"use": "on", "weight": 0.5}).pseudo_labels.weight == 0.5
 
 
 def test_features_of_all_are_cross_fitted_inside_and_plain_outside():
@@ -117,7 +132,6 @@ def test_a_damaged_state_is_refused(change, says):
         (lambda: SvrMember(features="svr_per_target"), "take kind = 'own_target_svr'"),
         (lambda: OwnTargetSvrMember(features="onehot"), "no columns of each gene's own: take kind = 'svr'"),
         (lambda: SvrMember(engine="ridge"), "squared errors, which have no tube"),
-        (lambda: OwnTargetSvrMember(pseudo_labels={"weight": 0.5}), "the weight of pseudo-labels must be 1"),
         (
             lambda: SvrMember(features="boosting"),
             "reads predictions of other members: name them in stacks_on",

@@ -90,10 +90,6 @@ class OwnTargetSvrMember(AnySvrMember):
     def _usable(self) -> Self:
         if not self.features.own_target:
             raise ValueError(f"{self.features.name} has no columns of each gene's own: take kind = 'svr'")
-        if self.pseudo_labels.use != "off" and self.pseudo_labels.weight != 1:
-            raise ValueError(
-                f"{self.name}: it counts all rows alike, so the weight of pseudo-labels must be 1"
-            )
         return self
 
     def engine_choice(self, Y: Float32, device: DeviceName) -> str:
@@ -240,13 +236,18 @@ def features_of_all(table: FeatureTable, data: TrainingSet, training: Indices) -
 class OwnTargetFits(Fits[OwnTargetSvrMember]):
     """Fits on columns of each gene's own.
 
-    A gene's fit leaves out the rows where it was not tested; its statistics are of imputed targets.
+    A gene's fit leaves out the rows where it was not tested; its statistics are of imputed targets and count all rows
+    alike.
     """
 
-    @property
-    def _how(self) -> dict[str, Any]:
+    def _how(self, training: Indices) -> dict[str, Any]:
         names = ("C", "epsilon", "gamma", "tol", "max_iter")
-        return {name: getattr(self.member, name) for name in names} | {"seed": self.data.seed}
+        weight = self.data.weight
+        return {name: getattr(self.member, name) for name in names} | {
+            "seed": self.data.seed,
+            "tested": self.data.tested(training),
+            "sample_weight": None if weight is None else weight[training],
+        }
 
     def fit(self, training: Indices) -> "OwnTargetSVR":
         """Fit to some rows."""
@@ -256,8 +257,7 @@ class OwnTargetFits(Fits[OwnTargetSvrMember]):
             self.member.features,
             self.data.take(training),
             self.data.targets(training),
-            tested=self.data.tested(training),
-            **self._how,
+            **self._how(training),
         )
 
     def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
@@ -270,7 +270,6 @@ class OwnTargetFits(Fits[OwnTargetSvrMember]):
             rows,
             self.data.targets(training),
             others,
-            tested=self.data.tested(training),
-            **self._how,
+            **self._how(training),
         )
         return np.split(predicted, np.cumsum([len(group) for group in groups])[:-1])

@@ -203,12 +203,20 @@ class FoldFeatures:
     sigma : float
         Noise of leave-one-out encodings of training rows.
     seed : int
+    weight : ndarray of float64, (n,), optional
+        What each row counts in fits.
     """
 
     def __init__(
-        self, rows: Rows, Y: Float32, splits: Sequence[Split], sigma: float = 0.0, seed: int = 0
+        self,
+        rows: Rows,
+        Y: Float32,
+        splits: Sequence[Split],
+        sigma: float = 0.0,
+        seed: int = 0,
+        weight: Float64 | None = None,
     ) -> None:
-        self.rows, self.Y, self.splits = rows, Y, splits
+        self.rows, self.Y, self.splits, self._weight = rows, Y, splits, weight
         self._measured = Imputed(Y, rows.obs["cell_type"])
         self._sigma, self.seed = sigma, seed
         self._recent = Recent(MOST_KEPT_BYTES, _size)
@@ -233,6 +241,10 @@ class FoldFeatures:
     def targets(self, number: int) -> Float32:
         """Return the training rows' responses in split `number`, untested ones imputed from these rows."""
         return self._measured.of(self.splits[number].training)
+
+    def weight(self, number: int) -> Float64 | None:
+        """Return what each training row of split `number` counts in fits; None where all are alike."""
+        return None if self._weight is None else self._weight[self.splits[number].training]
 
     def encoded(self, number: int) -> Float32:
         """Return what target encodings of the training rows are made of, (n_training, at most 45)."""
@@ -305,6 +317,7 @@ def svr(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
     """The SVR of a run's first level: RBF, C = 1, ε = 0.1, gamma="scale"."""
     split, Y = tables.splits[number], tables.targets(number)
     how: dict[str, Any] = {"C": SVR.C, "epsilon": SVR.epsilon, "tol": SVR.tol, "max_iter": SVR.max_iter}
+    how["sample_weight"] = tables.weight(number)
     if features.own_target and Y.shape[1] > 1:
         rows = tables.rows.take(split.training), tables.rows.take(split.held_out)
         tested = np.isfinite(tables.Y[split.training])
@@ -320,13 +333,14 @@ def svr(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
 def ridge(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32:
     """Ridge regression on standardised columns; every gene's penalty by its own leave-one-out error."""
     X, X_held_out = tables.columns(features, number)
+    weight = tables.weight(number)
     scaler = StandardScaler().fit(X)
     X, X_held_out = scaler.transform(X), scaler.transform(X_held_out)
     Y = tables.targets(number)
     predicted = np.empty((len(X_held_out), Y.shape[1]), dtype=np.float32)
     for start in range(0, predicted.shape[1], GENES_AT_ONCE):
         genes = slice(start, start + GENES_AT_ONCE)
-        fitted = RidgeCV(PENALTIES, alpha_per_target=True).fit(X, Y[:, genes])
+        fitted = RidgeCV(PENALTIES, alpha_per_target=True).fit(X, Y[:, genes], weight)
         predicted[:, genes] = fitted.predict(X_held_out).reshape(len(X_held_out), -1)
     return predicted
 
@@ -336,7 +350,8 @@ def boosting(tables: FoldFeatures, features: FeatureSet, number: int) -> Float32
     X, X_held_out = tables.columns(features, number)
     space = BOOSTING.space
     scores = space.components_for(tables.targets(number))
-    booster = booster_of(BOOSTING, tables.seed, "cpu", BOOSTING.n_estimators).fit(X, scores)
+    booster = booster_of(BOOSTING, tables.seed, "cpu", BOOSTING.n_estimators)
+    booster.fit(X, scores, tables.weight(number))
     return np.asarray(space.inverse_transform(booster.predict(X_held_out)))
 
 
@@ -361,6 +376,8 @@ class Comparison:
         The splits of every repeat.
     model : str
     seed : int
+    weight : ndarray of float64, (n,), optional
+        What each row counts in fits, not in scores; all alike by default.
     """
 
     rows: Rows
@@ -368,6 +385,7 @@ class Comparison:
     repeats: Sequence[Sequence[Split]]
     model: ModelName = "svr"
     seed: int = 0
+    weight: Float64 | None = None
 
     @property
     def splits(self) -> list[Split]:
@@ -386,7 +404,7 @@ class Comparison:
     def tables(self) -> FoldFeatures:
         """Return the columns of all splits, to be shared by all candidates."""
         sigma = BOOSTING.encoder_sigma if self.model == "boosting" else 0.0
-        return FoldFeatures(self.rows, self.Y, self.splits, sigma, self.seed)
+        return FoldFeatures(self.rows, self.Y, self.splits, sigma, self.seed, self.weight)
 
 
 def losses_of(

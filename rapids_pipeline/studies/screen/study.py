@@ -159,11 +159,12 @@ def screen(
 
         repeats = splits_of(data.obs, panel.Y)
         comparison = Comparison(
-            Rows(data.obs, encoded.training), panel.Y, repeats, request.model, request.seed
+            Rows(data.obs, encoded.training), panel.Y, repeats, request.model, request.seed, data.weight
         )
     sets, reference = _candidates(request, sets)
     parts = [(split.training, split.held_out) for split in comparison.splits]
-    store = Store(folder, "screen", comparison.rows, panel.Y, parts, request.model, request.seed)
+    weighted = () if data.weight is None else (data.weight,)
+    store = Store(folder, "screen", comparison.rows, panel.Y, parts, request.model, request.seed, *weighted)
     standings = Standings(
         _blank(request, comparison, panel.genes, reference, source),
         panel.anchor,
@@ -268,7 +269,8 @@ def nested_forward(
     def predict(number: int) -> Float32:
         training = comparison.splits[number].training
         rows, Y = comparison.rows.take(training), comparison.Y[training]
-        inner = Comparison(rows, Y, splits_of(rows.obs, Y), comparison.model, comparison.seed)
+        weight = None if comparison.weight is None else comparison.weight[training]
+        inner = Comparison(rows, Y, splits_of(rows.obs, Y), comparison.model, comparison.seed, weight)
         found = [step.block for step in selected(inner, blocks)[0]]
         chosen.update(block.name for block in found)
         return predictions(comparison, tables, set_of(found) if found else None, number)

@@ -24,7 +24,7 @@ import numpy as np
 
 from features.feature_sets import FeatureSet
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Float64, Mask, aligned
+from rapids_pipeline.backend.arrays import Float32, Float64, Mask, aligned, checked_weights
 from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
@@ -44,7 +44,7 @@ ROWS_AT_ONCE = 4096
 LEVELS_AT_ONCE = 16
 """Levels turned at once from (level, …, target) to (target, …, level): so many that both stay in the cache."""
 SINGLE_TOL = 1e-4
-"""Least tol / max(C, 1) at which kernels are evaluated in float32; below, all is float64."""
+"""Least tol / max(C_i, 1) at which kernels are evaluated in float32; below, all is float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +141,8 @@ def fit_predict(features: FeatureSet, rows: Rows, Y: Float32, others: Rows, **ho
     tested : ndarray of bool, (n, t), optional
         Where it is false, a target's row is left out of its fit (β = 0) and its value is read for the statistics only.
         All rows count for a target without a tested one, and by default.
+    sample_weight : ndarray of float64, (n,), optional
+        Multiplies C row by row; statistics count all rows alike.
     progress : Progress, optional
         Advances once a chunk of targets.
 
@@ -169,6 +171,7 @@ def _fitted(
     max_iter: int | None = None,
     seed: int = 0,
     tested: Mask | None = None,
+    sample_weight: Float64 | None = None,
     progress: Progress | None = None,
 ) -> tuple[OwnTargetSVR, Float32]:
     """Return the model, and its predictions of other rows."""
@@ -182,13 +185,14 @@ def _fitted(
     if not np.isfinite(Y).all():
         row, target = np.argwhere(~np.isfinite(Y))[0]
         raise InputError(f"Y: row {row} (from 0), target {target} is no finite number")
-    cap = np.full((1, len(Y)), C)
+    cap = C * checked_weights(np.ones(len(Y)) if sample_weight is None else sample_weight, len(Y))[None]
     if tested is not None:
-        cap = np.where(tested | ~tested.any(axis=0), C, 0.0).T.copy()
+        cap = np.ascontiguousarray(np.where((tested | ~tested.any(axis=0)).T, cap, 0.0))
     trained = TrainedRows(*(Side.fit(side, rows, seed) for side in sides))
     parts = [] if others is None else trained.parts(others)
     t, gap = Y.shape[1], np.empty(Y.shape[1])
-    (intercept, own_gamma), single = np.empty((2, t), np.float32), tol >= SINGLE_TOL * max(C, 1.0)
+    intercept, own_gamma = np.empty((2, t), np.float32)
+    single = tol >= SINGLE_TOL * max(float(cap.max()), 1.0)
     model = OwnTargetSVR(*trained.sides, Y, np.empty(Y.shape, np.float32), intercept, own_gamma, single)
     predicted = np.empty((0 if others is None else len(others.obs), t), np.float32)
 

@@ -9,9 +9,9 @@ on a side where they agree in its *level*, and statistics are made level by leve
                      (shared features, any other label)                         all rows
 
 since a training row has the statistics of the rows outside its fold, any other row those of all training rows. Every
-block of statistics draws folds of its own, as in `features.feature_sets.FeatureTable`. A level's statistics are taken
-over its own rows in one call of `features.group_statistics`, where the encoder makes a table of all labels for every
-fold; and the statistics of all rows outside a fold only where a level needs them.
+block of statistics draws folds of its own, which part no replicates, as in `features.feature_sets.FeatureTable`. A
+level's statistics are taken over its own rows in one call of `features.group_statistics`, where the encoder makes a
+table of all labels for every fold; and the statistics of all rows outside a fold only where a level needs them.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ import pandas as pd
 
 from features.blocks import MoleculeBlock, OneHotBlock, StatisticsBlock
 from features.feature_sets import FeatureSet, FeatureTable
-from features.group_statistics import group_statistics, random_folds, read_labels
-from features.rows import Rows, places
+from features.group_statistics import folds_of_units, group_statistics, read_labels
+from features.rows import Rows, contexts_of, places
 from rapids_pipeline.backend.arrays import Codes, Float32, Indices, Labels, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
@@ -246,9 +246,10 @@ class Side:
             found, names = pd.factorize(_labels(rows, blocks.column), sort=True)
             labels, label_of_row = [str(name) for name in names], found.astype(np.int32)
         folds = np.zeros((len(blocks.statistics), n), np.int32)
+        replicates = contexts_of(rows.obs) if blocks.statistics else np.arange(n)
         for row, (position, block) in zip(folds, blocks.statistics, strict=True):
             if not block.leaky:
-                row[:] = random_folds(n, block.n_folds, seed + position)
+                row[:] = folds_of_units(replicates, block.n_folds, seed + position)
         return cls(blocks, table, labels, label_of_row, features, features_of_row.astype(np.int32), folds)
 
     def training(self) -> tuple[Indices, Indices]:

@@ -162,6 +162,36 @@ def test_several_genes_are_scored_where_they_were_tested(data, model):
     np.testing.assert_allclose(found.gene_rmse, np.sqrt(np.nanmean(errors**2, axis=0)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("model", ["svr", "ridge", "boosting"])
+def test_rows_count_by_their_weight(data, model):
+    rows, y, folds = ordered(data, ["A1BG"])
+    light = np.arange(len(y)) % 3 == 0
+    raised, weight = y + 50 * light[:, None].astype(np.float32), np.where(light, 1e-9, 1.0)
+    splits = [[Split(str(k), np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in range(5)]]
+
+    def moved(weight):
+        compared = [Comparison(rows, Y, splits, model, 0, weight) for Y in (y, raised)]
+        before, after = (predictions(one, one.tables(), named("onehot"), 1) for one in compared)
+        return np.abs(after - before).max()
+
+    assert moved(weight) < 0.01 * np.std(y) < np.std(y) < moved(None)
+
+
+def test_columns_of_each_genes_own_and_the_store_know_of_weights(data):
+    rows, Y, _ = ordered(data, ["A1BG", "A2M"])
+    weight, splits = np.linspace(0.01, 2, len(Y)), named_splits("random", rows.obs)
+    plain, even, weighted = (
+        predictions(one, one.tables(), named("svr_per_target"), 0)
+        for one in (Comparison(rows, Y, splits, weight=w) for w in (None, np.ones(len(Y)), weight))
+    )
+    assert even.tobytes() == plain.tobytes() and np.abs(weighted - plain).max() > 0.01
+    request = ScreenRequest(features=("cell_type",))
+    found = [screen(replace(data, weight=w), request) for w in (None, weight, weight[::-1])]
+    assert len({one.provenance["problem_sha256"] for one in found}) == 3
+    assert len({scores(one)["cell_type"] for one in found}) == 3
+    assert len({scores(one)["mean"] for one in found}) == 1
+
+
 def test_the_order_of_the_rows_does_not_matter(data, screened):
     shuffled = data.take(np.random.default_rng(0).permutation(len(data.Y)))
     again = screen(shuffled, ScreenRequest(features=SETS))

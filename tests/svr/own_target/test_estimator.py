@@ -14,7 +14,7 @@ from features.blocks import (
 )
 from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
 from features.molecules.encoders import encode_molecules
-from features.rows import Rows
+from features.rows import Rows, contexts_of
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.svr.engines import NotConvergedWarning
@@ -113,6 +113,25 @@ def test_rows_where_a_target_was_not_tested_are_left_out_of_its_fit(tol, atol):
     assert everything.tobytes() == fit_predict(recipe, rows, Y, others, tol=tol, seed=3).tobytes()
 
 
+@pytest.mark.parametrize(("tol", "atol"), [(1e-3, 2e-3), (1e-6, 3e-6)])
+def test_rows_count_by_their_weight_as_in_scikit_learn(tol, atol):
+    rows, Y, others = example()
+    weight = np.random.default_rng(1).uniform(0.05, 3.0, len(Y))
+    recipe, how = RECIPES["published"], {"tol": tol, "seed": 3}
+    found = fit_predict(recipe, rows, Y, others, sample_weight=weight, **how)
+    for target in range(Y.shape[1]):
+        table = FeatureTable(recipe, seed=3)
+        X = table.fit_transform(rows, Y[:, [target]])
+        svr = SVR(tol=1e-7).fit(X, Y[:, target], weight)
+        np.testing.assert_allclose(found[:, target], svr.predict(table.transform(others)), atol=atol)
+    plain = fit_predict(recipe, rows, Y, others, **how)
+    assert np.abs(found - plain).max() > 0.02
+    ones = fit_predict(recipe, rows, Y, others, sample_weight=np.ones(len(Y)), **how)
+    assert ones.tobytes() == plain.tobytes()
+    model = OwnTargetSVR.fit(recipe, rows, Y, sample_weight=weight, tested=Y < 1, **how)
+    assert (np.abs(model.dual_coef) <= 1.0001 * np.where(Y < 1, weight[:, None], 0)).all()
+
+
 def side_of(recipe, rows, number=0, seed=0):
     return Side.fit(sides_of(recipe)[number], rows, seed)
 
@@ -200,10 +219,11 @@ def test_statistics_are_those_of_the_feature_sets_blocks_to_the_last_bit(name):
 
 @pytest.mark.parametrize("name", ["published", "smooth", "two of one column"])
 @pytest.mark.parametrize("row", [0, 33, 69])
-def test_a_rows_own_target_is_not_in_its_statistics(name, row):
+def test_neither_a_rows_own_target_nor_a_replicates_is_in_its_statistics(name, row):
     rows, Y, _ = example()
+    contexts = contexts_of(rows.obs)
     changed = Y.copy()
-    changed[row] += 1000
+    changed[contexts == contexts[row]] += 1000
     trained = TrainedRows(*(side_of(RECIPES[name], rows, number) for number in (0, 1)))
     pairs = zip(trained.of_row, trained.statistics(Y), trained.statistics(changed), strict=True)
     for of_row, before, after in pairs:
