@@ -40,10 +40,7 @@ class Maker(Protocol):
         """Return what was learnt, as plain data."""
 
     def restore(self, reader: StateReader) -> int:
-        """Take over what a maker of the same block had learnt; return how many columns it makes.
-
-        InputError where the state is damaged or another block's.
-        """
+        """Take over a like maker's state (InputError: damaged, or another's); return how many columns it makes."""
 
 
 class BlockSpec(BaseModel):

@@ -259,4 +259,4 @@ class LeaveOneOutEncoder(GroupEncoder):
         encoded = encoded[unit]
         if self.sigma:
             encoded *= np.random.default_rng(self.random_state).normal(1.0, self.sigma, encoded.shape)
-        return encoded.astype(np.float32)
+        return np.asarray(encoded, np.float32)

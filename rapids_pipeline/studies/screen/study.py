@@ -152,10 +152,8 @@ def screen(
         encoded = encode_compounds(encoders, data.obs, table=table)
 
         def splits_of(obs: pd.DataFrame, Y: Float32) -> list[list[Split]]:
-            n_folds, repeats, seed = request.n_folds, request.repeats, request.seed
-            return named_splits(
-                request.split, obs, n_folds=n_folds, repeats=repeats, seed=seed, pairs=pairs, Y=Y
-            )
+            dealt = {"n_folds": request.n_folds, "repeats": request.repeats, "seed": request.seed}
+            return named_splits(request.split, obs, **dealt, pairs=pairs, Y=Y)
 
         repeats = splits_of(data.obs, panel.Y)
         comparison = Comparison(
@@ -163,8 +161,7 @@ def screen(
         )
     sets, reference = _candidates(request, sets)
     parts = [(split.training, split.held_out) for split in comparison.splits]
-    weighted = () if data.weight is None else (data.weight,)
-    store = Store(folder, "screen", comparison.rows, panel.Y, parts, request.model, request.seed, *weighted)
+    store = Store(folder, "screen", comparison.rows, panel.Y, data.weight, parts, request.model, request.seed)
     standings = Standings(
         _blank(request, comparison, panel.genes, reference, source),
         panel.anchor,
@@ -269,8 +266,9 @@ def nested_forward(
     def predict(number: int) -> Float32:
         training = comparison.splits[number].training
         rows, Y = comparison.rows.take(training), comparison.Y[training]
-        weight = None if comparison.weight is None else comparison.weight[training]
-        inner = Comparison(rows, Y, splits_of(rows.obs, Y), comparison.model, comparison.seed, weight)
+        inner = replace(
+            comparison, rows=rows, Y=Y, repeats=splits_of(rows.obs, Y), weight=tables.weight(number)
+        )
         found = [step.block for step in selected(inner, blocks)[0]]
         chosen.update(block.name for block in found)
         return predictions(comparison, tables, set_of(found) if found else None, number)
