@@ -29,6 +29,7 @@ def command(
             help="Also score how well single perturbations are told apart (docs/guide/evaluation.md).",
         ),
     ] = False,
+    replicates: options.ReplicatesOption = "mean",
     as_json: options.JsonOption = False,
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
@@ -36,7 +37,9 @@ def command(
     from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import evaluation_sentences, perturbation_table, score_table
 
-    found = evaluate_files(prediction, truth, train, options=how, perturbations=perturbations)
+    found = evaluate_files(
+        prediction, truth, train, options=how, perturbations=perturbations, replicates=replicates
+    )
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
         return

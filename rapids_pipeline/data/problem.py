@@ -201,7 +201,7 @@ def averaged(data: PerturbationData) -> PerturbationData:
     n = np.bincount(context)
     if (n <= 1).all():
         return data
-    counts = _counts(data.obs)
+    counts = replicate_counts(data.obs)
     groups = csr_array((np.ones(len(context)), (context, np.arange(len(context)))))
     tested = np.isfinite(data.Y)
     filled = np.where(tested, data.Y, 0).astype(np.float64)
@@ -233,8 +233,14 @@ def averaged(data: PerturbationData) -> PerturbationData:
     return replace(data, obs=obs, Y=np.ascontiguousarray(Y, np.float32), weight=weight / weight.mean())
 
 
-def _counts(obs: pd.DataFrame) -> Float64:
-    """Return what each row counts among its replicates, (n,)."""
+def replicate_counts(obs: pd.DataFrame) -> Float64:
+    """Return what each row counts among its replicates, (n,): `weight`, else `n_cells`, else 1.
+
+    Raises
+    ------
+    InputError
+        A weight or number of cells is missing or not above 0.
+    """
     column = next((name for name in (WEIGHT, CELLS) if name in obs.columns), None)
     if column is None:
         return np.ones(len(obs))

@@ -2,7 +2,12 @@
 
 Rows are matched by `id` where both files have it, otherwise by (`cell_type`, `sm_name`); genes are matched by
 name. So neither order matters, and a prediction for other rows or other genes is refused rather than scored
-in part. (The benchmark's own scripts match rows by position.)
+in part. (The benchmark's own scripts match rows by position.) Where both files have `dose_uM` or `time_h`, these tell
+pairs apart, too.
+
+Rows of the truth that share compound and context are replicates. Their mean is scored, as `run` fits the mean of those
+in a training file (`data.problem.averaged`), against the mean of what was predicted for them; `evaluation.replicates`
+says what they would score alone, and the noise ceiling.
 
 A score says little without what it could have been. Scaled, it is the share of the way from a baseline to a perfect
 prediction,
@@ -13,23 +18,28 @@ prediction,
 between control methods in the same way.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from features.rows import DOSE, TIME, context_numbers, contexts_of, varying
+from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import MANIFEST, recorded_input
 from rapids_pipeline.backend.frames import FrameLibrary
 from rapids_pipeline.data.columns import AS_OURS, PAIR, PREDICTION_LAYER, TableOptions
+from rapids_pipeline.data.pairs import context_columns
+from rapids_pipeline.data.problem import CELLS, WEIGHT, Replicates, averaged
 from rapids_pipeline.data.tables import PerturbationData, read_responses
-from rapids_pipeline.data.untested import has_gaps, tested_mean
+from rapids_pipeline.data.untested import tested_mean
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS, context_baselines
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
+from rapids_pipeline.evaluation.replicates import ReplicateScores, replicate_scores
 
 
 @dataclass(frozen=True)
@@ -39,9 +49,9 @@ class Evaluation:
     Attributes
     ----------
     n_rows, n_genes : int
-        What was compared.
+        What was compared: the means of replicates count once.
     matched_by : str
-        "id" or "cell_type, sm_name".
+        "id" or "cell_type, sm_name", the latter with "dose_uM" and "time_h" where both files have them.
     scores : dict of str to dict of str to float
         By method, then by metric as in `metrics.METRICS`: the prediction first (under its file's name without
         the suffix), then the baselines that could be computed, in the order of `ALL_BASELINES`.
@@ -50,7 +60,9 @@ class Evaluation:
     perturbation_scores : dict of str to dict of str to float
         By method, the scores of `perturbation_metrics`; empty where they were not asked for.
     noise_ceiling : float or None
-        The MRRMSE that replicates in the truth leave to be reached; None without replicates.
+        The MRRMSE that replicates in the truth leave to be reached, `replicates.ceiling` of it; None without any.
+    replicates : ReplicateScores or None
+        What the truth's replicates score alone, their noise ceiling, and the prediction on the same pairs.
     train : str or None
         The training file that the baselines were computed from.
     note : str or None
@@ -64,6 +76,7 @@ class Evaluation:
     scaled: dict[str, dict[str, float]]
     perturbation_scores: dict[str, dict[str, float]]
     noise_ceiling: float | None = None
+    replicates: ReplicateScores | None = None
     train: str | None = None
     note: str | None = None
 
@@ -76,6 +89,7 @@ def evaluate_files(
     options: TableOptions = AS_OURS,
     prediction_layer: str = PREDICTION_LAYER,
     perturbations: bool = False,
+    replicates: Replicates = "mean",
     library: FrameLibrary = "pandas",
 ) -> Evaluation:
     """Score a prediction file and the baselines against a truth file.
@@ -95,6 +109,9 @@ def evaluate_files(
     perturbations : bool
         Also compute the scores of `rapids_pipeline.evaluation.perturbation_metrics`: discrimination among the rows of
         a cell type, and deviations from the mean of the training rows where they are known.
+    replicates : {"mean", "keep"}
+        What becomes of several rows of one compound and context, in the truth and in the training file: their mean, or
+        rows of their own, which are then scored one by one.
     library : {"pandas", "polars", "cudf"}
         What reads the tables.
 
@@ -102,7 +119,8 @@ def evaluate_files(
     ------
     InputError
         A file cannot be read or has values that are not finite; no common row names; row names missing or
-        repeated in a file; rows or genes of one file that the other does not have; one id with two pairs.
+        repeated in a file, unless they are the truth's replicates; rows or genes of one file that the other does not
+        have; one id with two pairs; as `replicate_counts`.
     """
     measured = read_responses(truth, options, library=library)
     own = replace(options, layer=prediction_layer, columns={}, gene_column=None)
@@ -111,10 +129,13 @@ def evaluate_files(
     rows = match_rows(prediction, predicted.obs, truth, measured.obs, names)
     genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)
     pairs = _pairs(prediction, predicted.obs.iloc[rows].reset_index(drop=True), truth, measured.obs)
-    training, source, notes = _training(prediction, train, measured.genes, options, library)
-    predictions = {_method_name(prediction): predicted.Y[np.ix_(rows, genes)]}
+    method, values = _method_name(prediction), predicted.Y[np.ix_(rows, genes)]
+    alone = None if pairs is None else replicate_scores(pairs, measured.Y, values, replicates)
+    measured, values, pairs, said = _of_contexts(measured, values, pairs, replicates)
+    read = partial(_read_for_baselines, measured.genes, options, library, replicates)
+    training, source, notes = _training(prediction, train, read)
     made, found = _baseline_predictions(training, pairs, measured)
-    predictions |= made
+    predictions = {method: values} | made
     scores = {name: score_all(measured.Y, values) for name, values in predictions.items()}
     deviations = {}
     if perturbations:
@@ -131,10 +152,28 @@ def evaluate_files(
         scores=scores,
         scaled=scaled_scores(scores, ALL_BASELINES),
         perturbation_scores=deviations,
-        noise_ceiling=None if pairs is None else noise_ceiling(pairs, measured.Y),
+        noise_ceiling=None if alone is None else alone.ceiling["mean_rowwise_rmse"],
+        replicates=alone,
         train=source,
-        note="; ".join([*notes, *found, *_untested(measured.Y)]) or None,
+        note="; ".join([*notes, *found, *said, *_untested(measured.Y)]) or None,
     )
+
+
+def _of_contexts(
+    measured: PerturbationData, values: Float32, pairs: pd.DataFrame | None, replicates: Replicates
+) -> tuple[PerturbationData, Float32, pd.DataFrame | None, list[str]]:
+    """Return truth, prediction and pairs as they are scored, replicates averaged unless they are kept, and a note."""
+    if pairs is None:
+        return measured, values, None, []
+    truth = replace(measured, obs=pairs)
+    if replicates == "keep":
+        return truth, values, pairs, []
+    mean = averaged(truth)
+    if mean is truth:
+        return truth, values, pairs, []
+    n, m = len(truth.obs), len(mean.obs)
+    note = f"{n} rows of the truth are replicates of {m} pairs: their means are scored (--replicates keep: the rows)"
+    return mean, averaged(replace(truth, Y=values)).Y, mean.obs, [note]
 
 
 def _untested(Y: Float32) -> list[str]:
@@ -163,7 +202,8 @@ def _baseline_predictions(
     absent = [name for name in BASELINE_COLUMNS if name not in computable]
     if absent:
         notes.append(f"not scored, as the training file has no SMILES of all compounds: {', '.join(absent)}")
-    of_contexts = context_baselines(training.obs) if set(PAIR) <= have else {}
+    told_apart = set(PAIR) | set(varying(training.obs)) <= have
+    of_contexts = context_baselines(training.obs) if told_apart else {}
     made = {name: ALL_BASELINES[name](training, asked) for name in computable}
     return made | {name: baseline(training, asked) for name, baseline in of_contexts.items()}, notes
 
@@ -216,55 +256,6 @@ def scaled_scores(
     return out
 
 
-def noise_ceiling(obs: pd.DataFrame, Y: Float32) -> float | None:
-    """Return the MRRMSE that the true mean response of every pair would have: what replicates leave to be predicted.
-
-    A pair measured r ≥ 2 times is predicted for each replicate by the mean of its other r − 1. With replicates of
-    variance s² around a common mean that error has the variance s² (1 + 1/(r − 1)) = s² r/(r − 1), so
-
-        ceiling = 1/R Σ_i √((r_i − 1)/r_i) · √(1/n Σ_j (y_ij − mean of the others_j)²)
-
-    over the R rows of such pairs. A model's MRRMSE on these rows cannot be expected to be lower. A gene counts in a row
-    where it was tested there and in at least one other, r_i then being the number of rows where it was tested.
-
-    Parameters
-    ----------
-    obs : DataFrame, (n_rows,)
-        `cell_type` and `sm_name`. Training files must not repeat a pair; files of replicates are read by
-        `rapids_pipeline.data.tables.read_responses`.
-    Y : ndarray of float32, (n_rows, n_genes)
-
-    Returns
-    -------
-    float or None
-        In the unit of the responses; None where no pair has replicates.
-    """
-    found = []
-    for rows in obs.groupby([obs[name].astype(str) for name in PAIR], sort=True).indices.values():
-        r = len(rows)
-        if r < 2:
-            continue
-        values = Y[rows].astype(np.float64)
-        if has_gaps(values):
-            found.append(_ceilings_with_gaps(values))
-            continue
-        others = (values.sum(axis=0) - values) / (r - 1)
-        found.append(np.sqrt(((values - others) ** 2).mean(axis=1) * (r - 1) / r))
-    terms = np.concatenate([np.empty(0), *found])
-    return float(terms.mean()) if len(terms) else None
-
-
-def _ceilings_with_gaps(values: Float64) -> Float64:
-    """Return the terms of `noise_ceiling` of one pair's replicates (r, n), untested entries left out."""
-    tested = np.isfinite(values)
-    r = tested.sum(axis=0)
-    others = (np.nansum(values, axis=0) - np.where(tested, values, 0.0)) / np.maximum(r - 1, 1)
-    counted = tested & (r > 1)
-    squares = np.where(counted, (values - others) ** 2 * (r - 1) / np.maximum(r, 1), 0.0)
-    known = counted.any(axis=1)
-    return np.asarray(np.sqrt(squares[known].sum(axis=1) / counted[known].sum(axis=1)))
-
-
 def match_rows(
     path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame, names: Sequence[str]
 ) -> Indices:
@@ -274,9 +265,11 @@ def match_rows(
     ------
     InputError
         A name has no value or occurs twice in a file, the two files do not name the same rows, or rows of one
-        id are two (cell type, compound) pairs.
+        id are two (cell type, compound) pairs. In the truth a name may occur again for replicates: rows of one pair,
+        dose and time.
     """
-    mine, theirs = _row_names(path, obs, names), _row_names(truth, truth_obs, names)
+    contexts = contexts_of(truth_obs) if set(PAIR) <= set(truth_obs.columns) else None
+    mine, theirs = _row_names(path, obs, names), _row_names(truth, truth_obs, names, contexts)
     what = "ids" if list(names) == ["id"] else "pairs"
     _refuse_unlike(path, mine, f"the truth {truth}", theirs, what, "predict exactly the truth's rows")
     rows = pd.Index(mine).get_indexer(pd.Index(theirs))
@@ -298,9 +291,11 @@ def match_genes(path: Path, found: Sequence[str], of: str, wanted: Sequence[str]
 
 
 def _common_names(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame) -> list[str]:
-    for names in (["id"], PAIR):
-        if set(names) <= set(obs.columns) and set(names) <= set(truth_obs.columns):
-            return list(names)
+    common = set(obs.columns) & set(truth_obs.columns)
+    if "id" in common:
+        return ["id"]
+    if set(PAIR) <= common:
+        return [*PAIR, *(name for name in context_columns(obs) if name in common)]
     have, truth_has = (", ".join(map(str, frame.columns[:6])) or "none" for frame in (obs, truth_obs))
     raise InputError(
         f"{path}: rows cannot be matched: it and the truth {truth} need a column id in both, or "
@@ -308,11 +303,17 @@ def _common_names(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.Data
     )
 
 
-def _row_names(path: Path, obs: pd.DataFrame, names: Sequence[str]) -> list[str]:
+def _row_names(
+    path: Path, obs: pd.DataFrame, names: Sequence[str], contexts: Indices | None = None
+) -> list[str]:
+    """Return the name of every row; InputError where two rows share theirs, unless they are of one context."""
     columns = [_text(path, obs, name) for name in names]
     keys = columns[0] if len(columns) == 1 else [str(key) for key in zip(*columns, strict=True)]
     series = pd.Series(keys)
-    repeated = series[series.duplicated(keep=False)]
+    shared = series.duplicated(keep=False)
+    if contexts is not None and shared.any():
+        shared &= (pd.Series(contexts).groupby(series).transform("nunique") > 1).to_numpy()
+    repeated = series[shared]
     if len(repeated):
         what = "id" if len(names) == 1 else "pair"
         same = [str(row + 1) for row in repeated.index[repeated == repeated.iloc[0]]]
@@ -320,11 +321,15 @@ def _row_names(path: Path, obs: pd.DataFrame, names: Sequence[str]) -> list[str]
             f"{path}: {what} {repeated.iloc[0]} occurs in rows {', '.join(same[:5])}"
             f"{' …' if len(same) > 5 else ''}; {len(repeated)} rows share their {what} in all; "
             f"keep one row for each {what}"
+            + ("" if contexts is None else ", dose_uM and time_h in both files")
         )
     return keys
 
 
 def _text(path: Path, obs: pd.DataFrame, name: str) -> list[str]:
+    """Return a column as text; a dose or time with six digits, "nan" where it is missing."""
+    if name in (DOSE, TIME):
+        return [f"{value:.6g}" for value in context_numbers(obs, name)[:, 0]]
     column = obs[name]
     absent = np.flatnonzero(column.isna())
     if len(absent):
@@ -366,30 +371,42 @@ def _refuse_other_pairs(
 
 
 def _pairs(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame) -> pd.DataFrame | None:
+    """Return cell type and compound of every row, with what there is of dose, time and what the truth's rows count."""
     for source, frame in ((truth, truth_obs), (path, obs)):
         if set(PAIR) <= set(frame.columns):
-            return pd.DataFrame({name: _text(source, frame, name) for name in PAIR})
-    return None
+            found = pd.DataFrame({name: _text(source, frame, name) for name in PAIR})
+            break
+    else:
+        return None
+    for name in (DOSE, TIME):
+        known = [frame for frame in (truth_obs, obs) if name in frame.columns]
+        if known:
+            found[name] = context_numbers(known[0], name)[:, 0]
+    for name in (CELLS, WEIGHT):
+        if name in truth_obs.columns:
+            found[name] = truth_obs[name].to_numpy()
+    return found
 
 
 def _training(
-    prediction: Path, train: Path | None, genes: Sequence[str], options: TableOptions, library: FrameLibrary
+    prediction: Path, train: Path | None, read: Callable[[Path], PerturbationData]
 ) -> tuple[PerturbationData | None, str | None, list[str]]:
-    """Return the training data with the truth's genes, their file, and what there is to say about them."""
+    """Return the training data as `read` gives them, their file, and what there is to say about them."""
     if train is not None:
-        return _read_for_baselines(train, genes, options, library), str(train), []
+        return read(train), str(train), []
     recorded, obstacle = recorded_input(prediction.parent / MANIFEST, "train")
     if recorded is not None:
         try:
-            return _read_for_baselines(recorded, genes, options, library), str(recorded), []
+            return read(recorded), str(recorded), []
         except InputError as error:  # nobody asked for this file, so it must not stop the scoring
             obstacle = str(error)
     return None, None, [f"only the baseline zeros is scored: {obstacle}; give --train FILE for the others"]
 
 
 def _read_for_baselines(
-    path: Path, genes: Sequence[str], options: TableOptions, library: FrameLibrary
+    genes: Sequence[str], options: TableOptions, library: FrameLibrary, replicates: Replicates, path: Path
 ) -> PerturbationData:
+    """Return a training file's rows with the truth's genes, replicates as `run` takes them."""
     training = read_responses(path, options, library=library)
     absent = [name for name in PAIR if name not in training.obs.columns]
     if absent:
@@ -400,12 +417,19 @@ def _read_for_baselines(
     known = "SMILES" in training.obs.columns and training.obs["SMILES"].notna().all()
     columns_read = [*PAIR, *(["SMILES"] if known else [])]
     obs = pd.DataFrame({name: _text(path, training.obs, name) for name in columns_read})
-    return PerturbationData(obs, training.Y[:, np.asarray(columns, dtype=np.intp)[order]], tuple(genes))
+    numbers = [name for name in (DOSE, TIME, CELLS, WEIGHT) if name in training.obs.columns]
+    obs[numbers] = training.obs[numbers].to_numpy()
+    found = PerturbationData(obs, training.Y[:, np.asarray(columns, dtype=np.intp)[order]], tuple(genes))
+    return averaged(found) if replicates == "mean" else found
 
 
 def _seen_answers(training: PerturbationData, pairs: pd.DataFrame) -> list[str]:
-    known = pd.MultiIndex.from_frame(training.obs[PAIR])
-    n_seen = int(pd.MultiIndex.from_frame(pairs[PAIR]).isin(known).sum())
+    names = [*PAIR, *(name for name in context_columns(pairs) if name in training.obs.columns)]
+    known, asked = (
+        pd.MultiIndex.from_arrays([_text(Path(), obs, name) for name in names])
+        for obs in (training.obs, pairs)
+    )
+    n_seen = int(asked.isin(known).sum())
     if not n_seen:
         return []
     return [

@@ -76,12 +76,22 @@ def evaluation_sentences(found: "Evaluation") -> list[str]:
         comma = "," * (len(others) > 1)
         where = f"{share:.1%} of the way from {called}{comma} to a perfect prediction"
         sentences.append(f"by MRRMSE {ours} is {where if share >= 0 else f'WORSE than {called}'}")
-    if found.noise_ceiling is not None:
-        sentences.append(
-            f"noise ceiling: replicates of the truth differ so much that no model can expect less than "
-            f"{found.noise_ceiling:.4f} on them"
-        )
-    return [*sentences, *([found.note] if found.note else [])]
+    return [*sentences, *_replicate_sentences(found, ours), *([found.note] if found.note else [])]
+
+
+def _replicate_sentences(found: "Evaluation", ours: str) -> list[str]:
+    """Return in words what replicates say of the scores; MRRMSE, and Pearson's correlation in parentheses."""
+    if found.replicates is None:
+        return []
+    alone, ceiling, mine = (
+        f"{scores['mean_rowwise_rmse']:.4f} (pearson {scores['mean_rowwise_pearson']:.4f})"
+        for scores in (found.replicates.alone, found.replicates.ceiling, found.replicates.prediction)
+    )
+    counted = f"{found.replicates.n_contexts:,} pairs with {found.replicates.n_rows:,} replicates"
+    return [
+        f"replicates alone would score {alone}: each as the prediction of the mean of the others, {counted}",
+        f"noise ceiling: no model can expect a better score there than {ceiling}; {ours} has {mine}",
+    ]
 
 
 def feature_sets_table(sets: "Mapping[str, FeatureSet]") -> Table:

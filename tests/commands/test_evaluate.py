@@ -33,6 +33,22 @@ def test_evaluate_prints_a_table_and_scores_single_perturbations_where_asked(fin
     assert "discrimination_l1" in more and "pearson_delta" in more
 
 
+@pytest.mark.parametrize("replicates", ["mean", "keep"])
+def test_evaluate_says_what_replicates_score(finished, small_files, tmp_path, replicates):
+    truth = pd.read_parquet(small_files.truth)
+    genes = list(truth.select_dtypes("number").columns)
+    again = truth.assign(**(truth[genes] + np.random.default_rng(0).normal(size=(len(truth), len(genes)))))
+    pd.concat([truth, again]).to_parquet(tmp_path / "twice.parquet")
+    arguments = ["--prediction", finished[0] / "submission.csv", "--truth", tmp_path / "twice.parquet"]
+    arguments += ["--replicates", replicates]
+    shown = succeed("evaluate", *arguments).stdout
+    assert "replicates alone would score" in shown and "noise ceiling: no model can expect" in shown
+    found = json.loads(succeed("evaluate", *arguments, "--json").stdout)
+    assert found["n_rows"] == len(truth) * (1 if replicates == "mean" else 2)
+    assert found["replicates"]["n_contexts"] == len(truth)
+    assert found["noise_ceiling"] == found["replicates"]["ceiling"]["mean_rowwise_rmse"]
+
+
 def test_evaluate_refuses_other_rows(finished, small_files, tmp_path):
     pd.read_parquet(small_files.truth)[1:].to_parquet(tmp_path / "part.parquet")
     prediction = finished[0] / "submission.csv"

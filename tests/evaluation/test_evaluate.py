@@ -14,8 +14,8 @@ from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
-from rapids_pipeline.evaluation.evaluate import best_baseline, evaluate_files, noise_ceiling, scaled_scores
-from rapids_pipeline.evaluation.metrics import METRICS, mean_rowwise_rmse, score_all
+from rapids_pipeline.evaluation.evaluate import best_baseline, evaluate_files, scaled_scores
+from rapids_pipeline.evaluation.metrics import METRICS, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 
 GENES = ["A1BG", "A2M", "AAAS", "AACS"]
@@ -112,29 +112,68 @@ def test_scores_of_single_perturbations(evaluate):
     assert "pearson_delta" not in evaluate(perturbations=True).perturbation_scores["mine"]
 
 
-def test_replicates_in_the_truth_give_a_ceiling(evaluate):
-    again = TRUTH.iloc[[0, 0, 1]].assign(id=[1, 2, 3])
-    again.loc[:, GENES] = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    prediction = PREDICTION.iloc[:3].assign(id=[1, 2, 3]).drop(columns=["cell_type", "sm_name"])
-    found = evaluate(prediction, again).noise_ceiling
-    first, second = values(again)[:2].astype(float)
-    assert found == pytest.approx(np.sqrt(np.mean((first - second) ** 2) / 2))
+def replicated(ids):
+    """A truth with three rows of one pair and one of another, or of ids where these are not None."""
+    again = pd.concat([TRUTH.iloc[[0, 1]]] + [TRUTH.iloc[[0]]] * 2, ignore_index=True)
+    again.loc[:, GENES] = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    return again.drop(columns="id") if ids is None else again.assign(id=ids)
 
 
-def test_the_noise_ceiling_counts_genes_tested_in_two_replicates():
-    obs = pd.DataFrame({"cell_type": ["B"] * 4, "sm_name": ["x", "x", "x", "y"]})
-    Y = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
-    Y[0, 0] = Y[1, 1] = Y[2, 1] = Y[:3, 2] = np.nan
-    terms = []
-    for i in range(3):
-        squares = []
-        for g in range(5):
-            others = [float(Y[k, g]) for k in range(3) if k != i and np.isfinite(Y[k, g])]
-            if np.isfinite(Y[i, g]) and others:
-                r = len(others) + 1
-                squares.append((Y[i, g] - np.mean(others)) ** 2 * (r - 1) / r)
-        terms.append(np.sqrt(np.mean(squares)))
-    assert noise_ceiling(obs, Y) == pytest.approx(np.mean(terms), rel=1e-6)
+@pytest.mark.parametrize("ids", [None, [10, 11, 10, 10], [1, 2, 3, 4]], ids=["pairs", "an id again", "ids"])
+@pytest.mark.parametrize("replicates", ["mean", "keep"])
+def test_replicates_of_the_truth_are_averaged_or_kept(evaluate, ids, replicates):
+    truth, prediction = replicated(ids), PREDICTION.iloc[:2]
+    if ids == [1, 2, 3, 4]:  # a prediction for every row
+        prediction = prediction.iloc[[0, 1, 0, 0]].assign(id=ids).drop(columns=["cell_type", "sm_name"])
+        prediction.loc[:, GENES] += np.arange(4, dtype=np.float32)[:, None]
+    found = evaluate(prediction, truth, TRAINING, replicates=replicates)
+    Y, P = values(truth), values(prediction)[[0, 1, 2, 3] if len(prediction) == 4 else [0, 1, 0, 0]]
+    first = [0, 2, 3]
+    if replicates == "mean":
+        Y, P = (np.stack([of[first].astype(float).mean(axis=0), of[1]]).astype(np.float32) for of in (Y, P))
+    assert found.scores["mine"] == pytest.approx(score_all(Y, P), rel=1e-6)
+    assert found.n_rows == len(Y)
+    assert ("4 rows of the truth are replicates of 2 pairs: their means" in found.note) == (
+        replicates == "mean"
+    )
+    assert (found.replicates.n_contexts, found.replicates.n_rows) == (1, 3)
+    there = [0] if replicates == "mean" else first
+    assert found.replicates.prediction == pytest.approx(score_all(Y[there], P[there]), rel=1e-6)
+    assert found.noise_ceiling == found.replicates.ceiling["mean_rowwise_rmse"] > 0
+
+
+def test_replicates_count_by_their_weight(evaluate):
+    truth = replicated(None).assign(n_cells=[30.0, 5.0, 10.0, 20.0])
+    found = evaluate(PREDICTION.iloc[:2].drop(columns="id"), truth)
+    mean = np.average(values(truth)[[0, 2, 3]].astype(float), axis=0, weights=[30, 10, 20])
+    expected = score_all(np.stack([mean, values(truth)[1]]).astype(np.float32), values(PREDICTION)[:2])
+    assert found.scores["mine"] == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(InputError, match="column n_cells, row 3: 0 is missing or not above 0"):
+        evaluate(PREDICTION.iloc[:2].drop(columns="id"), truth.assign(n_cells=[1, 1, 0, 1]))
+
+
+def test_doses_and_times_tell_rows_apart_and_bring_their_baselines(evaluate):
+    contexts = {"dose_uM": [0.1, 10, 0.1, 10], "time_h": [6.0, 6, 24, np.nan]}
+    pair = {"cell_type": "B cells", "sm_name": "x"}
+    truth, prediction = (frame.drop(columns="id").assign(**pair, **contexts) for frame in (TRUTH, PREDICTION))
+    training = TRAINING.assign(dose_uM=[0.1, 1, 10, 1, 10], time_h=6.0)
+    found = evaluate(prediction.iloc[::-1], truth, training)
+    assert found.matched_by == "cell_type, sm_name, dose_uM, time_h" and found.replicates is None
+    assert found.scores["mine"] == score_all(values(truth), values(prediction))
+    assert {"nearest_context", "context_mean"} <= set(found.scores)
+    seen = evaluate(prediction, truth, pd.concat([training, truth.iloc[:1]])).note
+    assert seen.startswith("1 of the 4 scored pairs are also in the training file")
+    with pytest.raises(
+        InputError, match=r"occurs in rows 1, 2, 3, 4.*one row for each pair, dose_uM and time_h in"
+    ):
+        evaluate(prediction.iloc[:1].drop(columns=list(contexts)), truth)
+
+
+def test_replicates_of_the_training_file_are_averaged_as_in_a_run(evaluate):
+    twice = pd.concat([with_smiles(TRAINING), with_smiles(TRAINING).iloc[:2]])
+    mean = with_smiles(TRAINING).iloc[:]
+    assert evaluate(train=twice).scores == evaluate(train=mean).scores
+    assert evaluate(train=twice, replicates="keep").scores != evaluate(train=mean).scores
 
 
 def test_untested_entries_of_a_truth_are_not_scored(evaluate):
@@ -240,7 +279,7 @@ def test_a_truth_that_the_baselines_were_fitted_on_is_noted(evaluate):
 def test_the_result_is_json_in_order(evaluate):
     result = evaluate(train=TRAINING)
     back = json.loads(json.dumps(asdict(result)))
-    names = ["scores", "scaled", "perturbation_scores", "noise_ceiling"]
+    names = ["scores", "scaled", "perturbation_scores", "noise_ceiling", "replicates"]
     assert list(back) == ["n_rows", "n_genes", "matched_by", *names, "train", "note"]
     assert list(back["scores"]) == ["mine", *list(ALL_BASELINES)[:6]]
     assert all(list(scores) == list(METRICS) for scores in back["scores"].values())
@@ -284,9 +323,13 @@ REFUSED = {
         {"prediction": PREDICTION.assign(id=[10, 11, 11, 10])},
         r"mine.parquet: id 10 occurs in rows 1, 4; 4 rows share their id in all; keep one row for each id",
     ),
-    "a pair twice in the truth": (
-        {"truth": pd.concat([TRUTH, TRUTH.iloc[[1]]]).drop(columns="id")},
-        r"truth.parquet: pair \('B cells', 'y, z'\) occurs in rows 2, 5; 2 rows share their pair in all",
+    "a pair twice in the prediction": (
+        {"prediction": pd.concat([PREDICTION, PREDICTION.iloc[[1]]]).drop(columns="id")},
+        r"mine.parquet: pair \('B cells', 'y, z'\) occurs in rows 2, 5; 2 rows share their pair in all",
+    ),
+    "an id of two pairs in the truth": (
+        {"truth": TRUTH.assign(id=[10, 11, 11, 12])},
+        r"truth.parquet: id 11 occurs in rows 2, 3; 2 rows share their id in all; keep one row for each id, dose",
     ),
     "an id without value": (
         {"prediction": PREDICTION.assign(id=[10, None, 12, 13])},
@@ -399,23 +442,3 @@ def test_a_perfect_model_is_one_and_a_perfect_baseline_leaves_nothing():
     assert set(scaled_scores(SCORES | {"model": perfect}, ["zeros"])["model"].values()) == {1.0}
     found = scaled_scores({"model": SCORES["model"], "zeros": perfect}, ["zeros"])["model"]
     assert all(math.isnan(value) for value in found.values())
-
-
-@pytest.mark.parametrize("replicates", [2, 3, 8])
-def test_the_ceiling_is_the_error_of_the_true_means(replicates):
-    rng = np.random.default_rng(replicates)
-    n, t = 60, 300
-    means, spread = rng.normal(size=(n, t)), rng.lognormal(0, 0.4, size=(n, 1))
-    pair = np.repeat(np.arange(n), replicates)
-    Y = (means[pair] + spread[pair] * rng.normal(size=(len(pair), t))).astype(np.float32)
-    obs = pd.DataFrame({"cell_type": [f"c{i % 4}" for i in pair], "sm_name": [f"m{i}" for i in pair]})
-    assert noise_ceiling(obs, Y) == pytest.approx(mean_rowwise_rmse(Y, means[pair]), rel=0.01)
-
-
-def test_pairs_measured_once_do_not_count():
-    rng = np.random.default_rng(0)
-    obs = pd.DataFrame({"cell_type": list("AABAB"), "sm_name": list("xxxyy")})
-    Y = rng.normal(size=(5, 7)).astype(np.float32)
-    difference = np.sqrt(np.mean((Y[0].astype(float) - Y[1]) ** 2))
-    assert noise_ceiling(obs, Y) == pytest.approx(difference / np.sqrt(2))
-    assert noise_ceiling(obs.iloc[2:], Y[2:]) is None
