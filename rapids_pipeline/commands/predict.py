@@ -5,6 +5,7 @@
 `rapids_pipeline.predictions.predict.predict_file` is the same in Python.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,10 @@ def command(
         str,
         typer.Option(help="The same for times in hours, such as 6,24. Default: the pairs' column time_h."),
     ] = "",
+    draw: Annotated[
+        str,
+        typer.Option(help="Draw the dose–response of these genes (with commas) as a page NAME.doses.html."),
+    ] = "",
     column: options.ColumnOption = None,
     columns: options.ColumnsOption = None,
     overwrite: Annotated[
@@ -53,21 +58,15 @@ def command(
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
     from rapids_pipeline.data.columns import chosen_columns
     from rapids_pipeline.predictions.predict import predict_file
+    from rapids_pipeline.reports.doses import write_doses
     from rapids_pipeline.reports.page import LiveStages
 
-    stages = LiveStages()
-    contexts = {"doses": options.numbers_in("--doses", doses), "times": options.numbers_in("--times", times)}
-    chosen = chosen_columns(column or (), columns)
+    stages, chosen = LiveStages(), chosen_columns(column or (), columns)
+    at_doses, at_times = options.numbers_in("--doses", doses), options.numbers_in("--times", times)
+    predicted = partial(predict_file, model, pairs, out, block_rows=block_rows, overwrite=overwrite)
     try:
-        found = predict_file(
-            model,
-            pairs,
-            out,
-            block_rows=block_rows,
-            overwrite=overwrite,
-            columns=chosen,
-            stages=stages,
-            **contexts,
+        found = predicted(
+            columns=chosen, stages=stages, doses=at_doses, times=at_times, draw=options.names_in(draw)
         )
     except KeyboardInterrupt as stopped:
         for sentence in stopped.args:
@@ -75,4 +74,6 @@ def command(
         raise
     for note in found.notes:
         stages.say(note)
+    if found.curves is not None:
+        stages.say(write_doses(found))
     typer.echo(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {found.beside.name}")

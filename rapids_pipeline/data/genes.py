@@ -9,6 +9,7 @@ A gene's name is a symbol (human, mouse or rat spelling), an Ensembl, Entrez or 
 of `COVARIATES` and no name of `METADATA` is the symbol of a human gene.
 """
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,3 +139,13 @@ def _refuse_suspicious(path: Path, genes: Sequence[str], Y: Float32, constant: n
             f"{found[first]}); leave them out by --metadata-columns {','.join(names[:6])}, or name the genes in a text "
             "file, one a line, by --genes FILE"
         )
+
+
+def gene_index(genes: Sequence[str], name: str, option: str) -> int:
+    """Return the position of a gene; InputError names the option and the nearest genes where there is none."""
+    if name in genes:
+        return list(genes).index(name)
+    spelled = {gene.casefold(): gene for gene in genes}
+    near = [spelled[one] for one in difflib.get_close_matches(name.casefold(), spelled, n=5, cutoff=0.5)]
+    hint = f"; nearest names: {', '.join(near)}" if near else f"; the genes are {genes[0]} … {genes[-1]}"
+    raise InputError(f"{option} {name}: no such gene among {len(genes)}{hint}")

@@ -8,7 +8,8 @@ Pairs are predicted in blocks of rows. A prediction does not depend on the rows 
 the same numbers to rounding. One block takes about 4 bytes × rows × genes for each member of the first level and twice
 more, besides the model itself.
 
-What the applicability says: `rapids_pipeline.predictions.applicability`.
+What the applicability says: `rapids_pipeline.predictions.applicability`. Responses of chosen genes to doses are for a
+page, OUT.doses.html: `rapids_pipeline.predictions.dose_response`.
 """
 
 import csv
@@ -32,14 +33,10 @@ from rapids_pipeline.backend.files import describe_input, model_folder, refuse_e
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
-from rapids_pipeline.data.pairs import (
-    PairBatch,
-    context_columns,
-    fanned_out,
-    read_batch,
-)
+from rapids_pipeline.data.pairs import PairBatch, context_columns, fanned_out, read_batch
 from rapids_pipeline.data.untested import never_tested_notes
 from rapids_pipeline.predictions.applicability import applicability
+from rapids_pipeline.predictions.dose_response import Curves, curves_of
 from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv, written
 from rapids_pipeline.predictions.parts import PartFolder
 from rapids_pipeline.stack.saved import SavedModel, load_model
@@ -59,12 +56,19 @@ KEPT = 8
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was predicted: numbers of pairs and genes, what a reader should know, and what was written besides OUT."""
+    """What was predicted: numbers of pairs and genes, what a reader should know, and what was written besides OUT.
+
+    `page` is where a page of the `curves` belongs; both are None where none were asked for. `identity` is what
+    determines the numbers.
+    """
 
     n_pairs: int
     n_genes: int
     notes: list[str]
     beside: Path
+    identity: Mapping[str, Any]
+    curves: Curves | None = None
+    page: Path | None = None
 
 
 def predict_file(
@@ -78,6 +82,7 @@ def predict_file(
     stages: Stages | None = None,
     doses: Sequence[float] = (),
     times: Sequence[float] = (),
+    draw: Sequence[str] = (),
 ) -> Predicted:
     """Predict the pairs of a file by the model of a folder.
 
@@ -98,27 +103,30 @@ def predict_file(
     stages : Stages, optional
     doses, times : sequence of float
         Predict every pair at each of these doses (µM) and times (h); without any, at those of the file.
+    draw : sequence of str
+        Genes whose responses to doses are returned, too.
 
     Raises
     ------
     InputError, UnavailableError
-        As `read_batch`, `EmbeddingTable.require`, `load_model`, `SavedModel.rows`, `write_kaggle_csv` and `PartFolder`;
-        or too little memory for a CSV.
+        As `curves_of`, `read_batch`, `EmbeddingTable.require`, `load_model`, `SavedModel.rows`, `write_kaggle_csv` and
+        `PartFolder`; or too little memory for a CSV.
     KeyboardInterrupt
         With a sentence that says which parts are kept, where there are any.
     """
     stages, folder, as_folder = stages or Stages(), model_folder(folder), _is_folder(out)
-    if not as_folder:
-        for path in (out, _beside(out, "applicability")):
-            refuse_existing(path, overwrite)
+    page = _beside(out, "doses", ".html") if draw else None
+    for path in [*([] if as_folder else [out, _beside(out, "applicability")]), *([page] if page else [])]:
+        refuse_existing(path, overwrite)
     with stages.stage("read"):
         work = opened(folder, pairs_file, TableOptions(columns=columns or {}), doses, times)
+        curves = curves_of(work.batch, work.model.obs, work.model.genes, draw) if draw else None
         n_pairs, n_genes = len(work.metadata), len(work.model.genes)
         rows, parts = rows_a_block(n_genes, block_rows), None
+        identity = _identity(folder, pairs_file, rows) | ({"columns": columns} if columns else {})
+        if doses or times:
+            identity |= {"doses": list(doses), "times": list(times)}
         if as_folder:
-            identity = _identity(folder, pairs_file, rows) | ({"columns": columns} if columns else {})
-            if doses or times:
-                identity |= {"doses": list(doses), "times": list(times)}
             parts = PartFolder(out, identity, n_pairs, rows, n_genes, overwrite=overwrite)
         else:
             _require_memory(out, n_pairs, n_genes)
@@ -135,7 +143,10 @@ def predict_file(
             parts.others(),
         )
     left = "unfinished parts of another prediction are in {}; delete it if that is not to be continued"
-    return Predicted(n_pairs, n_genes, [*work.notes, *map(left.format, unfinished)], beside)
+    notes = [*work.notes, *map(left.format, unfinished)]
+    if curves is not None:
+        curves = curves.filled(work.predict_rows(curves.rows))
+    return Predicted(n_pairs, n_genes, notes, beside, identity, curves, page)
 
 
 def _is_folder(out: Path) -> bool:
@@ -179,9 +190,9 @@ def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages) -> Path
     return beside
 
 
-def _beside(out: Path, what: str) -> Path:
-    """Return a file that goes with predictions that are written as CSV."""
-    return out.with_name(f"{out.name[: -len(table_suffix(out))]}.{what}.csv")
+def _beside(out: Path, what: str, suffix: str = ".csv") -> Path:
+    """Return a file that goes with predictions."""
+    return out.with_name(f"{out.name[: len(out.name) - len(table_suffix(out))]}.{what}{suffix}")
 
 
 def _to_parts(work: "PairPredictor", parts: PartFolder, stages: Stages) -> None:
@@ -323,8 +334,8 @@ class PairPredictor:
         """Return the predictions of a block, (m, t) float32; errors as `features`."""
         _, first, inverse = np.unique(self._alike[rows], return_index=True, return_inverse=True)
         if len(first) == len(inverse):
-            return self._distinct(np.arange(rows.start, rows.start + len(first)))
-        return self._distinct(rows.start + first)[inverse]
+            return self.predict_rows(np.arange(rows.start, rows.start + len(first)))
+        return self.predict_rows(rows.start + first)[inverse]
 
     def features(self, molecule: Indices) -> dict[str, Float32]:
         """Return the features of molecules by their place in the batch, (n, p) float32 for each encoder.
@@ -351,7 +362,8 @@ class PairPredictor:
         rows, self._said[chunk] = self.model.rows(pd.DataFrame({"sm_name": named, "SMILES": spelled}))
         return rows.molecules
 
-    def _distinct(self, which: Indices) -> Float32:
+    def predict_rows(self, which: Indices) -> Float32:
+        """Return the predictions of rows, (m, t) float32, each made anew; errors as `features`."""
         some = self.batch.table[self._columns].iloc[which]
         obs = some.assign(sm_name=self.batch.known_as[which]).reset_index(drop=True)
         return self.model.stack.predict(Rows(obs, self.features(self.batch.molecule[which])))

@@ -143,7 +143,7 @@ def test_too_little_room_is_said_before_anything_is_predicted(model, pairs, tmp_
 
 def test_a_prediction_that_is_no_number_is_refused(model, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        predict.PairPredictor, "_distinct", lambda self, which: np.full((len(which), 8), np.inf)
+        predict.PairPredictor, "predict_rows", lambda self, which: np.full((len(which), 8), np.inf)
     )
     with pytest.raises(InputError, match="the model predicts inf for id 0, gene "):
         predict_file(model, pairs, tmp_path / "out")

@@ -12,12 +12,13 @@ from rdkit.Chem import rdFingerprintGenerator
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.pairs import read_batch
 from rapids_pipeline.evaluation.evaluate import evaluate_files
-from rapids_pipeline.predictions import predict
+from rapids_pipeline.predictions import dose_response, predict
 from rapids_pipeline.predictions.applicability import applicability
 from rapids_pipeline.predictions.predict import predict_file
 from rapids_pipeline.stack import saved as saved_model
 from rapids_pipeline.stack.saved import load_model
 from tests.command_line import error_line, invoke, run_arguments, succeed
+from tests.reports.pages import Page
 
 METADATA = "id cell_type sm_name SMILES".split()
 APPLICABILITY = (
@@ -112,10 +113,10 @@ def test_a_training_molecule_under_another_name_is_that_compound(model, tmp_path
 @pytest.fixture
 def predicted_rows(monkeypatch):
     """The numbers of rows that the stack is asked for, one after the other."""
-    rows, honest = [], predict.PairPredictor._distinct
+    rows, honest = [], predict.PairPredictor.predict_rows
     monkeypatch.setattr(
         predict.PairPredictor,
-        "_distinct",
+        "predict_rows",
         lambda self, which: rows.append(len(which)) or honest(self, which),
     )
     return rows
@@ -347,3 +348,76 @@ def test_a_model_of_one_dose_is_asked_for_none(model, pairs, tmp_path):
         InputError, match="--doses: the model's training rows do not differ in dose_uM, so it tells"
     ):
         predict_file(model, pairs, tmp_path / "p.csv", doses=(0.1, 1.0))
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p", "p.parquet"])
+def test_dose_responses_are_drawn_beside_the_predictions(dosed, tmp_path, name):
+    run, pairs = dosed
+    training, genes = load_model(run / "model").obs, load_model(run / "model").genes
+    some = pd.read_csv(pairs).drop(columns=["dose_uM", "time_h"])
+    some = some[some["sm_name"].isin(some["sm_name"].unique()[:3])]
+    some.to_csv(tmp_path / "some.csv", index=False)
+    arguments = ["predict", "--model", run, "--pairs", tmp_path / "some.csv", "--out", tmp_path / name]
+    options = ["--doses", "0,0.1,3,10", "--times", "6,24", "--draw", f"{genes[3]}, {genes[0]}"]
+    result = succeed(*arguments, *options)
+    charts = some["cell_type"].nunique() * 2
+    assert f"{2 * 2 * len(some)} curves of 2 genes drawn: {tmp_path / 'p.doses.html'}" in result.stderr
+    page = Page((tmp_path / "p.doses.html").read_text())
+    assert not page.faults and page.tags.count("svg") == charts
+    for other in tmp_path.glob("p.*csv"):
+        other.unlink()
+    assert "p.doses.html: exists already" in error_line(invoke(*arguments, *options))
+    found = predict_file(
+        run, tmp_path / "some.csv", tmp_path / "q.csv", doses=(10, 0.1), times=(6,), draw=genes[1:3]
+    )
+    written = pd.read_csv(tmp_path / "q.csv").iloc[found.curves.rows]
+    close(found.curves.response, written[list(genes[1:3])])
+    points = found.curves.points
+    assert points["dose_uM"].tolist() == [0.1, 10.0] * len(some)
+    for row in points.itertuples():
+        there = (training["cell_type"] == row.cell_type) & (training["sm_name"] == row.sm_name)
+        assert list(row.trained_doses) == sorted(set(training["dose_uM"][there & (training["time_h"] == 6)]))
+
+
+def test_pairs_with_doses_of_their_own_are_drawn(dosed, tmp_path):
+    run, pairs = dosed
+    one = pd.read_csv(pairs).head(1)
+    table = pd.concat([one.assign(dose_uM=dose, id=dose) for dose in (1.0, 10.0, 1.0, np.nan)])
+    table.assign(id=range(4)).to_csv(tmp_path / "pairs.csv", index=False)
+    genes = load_model(run / "model").genes[:1]
+    found = predict_file(run, tmp_path / "pairs.csv", tmp_path / "p.csv", draw=[*genes, *genes])
+    assert found.curves.rows.tolist() == [0, 1] and found.curves.genes == genes
+
+
+def test_what_cannot_be_drawn_is_refused_before_anything_is_predicted(dosed, model, tmp_path, monkeypatch):
+    run, pairs = dosed
+    gene = load_model(run / "model").genes[0]
+
+    def refused(words, folder=run, draw=(gene,), **options):
+        with pytest.raises(InputError, match=words) as caught:
+            predict_file(folder, pairs, tmp_path / "p.csv", draw=draw, **options)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) <= 500
+
+    some = {"doses": (0.1, 1.0)}
+    refused(
+        f"--draw {gene.lower()}x: no such gene among 8; nearest names: {gene}",
+        draw=(f"{gene.lower()}x",),
+        **some,
+    )
+    refused("--draw: the model's training rows do not differ in dose_uM", model)
+    refused(
+        "--draw: no compound is to be predicted at two doses or more; give some, such as --doses 0.1,1",
+        doses=(1.0,),
+    )
+    monkeypatch.setattr(dose_response, "COMPOUNDS", 2)
+    refused(
+        r"--draw: \d+ compounds would be in one chart, and no more than 2 can be told apart; give --pairs a",
+        **some,
+    )
+    monkeypatch.setattr(dose_response, "COMPOUNDS", 1000)
+    monkeypatch.setattr(dose_response, "CHARTS", 1)
+    refused(
+        r"--draw: 1 genes × \d+ cell types and times are \d+ charts, and a page has 1 at most; name fewer",
+        **some,
+    )
+    assert list(tmp_path.iterdir()) == []

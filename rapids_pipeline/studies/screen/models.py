@@ -12,7 +12,6 @@ Whatever a block learns comes from the training rows of the split. Target encodi
 are few. Otherwise they see the genes' leading components, again of the training rows, as level 2 of a run does.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.data.genes import gene_index
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import Imputed, has_gaps, tested_mean, tested_range
 from rapids_pipeline.evaluation.splits import Split
@@ -106,7 +106,7 @@ def choose_panel(target: str, data: PerturbationData, seed: int = 0) -> Panel:
         named = dict.fromkeys(
             name.strip() for name in ([target] if target in data.genes else target.split(","))
         )
-        chosen = [gene_index(data.genes, name) for name in named]
+        chosen = [gene_index(data.genes, name, "--target") for name in named]
         for gene in chosen:
             if spread[gene] == 0:
                 raise InputError(
@@ -130,16 +130,6 @@ def choose_panel(target: str, data: PerturbationData, seed: int = 0) -> Panel:
         deviations = deviation(data.Y[:, usable], axis=0, dtype=np.float64)
         chosen_genes = usable[np.argsort(-deviations, kind="stable")[: int(number)]]
     return Panel.of(data, np.sort(chosen_genes), constant)
-
-
-def gene_index(genes: Sequence[str], target: str) -> int:
-    """Return the position of a gene; InputError names the nearest ones where there is none."""
-    if target in genes:
-        return list(genes).index(target)
-    spelled = {gene.casefold(): gene for gene in genes}
-    near = [spelled[name] for name in difflib.get_close_matches(target.casefold(), spelled, n=5, cutoff=0.5)]
-    hint = f"; nearest names: {', '.join(near)}" if near else f"; the genes are {genes[0]} … {genes[-1]}"
-    raise InputError(f"--target {target}: no such gene among {len(genes)}{hint}")
 
 
 @dataclass(frozen=True, eq=False)
