@@ -33,13 +33,13 @@ from rapids_pipeline.backend.files import MANIFEST, recorded_input
 from rapids_pipeline.backend.frames import FrameLibrary
 from rapids_pipeline.data.columns import AS_OURS, PAIR, PREDICTION_LAYER, TableOptions
 from rapids_pipeline.data.pairs import context_columns
-from rapids_pipeline.data.problem import CELLS, WEIGHT, Replicates, averaged
+from rapids_pipeline.data.problem import CELLS, WEIGHT, Replicates, averaged, without_copies
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.data.untested import tested_mean
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS, context_baselines
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
-from rapids_pipeline.evaluation.replicates import ReplicateScores, replicate_scores
+from rapids_pipeline.evaluation.replicates import ReplicateScores, as_scored
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,10 @@ def evaluate_files(
     genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)
     pairs = _pairs(prediction, predicted.obs.iloc[rows].reset_index(drop=True), truth, measured.obs)
     method, values = _method_name(prediction), predicted.Y[np.ix_(rows, genes)]
-    alone = None if pairs is None else replicate_scores(pairs, measured.Y, values, replicates)
-    measured, values, pairs, said = _of_contexts(measured, values, pairs, replicates)
+    alone, said = None, list[str]()
+    if pairs is not None:
+        measured, values, alone, said = as_scored(replace(measured, obs=pairs), values, replicates)
+        pairs = measured.obs
     read = partial(_read_for_baselines, measured.genes, options, library, replicates)
     training, source, notes = _training(prediction, train, read)
     made, found = _baseline_predictions(training, pairs, measured)
@@ -157,23 +159,6 @@ def evaluate_files(
         train=source,
         note="; ".join([*notes, *found, *said, *_untested(measured.Y)]) or None,
     )
-
-
-def _of_contexts(
-    measured: PerturbationData, values: Float32, pairs: pd.DataFrame | None, replicates: Replicates
-) -> tuple[PerturbationData, Float32, pd.DataFrame | None, list[str]]:
-    """Return truth, prediction and pairs as they are scored, replicates averaged unless they are kept, and a note."""
-    if pairs is None:
-        return measured, values, None, []
-    truth = replace(measured, obs=pairs)
-    if replicates == "keep":
-        return truth, values, pairs, []
-    mean = averaged(truth)
-    if mean is truth:
-        return truth, values, pairs, []
-    n, m = len(truth.obs), len(mean.obs)
-    note = f"{n} rows of the truth are replicates of {m} pairs: their means are scored (--replicates keep: the rows)"
-    return mean, averaged(replace(truth, Y=values)).Y, mean.obs, [note]
 
 
 def _untested(Y: Float32) -> list[str]:
@@ -420,6 +405,7 @@ def _read_for_baselines(
     numbers = [name for name in (DOSE, TIME, CELLS, WEIGHT) if name in training.obs.columns]
     obs[numbers] = training.obs[numbers].to_numpy()
     found = PerturbationData(obs, training.Y[:, np.asarray(columns, dtype=np.intp)[order]], tuple(genes))
+    found, _ = without_copies(found)
     return averaged(found) if replicates == "mean" else found
 
 

@@ -29,7 +29,7 @@ Am. J. Psychol. 63 (1950) 615-617 (c₄).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,8 @@ from scipy.special import gammaln
 
 from features.rows import contexts_of
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
-from rapids_pipeline.data.problem import Replicates, replicate_counts
+from rapids_pipeline.data.problem import Replicates, averaged, replicate_counts, without_copies
+from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.metrics import METRICS, average_ranks, mean_of_rows, row_scores, score_all
 
 
@@ -62,6 +63,40 @@ class ReplicateScores:
     alone: dict[str, float]
     ceiling: dict[str, float]
     prediction: dict[str, float]
+
+
+def as_scored(
+    truth: PerturbationData, values: Float32, replicates: Replicates
+) -> tuple[PerturbationData, Float32, ReplicateScores | None, list[str]]:
+    """Return truth and prediction as they are scored, what replicates say of it, and notes.
+
+    Identical rows count once (`without_copies`), replicates are averaged (`averaged`) unless they are kept.
+
+    Parameters
+    ----------
+    truth : PerturbationData
+        Measured rows, their `obs` as in `replicate_scores`.
+    values : ndarray of float32, (n_rows, n_genes)
+        A prediction for each row.
+    replicates : {"mean", "keep"}
+
+    Raises
+    ------
+    InputError
+        As `replicate_counts`.
+    """
+    row = "row of the truth"
+    truth, notes = without_copies(replace(truth, obs=truth.obs.assign(**{row: np.arange(len(values))})))
+    values = values[truth.obs[row]]
+    alone = replicate_scores(truth.obs, truth.Y, values, replicates)
+    mean = truth if replicates == "keep" else averaged(truth)
+    if mean is truth:
+        return truth, values, alone, notes
+    n, m = len(truth.obs), len(mean.obs)
+    notes += [
+        f"{n} rows of the truth are replicates of {m} pairs: their means are scored (--replicates keep: the rows)"
+    ]
+    return mean, averaged(replace(truth, Y=values)).Y, alone, notes
 
 
 def replicate_scores(

@@ -152,6 +152,18 @@ def test_replicates_count_by_their_weight(evaluate):
         evaluate(PREDICTION.iloc[:2].drop(columns="id"), truth.assign(n_cells=[1, 1, 0, 1]))
 
 
+@pytest.mark.parametrize("ids", [None, [10, 11, 12, 13, 14]], ids=["pairs", "ids"])
+def test_copied_rows_of_the_truth_count_once(evaluate, ids):
+    truth = replicated(None if ids is None else ids[:4])
+    copied = pd.concat([truth, truth.iloc[[0]]], ignore_index=True)
+    prediction = PREDICTION.iloc[:2].drop(columns="id")
+    if ids is not None:
+        copied["id"], prediction = ids, PREDICTION.iloc[[0, 1, 0, 0, 0]].assign(id=ids)
+    found, once = evaluate(prediction, copied), evaluate(prediction.iloc[:4], truth)
+    assert (found.scores, found.replicates) == (once.scores, once.replicates)
+    assert "1 rows are identical copies of another row of their compound and context" in found.note
+
+
 def test_doses_and_times_tell_rows_apart_and_bring_their_baselines(evaluate):
     contexts = {"dose_uM": [0.1, 10, 0.1, 10], "time_h": [6.0, 6, 24, np.nan]}
     pair = {"cell_type": "B cells", "sm_name": "x"}
@@ -170,10 +182,16 @@ def test_doses_and_times_tell_rows_apart_and_bring_their_baselines(evaluate):
 
 
 def test_replicates_of_the_training_file_are_averaged_as_in_a_run(evaluate):
-    twice = pd.concat([with_smiles(TRAINING), with_smiles(TRAINING).iloc[:2]])
-    mean = with_smiles(TRAINING).iloc[:]
-    assert evaluate(train=twice).scores == evaluate(train=mean).scores
-    assert evaluate(train=twice, replicates="keep").scores != evaluate(train=mean).scores
+    mean, genes = with_smiles(TRAINING), dict.fromkeys(GENES, np.float32(0.5))
+    more, less = (
+        mean.iloc[:2].assign(**(mean[GENES].iloc[:2] + step * pd.Series(genes))) for step in (1, -1)
+    )
+    several, copied = pd.concat([mean, more, less]), pd.concat([mean, mean.iloc[:2]])
+    expected = evaluate(train=mean).scores
+    for method, scores in evaluate(train=several).scores.items():
+        assert scores == pytest.approx(expected[method], rel=1e-5)
+    assert evaluate(train=several, replicates="keep").scores != expected
+    assert evaluate(train=copied, replicates="keep").scores == expected, "copies count once"
 
 
 def test_untested_entries_of_a_truth_are_not_scored(evaluate):
