@@ -110,7 +110,7 @@ def choose_panel(target: str, data: PerturbationData, seed: int = 0) -> Panel:
         for gene in chosen:
             if spread[gene] == 0:
                 raise InputError(
-                    f"--target {data.genes[gene]}: is {low[gene]:g} in every row; there is nothing to predict"
+                    f"--target {data.genes[gene]}: is {low[gene] + 0.0:g} in every row; there is nothing to predict"
                 )
         return Panel.of(data, np.array(chosen), [])
     usable = np.flatnonzero(spread > 0)
