@@ -131,15 +131,11 @@ def test_a_gap_in_a_gene_is_read_alike(library, training, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-@pytest.mark.parametrize(
-    "fault", ["infinite", "gap in text", "no column", "pair twice", "text among numbers"]
-)
+@pytest.mark.parametrize("fault", ["infinite", "gap in text", "no column", "text among numbers"])
 def test_faults_are_told_in_the_same_words(library, training, tmp_path, kind, fault):
     frame, gene = training.copy(), training.columns[10]
     if fault == "no column":
         frame = frame.drop(columns="cell_type")
-    elif fault == "pair twice":
-        frame = pd.concat([frame, frame.iloc[[3]]], ignore_index=True)
     else:
         column = "sm_name" if fault == "gap in text" else gene
         value = {"infinite": np.inf, "text among numbers": "missing?"}.get(fault)
