@@ -9,7 +9,7 @@ Words that have a digit or fewer than four letters are codes: another code is an
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,13 @@ def with_known_labels(source: str, obs: pd.DataFrame, known: pd.DataFrame) -> tu
     return obs, notes
 
 
-def refuse_near(path: Path, column: str, labels: Sequence[Any], known: Iterable[str]) -> None:
+def refuse_near(path: Path, column: str, labels: Iterable[Any], known: Iterable[str]) -> None:
     """Raise InputError, with the hint, where a label that is not known is nearly a known one."""
-    known = list(dict.fromkeys(known))
+    labels, known = list(labels), list(dict.fromkeys(known))
     for label in dict.fromkeys(labels):
         near = nearest_label(str(label), known) if label not in known else None
         if near is not None:
-            row = list(labels).index(label) + 1
+            row = labels.index(label) + 1
             raise InputError(
                 f"{path}: the {column} {label!r} (first in row {row}) is not in the training file, which has {near!r}; "
                 "if it is meant, write it so, and if not, give the other one a name less like it"

@@ -320,7 +320,7 @@ def _as_in_training(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return pairs with training's spelling of labels; InputError where a cell type is nearly one of training's."""
     pairs, changed = with_known_labels(str(path), pairs, training)
-    refuse_near(path, "cell_type", list(pairs["cell_type"]), training["cell_type"])
+    refuse_near(path, "cell_type", pairs["cell_type"], training["cell_type"])
     return pairs, [*notes, *changed]
 
 

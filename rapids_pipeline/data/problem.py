@@ -23,6 +23,7 @@ from rapids_pipeline.backend.files import describe_input
 from rapids_pipeline.backend.frames import FrameLibrary, library_for
 from rapids_pipeline.data import demo
 from rapids_pipeline.data.columns import TableOptions
+from rapids_pipeline.data.labels import refuse_near
 from rapids_pipeline.data.pairs import context_notes, read_pairs, with_smiles
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 
@@ -124,7 +125,8 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     Raises
     ------
     InputError, UnavailableError
-        As `read_training`, `read_pairs`, `with_smiles`, `read_embedding_table` and `EmbeddingTable.require`.
+        As `read_training`, `read_pairs`, `with_smiles`, `read_embedding_table` and `EmbeddingTable.require`; without
+        structures also as `refuse_near`, for compounds.
     """
     library = library_for(device)
     if files.replicates not in get_args(Replicates):
@@ -142,6 +144,10 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     if table is not None:
         table.require(list(data.obs["sm_name"]), str(files.train or "the demo"))
         table.require([] if pairs is None else list(pairs["sm_name"]), str(files.test or "the demo's id_map"))
+    elif files.test is not None and pairs is not None and not files.options.structures:
+        refuse_near(
+            files.test, "sm_name", pairs["sm_name"], data.obs["sm_name"]
+        )  # nothing but names tells them apart
     order = canonical_order(data.obs)
     pairs_order = np.arange(0) if pairs is None else canonical_order(pairs)
     named = {"train": files.train, "test": files.test, "genes": files.options.genes, "molecules": files.table}

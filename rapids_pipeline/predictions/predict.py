@@ -33,6 +33,7 @@ from rapids_pipeline.backend.files import describe_input, model_folder, refuse_e
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
+from rapids_pipeline.data.labels import refuse_near
 from rapids_pipeline.data.pairs import PairBatch, context_columns, fanned_out, read_batch
 from rapids_pipeline.data.untested import never_tested_notes
 from rapids_pipeline.predictions.applicability import applicability
@@ -273,6 +274,8 @@ def opened(
     made = PairPredictor(model, batch)
     if model.table is not None:
         model.table.require(list(batch.known_as), str(pairs_file))
+    elif not options.structures:
+        refuse_near(pairs_file, "sm_name", batch.table["sm_name"], model.obs["sm_name"])
     taken = sorted(set(made.metadata.columns) & set(model.genes))
     if taken:
         raise InputError(

@@ -138,3 +138,28 @@ def test_what_needs_a_structure_says_so_in_one_line(folder, commands, tmp_path):
     assert error_line(invoke(*words)) == f"error: {tmp_path}/missing.parquet: no such file"
     words[words.index(tmp_path / "missing.parquet")] = "table"
     assert len(error_line(invoke(*words))) <= 500
+
+
+def test_without_structures_a_name_that_is_nearly_a_known_one_stops(folder, tmp_path):
+    train = pd.read_csv(folder / "train.csv").replace({"sm_name": {"anti-PD1": "Dexamethasone"}})
+    train.to_csv(tmp_path / "train.csv", index=False)
+    pd.read_csv(folder / "pairs.csv").to_csv(tmp_path / "fine.csv", index=False)
+    slip = pd.DataFrame({"id": [0, 1], "cell_type": "B cells", "sm_name": ["IL-2", "Dexametasone"]})
+    slip.to_csv(tmp_path / "slip.csv", index=False)
+    words = "run", "--train", tmp_path / "train.csv", "--molecules", "none", "--quick", "--device", "cpu"
+    succeed(*words, "--test", tmp_path / "fine.csv", "--out", tmp_path / "run")
+    predict = (
+        "predict",
+        "--model",
+        tmp_path / "run",
+        "--pairs",
+        tmp_path / "slip.csv",
+        "--out",
+        tmp_path / "p.csv",
+    )
+    for command in ((*words, "--test", tmp_path / "slip.csv", "--out", tmp_path / "other"), predict):
+        assert error_line(invoke(*command)) == (
+            f"error: {tmp_path}/slip.csv: the sm_name 'Dexametasone' (first in row 2) is not in the training file, "
+            "which has 'Dexamethasone'; if it is meant, write it so, and if not, give the other one a name less like it"
+        )
+    assert not (tmp_path / "other").exists() and not (tmp_path / "p.csv").exists()
