@@ -19,13 +19,19 @@ import pandas as pd
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.checks import same_molecule, some_of
 
+SEPARATORS = r"[\s\-_\u2010-\u2015]+"
+"""Blanks, dashes and underscores."""
 NEAR = 0.85
 """The least share of equal letters (Ratcliff and Obershelp) of labels that a slip may tell apart."""
 
 
 def key_of_label(label: str) -> str:
-    """Return a label without case, blanks, dashes and underscores; the label itself where nothing else is left."""
-    return re.sub(r"[\s\-_\u2010-\u2015]+", "", label).casefold() or label
+    """Return a label without case, blanks, dashes and underscores; the label itself where nothing else is left.
+
+    Between two digits one underscore stays: "CPD 1-1" is not "CPD 11".
+    """
+    between_digits = re.sub(rf"(?<=\d){SEPARATORS}(?=\d)", "_", label)
+    return re.sub(rf"(?<!\d){SEPARATORS}|{SEPARATORS}(?!\d)", "", between_digits).casefold() or label
 
 
 def with_known_labels(source: str, obs: pd.DataFrame, known: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

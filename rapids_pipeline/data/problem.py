@@ -145,9 +145,8 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         table.require(list(data.obs["sm_name"]), str(files.train or "the demo"))
         table.require([] if pairs is None else list(pairs["sm_name"]), str(files.test or "the demo's id_map"))
     elif files.test is not None and pairs is not None and not files.options.structures:
-        refuse_near(
-            files.test, "sm_name", pairs["sm_name"], data.obs["sm_name"]
-        )  # nothing but names tells them apart
+        # Nothing but its name tells such a compound apart.
+        refuse_near(files.test, "sm_name", pairs["sm_name"], data.obs["sm_name"])
     order = canonical_order(data.obs)
     pairs_order = np.arange(0) if pairs is None else canonical_order(pairs)
     named = {"train": files.train, "test": files.test, "genes": files.options.genes, "molecules": files.table}
@@ -266,13 +265,12 @@ def _notes(
     """Return what a reader should know of replicates, and of pairs without the dose or time that training rows have."""
     notes, n = [], int(contexts_of(measured.obs).max(initial=-1)) + 1
     if n < len(measured.obs):
-        what = (
-            "averaged"
-            if replicates == "mean"
-            else "kept as rows of their own, in one fold (--replicates keep)"
-        )
+        what = {
+            "mean": "replicates are averaged",
+            "keep": "replicates stay rows of their own, in one fold (--replicates keep)",
+        }
         notes.append(
-            f"{len(measured.obs)} rows are replicates of {n} compounds in a context; they are {what}"
+            f"{len(measured.obs)} rows measure {n} contexts (compound, cell type, dose, time): {what[replicates]}"
         )
     if pairs is not None:
         notes += context_notes(pairs, data.obs[[*varying(data.obs)]])

@@ -13,8 +13,7 @@ replicates: it is the same function of training rows for a training row and for 
 other cell types has no profile. An unseen cell type has S = ρ̄ with all others.
 
 A profile leaves out the compound's rows at other doses and times in the pair's own cell type, too: these enter a kernel
-by the factors `dose` and `time`. With them in the profile, unseen doses of the Open TG-GATEs hepatocytes were predicted
-worse (MRRMSE 0.175 to 0.18 against 0.166; `benchmarks/accuracy/contexts.py` has that data set's other numbers).
+by the factors `dose` and `time`. In a prototype on Open TG-GATEs, profiles that had them made unseen doses worse.
 """
 
 from dataclasses import dataclass

@@ -169,7 +169,7 @@ def test_identical_rows_are_copies_and_count_once(tmp_path):
             "3 rows are identical copies of another row of their compound and context, such as row 3 of row 1; "
             "each is counted once"
         )
-        assert found.notes == [said, *once.notes] and "6 rows are replicates" in once.notes[0]
+        assert found.notes == [said, *once.notes] and "6 rows measure 3 contexts" in once.notes[0]
     gap = copied.take(np.arange(3))
     gap.Y[2, 9] = np.nan
     assert without_copies(gap)[0] is gap, "another gene untested: no copy"
@@ -207,7 +207,9 @@ def test_a_problem_averages_or_keeps_replicates_and_says_so(tmp_path):
     pd.concat([data.obs, pd.DataFrame(data.Y, columns=data.genes)], axis=1).to_csv(train, index=False)
     mean = open_problem(ProblemFiles(train))
     assert len(mean.data.obs) == len(mean.file_order) == 3 and mean.data.weight.mean() == pytest.approx(1)
-    assert mean.notes == ["6 rows are replicates of 3 compounds in a context; they are averaged"]
+    assert mean.notes == [
+        "6 rows measure 3 contexts (compound, cell type, dose, time): replicates are averaged"
+    ]
     kept = open_problem(ProblemFiles(train, replicates="keep"))
     assert len(kept.data.obs) == 6 and kept.data.weight is None and "rows of their own" in kept.notes[0]
     with pytest.raises(InputError, match="--replicates median: choose mean or keep"):

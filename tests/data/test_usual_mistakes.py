@@ -6,6 +6,7 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.columns import TableOptions
+from rapids_pipeline.data.labels import key_of_label
 from rapids_pipeline.data.problem import ProblemFiles, open_problem
 from rapids_pipeline.data.tables import read_training, training_from_frame
 from tests.data.tables_example import GENES, SMILES, table
@@ -213,3 +214,18 @@ def test_spellings_within_a_training_file_are_one_label_unless_the_molecules_dif
         "memory: sm_name spelled unlike the other rows', and taken for them: 'AB 1 is AB-1'",
     )
     assert SMILES["ethanol"] == data.obs["SMILES"][1]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("HL-60", "hl 60", True),
+        ("B cells", "b_Cells", True),
+        ("CPD 1-1", "cpd-1 1", True),
+        ("CPD 1-1", "CPD 11", False),
+        ("2-3-AB", "23AB", False),
+        ("--", "-", False),
+    ],
+)
+def test_a_dash_between_digits_tells_labels_apart(one, other, same):
+    assert (key_of_label(one) == key_of_label(other)) is same
