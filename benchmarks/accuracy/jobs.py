@@ -1,7 +1,7 @@
 """What `make bench-accuracy` runs: methods on tasks, each in a process of its own, finished ones kept on disk.
 
 A task is training rows with pairs to predict, once or once a split; a method is a function of the two. A finished
-method × task is kept in a store of finished fits (`rapids_pipeline.studies.store`), under a hash of all that can change
+method × task is kept in a store of finished fits (`rapids_pipeline.backend.store`), under a hash of all that can change
 it: the method's settings, the sources it runs (for a recipe, this repository's packages), versions, processor, threads,
 rows, responses and splits. The truth of test rows is no part of a task's work: `Task.truth` reads it when a table is
 made.
@@ -31,7 +31,7 @@ from rapids_pipeline.evaluation import baselines
 from rapids_pipeline.evaluation.splits import Split, random_folds
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
-from rapids_pipeline.studies.store import Kept, Store
+from rapids_pipeline.backend.store import Kept, Store
 
 MOLECULES, SEED = "morgan", 0
 WARM_ROWS, WARM_GENES, WARM_TREES = 150, 64, 2

@@ -38,11 +38,11 @@ def command(
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import require_writable
+    from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import cv as report
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.studies.cv import CvRequest, cross_validate
-    from rapids_pipeline.studies.store import FOLDER
 
     changes = options.RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)

@@ -38,10 +38,10 @@ def command(
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import require_writable
+    from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import tune as report
     from rapids_pipeline.reports.page import LiveStages, print_report
-    from rapids_pipeline.studies.store import FOLDER
     from rapids_pipeline.studies.tune.study import TuneRequest, tune
 
     config = options.run_config(recipe, options.RecipeChanges(), molecules, seed)

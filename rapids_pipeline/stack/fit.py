@@ -13,6 +13,7 @@ is a `StackModel`, which predicts new pairs and can be saved.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ import numpy as np
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.backend.store import Store
 from rapids_pipeline.data.untested import tested_range
 from rapids_pipeline.stack.blend import Evidence, Products
 from rapids_pipeline.stack.members.member import PSEUDO
@@ -76,6 +79,8 @@ def fit_stack(
     device: DeviceName,
     stages: Stages | None = None,
     weight: Float64 | None = None,
+    executor: Executor = THREADS,
+    folder: Path | None = None,
 ) -> FittedStack:
     """Fit all members, choose between them, and blend.
 
@@ -95,8 +100,13 @@ def fit_stack(
         One stage a member, named like it.
     weight : ndarray of float64, (n,), optional
         What each training row counts in fits; all alike by default.
+    executor : Executor
+        Runs the fits of a member.
+    folder : Path, optional
+        Where finished fits are kept and looked for, until the stack is fitted.
     """
     stages, rows = stages or Stages(), FoldedRows(train, test, Y, folds, seed, device, weight)
+    store = None if folder is None else Store(folder, "stack", train, test, Y, folds, seed, device, weight)
     fitted: dict[str, FittedMember] = {}
     for form in recipe.forms:
         member = form.member
@@ -106,7 +116,7 @@ def fit_stack(
             if form.labelled:
                 teachers = [fitted[teacher.name] for teacher in recipe.teachers_of(member)]
                 labels = Labels.mean_of(teachers, member.pseudo_labels.weight)
-            fitted[form.name] = fit_member(member, rows, first, labels, progress)
+            fitted[form.name] = fit_member(member, rows, first, labels, progress, executor, store)
     with stages.stage("blend"):
         return _blended(fitted, Y, folds, recipe)
 

@@ -27,19 +27,22 @@ Nothing is shared between fits that depends on targets, but what is imputed from
 (`rapids_pipeline.data.untested`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
-from rapids_pipeline.backend.devices import DeviceName, processor_count
+from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit, in_order
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.backend.state import StateReader
+from rapids_pipeline.backend.store import Kept, Store, content_hash
 from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.stack.members.member import Fits, Member, Model, TrainingSet
 
@@ -60,6 +63,8 @@ class FittedMember:
         For each outer fold, the test rows by a model that never saw that fold.
     test : (m, t)
         Test rows by the model of all training rows.
+    key : str
+        A hash of all that it depends on but the rows.
     nested : (n_folds, n, t), optional
         For each outer fold, all training rows by models that never saw that fold; of members that others can stack on.
     """
@@ -69,6 +74,7 @@ class FittedMember:
     judged: Float32
     nested_test: Float32
     test: Float32
+    key: str
     nested: Float32 | None = None
 
     def without(self, unseen: int | None) -> tuple[Float32, Float32]:
@@ -95,11 +101,18 @@ class Labels:
         By models of all training rows.
     weight : float
         What a pseudo-labelled row counts in training; a measured one counts 1.
+    key : str
+        A hash of what they depend on but the rows; by default of themselves.
     """
 
     nested: Float32
     test: Float32
     weight: float
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", content_hash(self.nested, self.test))
 
     @classmethod
     def mean_of(cls, teachers: Sequence[FittedMember], weight: float) -> "Labels":
@@ -109,7 +122,7 @@ class Labels:
         for teacher in teachers[1:]:
             nested += teacher.nested_test * share
             test += teacher.test * share
-        return cls(nested, test, weight)
+        return cls(nested, test, weight, content_hash([teacher.key for teacher in teachers]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,17 +165,50 @@ def neighbours(folds: Indices) -> list[tuple[int, int]]:
     return [(k, (k - 1) % n_folds) for k in range(n_folds)]
 
 
+class PreparedMember:
+    """A member with a training set, and its fits, which are made where they are first wanted."""
+
+    def __init__(self, member: Member, data: TrainingSet) -> None:
+        self.member, self.data = member, data
+        self._fits: list[Fits[Any]] = []
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process without the fits: they are made again there."""
+        return type(self), (self.member, self.data)
+
+    @property
+    def fits(self) -> Fits[Any]:
+        """The fits."""
+        with self._lock:  # units side by side ask for them
+            if not self._fits:
+                self._fits.append(self.member.prepare(self.data))
+            return self._fits[0]
+
+
+Task = tuple[Indices, list[Indices] | None]
+"""Training rows, and groups of rows to predict; None: the model is wanted."""
+
+
+def fitted(prepared: PreparedMember, task: Task) -> Kept:
+    """Return the predictions of groups of rows by a fit, or what its model has learnt."""
+    training, groups = task
+    if groups is None:
+        return Kept.of_state(prepared.fits.fit(training).state())
+    predicted = prepared.fits.fit_predict(training, groups)
+    return Kept({str(number): found for number, found in enumerate(predicted)})
+
+
 def fit_member(
     member: Member,
     rows: FoldedRows,
     first: Sequence[FittedMember] = (),
     labels: Labels | None = None,
     progress: Progress | None = None,
+    executor: Executor = THREADS,
+    store: Store | None = None,
 ) -> FittedMember:
     """Fit a member to all rows, and nested over the outer folds.
-
-    The fits are independent tasks of joblib: for a kind that says so on a CPU side by side in threads, else one after
-    the other; `joblib.parallel_config` spreads them otherwise.
 
     Parameters
     ----------
@@ -174,96 +220,119 @@ def fit_member(
         Pseudo-labels of the test rows, which it then learns from, too.
     progress : Progress, optional
         Advances once a fit.
+    executor : Executor
+        Runs the fits. Threads run them side by side on a CPU for a kind that says so.
+    store : Store, optional
+        Where finished fits are kept and looked for; made for `rows`.
     """
-    both = Rows.joined(rows.train, rows.test)
-    run = partial(_run, member, rows.device, progress or Progress())
-    if first or labels is not None:
-        return _refitted(
-            run, rows, lambda unseen: member.prepare(rows.training_set(both, unseen, first, labels))
+    return _MemberFits(member, rows, first, labels, progress or Progress(), executor, store).run()
+
+
+@dataclass(frozen=True, eq=False)
+class _MemberFits:
+    """All fits of a member."""
+
+    member: Member
+    rows: FoldedRows
+    first: Sequence[FittedMember]
+    labels: Labels | None
+    progress: Progress
+    executor: Executor
+    store: Store | None
+
+    def run(self) -> FittedMember:
+        return self._refitted() if self.first or self.labels is not None else self._nested()
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of what the fits depend on but the rows."""
+        read = [member.key for member in self.first]
+        labels = None if self.labels is None else [self.labels.key, self.labels.weight]
+        return content_hash(self.member, read, labels)
+
+    @cached_property
+    def both(self) -> Rows:
+        """Training and test rows."""
+        return Rows.joined(self.rows.train, self.rows.test)
+
+    def prepared(self, unseen: int | None) -> PreparedMember:
+        """Return the fits that fold `unseen` reaches in no way."""
+        data = self.rows.training_set(self.both, unseen, self.first, self.labels)
+        return PreparedMember(self.member, data)
+
+    def results(self, tasks: Sequence[tuple[int | None, Task]], whole: PreparedMember) -> list[Kept]:
+        """Return what tasks find, each given with the fold that may not reach it; `whole` is that of None."""
+        shared: dict[int | None, Shared] = {None: Shared(lambda: whole)}
+        units = []
+        for place, (unseen, task) in enumerate(tasks):
+            if unseen not in shared:
+                shared[unseen] = Shared(partial(self.prepared, unseen))
+            name = f"{self.member.name} {place + 1}/{len(tasks)}"
+            units.append(Unit(name, shared[unseen], task, (self.key, unseen, *task)))
+        self.progress.start(len(units))
+        beside = self.member.side_by_side and self.rows.device == "cpu"
+        results = self.executor.results(
+            fitted, units, store=self.store, progress=self.progress, side_by_side=beside
         )
-    return _nested(run, rows, member.prepare(rows.training_set(both, None, (), None)))
+        return list(in_order(results))
 
+    def model_of(self, kept: Kept) -> Model:
+        return self.member.model_from_state(StateReader(kept.state, self.member.name))
 
-AnyFits = Fits[Any]
-Task = tuple[AnyFits, Indices, list[Indices] | None]
-"""Fits, training rows, and groups of rows to predict; None: the model is wanted."""
-Run = Callable[[Iterator[Task], int], Iterator[Any]]
-"""Tasks and their number → their results, in their order."""
-
-
-def _run(
-    member: Member, device: DeviceName, progress: Progress, tasks: Iterator[Task], n: int
-) -> Iterator[Any]:
-    """Yield the results of n tasks, in their order."""
-    progress.start(n)
-    jobs = processor_count() if member.side_by_side and device == "cpu" else 1
-    calls = (delayed(_result)(task) for task in tasks)
-    for result in Parallel(jobs, prefer="threads", return_as="generator")(calls):
-        progress.advance()
-        yield result
-
-
-def _result(task: Task) -> Model | list[Float32]:
-    fits, training, groups = task
-    return fits.fit(training) if groups is None else fits.fit_predict(training, groups)
-
-
-def _nested(run: Run, rows: FoldedRows, fits: AnyFits) -> FittedMember:
-    """Return a member of the first level, fitted to training rows alone."""
-    folds, n, n_folds = rows.folds, len(rows.folds), int(rows.folds.max()) + 1
-    m, t = len(rows.test.obs), rows.Y.shape[1]
-    tests, held_out = np.arange(n, n + m), [np.flatnonzero(folds == k) for k in range(n_folds)]
-    pairs = list(combinations(range(n_folds), 2))
-
-    def tasks() -> Iterator[Task]:
-        yield fits, np.arange(n), None
+    def _nested(self) -> FittedMember:
+        """Return a member of the first level, fitted to training rows alone."""
+        rows, folds = self.rows, self.rows.folds
+        n, n_folds, m, t = len(folds), int(folds.max()) + 1, len(rows.test.obs), rows.Y.shape[1]
+        tests, held_out = np.arange(n, n + m), [np.flatnonzero(folds == k) for k in range(n_folds)]
+        pairs = list(combinations(range(n_folds), 2))
+        tasks: list[Task] = [(np.arange(n), None)]
+        tasks += [(np.flatnonzero(folds != k), [held_out[k], tests]) for k in range(n_folds)]
+        tasks += [(np.flatnonzero((folds != k) & (folds != j)), [held_out[k], held_out[j]]) for k, j in pairs]
+        whole = self.prepared(None)
+        results = iter(self.results([(None, task) for task in tasks], whole))
+        model = self.model_of(next(results))
+        oof = np.empty((n, t), dtype=np.float32)
+        nested = np.zeros((n_folds, n, t), dtype=np.float32)
+        nested_test = np.empty((n_folds, m, t), dtype=np.float32)
         for k in range(n_folds):
-            yield fits, np.flatnonzero(folds != k), [held_out[k], tests]
-        for k, j in pairs:
-            yield fits, np.flatnonzero((folds != k) & (folds != j)), [held_out[k], held_out[j]]
+            oof[held_out[k]], nested_test[k] = predictions(next(results))
+        for (k, j), kept in zip(pairs, results, strict=True):
+            of_k, of_j = predictions(kept)
+            nested[k, held_out[j]], nested[j, held_out[k]] = of_j, of_k
+            nested[k, held_out[k]] += of_k / (n_folds - 1)
+            nested[j, held_out[j]] += of_j / (n_folds - 1)
+        judged = np.empty_like(oof)
+        for k, before in neighbours(folds):
+            judged[held_out[k]] = nested[before][held_out[k]]
+        test = model.predict(whole.data.take(tests))
+        return FittedMember(model, oof, judged, nested_test, test, self.key, nested)
 
-    results = run(tasks(), 1 + n_folds + len(pairs))
-    model: Model = next(results)
-    oof = np.empty((n, t), dtype=np.float32)
-    nested = np.zeros((n_folds, n, t), dtype=np.float32)
-    nested_test = np.empty((n_folds, m, t), dtype=np.float32)
-    for k in range(n_folds):
-        oof[held_out[k]], nested_test[k] = next(results)
-    for (k, j), (of_k, of_j) in zip(pairs, results, strict=True):
-        nested[k, held_out[j]], nested[j, held_out[k]] = of_j, of_k
-        nested[k, held_out[k]] += of_k / (n_folds - 1)
-        nested[j, held_out[j]] += of_j / (n_folds - 1)
-    judged = np.empty_like(oof)
-    for k, before in neighbours(folds):
-        judged[held_out[k]] = nested[before][held_out[k]]
-    test = model.predict(fits.data.take(tests))
-    return FittedMember(model, oof, judged, nested_test, test, nested)
-
-
-def _refitted(run: Run, rows: FoldedRows, prepare: Callable[[int | None], AnyFits]) -> FittedMember:
-    """Return a member that also learns from predictions; `prepare(unseen)` gives fits on those that suit a fold."""
-    folds, n, n_folds = rows.folds, len(rows.folds), int(rows.folds.max()) + 1
-    tests, whole = np.arange(n, n + len(rows.test.obs)), prepare(None)
-    labelled = np.arange(n, len(whole.data.Y))
-    order = [(k, unseen) for unseen in range(n_folds) for k in (unseen, (unseen + 1) % n_folds)]
-
-    def tasks() -> Iterator[Task]:
-        yield whole, np.arange(len(whole.data.Y)), None
+    def _refitted(self) -> FittedMember:
+        """Return a member that also learns from predictions."""
+        rows, folds = self.rows, self.rows.folds
+        n, n_folds, whole = len(folds), int(folds.max()) + 1, self.prepared(None)
+        tests = np.arange(n, n + len(rows.test.obs))
+        labelled = np.arange(n, len(whole.data.Y))
+        order = [(k, unseen) for unseen in range(n_folds) for k in (unseen, (unseen + 1) % n_folds)]
+        tasks: list[tuple[int | None, Task]] = [(None, (np.arange(len(whole.data.Y)), None))]
         for k, unseen in order:
-            if k == unseen:
-                fits = prepare(unseen)
             inside = np.flatnonzero((folds != k) & (folds != unseen))
             wanted = [np.flatnonzero(folds == k), *([tests] if k == unseen else [])]
-            yield fits, np.concatenate([inside, labelled]), wanted
+            tasks.append((unseen, (np.concatenate([inside, labelled]), wanted)))
+        results = iter(self.results(tasks, whole))
+        model = self.model_of(next(results))
+        oof, judged = np.empty_like(rows.Y), np.empty_like(rows.Y)
+        nested_test = np.empty((n_folds, len(tests), rows.Y.shape[1]), dtype=np.float32)
+        for (k, unseen), kept in zip(order, results, strict=True):
+            found = predictions(kept)
+            if k == unseen:
+                oof[folds == k], nested_test[k] = found
+            else:
+                judged[folds == k] = found[0]
+        test = model.predict(whole.data.take(tests))
+        return FittedMember(model, oof, judged, nested_test, test, self.key)
 
-    results = run(tasks(), 1 + len(order))
-    model: Model = next(results)
-    oof, judged = np.empty_like(rows.Y), np.empty_like(rows.Y)
-    nested_test = np.empty((n_folds, len(tests), rows.Y.shape[1]), dtype=np.float32)
-    for (k, unseen), found in zip(order, results, strict=True):
-        if k == unseen:
-            oof[folds == k], nested_test[k] = found
-        else:
-            judged[folds == k] = found[0]
-    test = model.predict(whole.data.take(tests))
-    return FittedMember(model, oof, judged, nested_test, test)
+
+def predictions(kept: Kept) -> list[Float32]:
+    """Return the predictions of a finished fit, group by group."""
+    return [kept.arrays[str(number)] for number in range(len(kept.arrays))]

@@ -27,6 +27,7 @@ from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import Device, DeviceName, provenance
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.store import Kept, Store
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import untested_notes
@@ -37,7 +38,6 @@ from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, context_folds, named_splits
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import RunConfig
-from rapids_pipeline.studies.store import Kept, Store
 
 AUTO = "auto"
 PIPELINE = "pipeline"

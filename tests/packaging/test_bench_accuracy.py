@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.accuracy import ablation, compare, jobs, peers, tables
 from rapids_pipeline.stack.recipe import RECIPES, to_toml
-from rapids_pipeline.studies.store import content_hash
+from rapids_pipeline.backend.store import content_hash
 
 N_GENES = 12
 

@@ -27,6 +27,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.backend.store import Recent
 from rapids_pipeline.data.genes import gene_index
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import Imputed, has_gaps, tested_mean, tested_range
@@ -35,7 +36,6 @@ from rapids_pipeline.stack.members.booster import BoosterMember, booster_of
 from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.studies.screen.results import Losses
-from rapids_pipeline.studies.store import Recent
 from rapids_pipeline.svr.dual import squared_distances
 from rapids_pipeline.svr.engines import fit_on_table
 from rapids_pipeline.svr.own_target import estimator as own_target

@@ -30,6 +30,7 @@ from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.devices import provenance
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.store import Kept, Store
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import untested_notes
@@ -44,7 +45,6 @@ from rapids_pipeline.studies.screen.models import (
     require_usable,
 )
 from rapids_pipeline.studies.screen.results import BASELINE, Entry, Losses, Screen, Standings
-from rapids_pipeline.studies.store import Kept, Store
 
 Search = Literal["compare", "forward", "ablation"]
 SplitsOf = Callable[[pd.DataFrame, Float32], Sequence[Sequence[Split]]]

@@ -30,13 +30,13 @@ from rapids_pipeline.backend.arrays import Float64
 from rapids_pipeline.backend.devices import Device, provenance
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.store import Kept, Store
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import untested_notes
 from rapids_pipeline.evaluation.splits import same_compound
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
-from rapids_pipeline.studies.store import Kept, Store
 from rapids_pipeline.studies.tune.results import Course, Tuned, results_of, tuned_recipe
 from rapids_pipeline.studies.tune.space import Grid, ModelSpace, Parameter, Range, Raw
 from rapids_pipeline.studies.tune.task import (

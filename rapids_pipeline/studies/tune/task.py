@@ -27,6 +27,7 @@ from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.store import Recent
 from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.evaluation.audit import recommended_split
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
@@ -35,7 +36,6 @@ from rapids_pipeline.evaluation.uncertainty import row_losses
 from rapids_pipeline.kernels.response_profiles import ResponseProfiles
 from rapids_pipeline.stack.members.composite import KernelModelConfig, Learnt, fit_kernel_model, learn_space
 from rapids_pipeline.stack.target_space import TargetSpace
-from rapids_pipeline.studies.store import Recent
 from rapids_pipeline.svr.engines import NotConvergedWarning
 
 ModelName = Literal["known_compounds", "new_compounds"]

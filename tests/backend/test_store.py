@@ -6,8 +6,8 @@ import pytest
 from pydantic import BaseModel
 
 from features.rows import Rows
-from rapids_pipeline.studies import store as module
-from rapids_pipeline.studies.store import FOLDER, Kept, Recent, Store, content_hash
+from rapids_pipeline.backend import store as module
+from rapids_pipeline.backend.store import FOLDER, Kept, Recent, Store, content_hash
 
 
 class Settings(BaseModel):

@@ -1,28 +1,31 @@
-"""What a study keeps: finished fits on disk, so that it goes on where it stopped, and in memory what fits share.
+"""What long work keeps: finished fits on disk, so that it goes on where it stopped, and in memory what fits share.
 
     DIR/.finished/KEY.safetensors,  KEY = SHA-256 of all that a fit depends on
 
-The key covers the data, the rows, the settings, the device and the versions of the packages, so what another study
-left in the folder is never taken for this one's. An entry holds arrays and a small JSON document, with a hash of both:
-an entry that is damaged, or that was made for another key, counts as missing and is made anew.
+The key covers the data, the rows, the settings, the device and the versions of the packages, so what other work left
+in the folder is never taken for this one's. An entry holds arrays and a small JSON document, with a hash of both: an
+entry that is damaged, or that was made for another key, counts as missing and is made anew.
 """
 
 import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pandas import DataFrame
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from features.rows import Rows
 from rapids_pipeline.backend.devices import installed_versions
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written_atomically
+from rapids_pipeline.backend.state import State, joined, split
 
 V = TypeVar("V")
 FOLDER = ".finished"
@@ -32,22 +35,34 @@ class Kept(NamedTuple):
     """A finished fit: its arrays by name, and what else there is to know, as JSON has it."""
 
     arrays: dict[str, NDArray[Any]]
-    facts: Any
+    facts: Any = None
+
+    @classmethod
+    def of_state(cls, state: State) -> "Kept":
+        """Return what a fitted model has learnt as a finished fit (`rapids_pipeline.backend.state`)."""
+        tree, arrays = split(state, "model")
+        return cls(arrays, tree)
+
+    @property
+    def state(self) -> State:
+        """What a fitted model has learnt, of a fit that `of_state` made."""
+        return joined(self.facts, "model", dict(self.arrays))
 
 
 class Store:
-    """The finished fits of a study.
+    """The finished fits of a study or a run.
 
     Parameters
     ----------
     folder : Path or None
-        Result folder of the study. The store is made in it when the first fit is kept; None keeps nothing.
+        Result folder of the work. The store is made in it when the first fit is kept; None keeps nothing.
     *study
-        What all fits of the study depend on, as `content_hash` takes it. Versions of packages are added.
+        What all fits depend on, as `content_hash` takes it. Versions of packages are added.
     """
 
     def __init__(self, folder: Path | None, *study: object) -> None:
         self._folder = None if folder is None else folder / FOLDER
+        self._used: set[Path] = set()
         self.study = content_hash(installed_versions(), *study)
 
     def get(self, *fit: object) -> Kept | None:
@@ -60,20 +75,45 @@ class Store:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
                 metadata = file.metadata()
             kept = Kept(arrays, json.loads(metadata["facts"]))
-            return kept if metadata["content"] == content_hash(key, *kept) else None
+            whole = metadata["content"] == content_hash(key, *kept)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
+        self._used.add(self._path(key))
+        return kept if whole else None
 
     def put(self, kept: Kept, *fit: object) -> None:
-        """Keep a finished fit, whole or not at all."""
+        """Keep a finished fit, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            It cannot be written, such as where the disk is full; what was kept before stays.
+        """
         if self._folder is None:
             return
         key = content_hash(self.study, *fit)
         arrays = {name: np.ascontiguousarray(array) for name, array in kept.arrays.items()}
         facts = json.dumps(kept.facts)
         metadata = {"facts": facts, "content": content_hash(key, arrays, json.loads(facts))}
-        with written_atomically(self._path(key)) as path:
-            save_file(arrays, path, metadata)
+        size = sum(array.nbytes for array in arrays.values())
+        try:
+            with written_atomically(self._path(key)) as path:
+                save_file(arrays, path, metadata)
+        except (OSError, SafetensorError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise InputError(
+                f"{self._folder}: a finished fit of {size / 1e6:.1f} MB cannot be kept ({why}); make room there, "
+                "and the same command goes on from the fits that are kept"
+            ) from error
+        self._used.add(self._path(key))
+
+    def discard(self) -> None:
+        """Remove the fits that were kept or found, once the work's results are there."""
+        for path in self._used:
+            path.unlink(missing_ok=True)
+        self._used.clear()
+        if self._folder is not None and self._folder.is_dir() and not any(self._folder.iterdir()):
+            self._folder.rmdir()
 
     def once(self, make: Callable[[], Kept], *fit: object) -> Kept:
         """Return a finished fit, of the store or else made and kept."""
@@ -121,7 +161,7 @@ class Recent:
 
 
 def content_hash(*parts: object) -> str:
-    """Return the SHA-256 of values: arrays, rows, settings, mappings, sequences, and all that JSON has."""
+    """Return the SHA-256 of arrays, frames, dataclasses, settings, mappings, sequences, and all that JSON has."""
     found = hashlib.sha256()
     for piece in _pieces(parts):
         found.update(piece)
@@ -133,9 +173,10 @@ def _pieces(part: object) -> Iterator[Any]:
     if isinstance(part, np.ndarray) and part.dtype != object:
         yield f"array {part.dtype.str} {part.shape}\n".encode()
         yield np.ascontiguousarray(part).data
-    elif isinstance(part, Rows):
-        columns = {str(name): list(map(str, part.obs[name])) for name in part.obs.columns}
-        yield from _pieces([columns, part.molecules, part.predictions])
+    elif isinstance(part, DataFrame):
+        yield from _pieces({str(name): list(map(str, part[name])) for name in part.columns})
+    elif is_dataclass(part) and not isinstance(part, type):
+        yield from _pieces([getattr(part, field.name) for field in fields(part)])
     elif isinstance(part, BaseModel):
         yield from _pieces(part.model_dump(mode="json"))
     elif isinstance(part, Mapping):

@@ -1,0 +1,339 @@
+"""The workers of a Dask scheduler, on this machine or on others, as an executor of units.
+
+Dask deals units to workers, and again where a worker dies; nothing here schedules. What is added: a worker's versions
+are compared with this process's, a unit that hangs loses its worker, and what cannot be done ends in one line.
+
+    local:N            N worker processes on this machine, a thread each
+    cuda               one worker a GPU of this machine (dask-cuda)
+    tcp://HOST:PORT    a scheduler that runs, such as that of dask-jobqueue (SLURM) or dask-kubernetes
+    FILE.json          the same, by the file that `dask scheduler --scheduler-file FILE.json` wrote
+"""
+
+import logging
+import time
+import traceback
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from rapids_pipeline.backend.arrays import host_bytes
+from rapids_pipeline.backend.devices import installed_versions
+from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
+from rapids_pipeline.backend.parallel import Ended, Executor, Function, Shared, Unit, peak_bytes
+from rapids_pipeline.backend.store import Kept, Store
+
+CUDA = "cuda"
+MOST_WORKERS = 1024
+MORE_TRIES = 3
+"""How often a unit is made again where a worker failed."""
+TIMES_SIBLINGS, LEAST_HANG = 10.0, 120.0
+"""A unit hangs that takes so many times the longest of its siblings, and at least so many seconds."""
+FIRST_WORKER, PATIENCE = 60.0, 300.0
+"""Seconds that work waits for the first worker, and later for one where all are gone."""
+POLL = 0.5
+"""Seconds between two looks at workers while no unit ends."""
+TOPIC = "rapids-perturb"
+INSTALL = "pip install '.[cluster]'"
+
+
+class Cluster(Executor):
+    """The workers of a Dask scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    name : str
+        What `--cluster` said, for messages.
+    log : Path, optional
+    least_hang : float
+        Seconds that a unit may take, whatever its siblings took.
+    """
+
+    def __init__(
+        self, client: Any, name: str, log: Path | None = None, least_hang: float = LEAST_HANG
+    ) -> None:
+        super().__init__(log)
+        self.client, self.name, self.least_hang = client, name, least_hang
+        self.began: dict[str, tuple[float, str]] = {}
+        client.subscribe_topic(TOPIC, self._heard)
+
+    def require_workers(self) -> None:
+        """Wait for the first worker, and see that every worker has the versions of this process.
+
+        Raises
+        ------
+        UnavailableError
+            No worker came, or one lacks this program.
+        InputError
+            A worker has other versions; the first one is named.
+        """
+        try:
+            self.client.wait_for_workers(1, timeout=FIRST_WORKER)
+        except TimeoutError:
+            raise UnavailableError(f"--cluster {self.name}: no worker came in {FIRST_WORKER:.0f} s") from None
+        for worker, there in self.client.run(_versions_here, on_error="return").items():
+            if isinstance(there, BaseException):
+                raise UnavailableError(
+                    f"--cluster {self.name}: worker {worker} cannot import this program "
+                    f"({type(there).__name__}: {there}); install it there"
+                )
+            if problem := _other_versions(there, installed_versions()):
+                raise InputError(f"--cluster {self.name}: worker {worker} {problem}")
+
+    def threads(self) -> int:
+        """Return how many units all workers make at once."""
+        try:
+            return sum(self.client.nthreads().values())
+        except (OSError, TimeoutError) as error:
+            raise self.lost() from error
+
+    def lost(self) -> UnavailableError:
+        """Return the error that says that the scheduler is gone."""
+        return UnavailableError(
+            f"--cluster {self.name}: the scheduler is gone; finished fits are kept where there is a folder for them, "
+            "and the same command goes on from there"
+        )
+
+    def _ended(
+        self, function: Function, units: list[tuple[int, Unit]], store: Store, side_by_side: bool
+    ) -> Iterator[Ended]:
+        waiting, ended = deque(units), SimpleQueue[str]()
+        running: dict[str, tuple[int, Unit, Any]] = {}
+        sent: dict[int, Any] = {}
+        left, watch = Counter(id(unit.shared) for _, unit in units), _Watch(self)
+        stage = time.monotonic_ns()  # keys are new, so that no result of other work is taken for one of these
+        try:
+            while waiting or running:
+                for _ in range(min(len(waiting), watch.room(len(running)))):
+                    place, unit = waiting.popleft()
+                    if id(unit.shared) not in sent:
+                        sent[id(unit.shared)] = self._sent(unit.shared, f"shared-{stage}-{place}")
+                    given = sent[id(unit.shared)], unit.argument, f"{unit.name} {stage}", installed_versions()
+                    future = self.client.submit(
+                        _call, function, *given, key=f"unit-{stage}-{place}", pure=False, retries=MORE_TRIES
+                    )
+                    running[future.key] = place, unit, future
+                    future.add_done_callback(lambda done: ended.put(done.key))
+                try:
+                    place, unit, future = running.pop(ended.get(timeout=POLL))
+                except Empty:
+                    watch.look([f"{unit.name} {stage}" for _, unit, _ in running.values()])
+                    continue
+                kept, worker, seconds, peak = self._result(unit, future)
+                watch.finished(f"{unit.name} {stage}", seconds)
+                store.put(kept, *unit.key)
+                left[id(unit.shared)] -= 1
+                if not left[id(unit.shared)]:
+                    del sent[id(unit.shared)]
+                yield Ended(place, kept, worker, seconds, peak)
+        finally:
+            if running and self.client.status == "running":
+                self.client.cancel([future for _, _, future in running.values()], force=True)
+
+    def _sent(self, shared: Shared, key: str) -> Any:
+        """Return the future of a shared object.
+
+        It is a task of its own and not scattered: the scheduler keeps the call, and makes it again where all workers
+        that held the object are gone. Workers get the object from each other.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            future = self.client.submit(_itself, shared.get(), key=key, pure=False)
+        shared.drop()
+        return future
+
+    def _result(self, unit: Unit, future: Any) -> "_Made":
+        """Return what a unit found; raise what it raised, or that it failed on several workers."""
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            made: _Made | PerturbError = future.result()
+        except KilledWorker as error:
+            why = f"{MORE_TRIES + 1} workers died over it, the last one was {error.last_worker.address}"
+            raise self._failed(unit, why, "what that worker printed") from None
+        except CancelledError as error:  # the scheduler takes all futures with it
+            raise self.lost() from error
+        except Exception as error:
+            self._write(f"{unit.name}  failed\n{''.join(traceback.format_exception(error))}")
+            why = f"it failed {MORE_TRIES + 1} times, the last time with {type(error).__name__}: {error}"
+            raise self._failed(unit, why, str(self.log or "none, give --log FILE")) from error
+        if isinstance(made, PerturbError):
+            raise made
+        return made
+
+    def _failed(self, unit: Unit, why: str, log: str) -> UnavailableError:
+        return UnavailableError(
+            f"--cluster {self.name}: {unit.name}: {why} (its log: {log}); finished fits are kept"
+        )
+
+    def _heard(self, event: tuple[float, dict[str, str]]) -> None:
+        """Note that a worker has begun a unit."""
+        told = event[1]
+        self.began[told["unit"]] = time.monotonic(), told["worker"]
+
+
+class _Watch:
+    """Watches the workers while they make the units of one call."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._longest = cluster, 0.0
+        self._threads, self._asked, self._alive = 0, 0.0, time.monotonic()
+
+    def room(self, running: int) -> int:
+        """Return how many more units can be given out: one for every thread, and one to go on with."""
+        if time.monotonic() > self._asked + POLL:
+            self._threads, self._asked = self._cluster.threads(), time.monotonic()
+        return max(0, 2 * self._threads - running)
+
+    def finished(self, name: str, seconds: float) -> None:
+        """Note how long a unit took."""
+        self._longest = max(self._longest, seconds)
+        self._cluster.began.pop(name, None)
+
+    def look(self, running: list[str]) -> None:
+        """Restart the worker of a unit that hangs.
+
+        Raises
+        ------
+        UnavailableError
+            The scheduler is gone, or there was no worker for `PATIENCE` seconds.
+        """
+        cluster, now = self._cluster, time.monotonic()
+        if cluster.client.status != "running":
+            raise cluster.lost()
+        if cluster.threads():
+            self._alive = now
+        elif now > self._alive + PATIENCE:
+            raise UnavailableError(
+                f"--cluster {cluster.name}: there has been no worker for {PATIENCE:.0f} s; finished fits are kept"
+            )
+        limit = max(cluster.least_hang, TIMES_SIBLINGS * self._longest)
+        for name in running if self._longest else []:
+            began, worker = cluster.began.get(name, (now, ""))
+            if now > began + limit:
+                del cluster.began[name]
+                cluster._write(f"{name.rsplit(' ', 1)[0]}  hangs on {worker}, which is restarted")
+                cluster.client.restart_workers([worker], timeout=FIRST_WORKER, raise_for_error=False)
+
+
+_Made = tuple[Kept, str, float, int]
+"""What a unit found; the worker; seconds; peak memory of the worker in bytes."""
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _call(
+    function: Function, shared: Any, argument: Any, name: str, versions: dict[str, str]
+) -> _Made | PerturbError:
+    """Make a unit on a worker; what is wrong with the input is returned, since another worker would find the same."""
+    from distributed import get_worker
+
+    worker, began = get_worker(), time.perf_counter()
+    worker.log_event(TOPIC, {"unit": name, "worker": worker.address})
+    if problem := _other_versions(installed_versions(), versions):  # of a worker that came later
+        return InputError(f"worker {worker.address} {problem}")
+    try:
+        with threadpool_limits(1, "blas"):
+            kept = function(shared, argument)
+    except PerturbError as error:
+        return error
+    return kept, worker.address, time.perf_counter() - began, peak_bytes()
+
+
+def _versions_here() -> dict[str, str]:
+    return installed_versions()
+
+
+def _other_versions(there: dict[str, str], here: dict[str, str]) -> str:
+    """Return in words what a worker has in another version than the process that asks; empty where all is alike."""
+    for package in sorted(here.keys() | there.keys()):
+        if here.get(package) != there.get(package):
+            found, wanted = (versions.get(package, "not") for versions in (there, here))
+            return f"has {package} {found}, this process {wanted}; results could differ: install the same version"
+    return ""
+
+
+@contextmanager
+def connected(cluster: str, log: Path | None = None) -> Iterator[Cluster]:
+    """Yield the executor of a cluster, and close it.
+
+    Parameters
+    ----------
+    cluster : str
+        "local:N", N worker processes here; "cuda", one worker a GPU; "tcp://HOST:PORT" (or tls://), a scheduler; or
+        the JSON file that a scheduler wrote (`dask scheduler --scheduler-file`).
+    log : Path, optional
+        `Executor.log`.
+
+    Raises
+    ------
+    InputError
+        It names nothing of the kind, or workers have other versions.
+    UnavailableError
+        Dask is not installed, no scheduler answers, or no worker comes.
+    """
+    try:
+        import distributed
+    except ImportError:
+        raise UnavailableError(f"--cluster {cluster}: needs Dask distributed: {INSTALL}") from None
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said by errors here
+    with _workers(distributed, cluster) as given, _client(distributed, given, cluster) as client:
+        executor = Cluster(client, cluster, log)
+        executor.require_workers()
+        yield executor
+
+
+@contextmanager
+def _workers(distributed: Any, cluster: str) -> Iterator[dict[str, Any]]:
+    """Yield how a client finds the scheduler; a cluster of this machine is started and closed."""
+    kind, _, number = cluster.partition(":")
+    if kind == "local":
+        if not number.isdigit() or not 1 <= int(number) <= MOST_WORKERS:
+            raise InputError(
+                f"--cluster {cluster}: give a number of workers from 1 to {MOST_WORKERS}, such as local:4"
+            )
+        n = int(number)
+        how: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": host_bytes() // n}
+        with distributed.LocalCluster(
+            n, dashboard_address=None, silence_logs=logging.CRITICAL, **how
+        ) as started:
+            yield {"address": started}
+    elif cluster == CUDA:
+        try:
+            from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found]
+        except ImportError:
+            raise UnavailableError("--cluster cuda: needs dask-cuda, which comes with RAPIDS") from None
+        with LocalCUDACluster(dashboard_address=None) as started:
+            yield {"address": started}
+    elif "://" in cluster:
+        yield {"address": cluster}
+    elif Path(cluster).suffix == ".json":
+        if not Path(cluster).is_file():
+            raise InputError(
+                f"--cluster {cluster}: there is no such file; a scheduler writes it when it starts"
+            )
+        yield {"scheduler_file": cluster}
+    else:
+        raise InputError(
+            f"--cluster {cluster}: give local:N, cuda, tcp://HOST:PORT or a scheduler's .json file"
+        )
+
+
+@contextmanager
+def _client(distributed: Any, given: dict[str, Any], cluster: str) -> Iterator[Any]:
+    try:
+        client = distributed.Client(**given, timeout=FIRST_WORKER, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UnavailableError(f"--cluster {cluster}: no scheduler answers ({error})") from None
+    try:
+        yield client
+    finally:
+        client.close(timeout=5)
