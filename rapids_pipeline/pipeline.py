@@ -1,5 +1,6 @@
 """The whole flow on one screen: files in, a run folder out."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from features.molecules.table import encode_compounds
 from features.rows import Rows, varying
 from rapids_pipeline.backend.devices import Device
-from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
+from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, locked, write_json
+from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.pairs import unseen_levels
@@ -42,11 +44,14 @@ class RunResult:
         Training rows, test rows and genes.
     notes : list of str
         What a reader of the scores should know.
+    made : str
+        When the results were made, where they were there before; empty where this run made them.
     """
 
     document: dict[str, Any]
     shape: dict[str, int]
     notes: list[str]
+    made: str = ""
 
 
 def run(
@@ -57,25 +62,46 @@ def run(
     *,
     overwrite: bool = False,
     stages: Stages | None = None,
+    executor: Executor = THREADS,
 ) -> RunResult:
     """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.backend.files`).
 
     Rows are worked on in the order of (cell_type, sm_name), so the order of the files does not matter. How they are
-    read follows the settings' molecules (`ProblemFiles.for_molecules`).
+    read follows the settings' molecules (`ProblemFiles.for_molecules`). Where the folder holds the results of this very
+    run they are returned; `overwrite` makes them anew. A run that was stopped goes on from the fits that it had
+    finished.
 
     Raises
     ------
     InputError, UnavailableError
-        As `open_problem`, `molecule_encoder` and `RunFolder`; nothing is written then.
+        As `open_problem`, `molecule_encoder`, `locked`, `RunFolder` and `Executor.results`; no result is written then.
     """
     files = files.for_molecules(config.molecules)
-    left_out, stages = config.left_out(), stages or Stages()
+    stages, identity = stages or Stages(), identity_of(files, config, device)
+    with locked(out):
+        folder = RunFolder(out, identity, overwrite=overwrite)
+        finished = None if overwrite else folder.finished()
+        if finished is not None:
+            document = json.loads((out / SCORES).read_text())
+            return RunResult(document, finished["shape"], finished["notes"], finished["created"])
+        return _made(files, folder, config, device, stages, executor)
+
+
+def _made(
+    files: ProblemFiles,
+    folder: RunFolder,
+    config: RunConfig,
+    device: Device,
+    stages: Stages,
+    executor: Executor,
+) -> RunResult:
+    """Do the work of a run, and publish its results."""
+    left_out = config.left_out()
     with stages.stage("ingest"):
         problem = open_problem(files, device.name)
         config = config.resolved().in_contexts(problem.data.obs)
         recipe = config.recipe
         folds = context_folds(problem.data.obs, recipe.n_folds, config.seed)
-        folder = RunFolder(out, identity_of(problem, files, config, device), overwrite=overwrite)
         chosen = engines_of(problem, recipe, device)
         chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
     with stages.stage("features"):
@@ -83,7 +109,8 @@ def run(
         molecules = encode_compounds(config.encoders, obs, asked, device.name, problem.table)
         train, test = Rows(problem.data.obs, molecules.training), Rows(problem.to_predict, molecules.others)
     fitted_to = train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages
-    stack = fit_stack(*fitted_to, weight=problem.data.weight)
+    how: dict[str, Any] = {"weight": problem.data.weight, "executor": executor, "folder": folder.kept}
+    stack = fit_stack(*fitted_to, **how)
     with stages.stage("scores"):
         scores = out_of_fold_scores(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
     document = scores_document(scores, stack, config) | untested_document(problem.data)
@@ -98,7 +125,13 @@ def run(
     ]
     with stages.stage("write"):
         model = saved_model(stack, config, problem, train, test)
-        made = {"chosen": chosen, "shape": problem.shape, "blend": document["blend"], "notes": notes}
+        made = {
+            "config": config.model_dump(mode="json"),
+            "chosen": chosen,
+            "shape": problem.shape,
+            "blend": document["blend"],
+            "notes": notes,
+        }
         folder.publish(writers_of(problem, stack, document, model), made | {"seconds": stages.seconds})
     return RunResult(document, problem.shape, notes)
 
@@ -121,13 +154,13 @@ def saved_model(
     return SavedModel(stack.model, config, problem.data.genes, obs, embeddings, untested, problem.table)
 
 
-def identity_of(problem: Problem, files: ProblemFiles, config: RunConfig, device: Device) -> dict[str, Any]:
-    """Return what determines the results of a run, for its manifest."""
+def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[str, Any]:
+    """Return what determines the results of a run, for its manifest: known before anything is read."""
     return {
-        "inputs": problem.inputs,
+        "inputs": files.described(),
         "options": files.options.to_json()
         | ({} if files.replicates == "mean" else {"replicates": files.replicates}),
-        "config": config.model_dump(mode="json"),
+        "asked": config.model_dump(mode="json", exclude={"molecules_because"}),
         "device": device.name,
     }
 

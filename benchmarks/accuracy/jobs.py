@@ -26,12 +26,12 @@ from benchmarks.accuracy import peers
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.backend.store import Kept, Store
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.evaluation import baselines
 from rapids_pipeline.evaluation.splits import Split, random_folds
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
-from rapids_pipeline.backend.store import Kept, Store
 
 MOLECULES, SEED = "morgan", 0
 WARM_ROWS, WARM_GENES, WARM_TREES = 150, 64, 2

@@ -14,13 +14,16 @@ Source: RAPIDS platform support, release 26.10 (https://docs.nvidia.com/datascie
 the packages are those of the extras gpu-cu13 and gpu-cu12 in pyproject.toml; a test compares the two.
 """
 
+import hashlib
 import os
 import platform
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
@@ -325,6 +328,17 @@ def installed_versions() -> dict[str, str]:
     found = {name: installed_version(name) for name in RECORDED_PACKAGES}
     here = {name: version for name, version in found.items() if version is not None}
     return {"python": platform.python_version(), "rapids-perturb": __version__} | here
+
+
+@lru_cache(1)
+def code_hash() -> str:
+    """Return the SHA-256 of this program's own source files, so that results of changed code are told apart."""
+    found = hashlib.sha256()
+    for package in ("rapids_pipeline", "features"):
+        folder = Path(__file__).parents[2] / package
+        for path in sorted(folder.rglob("*.py")):
+            found.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def provenance() -> dict[str, Any]:

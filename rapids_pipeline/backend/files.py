@@ -6,20 +6,24 @@
     model/           the trained model (`rapids_pipeline.stack.saved`)
     manifest.json    what made them: versions, device, settings, inputs with hashes, seeds, timings
 
-A run computes everything first and writes it last; the manifest is written after the results it vouches for. Settings
-come from files, too: those that have no name are read from TOML.
+A run computes everything first and writes it last; the manifest is written after the results it vouches for. Until
+then it keeps what it needs to go on in DIR/.run: its finished fits (`rapids_pipeline.backend.store`), and while it
+publishes a journal of what it is. One process writes to a folder at a time. Settings come from files, too: those that
+have no name are read from TOML.
 """
 
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rapids_pipeline.backend.devices import provenance
+from rapids_pipeline.backend.devices import code_hash, installed_versions, provenance
 from rapids_pipeline.backend.errors import InputError, first_fault
 
 if TYPE_CHECKING:
@@ -31,6 +35,10 @@ SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.jso
 MODEL = "model"
 RESULTS = (SUBMISSION, OOF, SCORES, MODEL, MANIFEST)
 MANIFEST_FORMAT = 1
+LOCK, UNFINISHED = ".lock", ".unfinished-"
+"""The file that a process holds while it writes to a folder; what names of half-written files begin with."""
+KEPT, JOURNAL = ".run", "publishing.json"
+"""The folder of what an unfinished run keeps, and the file in it that says what is being published."""
 
 
 @contextmanager
@@ -41,7 +49,9 @@ def written_atomically(path: Path) -> Iterator[Path]:
     keeps the suffix of `path`, since some writers choose their format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(
+        prefix=f"{UNFINISHED}{path.stem}-", suffix=path.suffix, dir=path.parent
+    )
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -94,8 +104,85 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it is missing, against other processes; a dead process holds nothing.
+
+    What killed processes left half-written in it is removed first. A folder that is empty in the end and was made here
+    is removed.
+
+    Raises
+    ------
+    InputError
+        Another process holds it, or it cannot be made or written to.
+    """
+    require_writable(folder)
+    created = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _held(folder / LOCK, f"--out {folder}"):
+            for left in folder.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            yield
+    finally:
+        for one in created:
+            with suppress(OSError):  # holds something, or is gone
+                one.rmdir()
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Hold a file that will be written against other processes, as `locked` does a folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path.with_name(f".{path.name}{LOCK}"), f"--out {path}"):
+        for left in path.parent.glob(f"{UNFINISHED}{glob.escape(path.stem)}-*"):
+            left.unlink()
+        yield
+
+
+@contextmanager
+def _held(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock file, and remove it in the end."""
+    descriptor = _taken(lock, what)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the folder was deleted meanwhile
+            lock.unlink()
+        os.close(descriptor)
+
+
+def _taken(lock: Path, what: str) -> int:
+    import fcntl
+
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"{what}: cannot be written ({error.strerror})") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it removed it in the end: the name may be another file's by now, which others hold.
+            if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(
+                f"{what}: another process is writing there; wait for it to end, or choose another name"
+            ) from None
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            raise InputError(
+                f"{what}: its file system cannot lock files ({error.strerror}), so two processes could mix their "
+                "results; choose another disk"
+            ) from error
+        os.close(descriptor)
+
+
 class RunFolder:
-    """A folder that a run may write to, checked before the work begins.
+    """A folder that a run may write to, checked before the work begins; `locked` meanwhile.
 
     Parameters
     ----------
@@ -114,16 +201,30 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], *, overwrite: bool = False) -> None:
-        self.path = path
-        self.identity = identity
+        self.path, self.kept = path, path / KEPT
+        self.identity = json.loads(json.dumps(identity))
         require_writable(path)
         taken = [name for name in RESULTS if (path / name).exists()]
-        found = read_manifest(path / MANIFEST)
-        same = bool(found) and all(found.get(key) == value for key, value in identity.items())
-        if taken and not overwrite and not same:
+        # Results without a manifest are this run's where it was killed while it published them.
+        found = read_manifest(path / MANIFEST if (path / MANIFEST).exists() else self.kept / JOURNAL)
+        if taken and not overwrite and not self._is_of(found):
             raise InputError(
                 f"--out {path}: holds another run's {taken[0]}; choose another folder or add --overwrite"
             )
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the manifest where the folder holds all results of this run, by this code; None elsewhere."""
+        found = read_manifest(self.path / MANIFEST)
+        made_by = {"versions": installed_versions(), "code": code_hash()}
+        if not self._is_of(found) or any(found.get(key) != value for key, value in made_by.items()):
+            return None
+        results = manifest_part(found, "results")
+        if set(results) != set(RESULTS) - {MANIFEST} or any(
+            results[name] != _bytes_of(self.path / name) for name in results
+        ):
+            return None
+        self._forget()
+        return found
 
     def publish(self, writers: dict[str, Callable[[Path], None]], manifest: dict[str, Any]) -> None:
         """Write every result beside its final place, then move all of them there, the manifest last.
@@ -133,30 +234,50 @@ class RunFolder:
         writers : dict of name to function
             Each writes its file, or makes its folder, at the path it is given.
         manifest : dict
-            What the manifest says besides the identity, versions and time.
+            What the manifest says besides the identity, versions, time and the results' sizes.
 
         Raises
         ------
         InputError
             The disk is full, or a file's name is taken by a folder or a folder's by a file.
         """
-        created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=self.path) as staging:
+            self.kept.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=self.path) as staging:
                 for name, write in writers.items():
                     write(Path(staging, name))
-                content = {"format": MANIFEST_FORMAT, **self.identity, **manifest, **provenance()}
+                made = {
+                    "code": code_hash(),
+                    "results": {name: _bytes_of(Path(staging, name)) for name in writers},
+                }
+                content = {"format": MANIFEST_FORMAT, **self.identity, **manifest, **provenance(), **made}
                 write_json(Path(staging, MANIFEST), content)
+                with written_atomically(self.kept / JOURNAL) as journal:
+                    write_json(journal, self.identity)
                 (self.path / MANIFEST).unlink(missing_ok=True)  # never beside results it did not make
                 for name in (*writers, MANIFEST):
                     move(Path(staging, name), self.path / name, Path(staging, f"replaced-{name}"))
+            self._forget()
         except OSError as error:
-            raise InputError(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
-        finally:
-            for folder in created:
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
+            raise InputError(
+                f"--out {self.path}: cannot be written ({error.strerror or error}); finished fits are kept there, and "
+                "the same command goes on from them"
+            ) from error
+
+    def _is_of(self, found: dict[str, Any]) -> bool:
+        return bool(found) and all(found.get(key) == value for key, value in self.identity.items())
+
+    def _forget(self) -> None:
+        """Remove what the run kept to go on."""
+        if self.kept.is_dir():
+            shutil.rmtree(self.kept)
+
+
+def _bytes_of(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder; −1 where there is neither."""
+    if path.is_dir():
+        return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())
+    return path.stat().st_size if path.is_file() else -1
 
 
 def require_writable(path: Path) -> None:

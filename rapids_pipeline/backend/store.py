@@ -2,9 +2,9 @@
 
     DIR/.finished/KEY.safetensors,  KEY = SHA-256 of all that a fit depends on
 
-The key covers the data, the rows, the settings, the device and the versions of the packages, so what other work left
-in the folder is never taken for this one's. An entry holds arrays and a small JSON document, with a hash of both: an
-entry that is damaged, or that was made for another key, counts as missing and is made anew.
+The key covers the data, the rows, the settings, the device, the versions of the packages and this program's code, so
+what other work left in the folder is never taken for this one's. An entry holds arrays and a small JSON document, with
+a hash of both: an entry that is damaged, or that was made for another key, counts as missing and is made anew.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rapids_pipeline.backend.devices import installed_versions
+from rapids_pipeline.backend.devices import code_hash, installed_versions
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.backend.state import State, joined, split
@@ -57,13 +57,12 @@ class Store:
     folder : Path or None
         Result folder of the work. The store is made in it when the first fit is kept; None keeps nothing.
     *study
-        What all fits depend on, as `content_hash` takes it. Versions of packages are added.
+        What all fits depend on, as `content_hash` takes it. Versions of packages and this program's code are added.
     """
 
     def __init__(self, folder: Path | None, *study: object) -> None:
         self._folder = None if folder is None else folder / FOLDER
-        self._used: set[Path] = set()
-        self.study = content_hash(installed_versions(), *study)
+        self.study = content_hash(installed_versions(), code_hash(), *study)
 
     def get(self, *fit: object) -> Kept | None:
         """Return a finished fit, None where there is none; `fit` is what the fit depends on besides the study."""
@@ -78,7 +77,6 @@ class Store:
             whole = metadata["content"] == content_hash(key, *kept)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
-        self._used.add(self._path(key))
         return kept if whole else None
 
     def put(self, kept: Kept, *fit: object) -> None:
@@ -105,15 +103,6 @@ class Store:
                 f"{self._folder}: a finished fit of {size / 1e6:.1f} MB cannot be kept ({why}); make room there, "
                 "and the same command goes on from the fits that are kept"
             ) from error
-        self._used.add(self._path(key))
-
-    def discard(self) -> None:
-        """Remove the fits that were kept or found, once the work's results are there."""
-        for path in self._used:
-            path.unlink(missing_ok=True)
-        self._used.clear()
-        if self._folder is not None and self._folder.is_dir() and not any(self._folder.iterdir()):
-            self._folder.rmdir()
 
     def once(self, make: Callable[[], Kept], *fit: object) -> Kept:
         """Return a finished fit, of the store or else made and kept."""

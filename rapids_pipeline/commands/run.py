@@ -44,15 +44,24 @@ def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str
     """Run the pipeline on files and print what came of it; errors as `pipeline.run`'s and `resolve_device`'s."""
     from rapids_pipeline import pipeline
     from rapids_pipeline.backend.devices import resolve_device
+    from rapids_pipeline.backend.files import KEPT
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.reports.run import result_sentences, stack_table
 
     chosen, stages = resolve_device(device), LiveStages()
     options.announce(stages, chosen, config)
-    result = pipeline.run(files, out, config, chosen, overwrite=overwrite, stages=stages)
+    try:
+        result = pipeline.run(files, out, config, chosen, overwrite=overwrite, stages=stages)
+    except (KeyboardInterrupt, SystemExit):
+        if (out / KEPT).exists():
+            stages.say(f"finished fits are kept in {out}/{KEPT}; the same command goes on from them")
+        raise
+    if result.made:
+        stages.say(f"nothing to do: {out} holds the results of this run since {result.made}")
     heading, table = "MRRMSE on training rows that were held out:", stack_table(result.document)
     print_report(heading, table, *result_sentences(result.document), *result.notes)
+    verb = "are in" if result.made else "written:"
     typer.echo(
-        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes written: {out}/submission.csv; "
+        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes {verb} {out}/submission.csv; "
         "beside it oof.parquet, scores.json, manifest.json, model/"
     )

@@ -65,6 +65,18 @@ class ProblemFiles:
         table = Path(molecules) if is_table(molecules) else None
         return replace(self, options=options, table=table)
 
+    def described(self) -> dict[str, Any]:
+        """Return what a manifest says of the files (`Problem.inputs`); those that are none are left out."""
+        named = {
+            "train": self.train,
+            "test": self.test,
+            "genes": self.options.genes,
+            "molecules": self.table,
+        }
+        return {
+            name: describe_input(path) for name, path in named.items() if path is not None and path.is_file()
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -149,7 +161,6 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         refuse_near(files.test, "sm_name", pairs["sm_name"], data.obs["sm_name"])
     order = canonical_order(data.obs)
     pairs_order = np.arange(0) if pairs is None else canonical_order(pairs)
-    named = {"train": files.train, "test": files.test, "genes": files.options.genes, "molecules": files.table}
     return Problem(
         data.take(order),
         None if pairs is None else pairs.iloc[pairs_order].reset_index(drop=True),
@@ -157,7 +168,7 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         np.argsort(order),
         np.argsort(pairs_order),
         "demo data (simulated)" if files.train is None else str(files.train),
-        {name: describe_input(path) for name, path in named.items() if path is not None},
+        files.described(),
         [*notes, *_notes(measured, data, pairs, files.replicates)],
     )
 

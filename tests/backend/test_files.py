@@ -4,19 +4,26 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from rapids_pipeline.backend import files as module
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import (
+    LOCK,
     MANIFEST,
     MODEL,
     OOF,
     RESULTS,
     SCORES,
     SUBMISSION,
+    UNFINISHED,
     RunFolder,
+    locked,
+    locked_file,
     recorded_hash,
     recorded_input,
     sha256_of,
@@ -132,29 +139,116 @@ def test_a_manifest_that_is_none_names_nothing(tmp_path, content):
 
 @pytest.mark.parametrize("after", range(4))
 def test_an_interrupted_publish_destroys_nothing(tmp_path, monkeypatch, after):
-    """However far the moves came, every result is whole, old or new, and no manifest vouches for a mixture."""
-    identity = {"config": {"seed": 0}}
-    RunFolder(tmp_path, identity).publish(writers("old"), {"weights": "old"})
+    """However far the moves came, results are whole, no manifest vouches for a mixture, and the same run goes on."""
+    old, new = {"config": {"seed": 0}}, {"config": {"seed": 1}}
+    RunFolder(tmp_path, old).publish(writers("old"), {"weights": "old"})
     moved, move = [], Path.replace
 
     def replace(self, target):
-        if len(moved) == after:
-            raise KeyboardInterrupt
-        moved.append(target)
+        if Path(target).parent == tmp_path:
+            if len(moved) == after:
+                raise KeyboardInterrupt
+            moved.append(target)
         return move(self, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
-            RunFolder(tmp_path, identity).publish(writers("new"), {"weights": "new"})
+            RunFolder(tmp_path, new, overwrite=True).publish(writers("new"), {"weights": "new"})
     found = contents(tmp_path)
     assert [found[name] for name in (SUBMISSION, OOF, SCORES)] == ["new"] * after + ["old"] * (3 - after)
     assert not (tmp_path / MANIFEST).exists()
     with pytest.raises(InputError, match=r"holds another run's submission.csv; .* add --overwrite"):
-        RunFolder(tmp_path, identity)
-    RunFolder(tmp_path, identity, overwrite=True).publish(writers("new"), {"weights": "new"})
-    assert set(contents(tmp_path).values()) == {"new"}
+        RunFolder(tmp_path, old)
+    RunFolder(tmp_path, new).publish(writers("new"), {"weights": "new"})
+    assert contents(tmp_path) == dict.fromkeys(FILES, "new")
     assert json.loads((tmp_path / MANIFEST).read_text())["weights"] == "new"
+
+
+def test_results_that_no_run_was_publishing_are_another_runs(tmp_path):
+    (tmp_path / SUBMISSION).write_text("mine")
+    folder = RunFolder(tmp_path, {"seed": 0}, overwrite=True)
+    folder.kept.mkdir()
+    (folder.kept / "a finished fit").write_text("kept before the run was stopped")
+    with pytest.raises(InputError, match="holds another run's submission"):
+        RunFolder(tmp_path, {"seed": 0})
+
+
+def test_a_finished_run_is_found_while_its_results_and_the_code_are_the_same(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, {"seed": 0})
+    assert folder.finished() is None
+    folder.publish(writers("new", RESULTS[:-1]), {"shape": 3})
+    assert folder.finished()["shape"] == 3
+    assert RunFolder(tmp_path, {"seed": 1}, overwrite=True).finished() is None
+    for name, other in (("code_hash", "0"), ("installed_versions", {"numpy": "0"})):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda other=other: other)
+            assert folder.finished() is None
+    (tmp_path / MODEL / "new.json").write_text("ne")
+    assert folder.finished() is None
+    (tmp_path / MODEL / "new.json").unlink()
+    assert folder.finished() is None
+
+
+def test_a_folder_is_held_by_one_process_at_a_time_and_by_no_dead_one(tmp_path):
+    out = tmp_path / "new" / "out"
+    hold = (
+        "import sys, time; from pathlib import Path; from rapids_pipeline.backend.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        (out / f"{UNFINISHED}half.csv").write_text("half")
+        (out / f"{UNFINISHED}staging").mkdir()
+        (out / f"{UNFINISHED}staging" / "model").write_text("half")
+        said = f"--out {out}: another process is writing there; wait for it to end, or choose another name"
+        with pytest.raises(InputError) as refused, locked(out):
+            pytest.fail("the folder was not held")
+        assert str(refused.value) == said
+        assert len(list(out.iterdir())) == 3
+    finally:
+        other.kill()
+        other.communicate()
+    with locked(out):
+        assert [path.name for path in out.iterdir()] == [LOCK]
+    assert not list(out.iterdir())
+
+
+def test_a_folder_that_is_empty_in_the_end_is_removed_where_it_was_made(tmp_path):
+    with locked(tmp_path / "new" / "out"):
+        assert (tmp_path / "new" / "out" / LOCK).exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_its_holder_removed_is_taken_anew(tmp_path, monkeypatch):
+    """Between opening and locking the file, the process that held it ended and another one took the name."""
+    import fcntl
+
+    real, taken = fcntl.flock, []
+
+    def flock(descriptor, how):
+        real(descriptor, how)
+        if not taken:
+            taken.append(descriptor)
+            (tmp_path / LOCK).unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path), pytest.raises(InputError, match="another process"), locked(tmp_path):
+        pytest.fail("the folder was not held")
+
+
+def test_a_file_that_is_written_is_held_too(tmp_path):
+    out = tmp_path / "predicted.csv"
+    (tmp_path / f"{UNFINISHED}predicted-x.csv").write_text("half")
+    (tmp_path / f"{UNFINISHED}other-x.csv").write_text("another's")
+    with (
+        locked_file(out),
+        pytest.raises(InputError, match="another process is writing there"),
+        locked_file(out),
+    ):
+        pytest.fail("the file was not held")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{UNFINISHED}other-x.csv"]
 
 
 def test_a_broken_manifest_is_another_runs(tmp_path):

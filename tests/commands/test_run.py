@@ -12,6 +12,7 @@ from rapids_pipeline import __version__, pipeline
 from rapids_pipeline.backend import devices
 from rapids_pipeline.backend.devices import Problem
 from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.stack import nested
 from tests.command_line import (
     RESULTS,
     error_line,
@@ -93,7 +94,7 @@ def test_the_manifest_tells_how_the_results_were_made(finished, small_files):
 def test_the_same_run_again_gives_the_same_bytes(finished, small):
     out = finished[0]
     before = (out / "submission.csv").read_bytes()
-    succeed(*small(out))  # the same run may replace its own results
+    succeed(*small(out), "--overwrite")
     assert (out / "submission.csv").read_bytes() == before
     assert names_in(out) == RESULTS
 
@@ -279,21 +280,76 @@ def test_molecules_that_are_left_to_the_program_are_named_with_the_reason(
     "error", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")]
 )
 @pytest.mark.parametrize("place", ["write_oof", "write_kaggle_csv"])
-def test_a_failure_while_writing_leaves_nothing(small, tmp_path, monkeypatch, quick, place, error):
+def test_a_failure_while_writing_leaves_no_result_and_the_fits_for_the_next_run(
+    small, tmp_path, monkeypatch, quick, place, error
+):
     def fail(path, *_):
         path.write_text("half of it")
         raise error
 
-    monkeypatch.setattr(pipeline, place, fail)
     out = tmp_path / "new" / "out"
-    result = invoke(*small(out))
-    assert names_in(tmp_path) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, place, fail)
+        result = invoke(*small(out))
+    assert names_in(out) == [".run"]
     if isinstance(error, OSError):
-        assert error_line(result) == f"error: --out {out}: cannot be written (No space left on device)"
+        kept = "finished fits are kept there, and the same command goes on from them"
+        assert (
+            error_line(result) == f"error: --out {out}: cannot be written (No space left on device); {kept}"
+        )
     elif isinstance(error, KeyboardInterrupt):
-        assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "interrupted")
+        said = f"finished fits are kept in {out}/.run; the same command goes on from them"
+        assert (result.exit_code, result.stderr.splitlines()[-2:]) == (130, [said, "interrupted"])
     else:
         assert result.exit_code == 1
+    monkeypatch.setattr(nested, "fitted", lambda *_: pytest.fail("a finished fit was made again"))
+    succeed(*small(out))
+    assert names_in(out) == RESULTS
+
+
+def test_a_run_that_is_finished_has_nothing_to_do_and_overwrite_makes_it_anew(
+    finished, small, tmp_path, monkeypatch, quick
+):
+    out = tmp_path / "out"
+    before = succeed(*small(out))
+    manifest = manifest_of(out)
+    assert manifest["results"]["submission.csv"] == (out / "submission.csv").stat().st_size
+    again = succeed(*small(out))
+    assert f"nothing to do: {out} holds the results of this run since {manifest['created']}" in again.stderr
+    assert again.stdout == before.stdout.replace("genes written:", "genes are in")
+    assert manifest_of(out) == manifest
+    succeed(*small(out), "--overwrite")
+    assert manifest_of(out)["seconds"] != manifest["seconds"]
+    (out / "submission.csv").write_text("damaged")
+    succeed(*small(out))
+    assert len(pd.read_csv(out / "submission.csv")) == manifest["shape"]["test_rows"]
+
+
+@pytest.mark.parametrize("stop", [0, 3, 10])
+def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(small, tmp_path, monkeypatch, quick, stop):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    succeed(*small(whole))
+    real, made = nested.fitted, []
+
+    def fitted(*given):
+        if len(made) == stop:
+            raise KeyboardInterrupt
+        made.append(given)
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nested, "fitted", fitted)
+        assert invoke(*small(out)).exit_code == 130
+    fits = list((out / ".run" / ".finished").glob("*"))
+    assert min(stop, 7) <= len(fits) <= stop, "the boosters after the seven SVRs are fitted side by side"
+    assert names_in(tmp_path) == (["out", "whole"] if stop else ["whole"])
+    succeed(*small(out))
+    for name in ("submission.csv", "oof.parquet", "scores.json", "model/state.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    arrays = sorted(path.name for path in (whole / "model").glob("*.safetensors"))
+    for name in arrays:
+        assert (out / "model" / name).read_bytes() == (whole / "model" / name).read_bytes(), name
+    assert arrays and names_in(out) == RESULTS
 
 
 # --- engines, feature sets, recipes -----------------------------------------------------------------------

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from benchmarks.accuracy import ablation, compare, jobs, peers, tables
-from rapids_pipeline.stack.recipe import RECIPES, to_toml
 from rapids_pipeline.backend.store import content_hash
+from rapids_pipeline.stack.recipe import RECIPES, to_toml
 
 N_GENES = 12
 

@@ -11,12 +11,12 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
+from rapids_pipeline.backend.store import FOLDER
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports import tune as report
 from rapids_pipeline.reports.page import LiveStages
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.recipe import RECIPES, recipe, to_toml
-from rapids_pipeline.backend.store import FOLDER
 from rapids_pipeline.studies.tune.results import Course
 from rapids_pipeline.studies.tune.study import ModelStudy
 from tests.command_line import error_line, invoke, manifest_of, names_in, run_arguments, succeed
