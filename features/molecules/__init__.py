@@ -10,6 +10,8 @@ WITHOUT_WEIGHTS = {
 """Where the encoders are that need no weights, by name: a new one is a file of this folder and a line here."""
 FITTED_IN_FOLD = ("descriptors",)
 """Those of them that learn from the molecules they are fitted to."""
+DEFAULT_CHEMBERTA = "DeepChem/ChemBERTa-10M-MTR"
+"""The hub id of `--molecules chemberta`."""
 NONE = "none"
 """In `--molecules none`: perturbations are told apart by name, and no structure is read."""
 TABLE = "table"

@@ -31,7 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from features.molecules import NONE, TABLE, WITHOUT_WEIGHTS, fitted_in_fold, language_model
+from features.molecules import (
+    DEFAULT_CHEMBERTA,
+    NONE,
+    TABLE,
+    WITHOUT_WEIGHTS,
+    fitted_in_fold,
+    language_model,
+    weights,
+)
 from features.molecules.smiles import (
     MoleculeEncoder,
     one_line,
@@ -45,7 +53,6 @@ from rapids_pipeline.backend.arrays import Float32, Labels
 from rapids_pipeline.backend.errors import InputError, PerturbError
 from rapids_pipeline.backend.files import written_atomically
 
-DEFAULT_CHEMBERTA = "DeepChem/ChemBERTa-10M-MTR"
 POOLINGS = ("mean", "cls")
 UNKNOWN_WARNING = 0.1
 CACHE_VARIABLE = "RAPIDS_PERTURB_CACHE"
@@ -381,7 +388,7 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
         return cast(MoleculeEncoder, getattr(import_module(module), encoder)())
     if name == "chemberta":
         return ChemBERTaEncoder(device=device)
-    if name and (Path(name).expanduser().is_dir() or language_model.HUB_ID.fullmatch(name)):
+    if name and (Path(name).expanduser().is_dir() or weights.HUB_ID.fullmatch(name)):
         return ChemBERTaEncoder(model=name, device=device)
     raise InputError(
         f"--molecules {name}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a SMILES "
@@ -401,7 +408,7 @@ def chosen_encoder(name: str) -> tuple[str, str]:
     if missing:
         return "morgan", f"auto: ChemBERTa needs {' and '.join(missing)}; pip install '.[chemberta]'"
     try:
-        language_model.model_folder(DEFAULT_CHEMBERTA, ask_hub=False)
+        weights.model_folder(DEFAULT_CHEMBERTA, ask_hub=False)
     except PerturbError:
         return "morgan", "auto: the weights of ChemBERTa are not here; --molecules chemberta fetches them"
     return "chemberta", "auto: its weights are on this machine"
@@ -409,11 +416,12 @@ def chosen_encoder(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class MoleculeColumns:
-    """Columns by encoder, float32: `training` rows, `others`; and what a reader of results should know."""
+    """Columns by encoder, float32: `training` rows, `others`; what a reader should know; hashes of language models."""
 
     training: dict[str, Float32] = field(default_factory=dict)
     others: dict[str, Float32] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)
 
 
 def encode_molecules(
@@ -441,5 +449,7 @@ def encode_molecules(
         if not fitted_in_fold(name):
             values = encoder.transform([*training, *others])
             found.training[name], found.others[name] = values[: len(training)], values[len(training) :]
+        if isinstance(encoder, ChemBERTaEncoder):
+            found.weights[name] = encoder.language_model_.content_hash
         found.notes.extend(note for note in encoder.notes() if note not in found.notes)
     return found

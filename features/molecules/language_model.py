@@ -1,13 +1,10 @@
 """Language models of SMILES: from a model's name to its files and to one embedding per molecule.
 
 Functions only; the estimator is `features.molecules.encoders.ChemBERTaEncoder`. What can go wrong in silence with
-such models is checked: weights that a checkpoint lacks (`_load_encoder`), and tokenizers that do not know
-SMILES (`features.molecules.smiles`).
+such models is checked: weights that a checkpoint lacks (`features.molecules.weights`, which also says what of a
+stranger's weights is believed), and tokenizers that do not know SMILES (`features.molecules.smiles`).
 """
 
-import hashlib
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +13,16 @@ from typing import Any, Literal
 import numpy as np
 
 from features.molecules.smiles import (
-    VOCABULARIES,
-    load_part,
+    PROBE_MOLECULES,
     load_tokenizer,
-    one_line,
+    loaded,
     quiet_libraries,
     require_package,
     token_counts,
 )
+from features.molecules.weights import believed, content_hash, model_folder, read_encoder
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.backend.files import sha256_of
 
 Pooling = Literal["mean", "cls"]
 
@@ -36,13 +32,6 @@ TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 On one CPU core the 12-layer ALBERT of rxnmapper was fastest at 200 to 1,000 tokens and 5 % slower at 2,000. On a GPU
 65,536 tokens keep the widest activations of a base-size encoder (3,072 values a token) under 1 GB.
 """
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-HUB_TIMEOUT_S = 5.0
-OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-REMEDY = "give a local folder with the weights (--molecules FOLDER) or use --molecules morgan"
-SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-PICKLE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -89,17 +78,22 @@ def load_language_model(name: str, max_length: int = 150, device: str = "cpu") -
     with quiet_libraries():
         folder = model_folder(name)
         digest = content_hash(folder)
-        tokenizer = load_tokenizer(folder)
-        encoder = _load_encoder(folder).to(device)
-    return LanguageModel(
-        encoder=encoder,
-        tokenizer=tokenizer,
-        folder=folder,
-        device=device,
-        width=int(encoder.config.hidden_size),
-        max_tokens=min(max_length, _room(encoder)),
-        content_hash=digest,
-    )
+        with believed(folder) as place:
+            tokenizer = load_tokenizer(place, folder)
+            encoder = read_encoder(place, folder).to(device)
+        model = LanguageModel(
+            encoder=encoder,
+            tokenizer=tokenizer,
+            folder=folder,
+            device=device,
+            width=int(encoder.config.hidden_size),
+            max_tokens=min(max_length, _room(encoder)),
+            content_hash=digest,
+        )
+        loaded(
+            _forward, model, folder, "weights", smiles=[PROBE_MOLECULES[0]], pooling="mean", normalize=False
+        )
+    return model
 
 
 def embed(
@@ -205,23 +199,6 @@ def _device_type(model: LanguageModel) -> str:
     return model.device.split(":")[0]
 
 
-def _load_encoder(folder: Path) -> Any:
-    """Load the encoder's weights; every weight that `embed` uses must come from the checkpoint."""
-    auto = require_package("transformers").AutoModel
-    options = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # reported below, by name
-    encoder, info = load_part(auto.from_pretrained, folder, "weights", **options)
-    lacking = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
-    used = sorted(key for key in lacking if not key.startswith("pooler."))  # no pooling here goes through it
-    if used:
-        raise InputError(
-            f"{folder}: {len(used)} weights of the encoder are not in the checkpoint, or in another shape "
-            f"({used[0]}, ...), and would be random; do config.json and the weights belong together?"
-        )
-    if encoder.config.is_encoder_decoder or not hasattr(encoder.config, "hidden_size"):
-        raise InputError(f"{folder}: a {encoder.config.model_type} model is no encoder of single sequences")
-    return encoder.float().eval()
-
-
 def _room(encoder: Any) -> int:
     """Return how many tokens the encoder has positions for (RoBERTa's begin after the padding id)."""
     positions = getattr(encoder.config, "max_position_embeddings", None)
@@ -229,85 +206,3 @@ def _room(encoder: Any) -> int:
         return 2**31
     offset = getattr(getattr(encoder, "embeddings", None), "padding_idx", None)
     return positions if offset is None else positions - offset - 1
-
-
-def model_folder(name: str, ask_hub: bool = True) -> Path:
-    """Return the folder of a model, with configuration, weights and tokenizer.
-
-    The hub is asked for a hub id only, and not where `ask_hub` is false or the environment says HF_HUB_OFFLINE or
-    TRANSFORMERS_OFFLINE: then its local cache alone counts.
-
-    Raises
-    ------
-    InputError
-        The folder does not exist or lacks a file.
-    UnavailableError
-        The hub's files cannot be had.
-    """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if not HUB_ID.fullmatch(name):
-            raise InputError(f"--molecules {name}: no such folder, and no hub id (organisation/model)")
-        folder = _fetch(name, ask_hub)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: not a model folder, config.json is missing")
-    for kind, files in (("weights are", SAFE_WEIGHTS + PICKLE_WEIGHTS), ("tokenizer is", VOCABULARIES)):
-        if not any((folder / file).is_file() for file in files):
-            raise InputError(f"{folder}: the {kind} missing; expected one of {', '.join(files)}")
-    return folder
-
-
-def needed_files(files: Sequence[str]) -> list[str]:
-    """Choose the files of a model that count: top level, weights as safetensors or else as pickle."""
-    top = [file for file in files if "/" not in file]
-    suffix = ".safetensors" if any(file in SAFE_WEIGHTS for file in top) else ".bin"
-    return [
-        file
-        for file in top
-        if file.endswith((".json", ".txt", ".model"))
-        or (file.endswith(suffix) and file.startswith(("model", "pytorch_model")))
-    ]
-
-
-def content_hash(folder: Path) -> str:
-    """Return the SHA-256 over names and contents of a model's `needed_files`, 64 hexadecimal digits.
-
-    Two folders have the same hash where they hold the same configuration, weights and tokenizer, wherever
-    they lie and however they are called.
-    """
-    total = hashlib.sha256()
-    names = needed_files(sorted(path.name for path in folder.iterdir() if path.is_file()))
-    for name in names:
-        total.update(f"{name}\0{sha256_of(folder / name)}\n".encode())
-    return total.hexdigest()
-
-
-def _fetch(name: str, ask_hub: bool) -> Path:
-    """Return the local snapshot of a hub id: from the hub within `HUB_TIMEOUT_S`, else from its cache.
-
-    The first question to the hub carries a time limit and is asked once; huggingface_hub's own file downloads
-    repeat theirs for 23 s where there is no network.
-    """
-    hub = require_package("huggingface_hub")
-    offline = not ask_hub or _is_offline(hub)
-    reason: Exception | None = None
-    if not offline:
-        try:
-            found = hub.HfApi().model_info(name, timeout=HUB_TIMEOUT_S)
-            files = needed_files([entry.rfilename for entry in found.siblings or []])
-            return Path(hub.snapshot_download(name, allow_patterns=files))
-        except Exception as error:  # no network, no such model, a private one: the cache is the last chance
-            reason = error
-    try:
-        return Path(hub.snapshot_download(name, local_files_only=True, allow_patterns=["config.json"]))
-    except Exception as error:
-        why = "the hub is not asked: offline mode" if offline else one_line(reason or error)
-        raise UnavailableError(
-            f"--molecules {name}: its weights are not on this machine and cannot be fetched ({why}); {REMEDY}"
-        ) from (reason or error)
-
-
-def _is_offline(hub: Any) -> bool:
-    """Say whether the environment, now or when huggingface_hub was imported, keeps it off the network."""
-    said = {os.environ.get(variable, "").upper() for variable in OFFLINE_VARIABLES}
-    return bool(hub.constants.HF_HUB_OFFLINE or said & {"1", "ON", "YES", "TRUE"})

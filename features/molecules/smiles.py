@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from rapids_pipeline.backend.arrays import Indices
-from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 
@@ -171,8 +171,8 @@ class MoleculeEncoder(TransformerMixin, BaseEstimator):
         return parents, number[row]
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a model folder and make sure that it knows SMILES.
+def load_tokenizer(folder: Path, shown: Path | None = None) -> Any:
+    """Load the tokenizer of a model folder (in messages: `shown`) and make sure that it knows SMILES.
 
     A folder whose only vocabulary is a `vocab.txt` of SMILES tokens (the "SmilesTokenizer" format of DeepChem
     and rxnmapper) goes to `smiles_tokenizer`: transformers' AutoTokenizer would pick a tokenizer by the
@@ -183,18 +183,20 @@ def load_tokenizer(folder: Path) -> Any:
     InputError
         The tokenizer cannot be loaded, has no padding token, or does not know SMILES.
     """
+    shown = shown or folder
     if _has_smiles_vocabulary(folder):
-        tokenizer = smiles_tokenizer(folder / "vocab.txt")
+        tokenizer = loaded(smiles_tokenizer, shown / "vocab.txt", shown, "tokenizer")
     else:
-        auto = require_package("transformers").AutoTokenizer
-        tokenizer = load_part(auto.from_pretrained, folder, "tokenizer")
+        auto = require_package("transformers").AutoTokenizer.from_pretrained
+        options = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = loaded(auto, str(folder), shown, "tokenizer", **options)
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
-        raise InputError(f"{folder}: cannot use its tokenizer (it gives no character offsets or no padding)")
+        raise InputError(f"{shown}: cannot use its tokenizer (it gives no character offsets or no padding)")
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "right"
-    require_known(tokenizer, PROBE_MOLECULES, folder)
+    require_known(tokenizer, PROBE_MOLECULES, shown)
     if len({tuple(ids) for ids in tokenizer(list(PROBE_MOLECULES))["input_ids"]}) < len(PROBE_MOLECULES):
-        raise _does_not_know_smiles(folder, "it gives different molecules the same tokens")
+        raise _does_not_know_smiles(shown, "it gives different molecules the same tokens")
     return tokenizer
 
 
@@ -293,17 +295,20 @@ def _does_not_know_smiles(source: object, evidence: str) -> InputError:
     )
 
 
-def load_part(loader: Any, folder: Path, what: str, **options: Any) -> Any:
-    """Call a transformers loader on a local folder; any failure becomes an InputError of one line."""
+def loaded(loader: Callable[..., Any], source: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Return what a loader makes of a source; a failure of its library becomes an InputError that names the folder."""
     try:
-        return loader(str(folder), local_files_only=True, trust_remote_code=False, **options)
+        return loader(source, **options)
+    except PerturbError:
+        raise
     except Exception as error:  # transformers, tokenizers and torch each have their own errors
         raise InputError(f"{folder}: its {what} cannot be loaded ({one_line(error)})") from error
 
 
-def one_line(error: Exception) -> str:
-    """Return an error's kind and message on one line of at most 200 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+def one_line(error: Exception, kind: bool = True) -> str:
+    """Return an error's message, and by default its kind, on one line of at most 200 characters."""
+    message = " ".join(str(error).split())
+    return (f"{type(error).__name__}: {message}" if kind else message)[:200]
 
 
 def require_package(package: str) -> Any:

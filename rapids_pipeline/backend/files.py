@@ -33,6 +33,8 @@ S = TypeVar("S", bound="BaseModel")
 
 SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.json", "manifest.json"
 MODEL = "model"
+FOLDER = "folder"
+"""In the context of validators: the folder of the file that settings come from; None for a saved model's."""
 RESULTS = (SUBMISSION, OOF, SCORES, MODEL, MANIFEST)
 MANIFEST_FORMAT = 1
 LOCK, UNFINISHED = ".lock", ".unfinished-"
@@ -73,6 +75,8 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 def by_name_or_toml(name: str | Path, known: Mapping[str, S], settings: type[S], what: str) -> S:
     """Return the settings of a known name, or those that a TOML file has, checked by their pydantic class.
 
+    Validators see in their context the `FOLDER` of the file: what it names must lie there (`within`).
+
     Raises
     ------
     InputError
@@ -89,13 +93,34 @@ def by_name_or_toml(name: str | Path, known: Mapping[str, S], settings: type[S],
     if path.suffix != ".toml":
         raise InputError(f"no {what} {str(name)!r}; choose among {', '.join(known)}, or name a .toml file")
     try:
-        return settings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return settings.model_validate(content, context={FOLDER: path.parent})
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from None
     except ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}") from None
+
+
+def within(folder: Path | None, name: str) -> Path:
+    """Return the path of a file that settings of `folder` name; InputError where it is not in it or below it.
+
+    Settings of no folder, those of a saved model, name no files.
+    """
+    if folder is None:
+        raise InputError(f"{name[:80]!r} is a name, and these settings have to be complete by themselves")
+    inside = "\0" not in name and not Path(name).is_absolute()
+    try:
+        inside = inside and (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a name too long for a file, links in a circle
+        inside = False
+    if not inside:
+        raise InputError(
+            f"{name[:80]!r} is not in the folder of the file that names it; copy it there, or write its content instead "
+            "of its name"
+        )
+    return folder / name
 
 
 def sha256_of(path: Path) -> str:

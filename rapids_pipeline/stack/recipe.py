@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tomli_w
-from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, ValidationInfo, model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureSet
 from features.molecules import NONE, TABLE, is_table
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
 OLD_KEYS = ("svrs", "kernels", "boosting", "pseudo_labels")
 
 
-def _member(value: Any) -> Member:
+def _member(value: Any, info: ValidationInfo) -> Member:
     """Return a member from its settings; the kind says of which class."""
     if isinstance(value, Member):
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind not in KINDS:
         raise ValueError(f"no kind of member {kind!r}; choose among {', '.join(KINDS)}")
-    return KINDS[kind].model_validate(value)
+    return KINDS[kind].model_validate(value, context=info.context)
 
 
 AnyMember = Annotated[SerializeAsAny[Member], PlainValidator(_member)]

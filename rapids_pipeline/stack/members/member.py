@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from features.feature_sets import FeatureSet, feature_set
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.files import FOLDER, within
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.data.untested import Imputed
 
@@ -27,7 +28,17 @@ PSEUDO = "_pseudo"
 REMEDY = "`rapids-perturb recipes best --toml` prints a recipe to copy"
 
 
-Features = Annotated[FeatureSet, BeforeValidator(lambda x: feature_set(x) if isinstance(x, str) else x)]
+def _features(value: Any, info: ValidationInfo) -> Any:
+    """Return a feature set for its name or file: in a recipe's file one of its own folder, in a saved model none."""
+    if not isinstance(value, str):
+        return value
+    if info.context is None:
+        return feature_set(value)
+    folder = info.context[FOLDER]
+    return feature_set(value if folder is not None and not value.endswith(".toml") else within(folder, value))
+
+
+Features = Annotated[FeatureSet, BeforeValidator(_features)]
 """A feature set, which can also be given by its name or TOML file."""
 
 

@@ -24,9 +24,10 @@ pytest.importorskip("rdkit")
 
 from features.molecules import language_model  # noqa: E402
 from features.molecules.encoders import ChemBERTaEncoder, molecule_encoder  # noqa: E402
-from features.molecules.language_model import (  # noqa: E402
+from features.molecules.language_model import load_language_model  # noqa: E402
+from features.molecules.weights import (  # noqa: E402
+    OFFLINE_VARIABLES,
     content_hash,
-    load_language_model,
     model_folder,
     needed_files,
 )
@@ -241,7 +242,7 @@ def test_offline_means_that_the_hub_is_not_asked(offline, questions, monkeypatch
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    for variable in language_model.OFFLINE_VARIABLES:
+    for variable in OFFLINE_VARIABLES:
         monkeypatch.setenv(variable, "1" if variable == offline else "0")
     absent = "organisation/model: its weights are not on this machine"
     with pytest.raises(UnavailableError, match=absent) as caught:
