@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from features.blocks import (
     Block,
@@ -38,10 +38,10 @@ from features.blocks import (
     PredictionBlock,
     StatisticsBlock,
 )
-from features.molecules import fitted_in_fold
+from features.molecules import fitted_in_fold, refuse_foreign
 from features.rows import COMPOUND_DOSE, DOSE, Rows
 from rapids_pipeline.backend.arrays import Float32
-from rapids_pipeline.backend.files import by_name_or_toml
+from rapids_pipeline.backend.files import by_name_or_toml, from_file
 from rapids_pipeline.backend.state import State, StateReader
 
 N_COMPONENTS = 45
@@ -70,6 +70,13 @@ class FeatureSet(BaseModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"block {twice[0]} occurs twice")
+        return self
+
+    @model_validator(mode="after")
+    def _chooses_no_weights(self, info: ValidationInfo) -> "FeatureSet":
+        for block in self.blocks if from_file(info.context) else ():
+            if isinstance(block, MoleculeBlock) and block.encoder is not None:
+                refuse_foreign(block.encoder)
         return self
 
     @property

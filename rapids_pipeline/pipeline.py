@@ -124,7 +124,7 @@ def _made(
         *untested_notes(problem.data),
     ]
     with stages.stage("write"):
-        model = saved_model(stack, config, problem, train, test)
+        model = saved_model(stack, config, problem, train, test, molecules.weights)
         made = {
             "config": config.model_dump(mode="json"),
             "chosen": chosen,
@@ -144,14 +144,20 @@ def engines_of(problem: Problem, recipe: Recipe, device: Device) -> dict[str, st
 
 
 def saved_model(
-    stack: FittedStack, config: RunConfig, problem: Problem, train: Rows, test: Rows
+    stack: FittedStack,
+    config: RunConfig,
+    problem: Problem,
+    train: Rows,
+    test: Rows,
+    weights: Mapping[str, str],
 ) -> SavedModel:
-    """Return what `predict` needs of a run."""
+    """Return what `predict` needs of a run; `weights` are the hashes of its language models."""
     columns = [*PAIR_COLUMNS, *varying(problem.data.obs)]
     embeddings = embeddings_of(config.recipe.encoders, Rows.joined(train, test))
     obs = problem.data.obs[columns]
     untested = never_tested(problem.data.Y, obs["cell_type"])
-    return SavedModel(stack.model, config, problem.data.genes, obs, embeddings, untested, problem.table)
+    genes, table = problem.data.genes, problem.table
+    return SavedModel(stack.model, config, genes, obs, embeddings, untested, table, weights)
 
 
 def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Molecules as rows of numbers: fingerprints, descriptors, embeddings; and perturbations that are no molecules."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,9 @@ NONE = "none"
 TABLE = "table"
 """What kernels and blocks call the columns of `--molecules TABLE` (`features.molecules.table`)."""
 
+WEIGHTS_VARIABLE = "RAPIDS_PERTURB_WEIGHTS"
+"""Environment variable: weights that the user trusts besides those of --molecules, as PATH lists folders."""
+
 Combine = Literal["sum", "mean"]
 """What the rows of its parts in such a table give a combination "A+B" that has none."""
 
@@ -29,6 +33,20 @@ def fitted_in_fold(encoder: str) -> bool:
 def needs_weights(encoder: str) -> bool:
     """Say whether an encoder is a language model, whose weights must be on this machine or fetched."""
     return encoder not in WITHOUT_WEIGHTS and encoder != TABLE
+
+
+def trusted_weights() -> list[str]:
+    """Return the weights that the environment names as trusted."""
+    return [name for name in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if name]
+
+
+def refuse_foreign(encoder: str) -> None:
+    """Raise ValueError where settings from a file name weights that their user has not named."""
+    if needs_weights(encoder) and encoder not in ("chemberta", *trusted_weights()):
+        raise ValueError(
+            f"{encoder[:80]!r} names weights, which a file does not choose: leave the encoder out (kernels: "
+            f"rbf(molecules)) and give --molecules {encoder[:80]}, or add it to {WEIGHTS_VARIABLE}"
+        )
 
 
 def is_table(molecules: str) -> bool:

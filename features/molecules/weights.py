@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from features.molecules import DEFAULT_CHEMBERTA
+from features.molecules import DEFAULT_CHEMBERTA, WEIGHTS_VARIABLE, trusted_weights
 from features.molecules.smiles import VOCABULARIES, loaded, one_line, require_package
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.files import sha256_of
@@ -33,7 +33,6 @@ from rapids_pipeline.backend.files import sha256_of
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_TIMEOUT_S = 5.0
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-WEIGHTS_VARIABLE = "RAPIDS_PERTURB_WEIGHTS"
 REMEDY = "give a local folder with the weights (--molecules FOLDER) or use --molecules morgan"
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -72,10 +71,12 @@ def model_folder(name: str, ask_hub: bool = True) -> Path:
     UnavailableError
         The hub's files cannot be had.
     """
-    if "\0" in name:
-        raise InputError(f"--molecules {name!r}: no name of a folder")
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        found = folder.is_dir()
+    except (ValueError, OSError, RuntimeError):  # a NUL, too long for a file, a home of nobody
+        raise InputError(f"--molecules {name[:80]!r}: no name of a folder") from None
+    if not found:
         if not HUB_ID.fullmatch(name):
             raise InputError(f"--molecules {name}: no such folder, and no hub id (organisation/model)")
         folder = _fetch(name, ask_hub)
@@ -85,11 +86,6 @@ def model_folder(name: str, ask_hub: bool = True) -> Path:
         if not any((folder / file).is_file() for file in files):
             raise InputError(f"{folder}: the {kind} missing; expected one of {', '.join(files)}")
     return folder
-
-
-def trusted() -> list[str]:
-    """Return the weights that the environment names as trusted."""
-    return [name for name in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if name]
 
 
 def recorded(name: str, sha256: str) -> Path:
@@ -110,7 +106,7 @@ def recorded(name: str, sha256: str) -> Path:
     """
     own = name == "chemberta"
     said = []
-    for place in [*trusted(), DEFAULT_CHEMBERTA if own else name]:
+    for place in [*trusted_weights(), DEFAULT_CHEMBERTA if own else name]:
         try:
             folder = model_folder(place, ask_hub=own and place == DEFAULT_CHEMBERTA)
             found = content_hash(folder)

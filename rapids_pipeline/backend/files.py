@@ -103,6 +103,11 @@ def by_name_or_toml(name: str | Path, known: Mapping[str, S], settings: type[S],
         raise InputError(f"{path}: {first_fault(error)}") from None
 
 
+def from_file(context: Mapping[str, Any] | None) -> bool:
+    """Say whether validators see settings that a person's file has, not those of Python or of a saved model."""
+    return context is not None and context[FOLDER] is not None
+
+
 def within(folder: Path | None, name: str) -> Path:
     """Return the path of a file that settings of `folder` name; InputError where it is not in it or below it.
 
@@ -117,8 +122,8 @@ def within(folder: Path | None, name: str) -> Path:
         inside = False
     if not inside:
         raise InputError(
-            f"{name[:80]!r} is not in the folder of the file that names it; copy it there, or write its content instead "
-            "of its name"
+            f"{name[:80]!r} is not in the folder of the file that names it; copy it there, or write its content "
+            "instead of its name"
         )
     return folder / name
 

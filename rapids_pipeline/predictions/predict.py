@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.molecules import reads_structures
+from features.molecules import NONE
 from features.rows import Rows, places
 from rapids_pipeline.backend.arrays import Float32, Indices, gigabytes, host_bytes
 from rapids_pipeline.backend.devices import installed_versions
@@ -51,6 +51,8 @@ VALUES_A_ROW = 8192
 """float32 values that features and kernel of a row take, about."""
 MOLECULES_AT_ONCE = 4096
 """Molecules featurised at once (16 MB of Morgan fingerprints)."""
+COUNT = re.compile(r"(?<![\w./:-])\d+(?![\w./:-])")
+"""A number that counts something: no part of a path, a hash or a fraction."""
 KEPT = 8
 """How many times as many molecules have their features kept."""
 
@@ -269,7 +271,7 @@ def opened(
         A gene has the name of a metadata column.
     """
     model = load_model(folder)
-    options = replace(options, structures=reads_structures(model.config.molecules))
+    options = replace(options, structures=model.table is None and model.config.molecules != NONE)
     batch = fanned_out(read_batch(pairs_file, model.obs, options), doses, times, model.obs)
     made = PairPredictor(model, batch)
     if model.table is not None:
@@ -376,7 +378,7 @@ def added(notes: Iterable[str]) -> list[str]:
     """Return sentences of counts with those made one that differ only in their numbers, which are added."""
     counts: dict[str, list[int]] = {}
     for note in notes:
-        found = [int(number) for number in re.findall(r"\d+", note)]
-        words = re.sub(r"\d+", "{}", note.replace("{", "{{").replace("}", "}}"))
+        found = [int(number) for number in COUNT.findall(note)]
+        words = COUNT.sub("{}", note.replace("{", "{{").replace("}", "}}"))
         counts[words] = [a + b for a, b in zip(counts.get(words, [0] * len(found)), found, strict=True)]
     return [words.format(*found) for words, found in counts.items()]

@@ -2,16 +2,19 @@
 
     about            recipe, seed and molecule encoder of the run, numbers of rows and genes
     pairs            cell type, compound and SMILES of the training rows; the genes
-    embeddings       features of the molecules known to the run, for encoders whose weights may not be at hand later
+    embeddings       features of the molecules known to the run, for encoders whose weights may not be at hand later,
+                     and the hash of these weights: new molecules are read with no others
     table            the whole table of embeddings of the run, where it had one
     check            a few training pairs and what the model predicts for them
     untested         cell types and genes that no training row was tested in together, where there are any
     member_…, blend  the members and the weighted sum of them
 
 On loading, the model predicts its check pairs again: a package that computes something else than it did at
-training (other fingerprints, for one) is noticed before it can spoil a prediction.
+training (other fingerprints, for one) is noticed before it can spoil a prediction. What a model from a stranger can
+and cannot do: docs/methods/trust.md.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,11 +28,13 @@ from features.molecules import TABLE, needs_weights
 from features.molecules.encoders import encode_molecules
 from features.molecules.smiles import canonical_smiles
 from features.molecules.table import EmbeddingTable
+from features.molecules.weights import recorded
 from features.rows import DOSE, TIME, Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError, first_fault
+from rapids_pipeline.backend.files import FOLDER
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.blend import Weights, weights_from_state
 from rapids_pipeline.stack.members.member import Model
@@ -39,6 +44,7 @@ CHECK_PAIRS = 3
 TOLERANCE = 1e-4
 """How far a loaded model may be from its check predictions, relative to 1 + their size."""
 PAIR_COLUMNS = ("cell_type", "sm_name", "SMILES")
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 ROWS_AT_ONCE = 512
 """Rows that the second level predicts at once: its members read all predictions of the first side by side."""
@@ -147,6 +153,8 @@ class SavedModel:
         Positions of the genes that no training row of the cell type was tested in.
     table : EmbeddingTable or None
         Which a recipe that reads a table needs.
+    weights : mapping of encoder to str
+        SHA-256 of the weights at training (`features.molecules.weights.content_hash`), of language models.
     """
 
     stack: StackModel
@@ -156,6 +164,7 @@ class SavedModel:
     embeddings: Embeddings
     never_tested: Mapping[str, Indices] = field(default_factory=dict)
     table: EmbeddingTable | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Rows, list[str]]:
         """Return the rows of pairs (with `cell_type`, `sm_name`, `SMILES`), and what a reader should know of them.
@@ -163,7 +172,8 @@ class SavedModel:
         Raises
         ------
         UnavailableError
-            A compound is new to the model, and the weights of the encoder that would read it are not here.
+            A compound is new to the model, and the weights of the encoder that would read it are not here, or not
+            those of training.
         """
         smiles, molecules, notes = list(pairs["SMILES"]), {}, []
         for name in self.config.recipe.encoders:
@@ -189,21 +199,34 @@ class SavedModel:
         new = list(dict.fromkeys(molecule for molecule in canonical if molecule not in place))
         notes: list[str] = []
         if new:
-            try:
-                columns = encode_molecules([name], new, (), device)
-            except PerturbError as error:
-                raise UnavailableError(
-                    f"{len(new)} compounds are new to the model, and {name}, which would read them, is not to be "
-                    f"had here: {error}"
-                ) from error
-            if columns.training[name].shape[1] != features.shape[1]:
+            values, notes = self._read(name, new, device)
+            if values.shape[1] != features.shape[1]:
                 raise InputError(
-                    f"{name} gives {columns.training[name].shape[1]} numbers a molecule here, and "
-                    f"{features.shape[1]} when the model was trained; use the same weights"
+                    f"{name} gives {values.shape[1]} numbers a molecule here, and {features.shape[1]} when the model "
+                    "was trained; use the same weights"
                 )
-            features, notes = np.vstack([features, columns.training[name]]), columns.notes
+            features = np.vstack([features, values])
             place |= {molecule: len(known) + row for row, molecule in enumerate(new)}
         return features[[place[molecule] for molecule in canonical]], notes
+
+    def _read(self, name: str, new: Sequence[str], device: DeviceName) -> tuple[Float32, list[str]]:
+        """Return the features of new molecules by a language model, read with the weights of training, and notes."""
+        try:
+            if name not in self.weights:
+                raise UnavailableError(
+                    "the model does not say which weights it was trained with; train it again"
+                )
+            folder = str(recorded(name, self.weights[name]))
+            columns = encode_molecules([folder], new, (), device)
+        except PerturbError as error:
+            raise UnavailableError(
+                f"{len(new)} compounds are new to the model, and {name[:80]}, which would read them, is not to be "
+                f"had here: {error}"
+            ) from error
+        if columns.weights[folder] != self.weights[name]:
+            raise UnavailableError(f"{folder}: the weights were changed while they were read; try again")
+        said = f"compounds that are new to the model were read by {folder}, with the weights of training (sha256:"
+        return columns.training[folder], [*columns.notes, f"{said}{self.weights[name][:12]})"]
 
 
 def embeddings_of(encoders: Sequence[str], rows: Rows) -> Embeddings:
@@ -226,7 +249,12 @@ def save_model(folder: Path, model: SavedModel) -> None:
         "pairs": _pairs_state(model.obs),
         "genes": {"names": list(model.genes)},
         "embeddings": {
-            f"encoder_{number}": {"encoder": name, "molecules": known, "features": features}
+            f"encoder_{number}": {
+                "encoder": name,
+                "molecules": known,
+                "features": features,
+                "weights": model.weights.get(name, ""),
+            }
             for number, (name, (known, features)) in enumerate(model.embeddings.items())
         },
         **({} if model.table is None else {"table": model.table.state()}),
@@ -253,7 +281,7 @@ def load_model(folder: Path) -> SavedModel:
     """
     bundle = read_bundle(folder)
     try:
-        config = RunConfig.model_validate(bundle.about.get("config"))
+        config = RunConfig.model_validate(bundle.about.get("config"), context={FOLDER: None})
     except ValidationError as error:
         raise InputError(
             f"{folder}: the recipe in its manifest cannot be used: {first_fault(error)}"
@@ -261,14 +289,14 @@ def load_model(folder: Path) -> SavedModel:
     state = bundle.state
     genes = state.part("genes").levels("names")
     stack = StackModel.from_state(config.recipe, len(genes), state)
-    obs, embeddings = _pairs(state.part("pairs")), _embeddings(state.part("embeddings"))
+    obs, (embeddings, weights) = _pairs(state.part("pairs")), _embeddings(state.part("embeddings"))
     lacking = [n for n in config.recipe.encoders if needs_weights(n) and n not in embeddings]
     lacking += [TABLE] if TABLE in config.recipe.encoders and "table" not in state.names() else []
     if lacking:
         raise state.fault(f"there are no embeddings of {lacking[0]}")
     never_tested = _untested(state.part("untested"), len(genes)) if "untested" in state.names() else {}
     table = EmbeddingTable.from_state(state.part("table")) if "table" in state.names() else None
-    model = SavedModel(stack, config, tuple(genes), obs, embeddings, never_tested, table)
+    model = SavedModel(stack, config, tuple(genes), obs, embeddings, never_tested, table, weights)
     _checked(model, state.part("check"))
     return model
 
@@ -277,6 +305,9 @@ def _checked(model: SavedModel, reader: StateReader) -> None:
     """Raise InputError unless the model predicts its check pairs as it did when it was saved."""
     pairs = _pairs(reader)
     expected = reader.array("predicted", np.float32, (len(pairs), len(model.genes)))
+    molecules = {canonical_smiles(string) for string in pairs["SMILES"]} if model.embeddings else set()
+    if any(not molecules <= set(known) for known, _ in model.embeddings.values()):
+        raise reader.fault("its pairs are not among the known molecules")  # loading a model reads no weights
     try:
         predicted, _ = model.predict(pairs)
     except (ValueError, IndexError, TypeError) as error:
@@ -330,10 +361,16 @@ def _pairs(reader: StateReader) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _embeddings(reader: StateReader) -> Embeddings:
-    found = {}
+def _embeddings(reader: StateReader) -> tuple[Embeddings, dict[str, str]]:
+    """Make `SavedModel.embeddings` and `SavedModel.weights` of their part."""
+    found, weights = {}, {}
     for number in reader.names():
         part = reader.part(number)
-        known = part.levels("molecules")
-        found[part.text("encoder")] = (known, part.array("features", np.float32, (len(known), None)))
-    return found
+        name, known = part.text("encoder"), part.levels("molecules")
+        found[name] = (known, part.array("features", np.float32, (len(known), None)))
+        digest = part.text("weights") if "weights" in part.names() else ""
+        if digest and not DIGEST.fullmatch(digest):
+            raise part.fault("weights is no SHA-256")
+        if digest:
+            weights[name] = digest
+    return found, weights

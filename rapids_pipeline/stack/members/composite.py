@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from features.molecules import NONE, fitted_in_fold
+from features.molecules import NONE, fitted_in_fold, refuse_foreign
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import from_file
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel, renamed
+from rapids_pipeline.kernels.composite import MOLECULES, CompositeKernel, LearntKernel, renamed
 from rapids_pipeline.kernels.response_profiles import DOSE_LENGTH, TIME_LENGTH
 from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, StageConfig, TrainingSet
 from rapids_pipeline.stack.members.svr import NO_TUBE
@@ -71,12 +72,15 @@ class KernelModelConfig(StageConfig):
     max_iter: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _usable(self) -> Self:
+    def _usable(self, info: ValidationInfo) -> Self:
         CompositeKernel(self.weights)
         twice = sorted(set(self.weights) & set(self.context_weights))
         if twice:
             raise ValueError(f"{twice[0]!r} is both in weights and in context_weights: leave one of them out")
-        CompositeKernel(self.weights | self.context_weights)
+        named = CompositeKernel(self.weights | self.context_weights).encoders
+        for encoder in named if from_file(info.context) else ():
+            if encoder != MOLECULES:
+                refuse_foreign(encoder)
         if self.engine == "ridge" and self.epsilon:
             raise ValueError(NO_TUBE)
         if self.engine == "auto":
