@@ -31,15 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from features.molecules import (
-    DEFAULT_CHEMBERTA,
-    NONE,
-    TABLE,
-    WITHOUT_WEIGHTS,
-    fitted_in_fold,
-    language_model,
-    weights,
-)
+from features.molecules import DEFAULT_CHEMBERTA, NONE, TABLE, WITHOUT_WEIGHTS, fitted_in_fold, language_model
 from features.molecules.smiles import (
     MoleculeEncoder,
     one_line,
@@ -49,6 +41,7 @@ from features.molecules.smiles import (
     token_counts,
     unknown_share,
 )
+from features.molecules.weights import HUB_ID, model_folder
 from rapids_pipeline.backend.arrays import Float32, Labels
 from rapids_pipeline.backend.errors import InputError, PerturbError
 from rapids_pipeline.backend.files import written_atomically
@@ -388,7 +381,7 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
         return cast(MoleculeEncoder, getattr(import_module(module), encoder)())
     if name == "chemberta":
         return ChemBERTaEncoder(device=device)
-    if name and (Path(name).expanduser().is_dir() or weights.HUB_ID.fullmatch(name)):
+    if name and (Path(name).expanduser().is_dir() or HUB_ID.fullmatch(name)):
         return ChemBERTaEncoder(model=name, device=device)
     raise InputError(
         f"--molecules {name}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a SMILES "
@@ -408,7 +401,7 @@ def chosen_encoder(name: str) -> tuple[str, str]:
     if missing:
         return "morgan", f"auto: ChemBERTa needs {' and '.join(missing)}; pip install '.[chemberta]'"
     try:
-        weights.model_folder(DEFAULT_CHEMBERTA, ask_hub=False)
+        model_folder(DEFAULT_CHEMBERTA, ask_hub=False)
     except PerturbError:
         return "morgan", "auto: the weights of ChemBERTa are not here; --molecules chemberta fetches them"
     return "chemberta", "auto: its weights are on this machine"
