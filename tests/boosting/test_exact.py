@@ -48,8 +48,9 @@ def test_nodes_of_few_rows_and_many_columns(n, d, reg_lambda, min_leaf, weighted
     assert check_against_naive(X, Y, vars(DEFAULTS) | changes, weights) == 0
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("n", "d"), [(300, 45), (700, 45), (400, 100), (1500, 5)])
+@pytest.mark.parametrize(
+    ("n", "d", "weighted"), [(300, 45, True), (700, 45, False), (400, 100, True), (1500, 5, False)]
+)
 def test_larger_problems_have_the_very_splits_of_a_naive_search(n, d, weighted):
     rng = np.random.default_rng(n + d)
     X = columns_of(["numbers"] * 6 + ["levels", "missing"], n, rng)

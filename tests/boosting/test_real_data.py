@@ -1,5 +1,7 @@
 """Quality on real responses: the exact engine beside XGBoost's vector leaves, everything else equal."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def test_exact_splits_predict_as_well_as_xgboost_with_the_same_bins_depth_trees_
     options = {"n_estimators": 20, "max_depth": 4, "max_bins": 32, "learning_rate": 0.15, "colsample": 1.0}
     squares = {"exact": [], "xgboost": []}
     zero = []
-    for X, Y, X_test, Y_test in lung_folds(shared_data, 0):
+    for X, Y, X_test, Y_test in islice(lung_folds(shared_data, 0), 2):
         for engine, errors in squares.items():
             model = MultiOutputBooster(engine=engine, **options).fit(X, Y)
             errors.append(np.mean((model.predict(X_test) - Y_test) ** 2))
