@@ -28,7 +28,7 @@ Nothing is shared between fits that depends on targets, but what is imputed from
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import combinations
@@ -45,6 +45,7 @@ from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.backend.store import Kept, Store, content_hash
 from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.stack.members.member import Fits, Member, Model, TrainingSet
+from rapids_pipeline.stack.target_space import keep, kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +196,7 @@ def fitted(prepared: PreparedMember, task: Task) -> Kept:
     training, groups = task
     if groups is None:
         return Kept.of_state(prepared.fits.fit(training).state())
-    predicted = prepared.fits.fit_predict(training, groups)
-    return Kept({str(number): found for number, found in enumerate(predicted)})
+    return keep(prepared.fits.fit_compact(training, groups))
 
 
 def fit_member(
@@ -260,8 +260,8 @@ class _MemberFits:
         data = self.rows.training_set(self.both, unseen, self.first, self.labels)
         return PreparedMember(self.member, data)
 
-    def results(self, tasks: Sequence[tuple[int | None, Task]], whole: PreparedMember) -> list[Kept]:
-        """Return what tasks find, each given with the fold that may not reach it; `whole` is that of None."""
+    def results(self, tasks: Sequence[tuple[int | None, Task]], whole: PreparedMember) -> Iterator[Kept]:
+        """Return what tasks find, in their order; each has the fold that may not reach it (None: `whole`)."""
         shared: dict[int | None, Shared] = {None: Shared(lambda: whole)}
         units = []
         for place, (unseen, task) in enumerate(tasks):
@@ -274,10 +274,10 @@ class _MemberFits:
         results = self.executor.results(
             fitted, units, store=self.store, progress=self.progress, side_by_side=beside
         )
-        return list(in_order(results))
+        return in_order(results)
 
-    def model_of(self, kept: Kept) -> Model:
-        return self.member.model_from_state(StateReader(kept.state, self.member.name))
+    def model_of(self, fit: Kept) -> Model:
+        return self.member.model_from_state(StateReader(fit.state, self.member.name))
 
     def _nested(self) -> FittedMember:
         """Return a member of the first level, fitted to training rows alone."""
@@ -289,15 +289,15 @@ class _MemberFits:
         tasks += [(np.flatnonzero(folds != k), [held_out[k], tests]) for k in range(n_folds)]
         tasks += [(np.flatnonzero((folds != k) & (folds != j)), [held_out[k], held_out[j]]) for k, j in pairs]
         whole = self.prepared(None)
-        results = iter(self.results([(None, task) for task in tasks], whole))
+        results = self.results([(None, task) for task in tasks], whole)
         model = self.model_of(next(results))
         oof = np.empty((n, t), dtype=np.float32)
         nested = np.zeros((n_folds, n, t), dtype=np.float32)
         nested_test = np.empty((n_folds, m, t), dtype=np.float32)
         for k in range(n_folds):
-            oof[held_out[k]], nested_test[k] = predictions(next(results))
-        for (k, j), kept in zip(pairs, results, strict=True):
-            of_k, of_j = predictions(kept)
+            oof[held_out[k]], nested_test[k] = kept(next(results))
+        for (k, j), fit in zip(pairs, results, strict=True):
+            of_k, of_j = kept(fit)
             nested[k, held_out[j]], nested[j, held_out[k]] = of_j, of_k
             nested[k, held_out[k]] += of_k / (n_folds - 1)
             nested[j, held_out[j]] += of_j / (n_folds - 1)
@@ -319,20 +319,15 @@ class _MemberFits:
             inside = np.flatnonzero((folds != k) & (folds != unseen))
             wanted = [np.flatnonzero(folds == k), *([tests] if k == unseen else [])]
             tasks.append((unseen, (np.concatenate([inside, labelled]), wanted)))
-        results = iter(self.results(tasks, whole))
+        results = self.results(tasks, whole)
         model = self.model_of(next(results))
         oof, judged = np.empty_like(rows.Y), np.empty_like(rows.Y)
         nested_test = np.empty((n_folds, len(tests), rows.Y.shape[1]), dtype=np.float32)
-        for (k, unseen), kept in zip(order, results, strict=True):
-            found = predictions(kept)
+        for (k, unseen), fit in zip(order, results, strict=True):
+            found = kept(fit)
             if k == unseen:
                 oof[folds == k], nested_test[k] = found
             else:
                 judged[folds == k] = found[0]
         test = model.predict(whole.data.take(tests))
         return FittedMember(model, oof, judged, nested_test, test, self.key)
-
-
-def predictions(kept: Kept) -> list[Float32]:
-    """Return the predictions of a finished fit, group by group."""
-    return [kept.arrays[str(number)] for number in range(len(kept.arrays))]

@@ -15,13 +15,16 @@ of an error in which large responses count less. `make bench-accuracy` measures 
 responses would ask for.
 """
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from rapids_pipeline.backend.arrays import Array, Float32, Float64, Floats, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, Float32, Float64, Floats, Indices, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
+from rapids_pipeline.backend.store import Kept
 
 if TYPE_CHECKING:
     from features.reduction import Products, TruncatedSVD
@@ -33,6 +36,8 @@ LEAST_SQUARE = 1e-4
 """Least mean square of a gene, relative to the mean over genes, that gene_scale divides by."""
 DRAWN = 0.5
 """Power of a gene's relative size in gene_scale: 0 would leave all genes as they are, 1 make them equal."""
+ROWS_AT_ONCE = 1024
+"""Rows that are led back to targets at once."""
 
 
 class TargetSpace:
@@ -160,6 +165,22 @@ class TargetSpace:
         svd = {} if self.svd_ is None else {"svd": self.svd_.state()}
         return {"unit": self.unit_, **mean, **svd}
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, as the constructor takes them."""
+        return {
+            "n_components": self.n_components,
+            "transform": self.name,
+            "scale": self.scale,
+            "centre": self.centre,
+            "products": self.products,
+        }
+
+    @classmethod
+    def from_state(cls, state: State) -> "TargetSpace":
+        """Make a space of its `state` with `settings` beside it."""
+        learnt = {name: value for name, value in state.items() if name != "settings"}
+        return cls(**state["settings"]).restore(StateReader(learnt, "target space"))
+
     def restore(self, reader: StateReader) -> "TargetSpace":
         """Take over what `state` described; InputError where it is damaged or of other settings."""
         from features.reduction import TruncatedSVD
@@ -197,3 +218,80 @@ class TargetSpace:
         xp = namespace(Y)
         z = Y / xp.asarray(self.unit_, dtype=Y.dtype, device=Y.device)
         return xp.asinh(z) if self.name == "asinh" else z
+
+
+class Part(NamedTuple):
+    """Some rows' predictions: scores (m, k) float32 in a space; without one the targets themselves, (m, t)."""
+
+    rows: Indices
+    scores: Float32
+    space: TargetSpace | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Compact:
+    """Predictions of n rows as scores, which take less room than n × t numbers.
+
+    Attributes
+    ----------
+    n_rows, n_targets : int
+    parts : sequence of Part
+        Which have every row once.
+    """
+
+    n_rows: int
+    n_targets: int
+    parts: Sequence[Part]
+
+    def dense(self) -> Float32:
+        """Return the predictions, (n_rows, n_targets)."""
+        found = np.empty((self.n_rows, self.n_targets), dtype=np.float32)
+        for rows, scores, space in self.parts:
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                some = slice(start, start + ROWS_AT_ONCE)
+                found[rows[some]] = scores[some] if space is None else space.inverse_transform(scores[some])
+        return found
+
+
+def keep(predictions: Sequence[Compact]) -> Kept:
+    """Return predictions, group by group, as a finished fit; a space that several share is kept once."""
+    spaces: list[TargetSpace] = []
+    groups: dict[str, Any] = {}
+    for number, group in enumerate(predictions):
+        parts = {}
+        for place, part in enumerate(group.parts):
+            if part.space is not None and part.space not in spaces:
+                spaces.append(part.space)
+            which = -1 if part.space is None else spaces.index(part.space)
+            parts[f"part_{place}"] = {
+                "rows": np.asarray(part.rows, np.int64),
+                "scores": part.scores,
+                "space": which,
+            }
+        groups[f"group_{number}"] = {"n_rows": group.n_rows, "n_targets": group.n_targets, **parts}
+    states = {
+        f"space_{number}": {"settings": space.settings(), **space.state()}
+        for number, space in enumerate(spaces)
+    }
+    return Kept.of_state({**groups, **states})
+
+
+def kept(fit: Kept) -> list[Float32]:
+    """Return the predictions of a finished fit that `keep` made, dense."""
+    state = fit.state
+    names = [name for name in state if name.startswith("space_")]
+    spaces = [TargetSpace.from_state(state[f"space_{number}"]) for number in range(len(names))]
+
+    def part(found: State) -> Part:
+        which = found["space"]
+        return Part(found["rows"], found["scores"], None if which < 0 else spaces[which])
+
+    groups = [state[f"group_{number}"] for number in range(len(state) - len(names))]
+    return [
+        Compact(
+            group["n_rows"],
+            group["n_targets"],
+            [part(group[f"part_{place}"]) for place in range(len(group) - 2)],
+        ).dense()
+        for group in groups
+    ]

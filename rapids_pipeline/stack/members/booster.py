@@ -21,7 +21,7 @@ from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.boosting.engines import choose_engine
 from rapids_pipeline.boosting.trees import TreeEnsemble
 from rapids_pipeline.stack.members.member import Features, Fits, TrainingSet, WithFeatures
-from rapids_pipeline.stack.target_space import TargetSpace, TransformName
+from rapids_pipeline.stack.target_space import Compact, Part, TargetSpace, TransformName
 
 if TYPE_CHECKING:
     from rapids_pipeline.boosting import MultiOutputBooster
@@ -123,7 +123,11 @@ class FittedBooster:
 
     def predict(self, rows: Rows) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
-        return self.space.inverse_transform(self.trees.predict(self.table.transform(rows)))
+        return self.space.inverse_transform(self.scores(rows))
+
+    def scores(self, rows: Rows) -> Float32:
+        """Return what the trees predict, in the space, (m, k) float32."""
+        return self.trees.predict(self.table.transform(rows))
 
     def state(self) -> State:
         """Return what it has learnt."""
@@ -153,6 +157,15 @@ class BoosterFits(Fits[BoosterMember]):
         """Fit to some rows."""
         seeds = (self.data.seed + SEED_STRIDE * number for number in range(self.member.n_seeds))
         return Boosters([self._fitted(training, seed) for seed in seeds], self.member.aggregate)
+
+    def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
+        """Return the scores that a single booster predicts; of several boosters the targets, which are aggregated."""
+        if self.member.n_seeds > 1:
+            return super().fit_compact(training, groups)
+        [booster] = self.fit(training).fitted
+        found = [booster.scores(self.data.take(group)) for group in groups]
+        t = len(booster.space.unit_)
+        return [Compact(len(z), t, [Part(np.arange(len(z)), z, booster.space)]) for z in found]
 
     def _fitted(self, training: Indices, seed: int) -> FittedBooster:
         """Fit one booster; with early stopping, find the number of trees on a fold of its training rows first."""

@@ -32,14 +32,12 @@ from rapids_pipeline.kernels.composite import MOLECULES, CompositeKernel, Learnt
 from rapids_pipeline.kernels.response_profiles import DOSE_LENGTH, TIME_LENGTH
 from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, StageConfig, TrainingSet
 from rapids_pipeline.stack.members.svr import NO_TUBE
-from rapids_pipeline.stack.target_space import TargetSpace, TransformName
+from rapids_pipeline.stack.target_space import ROWS_AT_ONCE, Compact, Part, TargetSpace, TransformName
 from rapids_pipeline.svr.dual import require_room
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
 
 LEAST_NOISE = 1e-3
 """Part of the rows' mean square that is added to each row's before noise is made of it."""
-ROWS_AT_ONCE = 1024
-"""Rows predicted at once."""
 
 
 class KernelModelConfig(StageConfig):
@@ -217,13 +215,22 @@ class KernelModel:
 
     def predict(self, pairs: Pairs) -> Float32:
         """Return the predictions of pairs, (m, t) float32; a pair's do not depend on the others, to rounding."""
-        predicted = np.empty((len(pairs), len(self.space.unit_)), dtype=np.float32)
+        rows = np.arange(len(pairs))
+        return Compact(len(pairs), len(self.space.unit_), [self.part(pairs, rows)]).dense()
+
+    def scores(self, pairs: Pairs) -> Float32:
+        """Return the scores of pairs, (m, q) float32; solved by genes their z, (m, t)."""
+        found = np.empty((len(pairs), len(self.intercept)), dtype=np.float32)
         for start in range(0, len(pairs), ROWS_AT_ONCE):
             some = np.arange(start, min(start + ROWS_AT_ONCE, len(pairs)))
             K = self.kernel.between(pairs.take(some), np.empty(0))
-            z = (K @ self.dual_coef.astype(np.float64)).astype(np.float32) + self.intercept
-            predicted[some] = self.space.back(z) if self.by_genes else self.space.inverse_transform(z)
-        return predicted
+            found[some] = (K @ self.dual_coef.astype(np.float64)).astype(np.float32) + self.intercept
+        return found
+
+    def part(self, pairs: Pairs, rows: Indices) -> Part:
+        """Return the predictions of some of the pairs, as scores where components were solved."""
+        scores = self.scores(pairs.take(rows))
+        return Part(rows, self.space.back(scores)) if self.by_genes else Part(rows, scores, self.space)
 
     def state(self) -> State:
         """Return what was learnt."""
@@ -256,7 +263,7 @@ class CompositeModel:
     def predict(self, rows: Rows) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
         pairs = Pairs.of(rows, self.encoders)
-        return _by_model(pairs, self.known_compounds, lambda: self.new_compounds)
+        return _by_model(pairs, self.known_compounds, lambda: self.new_compounds).dense()
 
     def state(self) -> State:
         """Return what both have learnt."""
@@ -278,6 +285,10 @@ class CompositeFits(Fits[CompositeMember]):
 
     def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
         """Return the predictions of groups of rows by a fit to some others."""
+        return [found.dense() for found in self.fit_compact(training, groups)]
+
+    def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
+        """Return the same predictions, as scores of components."""
         known = self._fitted(self.member.known_compounds, training)
         made: list[KernelModel] = []
 
@@ -371,13 +382,10 @@ def row_noise(scores: Float64, exponent: float) -> Float64:
     return np.asarray(noise / np.exp(np.log(noise).mean()), dtype=np.float64)
 
 
-def _by_model(pairs: Pairs, known: KernelModel, new_compounds: Callable[[], KernelModel]) -> Float32:
+def _by_model(pairs: Pairs, known: KernelModel, new_compounds: Callable[[], KernelModel]) -> Compact:
     """Return the predictions of each pair by its model; `new_compounds()` is called where a pair needs it."""
     served = known.kernel.is_known(pairs)
-    predicted = np.empty((len(pairs), len(known.space.unit_)), dtype=np.float32)
     known_pairs, new_pairs = np.flatnonzero(served), np.flatnonzero(~served)
-    if len(known_pairs):
-        predicted[known_pairs] = known.predict(pairs.take(known_pairs))
-    if len(new_pairs):
-        predicted[new_pairs] = new_compounds().predict(pairs.take(new_pairs))
-    return predicted
+    parts = [known.part(pairs, known_pairs)] if len(known_pairs) else []
+    parts += [new_compounds().part(pairs, new_pairs)] if len(new_pairs) else []
+    return Compact(len(pairs), len(known.space.unit_), parts)

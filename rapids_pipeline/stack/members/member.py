@@ -21,6 +21,7 @@ from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.files import FOLDER, within
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.data.untested import Imputed
+from rapids_pipeline.stack.target_space import Compact, Part
 
 M = TypeVar("M", bound="Member")
 PSEUDO = "_pseudo"
@@ -153,6 +154,11 @@ class Fits(ABC, Generic[M]):
         """Return the predictions of groups of rows by a fit to some others, float32 on the host."""
         model = self.fit(training)
         return [model.predict(self.data.take(group)) for group in groups]
+
+    def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
+        """Return the same predictions, as scores where the member solves components."""
+        found = self.fit_predict(training, groups)
+        return [Compact(len(Y), Y.shape[1], [Part(np.arange(len(Y)), Y)]) for Y in found]
 
 
 class Member(StageConfig, ABC):
