@@ -1,25 +1,53 @@
-r"""Kernel ridge regression with an intercept, of all targets from one factorisation, each with a penalty of its own.
+r"""Kernel ridge regression with an intercept, all targets at once, each with a penalty of its own.
 
     min over (β, b) of  ½ βᵀKβ + Σ_i (λ h_i / 2) β_i² − yᵀβ,   1ᵀβ = 0
 
 which is the dual of min ½‖f‖² + Σ_i (f(x_i) + b − y_i)² / (2 λ h_i): squared errors in the place of the
 epsilon-insensitive ones of the other engines, with 1/λ in the place of C (the least-squares SVM) and 1/h_i in that of
-the sample weights. With H = diag(h), D = H^(−½) and D K D = Q Λ Qᵀ,
+the sample weights. With H = diag(h), D = H^(−½), A = D K D, β = D γ and d = D 1, the solution is that of
 
-    M = D Q (Λ + λ)⁻¹ Qᵀ D,   b = 1ᵀM y / 1ᵀM 1,   β = M (y − b)
+    (A + λ) γ + b d = D y,   dᵀγ = 0
 
-so the factorisation does not depend on λ, and t targets cost two products of (n × n) with (n × t).
+**By one factorisation** A = Q Λ Qᵀ, for few rows: it does not depend on λ, so t targets cost two products of (n × n)
+with (n × t), after about 9 n³ operations, which few cores do slowly.
+
+**By conjugate gradients** from `ITERATES_FROM` rows: every iteration is one product A P in float32 for all targets,
+whatever their λ. The residual is made anew in float64 and solved for again until it is small; a target that this does
+not help, with a tiny λ, is solved by the factorisation. Preconditioner: with U S Uᵀ ≈ A of rank r, from products with
+random columns,
+
+    P_λ⁻¹ = 1 + U ((s_r + λ)/(S + λ) − 1) Uᵀ,   projected:  z = P⁻¹ (x − v d),   v = dᵀP⁻¹x / dᵀP⁻¹d
+
+which keeps dᵀγ = 0, and v is the part of the intercept that x holds.
+
 Sources: Suykens and Vandewalle, Neural Processing Letters 9 (1999) 293; Rifkin and Lippert, Notes on Regularized Least
-Squares (2007).
+Squares (2007); Frangella, Tropp and Udell, SIAM J. Matrix Anal. Appl. 44 (2023) 718 (Nyström preconditioner); Gould,
+Hribar and Nocedal, SIAM J. Sci. Comput. 23 (2001) 1376 (projected conjugate gradients).
 """
 
-from rapids_pipeline.backend.arrays import Array, namespace
+import numpy as np
+from numpy.typing import NDArray
+
+from rapids_pipeline.backend.arrays import Array, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
-from rapids_pipeline.svr.dual import DualSolution
+from rapids_pipeline.svr.dual import DualSolution, take
 
 ROUNDING = 1e-6
 """Residual, relative to 1 + the largest |y| of a target, up to which it counts as solved."""
+ITERATES_FROM = 1500
+"""Rows from which conjugate gradients are faster than the factorisation."""
+ENOUGH = 0.3 * ROUNDING
+"""Residual, relative to a target's largest distance from its mean, at which its iterations end."""
+BALANCE = 1e-8
+"""|dᵀγ| relative to Σ d|γ| at which γ counts as balanced."""
+RANK, LEAST_RANK = 10, 200
+"""The preconditioner has n/RANK columns, and at least so many."""
+REDUCTION, MOST_ITERATIONS = 1e-4, 200
+"""By how much one round of float32 reduces a residual, and its iterations at most."""
+LEAST_PENALTY, LEAST_GAIN = 1e-6, 0.1
+"""The factorisation solves targets whose penalty is smaller, in units of A's largest eigenvalue, since float32 cannot,
+and those whose residual a round does not reduce so far."""
 ONE_FACTORISATION = "C must be a row weight times a target's C: one factorisation cannot serve any others"
 
 
@@ -61,22 +89,149 @@ def solve(
     n, t = Y.shape
     penalty, weight = _penalty_and_weights(C, K, n, t)
     root = xp.sqrt(weight)
-    values, Q = xp.linalg.eigh(K * root[:, None] * root[None, :])
-    shrink = 1 / (xp.where(values > 0, values, xp.zeros_like(values))[:, None] + penalty[None, :])
-
-    def apply(right: Array) -> Array:
-        """Return M times columns, of which (n, t) or the one that all targets share are given."""
-        return root[:, None] * (Q @ (shrink * (xp.matrix_transpose(Q) @ (root[:, None] * right))))
-
-    ones = apply(xp.ones((n, 1), dtype=xp.float64, device=K.device))
-    solved = apply(Y)
-    intercept = xp.sum(solved, axis=0) / xp.sum(ones, axis=0)
-    beta = solved - ones * intercept[None, :]
+    solve_scaled = _conjugate_gradients if n >= ITERATES_FROM else _factorised
+    gamma, intercept, iterations = solve_scaled(K, root, Y, penalty)
+    beta = root[:, None] * gamma
     residual = K @ beta + penalty[None, :] / weight[:, None] * beta + intercept[None, :] - Y
     gap = xp.max(xp.abs(residual), axis=0)
     progress.advance()
     solved_well = gap <= ROUNDING * (xp.max(xp.abs(Y), axis=0) + 1)
-    return DualSolution(beta, intercept, xp.ones(t, dtype=xp.int32, device=K.device), gap, solved_well)
+    return DualSolution(beta, intercept, iterations, gap, solved_well)
+
+
+def _factorised(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Array, Array]:
+    """Return γ (n, t), b (t,) and 1 for each target, by the eigenvalues of A = D K D."""
+    xp = namespace(K)
+    values, Q = xp.linalg.eigh(K * d[:, None] * d[None, :])
+    shrink = 1 / (xp.where(values > 0, values, xp.zeros_like(values))[:, None] + penalty[None, :])
+
+    def apply(columns: Array) -> Array:
+        """Return (A + λ)⁻¹ times columns, of which (n, t) or the one that all targets share are given."""
+        return Q @ (shrink * (xp.matrix_transpose(Q) @ columns))
+
+    ones, solved = apply(d[:, None]), apply(d[:, None] * Y)
+    intercept = (d @ solved) / (d @ ones)
+    iterations = xp.ones(Y.shape[1], dtype=xp.int32, device=K.device)
+    return solved - ones * intercept[None, :], intercept, iterations
+
+
+def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Array, Array]:
+    """Return γ (n, t), b (t,) and how many iterations each target took."""
+    xp = namespace(K)
+    single = xp.astype(K, xp.float32)
+    single = single * xp.astype(d, xp.float32)[:, None] * xp.astype(d, xp.float32)[None, :]  # A = D K D
+    U, s = _leading(single)
+    gamma, intercept = xp.zeros_like(Y), xp.zeros_like(penalty)
+    iterations = np.zeros(Y.shape[1], np.int32)
+    away = xp.max(xp.abs(Y - (xp.sum(Y, axis=0) / Y.shape[0])[None, :]), axis=0)
+    enough = ENOUGH * away + 1e-12 * (xp.max(xp.abs(Y), axis=0) + 1)
+    before = np.inf * xp.ones_like(penalty)
+    tiny = to_host(penalty < LEAST_PENALTY * xp.astype(s[0], xp.float64))
+    hard: list[NDArray[np.intp]] = [np.flatnonzero(tiny)]
+    going = np.flatnonzero(~tiny)
+    while len(going):
+        g, b, lam = take(gamma, going, 1), take(intercept, going, 0), take(penalty, going, 0)
+        # y − K β − λ h β − b, float64
+        residual = take(Y, going, 1) - K @ (d[:, None] * g) - lam[None, :] * g / d[:, None] - b[None, :]
+        size = xp.max(xp.abs(residual), axis=0)
+        off = d @ g  # what rounding left of dᵀγ
+        unbalanced = xp.abs(off) > BALANCE * (d @ xp.abs(g))
+        unsolved, slow = size > take(enough, going, 0), size > LEAST_GAIN * take(before, going, 0)
+        hard.append(going[to_host(unsolved & slow)])
+        left = np.flatnonzero(to_host((unsolved | unbalanced) & ~slow))
+        if not len(left):
+            break
+        going, size, lam = going[left], take(size, left, 0), take(lam, left, 0)
+        before = _with(before, going, size)
+        right = d[:, None] * take(residual, left, 1) / size[None, :]  # float32 would lose what is small
+        steps = _Steps(single, U, s, xp.astype(d, xp.float32), xp.astype(lam, xp.float32))
+        off = xp.astype(take(off, left, 0) / size, xp.float32)
+        more, constant, taken = steps.solve(xp.astype(right, xp.float32), off)
+        iterations[going] += taken
+        gamma = _with(gamma, going, take(g, left, 1) + xp.astype(more, xp.float64) * size[None, :])
+        intercept = _with(intercept, going, take(b, left, 0) + xp.astype(constant, xp.float64) * size)
+    rest = np.concatenate(hard)
+    if len(rest):  # so small a penalty that float32 gains nothing more
+        solved, constant, _ = _factorised(K, d, take(Y, rest, 1), take(penalty, rest, 0))
+        gamma, intercept = _with(gamma, rest, solved), _with(intercept, rest, constant)
+        iterations[rest] += 1
+    return gamma, intercept, xp.asarray(iterations, device=K.device)
+
+
+def _leading(A: Array) -> tuple[Array, Array]:
+    """Return orthonormal U (n, r) and s (r,) in descending order with U S Uᵀ ≈ A, float32."""
+    xp = namespace(A)
+    n = A.shape[0]
+    rank = min(n, max(LEAST_RANK, n // RANK))
+    random = np.random.default_rng(0).standard_normal((n, rank), np.float32)
+    Q, _ = xp.linalg.qr(A @ xp.asarray(random, device=A.device))
+    core = xp.astype(xp.matrix_transpose(Q) @ (A @ Q), xp.float64)
+    values, V = xp.linalg.eigh((core + xp.matrix_transpose(core)) / 2)
+    values = xp.where(values > 0, values, xp.zeros_like(values))
+    return xp.flip(Q @ xp.astype(V, A.dtype), axis=1), xp.astype(xp.flip(values, axis=0), A.dtype)
+
+
+class _Steps:
+    """Projected conjugate gradients on (A + λ) γ + b d = x, dᵀγ = 0, float32, of k columns with λ (k,) of their own."""
+
+    def __init__(self, A: Array, U: Array, s: Array, d: Array, penalty: Array) -> None:
+        xp = namespace(A)
+        self.A, self.U, self.d, self.penalty = A, U, d, penalty
+        self.share = (s[-1] + penalty)[None, :] / (s[:, None] + penalty[None, :]) - 1  # (r, k)
+        self.of_d = self.preconditioned(xp.broadcast_to(d[:, None], (A.shape[0], penalty.shape[0])))
+        self.dd = d @ self.of_d  # dᵀP⁻¹d, (k,)
+
+    def preconditioned(self, X: Array) -> Array:
+        """Return P⁻¹ X, (n, k)."""
+        xp = namespace(X)
+        return X + self.U @ (self.share * (xp.matrix_transpose(self.U) @ X))
+
+    def projected(self, X: Array) -> tuple[Array, Array]:
+        """Return z = P⁻¹ (x − v d), so that dᵀz = 0, and v (k,)."""
+        Z = self.preconditioned(X)
+        v = (self.d @ Z) / self.dd
+        return Z - self.of_d * v[None, :], v
+
+    def solve(self, R: Array, off: Array) -> tuple[Array, Array, NDArray[np.int32]]:
+        """Return γ (n, k) with dᵀγ = −off, b (k,) and the iterations, for right sides R (n, k).
+
+        A column stops when its residual is `REDUCTION` of its first size.
+        """
+        xp = namespace(R)
+        taken = np.zeros(R.shape[1], np.int32)
+        X, b = self.of_d * (-off / self.dd)[None, :], xp.zeros_like(self.penalty)
+        R = R - self.A @ X - self.penalty[None, :] * X
+        Z, v = self.projected(R)
+        R, b, direction = R - self.d[:, None] * v[None, :], b + v, Z
+        product = xp.sum(R * Z, axis=0)
+        first = xp.sum(R * R, axis=0)
+        enough, most = REDUCTION**2 * first, 1e4 * first  # beyond that it diverges
+        for _ in range(MOST_ITERATIONS):
+            squares = xp.sum(R * R, axis=0)
+            going = (squares > enough) & (squares < most)
+            taken += to_host(going)
+            if not bool(xp.any(going)):
+                break
+            along = self.A @ direction + self.penalty[None, :] * direction
+            curvature = xp.sum(direction * along, axis=0)
+            usable = going & (curvature > 0)
+            one = xp.ones_like(curvature)
+            step = xp.where(usable, product / xp.where(usable, curvature, one), 0 * one)
+            X, R = X + step[None, :] * direction, R - step[None, :] * along
+            Z, v = self.projected(R)
+            R, b = R - self.d[:, None] * v[None, :], b + v
+            before, product = product, xp.sum(R * Z, axis=0)
+            turn = xp.where(usable, product / xp.where(before > 0, before, one), 0 * one)
+            direction = Z + turn[None, :] * direction
+        return X, b, taken
+
+
+def _with(total: Array, columns: NDArray[np.intp], values: Array) -> Array:
+    """Return a total with other values at some places of its last axis."""
+    k = len(columns)
+    place = k + np.arange(total.shape[-1])
+    place[columns] = np.arange(k)
+    return take(namespace(total).concat([values, total], axis=-1), place, total.ndim - 1)
 
 
 def _penalty_and_weights(C: Array | float, K: Array, n: int, t: int) -> tuple[Array, Array]:
