@@ -135,7 +135,7 @@ def needed_files(files: Sequence[str]) -> list[str]:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Return a model's `needed_files` by name, sorted; InputError where one is no regular file of the folder."""
+    """Return a model's `needed_files` by name, sorted; InputError for one that is no regular file of it, or too large."""
     home = folder.resolve()
     homes = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
     found = {name: folder / name for name in needed_files(sorted(path.name for path in folder.iterdir()))}
@@ -143,13 +143,16 @@ def files_of(folder: Path) -> dict[str, Path]:
         try:
             real = path.resolve(strict=True)
             regular = stat.S_ISREG(real.lstat().st_mode)
+            size = real.stat().st_size
         except (OSError, RuntimeError):  # a link to nowhere, or in a circle
-            regular = False
+            regular, size = False, 0
         if not regular or not any(real.is_relative_to(place) for place in homes):
             raise InputError(
                 f"{folder}: {name} is no regular file of this folder; copy the weights with their links followed "
                 "(cp -rL)"
             )
+        if size > LARGEST_TEXT and path.suffix not in (".safetensors", ".bin"):
+            raise InputError(f"{path}: has {size} bytes, more than the {LARGEST_TEXT} that such a file may have")
     return found
 
 
@@ -181,7 +184,7 @@ def believed(folder: Path) -> Iterator[Path]:
         There is no room for temporary files.
     """
     files = files_of(folder)
-    content: dict[str, bytes] = {name: _small(files[name]) for name in AS_THEY_ARE if name in files}
+    content: dict[str, bytes] = {name: files[name].read_bytes() for name in AS_THEY_ARE if name in files}
     content[CONFIG] = _json(_configuration(folder, _parsed(files[CONFIG])))
     if TOKENIZER_CONFIG in files:
         content[TOKENIZER_CONFIG] = _json(_harmless(_parsed(files[TOKENIZER_CONFIG])))
@@ -236,15 +239,9 @@ def _leads_elsewhere(value: Any) -> bool:
     return isinstance(value, str) and PLACE.search(value) is not None
 
 
-def _small(path: Path) -> bytes:
-    if path.stat().st_size > LARGEST_TEXT:
-        raise InputError(f"{path}: has more than {LARGEST_TEXT} bytes, too many for such a file")
-    return path.read_bytes()
-
-
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(_small(path).decode())
+        found = json.loads(path.read_bytes().decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: no usable JSON ({one_line(error)})") from None
     if not isinstance(found, dict):

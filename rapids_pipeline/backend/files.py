@@ -33,6 +33,8 @@ S = TypeVar("S", bound="BaseModel")
 
 SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.json", "manifest.json"
 MODEL = "model"
+LONGEST_NAME = 1024
+"""Letters of a path that settings name."""
 FOLDER = "folder"
 """In the context of validators: the folder of the file that settings come from; None for a saved model's."""
 RESULTS = (SUBMISSION, OOF, SCORES, MODEL, MANIFEST)
@@ -115,7 +117,7 @@ def within(folder: Path | None, name: str) -> Path:
     """
     if folder is None:
         raise InputError(f"{name[:80]!r} is a name, and these settings have to be complete by themselves")
-    inside = "\0" not in name and not Path(name).is_absolute()
+    inside = "\0" not in name and len(name) < LONGEST_NAME and not Path(name).is_absolute()
     try:
         inside = inside and (folder / name).resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # a name too long for a file, links in a circle
