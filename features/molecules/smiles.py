@@ -308,6 +308,7 @@ def loaded(loader: Callable[..., Any], source: Any, folder: Path, what: str, **o
 def one_line(error: Exception, kind: bool = True) -> str:
     """Return an error's message, and by default its kind, on one line of at most 200 characters."""
     message = " ".join(str(error).split())
+    message = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in message)
     return (f"{type(error).__name__}: {message}" if kind else message)[:200]
 
 

@@ -117,8 +117,8 @@ def recorded(name: str, sha256: str) -> Path:
             return folder
         said.append(f"{folder} has other weights (sha256 {found[:12]})")
     raise UnavailableError(
-        f"the weights of {name[:80]} that it was trained with (sha256 {sha256[:12]}) are not to be had: "
-        f"{'; '.join(said)[:220]}; set {WEIGHTS_VARIABLE}=FOLDER to the folder that has them"
+        f"the weights of {name[:60]!r} that it was trained with (sha256 {sha256[:12]}) are not to be had: "
+        f"{'; '.join(said)[:200]}; set {WEIGHTS_VARIABLE}=FOLDER to the folder that has them"
     )
 
 
@@ -135,7 +135,7 @@ def needed_files(files: Sequence[str]) -> list[str]:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Return a model's `needed_files` by name, sorted; InputError for one that is no regular file of it, or too large."""
+    """Return a model's `needed_files` by name, sorted; InputError for one that is no regular file, or too large."""
     home = folder.resolve()
     homes = [home, *([home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [])]
     found = {name: folder / name for name in needed_files(sorted(path.name for path in folder.iterdir()))}
@@ -152,7 +152,9 @@ def files_of(folder: Path) -> dict[str, Path]:
                 "(cp -rL)"
             )
         if size > LARGEST_TEXT and path.suffix not in (".safetensors", ".bin"):
-            raise InputError(f"{path}: has {size} bytes, more than the {LARGEST_TEXT} that such a file may have")
+            raise InputError(
+                f"{path}: has {size} bytes, more than the {LARGEST_TEXT} that such a file may have"
+            )
     return found
 
 

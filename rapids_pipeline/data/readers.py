@@ -58,7 +58,27 @@ def opened_h5ad(path: Path) -> Iterator[Any]:
     import h5py
 
     with readable_as(table_suffix(path), path), h5py.File(path, "r") as file:
+        _require_whole(path, file)
         yield file
+
+
+def _require_whole(path: Path, file: Any) -> None:
+    """Raise InputError where a part of an open HDF5 file lies in another file: it could be any file of the reader."""
+    import h5py
+
+    def look(name: str, link: Any) -> str | None:
+        if isinstance(link, h5py.HardLink):
+            found = file[name]
+            away = isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)
+        else:
+            away = isinstance(link, h5py.ExternalLink)
+        return name if away else None
+
+    elsewhere = file.visititems_links(look)
+    if elsewhere is not None:
+        raise InputError(
+            f"{path}: {elsewhere[:80]!r} lies in another file, and other files are not followed; write it into this one"
+        )
 
 
 def h5ad_genes(file: Any) -> list[str]:

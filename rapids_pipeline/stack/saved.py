@@ -214,15 +214,12 @@ class SavedModel:
         try:
             if name not in self.weights:
                 raise UnavailableError(
-                    "the model does not say which weights it was trained with; train it again"
+                    f"it does not say which weights of {name[:60]!r} it was trained with: train again"
                 )
             folder = str(recorded(name, self.weights[name]))
             columns = encode_molecules([folder], new, (), device)
         except PerturbError as error:
-            raise UnavailableError(
-                f"{len(new)} compounds are new to the model, and {name[:80]}, which would read them, is not to be "
-                f"had here: {error}"
-            ) from error
+            raise UnavailableError(f"{len(new)} compounds are new to the model, and {error}") from error
         if columns.weights[folder] != self.weights[name]:
             raise UnavailableError(f"{folder}: the weights were changed while they were read; try again")
         said = f"compounds that are new to the model were read by {folder}, with the weights of training (sha256:"
