@@ -70,11 +70,13 @@ packaging: $(VENV)/.ready-to-test
 	$(BIN)/python -m pytest -m index tests/packaging
 
 EXPORT := $(BIN)/uv export --quiet --no-hashes --no-emit-project --no-annotate --no-header --extra chem --extra h5ad
+TOOLS := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate
 lock: $(VENV)/.ready-to-test
 	$(BIN)/uv lock
 	$(EXPORT) --extra cpu --output-file docker/constraints/cpu.txt
 	$(EXPORT) --extra gpu-cu12 --output-file docker/constraints/gpu-cu12.txt
 	$(EXPORT) --extra gpu-cu13 --extra chemberta --output-file docker/constraints/gpu-cu13.txt
+	printf 'hatchling>=1.25\nuv==%s\n' "$$($(BIN)/uv --version | cut -d' ' -f2)" | $(TOOLS) --output-file docker/constraints/tools.txt -
 
 bench-pipeline: $(VENV)/.ready-to-run
 	$(BIN)/python -m benchmarks.pipeline

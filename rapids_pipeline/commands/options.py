@@ -6,6 +6,7 @@ What cannot be used is named by its option. What is heavy is imported where it i
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -226,6 +227,11 @@ class RecipeChanges:
     boosting_engine: str | None = None
     svr_features: str | None = None
     boosting_features: str | None = None
+
+
+def folder_of(study: str, name: str) -> Path:
+    """Return the result folder of a study that is called after a gene or genes: one folder of runs, always."""
+    return Path("runs") / f"{study}-{re.sub('[^A-Za-z0-9_.+-]', '-', name)[:100]}"
 
 
 def run_config(name: str, changes: RecipeChanges, molecules: str, seed: int) -> "RunConfig":

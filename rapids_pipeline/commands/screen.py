@@ -55,7 +55,7 @@ def command(
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.studies.screen.study import ScreenRequest, screen, sets_left_out
 
-    folder = out or Path("runs") / f"screen-{target.replace(':', '-').replace(',', '-')}"
+    folder = out or options.folder_of("screen", target)
     require_writable(folder)
     stages = LiveStages(drawn=report.drawn, logged=report.logged)
     encoder, because = chosen_encoder(molecules)

@@ -8,6 +8,7 @@ import base64
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 BETTER, WORSE, UNDECIDED, PLAIN, GREY = "#2166ac", "#b2182b", "#5b6673", "#2f7d8f", "#8a8f96"
 UNKNOWN = "–"
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that steer a terminal or turn the direction of the text around them."""
 
 # --- numbers ----------------------------------------------------------------------------------------------
 
@@ -214,7 +217,7 @@ class Page:
 
 
 def page_of(page: Page) -> str:
-    """Return a page as HTML."""
+    """Return a page as HTML; what would steer a terminal or turn the text around is spelled out."""
     environment = Environment(
         loader=PackageLoader("rapids_pipeline.reports"),
         autoescape=True,
@@ -224,9 +227,10 @@ def page_of(page: Page) -> str:
     )
     provenance = json.dumps(without_nan(page.provenance), indent=2, ensure_ascii=False, default=str)
     sections = [section for section in page.sections if section is not None]
-    return environment.get_template("page.html.j2").render(
+    content = environment.get_template("page.html.j2").render(
         page=page, sections=sections, provenance=provenance
     )
+    return STEERING.sub(lambda found: ascii(found[0])[1:-1], content)
 
 
 def write_files(folder: Path, contents: Mapping[str, str | bytes]) -> None:

@@ -8,7 +8,7 @@
 
     [[members]]
     kind = "svr"                   # or own_target_svr, composite, booster
-    features = "svr_shared"        # a name, a .toml file, or a table as in `rapids-perturb features NAME --toml`
+    features = "svr_shared"        # a name, a .toml file beside this one, or a table (`features NAME --toml`)
     C = 2.0
 
     [[members]]

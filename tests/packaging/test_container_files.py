@@ -36,6 +36,22 @@ def test_shellcheck_has_nothing_to_say(path):
     assert done.returncode == 0, done.stdout
 
 
+def test_the_image_installs_by_hash():
+    """Its tools from a file of hashes; of uv the version of uv.lock; nothing else comes from an index by name."""
+    tools = (ROOT / "docker" / "constraints" / "tools.txt").read_text().replace("\\\n", "").splitlines()
+    assert all(re.match(r"[a-z-]+==[\d.]+ ;", line) and "--hash=sha256:" in line for line in tools)
+    names = dict(line.split(" ;")[0].split("==") for line in tools)
+    locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    assert names["uv"] in {one["version"] for one in locked if one["name"] == "uv"} and "hatchling" in names
+    script = (ROOT / "docker" / "install.sh").read_text()
+    installing = [
+        line.strip() for line in script.splitlines() if " install " in line and not line.startswith("#")
+    ]
+    by_name = [line for line in installing if "--require-hashes" not in line and "--no-index" not in line]
+    assert [line.split()[-1] for line in by_name] == ['"torch==$version"']
+    assert "--no-hashes" not in script
+
+
 def test_every_copied_file_is_there_and_let_in():
     allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [word for line in instructions("COPY") if "--from" not in line for word in line.split()[:-1]]
