@@ -29,7 +29,8 @@ from rapids_pipeline.data import demo
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.studies.screen.study import ScreenRequest, default_sets, screen
+from rapids_pipeline.studies.screen.candidates import default_sets
+from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 
 UNSEEN_SETS = ("cell_type", "cell_type_molecules", "descriptors")
 UNSEEN_TARGETS = ("all", "HMGCR")

@@ -16,14 +16,16 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from threadpoolctl import threadpool_limits
 
 from rapids_pipeline.backend.arrays import host_bytes
-from rapids_pipeline.backend.devices import installed_versions
+from rapids_pipeline.backend.devices import code_hash, installed_versions
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
 from rapids_pipeline.backend.parallel import Ended, Executor, Function, Shared, Unit, peak_bytes
 from rapids_pipeline.backend.store import Kept, Store
@@ -61,6 +63,8 @@ class Cluster(Executor):
         super().__init__(log)
         self.client, self.name, self.least_hang = client, name, least_hang
         self.began: dict[str, tuple[float, str]] = {}
+        self._sent: WeakKeyDictionary[Shared, Any] = WeakKeyDictionary()
+        self._versions = _versions_here()
         client.subscribe_topic(TOPIC, self._heard)
 
     def require_workers(self) -> None:
@@ -83,7 +87,7 @@ class Cluster(Executor):
                     f"--cluster {self.name}: worker {worker} cannot import this program "
                     f"({type(there).__name__}: {there}); install it there"
                 )
-            if problem := _other_versions(there, installed_versions()):
+            if problem := _other_versions(there, self._versions):
                 raise InputError(f"--cluster {self.name}: worker {worker} {problem}")
 
     def threads(self) -> int:
@@ -105,16 +109,16 @@ class Cluster(Executor):
     ) -> Iterator[Ended]:
         waiting, ended = deque(units), SimpleQueue[str]()
         running: dict[str, tuple[int, Unit, Any]] = {}
-        sent: dict[int, Any] = {}
-        left, watch = Counter(id(unit.shared) for _, unit in units), _Watch(self)
+        left, watch = Counter(unit.shared for _, unit in units), _Watch(self)
         stage = time.monotonic_ns()  # keys are new, so that no result of other work is taken for one of these
         try:
             while waiting or running:
                 for _ in range(min(len(waiting), watch.room(len(running)))):
                     place, unit = waiting.popleft()
-                    if id(unit.shared) not in sent:
-                        sent[id(unit.shared)] = self._sent(unit.shared, f"shared-{stage}-{place}")
-                    given = sent[id(unit.shared)], unit.argument, f"{unit.name} {stage}", installed_versions()
+                    shared = self._sent.get(unit.shared)
+                    if shared is None:
+                        shared = self._sent[unit.shared] = self._send(unit.shared, f"shared-{stage}-{place}")
+                    given = shared, unit.argument, f"{unit.name} {stage}", self._versions
                     future = self.client.submit(
                         _call, function, *given, key=f"unit-{stage}-{place}", pure=False, retries=MORE_TRIES
                     )
@@ -128,15 +132,15 @@ class Cluster(Executor):
                 kept, worker, seconds, peak = self._result(unit, future)
                 watch.finished(f"{unit.name} {stage}", seconds)
                 store.put(kept, *unit.key)
-                left[id(unit.shared)] -= 1
-                if not left[id(unit.shared)]:
-                    del sent[id(unit.shared)]
+                left[unit.shared] -= 1
+                if not left[unit.shared] and not unit.shared.keep:
+                    del self._sent[unit.shared]
                 yield Ended(place, kept, worker, seconds, peak)
         finally:
             if running and self.client.status == "running":
                 self.client.cancel([future for _, _, future in running.values()], force=True)
 
-    def _sent(self, shared: Shared, key: str) -> Any:
+    def _send(self, shared: Shared, key: str) -> Any:
         """Return the future of a shared object.
 
         It is a task of its own and not scattered: the scheduler keeps the call, and makes it again where all workers
@@ -238,7 +242,7 @@ def _call(
 
     worker, began = get_worker(), time.perf_counter()
     worker.log_event(TOPIC, {"unit": name, "worker": worker.address})
-    if problem := _other_versions(installed_versions(), versions):  # of a worker that came later
+    if problem := _other_versions(_versions_here(), versions):  # of a worker that came later
         return InputError(f"worker {worker.address} {problem}")
     try:
         with threadpool_limits(1, "blas"):
@@ -248,8 +252,9 @@ def _call(
     return kept, worker.address, time.perf_counter() - began, peak_bytes()
 
 
+@lru_cache(1)
 def _versions_here() -> dict[str, str]:
-    return installed_versions()
+    return installed_versions() | {"rapids-perturb's code": code_hash()[:12]}
 
 
 def _other_versions(there: dict[str, str], here: dict[str, str]) -> str:

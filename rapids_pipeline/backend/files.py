@@ -149,27 +149,33 @@ def locked(folder: Path) -> Iterator[None]:
         Another process holds it, or it cannot be made or written to.
     """
     require_writable(folder)
-    created = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _held(folder / LOCK, f"--out {folder}"):
-            for left in folder.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-            yield
-    finally:
-        for one in created:
-            with suppress(OSError):  # holds something, or is gone
-                one.rmdir()
+    with _made(folder), _held(folder / LOCK, f"--out {folder}"):
+        for left in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield
 
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[None]:
     """Hold a file that will be written against other processes, as `locked` does a folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(path.with_name(f".{path.name}{LOCK}"), f"--out {path}"):
+    require_writable(path.parent)
+    with _made(path.parent), _held(path.with_name(f".{path.name}{LOCK}"), f"--out {path}"):
         for left in path.parent.glob(f"{UNFINISHED}{glob.escape(path.stem)}-*"):
             left.unlink()
         yield
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder where it is missing; what was made and is empty in the end is removed."""
+    created = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for one in created:
+            with suppress(OSError):  # holds something, or is gone
+                one.rmdir()
 
 
 @contextmanager

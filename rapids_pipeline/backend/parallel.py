@@ -39,9 +39,12 @@ class Shared:
     ----------
     make : callable
         Makes it when it is first wanted. It must have a pickled form where units run on a cluster.
+    keep : bool
+        Whether it stays where it is for later units; otherwise it is dropped with the last unit of a call.
     """
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], Any], *, keep: bool = False) -> None:
+        self.keep = keep
         self._make, self._lock = make, threading.Lock()
         self._made: list[Any] = []
 
@@ -193,7 +196,7 @@ class Threads(Executor):
             store.put(kept, *unit.key)
             with lock:
                 left[id(unit.shared)] -= 1
-                if not left[id(unit.shared)]:
+                if not left[id(unit.shared)] and not unit.shared.keep:
                     unit.shared.drop()
             return Ended(place, kept, "threads", time.perf_counter() - began, peak_bytes())
 

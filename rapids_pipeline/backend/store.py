@@ -129,7 +129,7 @@ class Recent:
     """
 
     def __init__(self, limit: int, size_of: Callable[[Any], int]) -> None:
-        self._limit, self._size_of, self._bytes = limit, size_of, 0
+        self.limit, self._size_of, self._bytes = limit, size_of, 0
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ class Recent:
         made = make()
         self._kept[key] = made
         self._bytes += self._size_of(made)
-        while self._bytes > self._limit and len(self._kept) > 1:
+        while self._bytes > self.limit and len(self._kept) > 1:
             self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
         return made
 

@@ -1,7 +1,7 @@
 """`cv`: cross-validate a whole recipe."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,10 +34,13 @@ def command(
     boosting_features: options.BoostingFeaturesOption = None,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
+    cluster: options.ClusterOption = None,
+    log: options.LogOption = None,
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.files import require_writable
+    from rapids_pipeline.backend.files import locked
+    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import cv as report
@@ -48,19 +51,18 @@ def command(
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
     chosen, stages = resolve_device(device), LiveStages()
-    require_writable(out)
     options.announce(stages, chosen, config)
     files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
-    problem = options.ingest(files, chosen.name, stages)
-    given = problem.data, problem.pairs, request, config, chosen
-    try:
-        found, predicted = cross_validate(
-            *given, source=problem.source, table=problem.table, folder=out, stages=stages
-        )
-    except KeyboardInterrupt:
-        stages.say(f"finished splits are kept in {out}/{FOLDER}; the same command continues")
-        raise
-    found.provenance.update(problem.recorded)
-    report.write_cross_validation(found, predicted, out)
+    with locked(out), executor_of(cluster, log) as executor:
+        problem = options.ingest(files, chosen.name, stages)
+        given = problem.data, problem.pairs, request, config, chosen
+        named: dict[str, Any] = {"source": problem.source, "table": problem.table}
+        try:
+            found, predicted = cross_validate(*given, **named, folder=out, stages=stages, executor=executor)
+        except KeyboardInterrupt:
+            stages.say(f"finished splits are kept in {out}/{FOLDER}; the same command continues")
+            raise
+        found.provenance.update(problem.recorded)
+        report.write_cross_validation(found, predicted, out)
     written = f"written: {out}/{', '.join(report.FILES)}"
     print_report(report.audit_table(found), report.method_table(found), *report.sentences(found), written)

@@ -24,6 +24,8 @@ def command(
     seed: SeedOption = 0,
     genes: GenesOption = None,
     data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
+    cluster: options.ClusterOption = None,
+    log: options.LogOption = None,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
@@ -43,5 +45,5 @@ def command(
     if data_only:
         typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
         return
-    run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite)
+    run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite, cluster, log)
     evaluate.command(out / "submission.csv", files.truth, files.train)

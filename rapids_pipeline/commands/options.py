@@ -91,6 +91,16 @@ SplitOption = Annotated[
     str, typer.Option(help=f"What is held out: {SPLIT_NAMES}; or auto, which is most like --test.")
 ]
 LayerOption = Annotated[str, typer.Option(help="The layer of an .h5ad file with the responses, or X.")]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Run the fits on a Dask cluster: local:N (N processes here), cuda (one a GPU), tcp://HOST:PORT, or a "
+        "scheduler's JSON file. docs/guide/cluster.md."
+    ),
+]
+LogOption = Annotated[
+    Path | None, typer.Option(help="A file that gets a line for each fit: worker, seconds, memory.")
+]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ReplicatesOption = Annotated[

@@ -7,7 +7,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,11 +51,15 @@ def command(
     ] = "",
     column: options.ColumnOption = None,
     columns: options.ColumnsOption = None,
+    cluster: options.ClusterOption = None,
+    log: options.LogOption = None,
     overwrite: Annotated[
         bool, typer.Option(help="Replace files that exist, or a folder that holds another prediction.")
     ] = False,
 ) -> None:
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
+    from rapids_pipeline.backend.files import locked_file
+    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.data.columns import chosen_columns
     from rapids_pipeline.predictions.predict import predict_file
     from rapids_pipeline.reports.doses import write_doses
@@ -64,10 +68,11 @@ def command(
     stages, chosen = LiveStages(), chosen_columns(column or (), columns)
     at_doses, at_times = options.numbers_in("--doses", doses), options.numbers_in("--times", times)
     predicted = partial(predict_file, model, pairs, out, block_rows=block_rows, overwrite=overwrite)
+    asked: dict[str, Any] = {"columns": chosen, "doses": at_doses, "times": at_times}
+    asked["draw"] = options.names_in(draw)
     try:
-        found = predicted(
-            columns=chosen, stages=stages, doses=at_doses, times=at_times, draw=options.names_in(draw)
-        )
+        with locked_file(out), executor_of(cluster, log) as executor:
+            found = predicted(**asked, stages=stages, executor=executor)
     except KeyboardInterrupt as stopped:
         for sentence in stopped.args:
             stages.say(sentence)

@@ -1,7 +1,7 @@
 """`run`: train on one file, predict the pairs of another, and leave a run folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -30,6 +30,8 @@ def command(
     boosting_features: options.BoostingFeaturesOption = None,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
+    cluster: options.ClusterOption = None,
+    log: options.LogOption = None,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
@@ -37,21 +39,33 @@ def command(
 
     changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
-    run_files(ProblemFiles(train, test, how, replicates), out, config, device, overwrite)
+    files = ProblemFiles(train, test, how, replicates)
+    run_files(files, out, config, device, overwrite, cluster, log)
 
 
-def run_files(files: "ProblemFiles", out: Path, config: "RunConfig", device: str, overwrite: bool) -> None:
+def run_files(
+    files: "ProblemFiles",
+    out: Path,
+    config: "RunConfig",
+    device: str,
+    overwrite: bool,
+    cluster: str | None = None,
+    log: Path | None = None,
+) -> None:
     """Run the pipeline on files and print what came of it; errors as `pipeline.run`'s and `resolve_device`'s."""
     from rapids_pipeline import pipeline
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import KEPT
+    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.reports.run import result_sentences, stack_table
 
     chosen, stages = resolve_device(device), LiveStages()
     options.announce(stages, chosen, config)
     try:
-        result = pipeline.run(files, out, config, chosen, overwrite=overwrite, stages=stages)
+        with executor_of(cluster, log) as executor:
+            how: dict[str, Any] = {"overwrite": overwrite, "stages": stages, "executor": executor}
+            result = pipeline.run(files, out, config, chosen, **how)
     except (KeyboardInterrupt, SystemExit):
         if (out / KEPT).exists():
             stages.say(f"finished fits are kept in {out}/{KEPT}; the same command goes on from them")

@@ -45,36 +45,39 @@ def command(
     seed: Annotated[int, typer.Option(help="The seed of the folds.")] = 0,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
+    cluster: options.ClusterOption = None,
+    log: options.LogOption = None,
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
     from features.molecules.encoders import chosen_encoder
-    from rapids_pipeline.backend.files import require_writable
+    from rapids_pipeline.backend.files import locked
+    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import screen as report
     from rapids_pipeline.reports.page import LiveStages, print_report
-    from rapids_pipeline.studies.screen.study import ScreenRequest, screen, sets_left_out
+    from rapids_pipeline.studies.screen.candidates import sets_left_out
+    from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 
     folder = out or options.folder_of("screen", target)
-    require_writable(folder)
     stages = LiveStages(drawn=report.drawn, logged=report.logged)
     encoder, because = chosen_encoder(molecules)
     stages.say(f"molecules: {encoder} ({because})")
     files = ProblemFiles(train, test, how, replicates).for_molecules(encoder)
-    problem = options.ingest(files, "cpu", stages)
     names = () if features == "all" else options.names_in(features)
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
-    given: dict[str, Any] = {"pairs": problem.pairs, "source": problem.source, "table": problem.table}
-    try:
-        found = screen(problem.data, request, **given, folder=folder, stages=stages)
-    except KeyboardInterrupt:
-        if stages.latest is not None:
-            report.write_screen(stages.latest.screen(), folder)
-            stages.say(
-                f"the {len(stages.latest.entries)} finished sets: {folder}/screen.html; the same command continues"
-            )
-        raise
-    report.write_screen(found, folder)
+    with locked(folder), executor_of(cluster, log) as executor:
+        problem = options.ingest(files, "cpu", stages)
+        given: dict[str, Any] = {"pairs": problem.pairs, "source": problem.source, "table": problem.table}
+        try:
+            found = screen(problem.data, request, **given, folder=folder, stages=stages, executor=executor)
+        except KeyboardInterrupt:
+            if stages.latest is not None:
+                report.write_screen(stages.latest.screen(), folder)
+                n = len(stages.latest.entries)
+                stages.say(f"the {n} finished sets: {folder}/screen.html; the same command continues")
+            raise
+        report.write_screen(found, folder)
     left_out = [] if names else sets_left_out(encoder, problem.data.obs)
     sentences = [*left_out, *report.sentences(found)]
     print_report(report.screen_table(found), *sentences, f"written: {folder}/{', '.join(report.FILES)}")

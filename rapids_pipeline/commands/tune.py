@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,10 +34,13 @@ def command(
     device: options.DeviceOption = "auto",
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
+    cluster: options.ClusterOption = None,
+    log: options.LogOption = None,
 ) -> None:
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.files import require_writable
+    from rapids_pipeline.backend.files import locked
+    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import tune as report
@@ -47,19 +50,20 @@ def command(
     config = options.run_config(recipe, options.RecipeChanges(), molecules, seed)
     request = TuneRequest(split, seed, minutes, trials)
     chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
-    require_writable(out)
     options.announce(stages, chosen, config)
     files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
-    problem = options.ingest(files, chosen.name, stages)
-    given = problem.data, problem.pairs, request, config, chosen, out
-    try:
-        found, tuned = tune(*given, source=problem.source, table=problem.table, stages=stages)
-    except KeyboardInterrupt:
-        again = "the same command continues (with --trials 1 it only reports)"
-        stages.say(f"finished trials are kept in {out}/{FOLDER}; {again}")
-        raise
-    found.provenance.update(problem.recorded)
-    report.write_tuning(found, tuned, out)
+    with locked(out), executor_of(cluster, log) as executor:
+        problem = options.ingest(files, chosen.name, stages)
+        given = problem.data, problem.pairs, request, config, chosen, out
+        named: dict[str, Any] = {"source": problem.source, "table": problem.table}
+        try:
+            found, tuned = tune(*given, **named, stages=stages, executor=executor)
+        except KeyboardInterrupt:
+            again = "the same command continues (with --trials 1 it only reports)"
+            stages.say(f"finished trials are kept in {out}/{FOLDER}; {again}")
+            raise
+        found.provenance.update(problem.recorded)
+        report.write_tuning(found, tuned, out)
     words = ["rapids-perturb", "run", "--train", str(train), "--test", str(test or "id_map.csv")]
     words += ["--out", "runs/tuned", "--molecules", config.molecules, "--recipe", str(out / report.RECIPE)]
     words += options.words_of(how)

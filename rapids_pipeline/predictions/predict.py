@@ -14,7 +14,7 @@ page, OUT.doses.html: `rapids_pipeline.predictions.dose_response`.
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -31,7 +31,9 @@ from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import describe_input, model_folder, refuse_existing, sha256_of
 from rapids_pipeline.backend.frames import table_suffix
-from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit
+from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.store import Kept
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 from rapids_pipeline.data.labels import refuse_near
 from rapids_pipeline.data.pairs import PairBatch, context_columns, fanned_out, read_batch
@@ -86,6 +88,7 @@ def predict_file(
     doses: Sequence[float] = (),
     times: Sequence[float] = (),
     draw: Sequence[str] = (),
+    executor: Executor = THREADS,
 ) -> Predicted:
     """Predict the pairs of a file by the model of a folder.
 
@@ -108,6 +111,8 @@ def predict_file(
         Predict every pair at each of these doses (µM) and times (h); without any, at those of the file.
     draw : sequence of str
         Genes whose responses to doses are returned, too.
+    executor : Executor
+        Predicts the blocks of rows; this process writes them.
 
     Raises
     ------
@@ -138,9 +143,9 @@ def predict_file(
         if parts is None or parts.missing():
             work.features(work.batch.molecule[:1])  # are the weights here?
     if parts is None:
-        beside, unfinished = _to_csv(work, out, rows, stages), []
+        beside, unfinished = _to_csv(work, out, rows, stages, executor), []
     else:
-        _to_parts(work, parts, stages)
+        _to_parts(work, parts, stages, executor)
         beside, unfinished = (
             parts.publish(_manifest(work, identity, pairs_file, folder, stages)),
             parts.others(),
@@ -173,16 +178,13 @@ def _require_memory(out: Path, n_pairs: int, n_genes: int) -> None:
         )
 
 
-def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages) -> Path:
+def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages, executor: Executor) -> Path:
     n, beside = len(work.metadata), _beside(out, "applicability")
     with stages.stage("predict") as progress:
         predicted = np.empty((n, len(work.model.genes)), np.float32)
-        starts = range(0, n, rows)
-        progress.start(len(starts))
-        for start in starts:
-            block = slice(start, min(start + rows, n))
-            predicted[block] = work.predict(block)
-            progress.advance()
+        blocks = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+        for number, found in work.blocks(blocks, executor, progress):
+            predicted[blocks[number]] = found
     with stages.stage("write"), written(beside) as path:
         work.metadata.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
         if work.untested:
@@ -198,19 +200,15 @@ def _beside(out: Path, what: str, suffix: str = ".csv") -> Path:
     return out.with_name(f"{out.name[: len(out.name) - len(table_suffix(out))]}.{what}{suffix}")
 
 
-def _to_parts(work: "PairPredictor", parts: PartFolder, stages: Stages) -> None:
+def _to_parts(work: "PairPredictor", parts: PartFolder, stages: Stages, executor: Executor) -> None:
     with stages.stage("predict") as progress:
-        progress.start(len(parts.parts))
         parts.discard_halves()
         missing = parts.missing()
-        progress.advance(len(parts.parts) - len(missing))
+        blocks = [parts.parts[number] for number in missing]
         try:
-            for number in missing:
-                block = parts.parts[number]
-                predicted = work.predict(block)
-                parts.write(number, work.metadata.iloc[block], work.model.genes, predicted)
+            for place, predicted in work.blocks(blocks, executor, progress, of=len(parts.parts)):
+                parts.write(missing[place], work.metadata.iloc[blocks[place]], work.model.genes, predicted)
                 del predicted  # before the next block is predicted
-                progress.advance()
         except KeyboardInterrupt:
             parts.discard_halves()
             raise KeyboardInterrupt(parts.kept()) from None
@@ -342,6 +340,28 @@ class PairPredictor:
             return self.predict_rows(np.arange(rows.start, rows.start + len(first)))
         return self.predict_rows(rows.start + first)[inverse]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Go to another process without the features that are kept."""
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process."""
+        vars(self).update(state)
+        self._kept = lru_cache(KEPT)(self._featurised)
+
+    def blocks(
+        self, rows: Sequence[slice], executor: Executor, progress: Progress, of: int = 0
+    ) -> Iterator[tuple[int, Float32]]:
+        """Yield blocks of predictions as they end, each with its place; `of` counts those that were there before."""
+        of = of or len(rows)
+        shared, left = Shared(lambda: self), of - len(rows)
+        units = [Unit(f"block {left + place + 1}/{of}", shared, block) for place, block in enumerate(rows)]
+        progress.start(of)
+        progress.advance(left)
+        for place, found in executor.results(predicted_block, units, progress=progress, side_by_side=False):
+            self._said.update({int(chunk): said for chunk, said in found.facts.items()})
+            yield place, found.arrays["predicted"]
+
     def features(self, molecule: Indices) -> dict[str, Float32]:
         """Return the features of molecules by their place in the batch, (n, p) float32 for each encoder.
 
@@ -372,6 +392,11 @@ class PairPredictor:
         some = self.batch.table[self._columns].iloc[which]
         obs = some.assign(sm_name=self.batch.known_as[which]).reset_index(drop=True)
         return self.model.stack.predict(Rows(obs, self.features(self.batch.molecule[which])))
+
+
+def predicted_block(work: PairPredictor, rows: slice) -> Kept:
+    """Return the predictions of a block, and what encoders have said of molecules."""
+    return Kept({"predicted": work.predict(rows)}, {str(chunk): said for chunk, said in work._said.items()})
 
 
 def added(notes: Iterable[str]) -> list[str]:

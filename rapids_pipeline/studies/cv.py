@@ -26,7 +26,8 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import Device, DeviceName, provenance
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit, in_order
+from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.backend.store import Kept, Store
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
@@ -173,6 +174,7 @@ def cross_validate(
     table: EmbeddingTable | None = None,
     folder: Path | None = None,
     stages: Stages | None = None,
+    executor: Executor = THREADS,
 ) -> tuple[CrossValidation, pd.DataFrame]:
     """Cross-validate a recipe; return what it found, and the rows held out with their predictions as columns.
 
@@ -192,6 +194,8 @@ def cross_validate(
     folder : Path, optional
         Where finished splits are kept and looked for, so that an interrupted run can be continued.
     stages : Stages, optional
+    executor : Executor
+        Runs the splits.
 
     Raises
     ------
@@ -216,10 +220,16 @@ def cross_validate(
     baselines = usable_baselines(data.obs) | context_baselines(data.obs)
     study = train, data.Y, data.weight, data.genes, settings, device.name, list(baselines), list(METRICS)
     with stages.stage("splits") as progress:
-        progress.start(sum(map(len, repeats)))
-        store = Store(folder, "cv", *study)
-        held_out = partial(_held_out, train, data, config, device.name, store, progress)
-        found = [[held_out(split) for split in splits] for splits in repeats]
+        every = [split for splits in repeats for split in splits]
+        progress.start(len(every))
+        shared = Shared(lambda: (train, data, config, device.name))
+        fits = [
+            Unit(f"split {number}/{len(every)}", shared, split, (split.training, split.held_out))
+            for number, split in enumerate(every, start=1)
+        ]
+        how: dict[str, Any] = {"store": Store(folder, "cv", *study), "progress": progress}
+        held_out = map(_held_out, in_order(executor.results(fitted_split, fits, side_by_side=False, **how)))
+        found = [[next(held_out) for _ in splits] for splits in repeats]
     with stages.stage("scores"):
         task = None
         if pairs is not None and name == recommended_split(data.obs, pairs)[0]:
@@ -284,28 +294,18 @@ def fit_split(
     return HeldOut(stack.test, scores, uncertainty.strengths(inside.obs, inside.Y, outside))
 
 
-def _held_out(
-    train: Rows,
-    data: PerturbationData,
-    config: RunConfig,
-    device: DeviceName,
-    store: Store,
-    progress: Progress,
-    split: Split,
-) -> HeldOut:
-    """Return what a split's held-out rows get: from the store where they are kept, otherwise by a new fit."""
+def fitted_split(shared: tuple[Rows, PerturbationData, RunConfig, DeviceName], split: Split) -> Kept:
+    """Return what a split's held-out rows get by a new fit, as a finished one."""
+    train, data, config, device = shared
+    baselines = usable_baselines(data.obs) | context_baselines(data.obs)
+    found = fit_split(train, data, split, config, device, baselines)
+    arrays: dict[str, Any] = {"predicted": found.predicted, "strength": found.strength}
+    return Kept(arrays | {"scores": np.stack(list(found.scores.values()))}, list(found.scores))
 
-    def fitted() -> Kept:
-        baselines = usable_baselines(data.obs) | context_baselines(data.obs)
-        found = fit_split(train, data, split, config, device, baselines)
-        scores = np.stack(list(found.scores.values()))
-        arrays: dict[str, Any] = {"predicted": found.predicted, "strength": found.strength}
-        return Kept(arrays | {"scores": scores}, list(found.scores))
 
-    arrays, names = store.once(fitted, split.training, split.held_out)
-    progress.advance()
-    by_method = dict(zip(names, arrays["scores"], strict=True))
-    return HeldOut(arrays["predicted"], by_method, arrays["strength"])
+def _held_out(fit: Kept) -> HeldOut:
+    by_method = dict(zip(fit.facts, fit.arrays["scores"], strict=True))
+    return HeldOut(fit.arrays["predicted"], by_method, fit.arrays["strength"])
 
 
 def _split_name(asked: str, obs: pd.DataFrame, pairs: pd.DataFrame | None) -> tuple[str, str]:

@@ -10,25 +10,23 @@ predicts the rows held out.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
-from features.blocks import Block, MoleculeBlock
-from features.feature_sets import FEATURE_SETS, FeatureSet, feature_set
-from features.molecules import NONE, TABLE, is_table, needs_weights, reads_structures
-from features.molecules.encoders import molecule_encoder
+from features.blocks import Block
+from features.feature_sets import FeatureSet
 from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.devices import provenance
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit, in_order
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept, Store
 from rapids_pipeline.data.problem import canonical_order
@@ -36,8 +34,16 @@ from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import untested_notes
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, named_splits
 from rapids_pipeline.evaluation.uncertainty import LEVEL
+from rapids_pipeline.studies.screen.candidates import (
+    blocks_of,
+    default_sets,
+    named_sets,
+    set_of,
+    without_each_block,
+)
 from rapids_pipeline.studies.screen.models import (
     Comparison,
+    FoldFeatures,
     ModelName,
     choose_panel,
     losses_of,
@@ -48,8 +54,6 @@ from rapids_pipeline.studies.screen.results import BASELINE, Entry, Losses, Scre
 
 Search = Literal["compare", "forward", "ablation"]
 SplitsOf = Callable[[pd.DataFrame, Float32], Sequence[Sequence[Split]]]
-FEW_GENES = 500
-"""Below this many genes, products of matrices are too small for more than one BLAS thread."""
 DEFAULT_REFERENCE = "onehot"
 """With --features all, what differences are taken from: to know which cell type and which compound."""
 ALL_BLOCKS, SELECTED = "all blocks", "forward selection"
@@ -111,6 +115,7 @@ def screen(
     table: EmbeddingTable | None = None,
     folder: Path | None = None,
     stages: Stages | None = None,
+    executor: Executor = THREADS,
 ) -> Screen:
     """Score feature sets by cross-validation.
 
@@ -128,6 +133,8 @@ def screen(
         Where finished candidates are kept and looked for, so that an interrupted screen can be continued.
     stages : Stages, optional
         Is told the `Standings` whenever a candidate is finished.
+    executor : Executor
+        Runs the candidates, and the splits of a forward selection.
 
     Raises
     ------
@@ -150,11 +157,7 @@ def screen(
     with stages.stage("features"):
         encoders = [name for features in sets for name in features.encoders]
         encoded = encode_compounds(encoders, data.obs, table=table)
-
-        def splits_of(obs: pd.DataFrame, Y: Float32) -> list[list[Split]]:
-            dealt = {"n_folds": request.n_folds, "repeats": request.repeats, "seed": request.seed}
-            return named_splits(request.split, obs, **dealt, pairs=pairs, Y=Y)
-
+        splits_of = Dealt(request, pairs)
         repeats = splits_of(data.obs, panel.Y)
         comparison = Comparison(
             Rows(data.obs, encoded.training), panel.Y, repeats, request.model, request.seed, data.weight
@@ -168,9 +171,9 @@ def screen(
         comparison.folds,
         bootstrap_units(request.split, data.obs),
     )
-    threads = 1 if len(panel.genes) < FEW_GENES else None
-    with stages.stage("screen") as progress, threadpool_limits(threads, "blas"):
-        selection = _score_all(comparison, sets, request, splits_of, standings, store, progress)
+    with stages.stage("screen") as progress:
+        how = executor, store, progress
+        selection = _score_all(Screening(comparison), sets, request, splits_of, standings, *how)
     return standings.screen(
         complete=True,
         notes=[*encoded.notes, *notes],
@@ -184,57 +187,97 @@ def screen(
     )
 
 
+@dataclass(frozen=True)
+class Dealt:
+    """Deals the splits that a request asks for; `pairs` are those to predict, if there are any."""
+
+    request: ScreenRequest
+    pairs: pd.DataFrame | None
+
+    def __call__(self, obs: pd.DataFrame, Y: Float32) -> list[list[Split]]:
+        """Return the splits of every repeat, of some rows by their `obs` and responses."""
+        asked = self.request
+        dealt = {"n_folds": asked.n_folds, "repeats": asked.repeats, "seed": asked.seed}
+        return named_splits(asked.split, obs, **dealt, pairs=self.pairs, Y=Y)
+
+
+class Screening:
+    """What all candidates share: the comparison, and the columns of its splits, made where they are first wanted."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process without the columns: they are made again there."""
+        return type(self), (self.comparison,)
+
+    @cached_property
+    def tables(self) -> FoldFeatures:
+        """The columns of all splits."""
+        return self.comparison.tables()
+
+    def predictions(self, features: FeatureSet | None, number: int) -> Float32:
+        """Return what a candidate says of the rows that a split holds out, (m, t)."""
+        return predictions(self.comparison, self.tables, features, number)
+
+
+def scored(screening: Screening, features: FeatureSet | None) -> Kept:
+    """Return the losses of a candidate and the seconds they took."""
+    began = time.perf_counter()
+    losses = losses_of(screening.comparison, partial(screening.predictions, features))
+    return Kept(vars(losses), {"seconds": time.perf_counter() - began})
+
+
 def _score_all(
-    comparison: Comparison,
+    screening: Screening,
     sets: Sequence[FeatureSet],
     request: ScreenRequest,
     splits_of: SplitsOf,
     standings: Standings,
+    executor: Executor,
     store: Store,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Score the baseline, the reference and the others, in this order; return the steps of forward selection."""
-    tables, reference = comparison.tables(), standings.blank.reference
+    reference, shared = standings.blank.reference, Shared(lambda: screening)
     ordered = [None, *sorted(sets, key=lambda features: features.name != reference)]
-    forward = request.search == "forward"
-    for number, features in enumerate(ordered, start=1):
-        name = BASELINE if features is None else features.name
-        progress.start(len(comparison.splits), f"{number} of {len(ordered) + forward}: {name}")
-        predict = partial(predictions, comparison, tables, features)
-        losses, seconds = _losses(store, features, partial(losses_of, comparison, predict, progress))
+    units = [
+        Unit(BASELINE if features is None else features.name, shared, features, (blocks_to_json(features),))
+        for features in ordered
+    ]
+    progress.start(len(ordered), "sets")
+    fits = in_order(executor.results(scored, units, store=store, progress=progress, side_by_side=False))
+    for unit, features, fit in zip(units, ordered, fits, strict=True):
         words = "no features: the mean of the training rows" if features is None else features.description
-        width = 0 if features is None else tables.width(features)
-        standings.entries.append(Entry(name, words, width, seconds, losses))
+        width = 0 if features is None else screening.tables.width(features)
+        seconds = fit.facts["seconds"]
+        standings.entries.append(Entry(unit.name, words, width, seconds, Losses(**fit.arrays)))
         if standings.has_reference:
             progress.found(standings)
-    if not forward:
+    if request.search != "forward":
         return []
-    progress.start(len(comparison.splits) + 1, f"{len(ordered) + 1} of {len(ordered) + 1}: {SELECTED}")
+    progress.start(len(screening.comparison.splits) + 1, SELECTED)
     began = time.perf_counter()
-    losses, steps, told = nested_forward(comparison, sets[0].blocks, splits_of, progress)
+    losses, steps, told = nested_forward(screening.comparison, sets[0].blocks, splits_of, progress, executor)
     chosen = set_of([step.block for step in steps]) if steps else None
-    width = 0 if chosen is None else tables.width(chosen)
+    width = 0 if chosen is None else screening.tables.width(chosen)
     words = f"nested: selected anew in each split; by all rows: {chosen.description if chosen else 'nothing'}"
     standings.entries.append(Entry(SELECTED, words, width, time.perf_counter() - began, losses))
     progress.found(standings)
     return told
 
 
-def _losses(store: Store, features: FeatureSet | None, make: Callable[[], Losses]) -> tuple[Losses, float]:
-    """Return the losses of a candidate and the seconds they took, of the store or else made and kept there."""
-    blocks = None if features is None else features.model_dump(mode="json", include={"blocks"})
-
-    def timed() -> Kept:
-        began = time.perf_counter()
-        losses = make()
-        return Kept(vars(losses), {"seconds": time.perf_counter() - began})
-
-    kept = store.once(timed, blocks)
-    return Losses(**kept.arrays), kept.facts["seconds"]
+def blocks_to_json(features: FeatureSet | None) -> Any:
+    """Return what of a feature set determines its losses."""
+    return None if features is None else features.model_dump(mode="json", include={"blocks"})
 
 
 def nested_forward(
-    comparison: Comparison, blocks: Sequence[Block], splits_of: SplitsOf, progress: Progress | None = None
+    comparison: Comparison,
+    blocks: Sequence[Block],
+    splits_of: SplitsOf,
+    progress: Progress | None = None,
+    executor: Executor = THREADS,
 ) -> tuple[Losses, list[Step], list[dict[str, Any]]]:
     """Select blocks by all rows, and score selecting itself.
 
@@ -247,6 +290,8 @@ def nested_forward(
         Inner splits of some training rows: of their `obs` and responses.
     progress : Progress, optional
         Advances once for each outer split, and once for the selection by all rows.
+    executor : Executor
+        Runs the outer splits.
 
     Returns
     -------
@@ -261,25 +306,32 @@ def nested_forward(
     progress = progress or Progress()
     steps, empty = selected(comparison, blocks)
     progress.advance()
-    tables, chosen = comparison.tables(), Counter[str]()
-
-    def predict(number: int) -> Float32:
-        training = comparison.splits[number].training
-        rows, Y = comparison.rows.take(training), comparison.Y[training]
-        inner = replace(
-            comparison, rows=rows, Y=Y, repeats=splits_of(rows.obs, Y), weight=tables.weight(number)
-        )
-        found = [step.block for step in selected(inner, blocks)[0]]
-        chosen.update(block.name for block in found)
-        return predictions(comparison, tables, set_of(found) if found else None, number)
-
-    losses = losses_of(comparison, predict, progress)
+    n_splits, screening = len(comparison.splits), Screening(comparison)
+    shared = Shared(lambda: (screening, blocks, splits_of))
+    units = [Unit(f"selection {number + 1}/{n_splits}", shared, number) for number in range(n_splits)]
+    results = executor.results(selected_in_split, units, progress=progress, side_by_side=False)
+    fits = list(in_order(results))
+    losses = losses_of(comparison, lambda number: fits[number].arrays["predicted"])
+    chosen = Counter(name for fit in fits for name in fit.facts)
     told, before = [], empty
     for block, score in steps:
-        share = chosen[block.name] / len(comparison.splits)
+        share = chosen[block.name] / n_splits
         told.append({"block": block.name, "score": score, "difference": score - before, "share": share})
         before = score
     return losses, steps, told
+
+
+def selected_in_split(shared: tuple[Screening, Sequence[Block], SplitsOf], number: int) -> Kept:
+    """Select blocks by a split's training rows; return the predictions of its held-out rows and the blocks' names."""
+    screening, blocks, splits_of = shared
+    comparison = screening.comparison
+    training = comparison.splits[number].training
+    rows, Y = comparison.rows.take(training), comparison.Y[training]
+    weight = screening.tables.weight(number)
+    inner = replace(comparison, rows=rows, Y=Y, repeats=splits_of(rows.obs, Y), weight=weight)
+    found = [step.block for step in selected(inner, blocks)[0]]
+    predicted = screening.predictions(set_of(found) if found else None, number)
+    return Kept({"predicted": predicted}, [block.name for block in found])
 
 
 def selected(comparison: Comparison, blocks: Sequence[Block]) -> tuple[list[Step], float]:
@@ -348,103 +400,3 @@ def _notes(constant: list[str]) -> list[str]:
         return []
     named = ", ".join(constant[:5]) + (", …" if len(constant) > 5 else "")
     return [f"left out, as they are the same in every row: {len(constant)} genes ({named})"]
-
-
-# --- candidates -------------------------------------------------------------------------------------------
-
-
-def screenable_sets() -> list[str]:
-    """Return the names of the feature sets a screen can compare: those that need no first-level run."""
-    return [name for name, features in FEATURE_SETS.items() if not features.needs_predictions]
-
-
-def default_sets(molecules: str = "morgan", obs: pd.DataFrame | None = None) -> list[str]:
-    """Return the screenable sets that ask for no weights beyond those that `--molecules` may ask for.
-
-    With `--molecules none` they have no molecules; where a row of `obs` has no SMILES, they name no encoder.
-    """
-    gaps = obs is not None and bool((obs["SMILES"] == "").any())
-
-    def usable(features: FeatureSet) -> bool:
-        encoders = [block.encoder for block in features.blocks if isinstance(block, MoleculeBlock)]
-        own = [name for name in encoders if name is not None]
-        reads = encoders if molecules == NONE else own if gaps else []
-        return not reads and not any(map(needs_weights, own))
-
-    return [name for name in screenable_sets() if usable(FEATURE_SETS[name])]
-
-
-def sets_left_out(molecules: str, obs: pd.DataFrame) -> list[str]:
-    """Return in words which screenable sets are none of `default_sets`, if any."""
-    left = [name for name in screenable_sets() if name not in default_sets(molecules, obs)]
-    need = "weights" if reads_structures(molecules) else "weights or structures"
-    said = f"left out, as they need {need}: {', '.join(left)} (--features takes them by name)"
-    return [said] if left else []
-
-
-def named_sets(names: Sequence[str], molecules: str) -> list[FeatureSet]:
-    """Return feature sets by name or TOML file, with `molecules` where their blocks name no encoder.
-
-    Raises
-    ------
-    InputError
-        Unknown set, one that needs a first-level run, the same name twice, or molecules in spite of
-        `--molecules none`.
-    """
-    encoder = TABLE if is_table(molecules) else molecules
-    sets = [feature_set(name).with_molecules(encoder) for name in names]
-    if reads_structures(molecules):
-        molecule_encoder(molecules)  # is there such a one?
-    for features in sets:
-        if molecules == NONE and features.without_molecules() != features:
-            raise InputError(f"--molecules {NONE}: feature set {features.name} reads molecules; take another")
-        if features.needs_predictions:
-            raise InputError(
-                f"feature set {features.name!r} stacks on first-level predictions and cannot be screened; choose among "
-                f"{', '.join(screenable_sets())}"
-            )
-    if twice := _repeated(features.name for features in sets):
-        raise InputError(f"--features: {twice[0]} is there twice")
-    return sets
-
-
-def _repeated(names: Iterable[str]) -> list[str]:
-    return sorted(name for name, times in Counter(names).items() if times > 1)
-
-
-def without_each_block(features: FeatureSet) -> list[FeatureSet]:
-    """Return the set itself, then the set without each of its blocks.
-
-    Raises
-    ------
-    InputError
-        The set has a single block.
-    """
-    if len(features.blocks) < 2:
-        raise InputError(f"--search ablation: feature set {features.name} has one block only")
-    others = {block: tuple(other for other in features.blocks if other != block) for block in features.blocks}
-    return [features] + [
-        FeatureSet(name=f"{features.name} − {block.name}", description=f"without {block.name}", blocks=left)
-        for block, left in others.items()
-    ]
-
-
-def blocks_of(sets: Sequence[FeatureSet]) -> list[Block]:
-    """Return the distinct blocks of some sets, in order.
-
-    Raises
-    ------
-    InputError
-        Two different blocks have the same name, so that no set can hold both; or there is only one.
-    """
-    blocks = list(dict.fromkeys(block for features in sets for block in features.blocks))
-    if twice := _repeated(block.name for block in blocks):
-        raise InputError(f"--search forward: two feature sets have different blocks called {twice[0]}")
-    if len(blocks) < 2:
-        raise InputError("--search forward: the feature sets have one block only")
-    return blocks
-
-
-def set_of(blocks: Sequence[Block], name: str = "selected") -> FeatureSet:
-    """Return a feature set of some blocks."""
-    return FeatureSet(name=name, description=" + ".join(block.name for block in blocks), blocks=tuple(blocks))

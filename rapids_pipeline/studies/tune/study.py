@@ -29,6 +29,7 @@ from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Float64
 from rapids_pipeline.backend.devices import Device, provenance
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept, Store
 from rapids_pipeline.data.problem import canonical_order
@@ -102,6 +103,7 @@ def tune(
     source: str = "",
     table: EmbeddingTable | None = None,
     stages: Stages | None = None,
+    executor: Executor = THREADS,
 ) -> tuple[Tuned, Recipe]:
     """Tune the first composite member of a recipe.
 
@@ -124,6 +126,8 @@ def tune(
         Where `config.molecules` names one.
     stages : Stages, optional
         Is told the `Course` of the search.
+    executor : Executor
+        Runs the fits of a trial; the trials are the same whatever it is.
 
     Raises
     ------
@@ -140,7 +144,7 @@ def tune(
     config = config.in_contexts(data.obs)
     data = data.take(canonical_order(data.obs))
     with stages.stage("features"):
-        studies, tuned_on = open_studies(data, pairs, request, config, device, folder, table)
+        studies, tuned_on = open_studies(data, pairs, request, config, device, folder, table, executor)
     with stages.stage("trials") as progress:
         search(studies, request, progress)
     with stages.stage("scores"):
@@ -165,6 +169,7 @@ def open_studies(
     device: Device,
     folder: Path,
     table: EmbeddingTable | None = None,
+    executor: Executor = THREADS,
 ) -> "tuple[list[ModelStudy], list[str]]":
     """Return the studies with the trials that are finished, and in words what is tuned on what."""
     member = next(member for member in config.recipe.members if isinstance(member, CompositeMember))
@@ -175,7 +180,9 @@ def open_studies(
     studies = []
     for duty in duties:
         kept = kept_components(KEPT_BYTES // len(duties))
-        objective = Objective(duty.lots, rows, data.Y, device.name, config.molecules, kept, data.weight)
+        objective = Objective(
+            duty.lots, rows, data.Y, device.name, config.molecules, kept, data.weight, executor
+        )
         space = ModelSpace.of(getattr(member, duty.model), duty.fewest_rows)
         splits = [(lot.name, split.training, split.held_out) for lot in duty.lots for split in lot.splits]
         rest = duty.model, space.model, repr(space.parameters), splits

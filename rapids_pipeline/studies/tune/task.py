@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,8 @@ from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.store import Recent
+from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit
+from rapids_pipeline.backend.store import Kept, Recent
 from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.evaluation.audit import recommended_split
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
@@ -240,14 +241,14 @@ def _share(share: float) -> str:
 
 def kept_components(limit: int = KEPT_BYTES) -> Recent:
     """Return a memory of spaces of targets with the components of training targets in them."""
+    return Recent(limit, _bytes_of_components)
 
-    def size_of(kept: tuple[TargetSpace, Array]) -> int:
-        space, scores = kept
-        components = None if space.svd_ is None else space.svd_.components_
-        arrays = space.unit_, space.mean_, components, space.singular_values, scores
-        return sum(array.nbytes for array in arrays if array is not None)
 
-    return Recent(limit, size_of)
+def _bytes_of_components(kept: tuple[TargetSpace, Array]) -> int:
+    space, scores = kept
+    components = None if space.svd_ is None else space.svd_.components_
+    arrays = space.unit_, space.mean_, components, space.singular_values, scores
+    return sum(array.nbytes for array in arrays if array is not None)
 
 
 def learnt(kept: Recent, rows: bytes, config: KernelModelConfig, Y: Array) -> Learnt:
@@ -279,6 +280,8 @@ class Objective:
         Of `kept_components`.
     weight : ndarray of float64, (n,), optional
         What each row counts in fits.
+    executor : Executor
+        Runs the fits of a lot.
     """
 
     lots: tuple[Lot, ...]
@@ -288,6 +291,17 @@ class Objective:
     encoder: str
     kept: Recent
     weight: Float64 | None = None
+    executor: Executor = THREADS
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process without what was learnt and the executor."""
+        kept = kept_components(self.kept.limit)
+        return type(self), (self.lots, self.rows, self.Y, self.device, self.encoder, kept, self.weight)
+
+    @cached_property
+    def shared(self) -> Shared:
+        """The objective, as the fits of all trials share it."""
+        return Shared(lambda: self, keep=True)
 
     @cached_property
     def measured(self) -> Imputed:
@@ -296,18 +310,24 @@ class Objective:
 
     def losses(
         self, model: KernelModelConfig, lot: Lot, checkpoint: Callable[[], None] = lambda: None
-    ) -> Float64:
-        """Return the RMSE of every row, the mean over repeats, (n,); NaN for rows that are not held out.
+    ) -> tuple[Float64, int]:
+        """Return the RMSE of every row, the mean over repeats, (n,), and how many fits did not converge.
 
-        `checkpoint` is called before every fit; what it raises ends the work.
+        Rows that are not held out have NaN. `checkpoint` is called between fits; what it raises ends the work.
         """
-        errors = np.full((len(lot.repeats), len(self.Y)), np.nan)
+        units: list[Unit] = []
+        places = []
         for repeat, splits in enumerate(lot.repeats):
             for split in splits:
-                checkpoint()
-                predicted = self.predicted(model, split)
-                errors[repeat, split.held_out] = _errors(self.Y[split.held_out], predicted)
-        return row_losses(errors, one_gene=True)
+                units.append(Unit(f"{lot.name} {len(units) + 1}", self.shared, (model, split)))
+                places.append((repeat, split.held_out))
+        errors, missed = np.full((len(lot.repeats), len(self.Y)), np.nan), 0
+        checkpoint()
+        for number, fit in self.executor.results(held_out_errors, units, side_by_side=False):
+            errors[places[number]] = fit.arrays["errors"]
+            missed += fit.facts
+            checkpoint()
+        return row_losses(errors, one_gene=True), missed
 
     def predicted(self, model: KernelModelConfig, split: Split) -> Float32:
         """Return the predictions of a split's held-out rows, (m, t), by a fit to its training rows."""
@@ -325,13 +345,19 @@ class Objective:
     ) -> Iterator[tuple[str, Float64, int]]:
         """Yield of every lot, those of few fits first: name, losses, and how many fits did not converge."""
         for lot in sorted(self.lots, key=lambda lot: len(lot.splits)):
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", NotConvergedWarning)
-                losses = self.losses(model, lot, checkpoint)
-            others = [one for one in caught if not issubclass(one.category, NotConvergedWarning)]
-            for one in others:
-                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-            yield lot.name, losses, len(caught) - len(others)
+            yield lot.name, *self.losses(model, lot, checkpoint)
+
+
+def held_out_errors(objective: Objective, fit: tuple[KernelModelConfig, Split]) -> Kept:
+    """Return the RMSE of a split's held-out rows, (m,), and whether the fit did not converge (0 or 1)."""
+    model, split = fit
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NotConvergedWarning)
+        predicted = objective.predicted(model, split)
+    others = [one for one in caught if not issubclass(one.category, NotConvergedWarning)]
+    for one in others:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return Kept({"errors": _errors(objective.Y[split.held_out], predicted)}, len(caught) - len(others))
 
 
 def mean_loss(losses: Float64) -> float:

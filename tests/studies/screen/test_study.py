@@ -23,8 +23,9 @@ from rapids_pipeline.data.tables import PerturbationData, read_training, trainin
 from rapids_pipeline.evaluation.splits import Split, named_splits, random_folds
 from rapids_pipeline.reports import screen as report
 from rapids_pipeline.studies.screen import study
+from rapids_pipeline.studies.screen.candidates import default_sets
 from rapids_pipeline.studies.screen.models import Comparison, losses_of, predictions
-from rapids_pipeline.studies.screen.study import ScreenRequest, default_sets, screen
+from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 from tests import command_line
 
 SETS = ("cell_type", "onehot", "molecules", "svr_shared", "loo", "svr_loo")
