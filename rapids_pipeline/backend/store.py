@@ -13,11 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pandas import DataFrame
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -26,6 +25,9 @@ from rapids_pipeline.backend.devices import code_hash, installed_versions
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written_atomically
 from rapids_pipeline.backend.state import State, joined, split
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 V = TypeVar("V")
 FOLDER = ".finished"
@@ -157,12 +159,18 @@ def content_hash(*parts: object) -> str:
     return found.hexdigest()
 
 
+def _is_frame(part: object) -> TypeGuard["DataFrame"]:
+    from pandas import DataFrame  # heavy, and here whoever has a frame has it
+
+    return isinstance(part, DataFrame)
+
+
 def _pieces(part: object) -> Iterator[Any]:
     """Yield the bytes of a value; before each value its kind and its size, so that no two values share their bytes."""
     if isinstance(part, np.ndarray) and part.dtype != object:
         yield f"array {part.dtype.str} {part.shape}\n".encode()
         yield np.ascontiguousarray(part).data
-    elif isinstance(part, DataFrame):
+    elif _is_frame(part):
         yield from _pieces({str(name): list(map(str, part[name])) for name in part.columns})
     elif is_dataclass(part) and not isinstance(part, type):
         yield from _pieces([getattr(part, field.name) for field in fields(part)])

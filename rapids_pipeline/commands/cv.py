@@ -9,7 +9,7 @@ from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.reads_tables
+@options.with_several
 def command(
     train: options.TrainOption,
     test: Annotated[
@@ -34,13 +34,11 @@ def command(
     boosting_features: options.BoostingFeaturesOption = None,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
-    cluster: options.ClusterOption = None,
-    log: options.LogOption = None,
+    where: options.Where = options.HERE,
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import locked
-    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import cv as report
@@ -53,7 +51,7 @@ def command(
     chosen, stages = resolve_device(device), LiveStages()
     options.announce(stages, chosen, config)
     files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
-    with locked(out), executor_of(cluster, log) as executor:
+    with locked(out), where.executor() as executor:
         problem = options.ingest(files, chosen.name, stages)
         given = problem.data, problem.pairs, request, config, chosen
         named: dict[str, Any] = {"source": problem.source, "table": problem.table}

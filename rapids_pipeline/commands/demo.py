@@ -13,6 +13,7 @@ SeedOption = Annotated[int, typer.Option(help="The seed of the simulation, the f
 GenesOption = Annotated[int | None, typer.Option(help="Simulate only this many genes instead of all 18,211.")]
 
 
+@options.with_several
 def command(
     out: Annotated[Path, typer.Option(help="Folder for the simulated data and the results.")] = Path(
         "runs/demo"
@@ -24,8 +25,7 @@ def command(
     seed: SeedOption = 0,
     genes: GenesOption = None,
     data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
-    cluster: options.ClusterOption = None,
-    log: options.LogOption = None,
+    where: options.Where = options.HERE,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
@@ -45,5 +45,5 @@ def command(
     if data_only:
         typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
         return
-    run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite, cluster, log)
+    run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite, where)
     evaluate.command(out / "submission.csv", files.truth, files.train)

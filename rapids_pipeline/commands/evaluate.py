@@ -11,7 +11,7 @@ from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.reads_tables
+@options.with_several
 def command(
     prediction: Annotated[Path, typer.Option(help="The prediction file, such as DIR/submission.csv.")],
     truth: Annotated[Path, typer.Option(help="The file with the measured responses of the same pairs.")],

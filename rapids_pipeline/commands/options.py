@@ -19,8 +19,11 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.columns import DEFAULT_LAYER, TableOptions, chosen_columns
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from features.feature_sets import FeatureSet
     from rapids_pipeline.backend.devices import Device, DeviceName
+    from rapids_pipeline.backend.parallel import Executor
     from rapids_pipeline.data.problem import Problem, ProblemFiles
     from rapids_pipeline.reports.page import LiveStages
     from rapids_pipeline.stack.members.member import Member
@@ -175,17 +178,51 @@ def words_of(how: TableOptions) -> list[str]:
     return [word for pair in given for word in pair]
 
 
-def reads_tables(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of `table_options`, in the place of its parameter `how`."""
-    taken, own = inspect.signature(table_options).parameters, inspect.signature(command)
+@dataclass(frozen=True)
+class Where:
+    """Where the fits of a command run, and the file that gets a line for each."""
+
+    cluster: str | None = None
+    log: Path | None = None
+
+    def executor(self) -> "AbstractContextManager[Executor]":
+        """Return the executor, to be used in a `with`; errors as `executor_of`."""
+        from rapids_pipeline.backend.parallel import executor_of
+
+        return executor_of(self.cluster, self.log)
+
+
+HERE = Where()
+
+
+def where_options(cluster: ClusterOption = None, log: LogOption = None) -> Where:
+    """Return where fits run."""
+    return Where(cluster, log)
+
+
+SEVERAL: dict[str, Callable[..., Any]] = {"how": table_options, "where": where_options}
+"""Parameters of commands that stand for several options, and the functions that have these options."""
+
+
+def with_several(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of `SEVERAL`, in the places of its parameters `how` and `where`."""
+    own = inspect.signature(command)
+    taken = {
+        name: inspect.signature(make).parameters for name, make in SEVERAL.items() if name in own.parameters
+    }
 
     @functools.wraps(command)
     def called(*words: Any, **given: Any) -> Any:
-        read = {name: given.pop(name) for name in taken if name in given}
-        return command(*words, **given, **({"how": table_options(**read)} if read else {}))
+        for name, options in taken.items():
+            read = {option: given.pop(option) for option in options if option in given}
+            if read:
+                given[name] = SEVERAL[name](**read)
+        return command(*words, **given)
 
     every = [
-        one for old in own.parameters.values() for one in (taken.values() if old.name == "how" else [old])
+        one
+        for old in own.parameters.values()
+        for one in (taken[old.name].values() if old.name in taken else [old])
     ]
     called.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
     called.__annotations__ = {one.name: one.annotation for one in every}

@@ -1,9 +1,4 @@
-"""Prediction of new pairs by a saved model: nothing is fitted, on a CPU whatever the model was trained on.
-
-    rapids-perturb predict --model DIR --pairs FILE --out OUT
-
-`rapids_pipeline.predictions.predict.predict_file` is the same in Python.
-"""
+"""`predict`: new pairs by a saved model, on a CPU; in Python `rapids_pipeline.predictions.predict.predict_file`."""
 
 from functools import partial
 from pathlib import Path
@@ -14,6 +9,7 @@ import typer
 from rapids_pipeline.commands import options
 
 
+@options.with_several
 def command(
     model: Annotated[Path, typer.Option(help="Folder of a run, or of its trained model (DIR/model).")],
     pairs: Annotated[
@@ -51,15 +47,13 @@ def command(
     ] = "",
     column: options.ColumnOption = None,
     columns: options.ColumnsOption = None,
-    cluster: options.ClusterOption = None,
-    log: options.LogOption = None,
+    where: options.Where = options.HERE,
     overwrite: Annotated[
         bool, typer.Option(help="Replace files that exist, or a folder that holds another prediction.")
     ] = False,
 ) -> None:
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
     from rapids_pipeline.backend.files import locked_file
-    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.data.columns import chosen_columns
     from rapids_pipeline.predictions.predict import predict_file
     from rapids_pipeline.reports.doses import write_doses
@@ -69,10 +63,9 @@ def command(
     at_doses, at_times = options.numbers_in("--doses", doses), options.numbers_in("--times", times)
     predicted = partial(predict_file, model, pairs, out, block_rows=block_rows, overwrite=overwrite)
     asked: dict[str, Any] = {"columns": chosen, "doses": at_doses, "times": at_times}
-    asked["draw"] = options.names_in(draw)
     try:
-        with locked_file(out), executor_of(cluster, log) as executor:
-            found = predicted(**asked, stages=stages, executor=executor)
+        with locked_file(out), where.executor() as executor:
+            found = predicted(**asked, draw=options.names_in(draw), stages=stages, executor=executor)
     except KeyboardInterrupt as stopped:
         for sentence in stopped.args:
             stages.say(sentence)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rapids_pipeline.stack.recipe import RunConfig
 
 
-@options.reads_tables
+@options.with_several
 def command(
     train: options.TrainOption,
     test: options.TestOption,
@@ -30,8 +30,7 @@ def command(
     boosting_features: options.BoostingFeaturesOption = None,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
-    cluster: options.ClusterOption = None,
-    log: options.LogOption = None,
+    where: options.Where = options.HERE,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
@@ -40,7 +39,7 @@ def command(
     changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
     files = ProblemFiles(train, test, how, replicates)
-    run_files(files, out, config, device, overwrite, cluster, log)
+    run_files(files, out, config, device, overwrite, where)
 
 
 def run_files(
@@ -49,21 +48,19 @@ def run_files(
     config: "RunConfig",
     device: str,
     overwrite: bool,
-    cluster: str | None = None,
-    log: Path | None = None,
+    where: options.Where = options.HERE,
 ) -> None:
     """Run the pipeline on files and print what came of it; errors as `pipeline.run`'s and `resolve_device`'s."""
     from rapids_pipeline import pipeline
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import KEPT
-    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.reports.run import result_sentences, stack_table
 
     chosen, stages = resolve_device(device), LiveStages()
     options.announce(stages, chosen, config)
     try:
-        with executor_of(cluster, log) as executor:
+        with where.executor() as executor:
             how: dict[str, Any] = {"overwrite": overwrite, "stages": stages, "executor": executor}
             result = pipeline.run(files, out, config, chosen, **how)
     except (KeyboardInterrupt, SystemExit):

@@ -9,7 +9,7 @@ from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.reads_tables
+@options.with_several
 def command(
     target: Annotated[
         str,
@@ -45,14 +45,12 @@ def command(
     seed: Annotated[int, typer.Option(help="The seed of the folds.")] = 0,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
-    cluster: options.ClusterOption = None,
-    log: options.LogOption = None,
+    where: options.Where = options.HERE,
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
     from features.molecules.encoders import chosen_encoder
     from rapids_pipeline.backend.files import locked
-    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import screen as report
     from rapids_pipeline.reports.page import LiveStages, print_report
@@ -66,7 +64,7 @@ def command(
     files = ProblemFiles(train, test, how, replicates).for_molecules(encoder)
     names = () if features == "all" else options.names_in(features)
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
-    with locked(folder), executor_of(cluster, log) as executor:
+    with locked(folder), where.executor() as executor:
         problem = options.ingest(files, "cpu", stages)
         given: dict[str, Any] = {"pairs": problem.pairs, "source": problem.source, "table": problem.table}
         try:
@@ -74,8 +72,9 @@ def command(
         except KeyboardInterrupt:
             if stages.latest is not None:
                 report.write_screen(stages.latest.screen(), folder)
-                n = len(stages.latest.entries)
-                stages.say(f"the {n} finished sets: {folder}/screen.html; the same command continues")
+                stages.say(
+                    f"the {len(stages.latest.entries)} finished sets: {folder}/screen.html; the same command continues"
+                )
             raise
         report.write_screen(found, folder)
     left_out = [] if names else sets_left_out(encoder, problem.data.obs)

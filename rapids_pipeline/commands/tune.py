@@ -10,7 +10,7 @@ from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.reads_tables
+@options.with_several
 def command(
     train: options.TrainOption,
     test: Annotated[
@@ -34,13 +34,11 @@ def command(
     device: options.DeviceOption = "auto",
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
-    cluster: options.ClusterOption = None,
-    log: options.LogOption = None,
+    where: options.Where = options.HERE,
 ) -> None:
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import locked
-    from rapids_pipeline.backend.parallel import executor_of
     from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import tune as report
@@ -52,7 +50,7 @@ def command(
     chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
     options.announce(stages, chosen, config)
     files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
-    with locked(out), executor_of(cluster, log) as executor:
+    with locked(out), where.executor() as executor:
         problem = options.ingest(files, chosen.name, stages)
         given = problem.data, problem.pairs, request, config, chosen, out
         named: dict[str, Any] = {"source": problem.source, "table": problem.table}

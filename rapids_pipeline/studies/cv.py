@@ -27,7 +27,7 @@ from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import Device, DeviceName, provenance
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit, in_order
-from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept, Store
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
@@ -220,16 +220,8 @@ def cross_validate(
     baselines = usable_baselines(data.obs) | context_baselines(data.obs)
     study = train, data.Y, data.weight, data.genes, settings, device.name, list(baselines), list(METRICS)
     with stages.stage("splits") as progress:
-        every = [split for splits in repeats for split in splits]
-        progress.start(len(every))
-        shared = Shared(lambda: (train, data, config, device.name))
-        fits = [
-            Unit(f"split {number}/{len(every)}", shared, split, (split.training, split.held_out))
-            for number, split in enumerate(every, start=1)
-        ]
         how: dict[str, Any] = {"store": Store(folder, "cv", *study), "progress": progress}
-        held_out = map(_held_out, in_order(executor.results(fitted_split, fits, side_by_side=False, **how)))
-        found = [[next(held_out) for _ in splits] for splits in repeats]
+        found = _held_out((train, data, config, device.name), repeats, executor, **how)
     with stages.stage("scores"):
         task = None
         if pairs is not None and name == recommended_split(data.obs, pairs)[0]:
@@ -303,9 +295,27 @@ def fitted_split(shared: tuple[Rows, PerturbationData, RunConfig, DeviceName], s
     return Kept(arrays | {"scores": np.stack(list(found.scores.values()))}, list(found.scores))
 
 
-def _held_out(fit: Kept) -> HeldOut:
-    by_method = dict(zip(fit.facts, fit.arrays["scores"], strict=True))
-    return HeldOut(fit.arrays["predicted"], by_method, fit.arrays["strength"])
+def _held_out(
+    shared: tuple[Rows, PerturbationData, RunConfig, DeviceName],
+    repeats: Sequence[Sequence[Split]],
+    executor: Executor,
+    store: Store,
+    progress: Progress,
+) -> list[list[HeldOut]]:
+    """Return what the held-out rows of every split get."""
+    every, given = [split for splits in repeats for split in splits], Shared(lambda: shared)
+    units = [
+        Unit(f"split {number}/{len(every)}", given, split, (split.training, split.held_out))
+        for number, split in enumerate(every, start=1)
+    ]
+    progress.start(len(every))
+    results = executor.results(fitted_split, units, store=store, progress=progress, side_by_side=False)
+    found = []
+    for fit in in_order(results):
+        by_method = dict(zip(fit.facts, fit.arrays["scores"], strict=True))
+        found.append(HeldOut(fit.arrays["predicted"], by_method, fit.arrays["strength"]))
+    ends = np.cumsum([len(splits) for splits in repeats])
+    return [found[end - len(splits) : end] for end, splits in zip(ends, repeats, strict=True)]
 
 
 def _split_name(asked: str, obs: pd.DataFrame, pairs: pd.DataFrame | None) -> tuple[str, str]:

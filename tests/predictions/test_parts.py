@@ -10,7 +10,7 @@ import pytest
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.predictions import parts, predict
 from rapids_pipeline.predictions.predict import predict_file
-from tests.command_line import error_line, invoke, succeed
+from tests.command_line import error_line, invoke, names_in, succeed
 
 NAMES = [f"part-{k:05d}.parquet" for k in range(4)]
 
@@ -94,11 +94,12 @@ def test_a_killed_process_leaves_whole_parts_and_no_folder(options, whole, tmp_p
     command = [sys.executable, "-c", KILLED, *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
-    (kept,) = tmp_path.iterdir()
-    assert kept.name.startswith(".out.unfinished-")
+    kept, lock = sorted(tmp_path.iterdir(), reverse=True)
+    assert kept.name.startswith(".out.unfinished-") and lock.name == ".out.lock"
     assert sorted(path.name for path in kept.glob("part-*")) == NAMES[:2]
     succeed(*options)
     assert bytes_of(tmp_path / "out") == whole
+    assert names_in(tmp_path) == ["out", "out.manifest.json"]
 
 
 def test_other_pairs_never_take_kept_parts(options, pairs, tmp_path, monkeypatch):

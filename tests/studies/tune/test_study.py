@@ -169,7 +169,7 @@ def test_the_interval_is_a_bootstrap_of_compounds(task, whole):
     assert change == model.change and change.value == pytest.approx(np.expm1(study.best.score))
     rng, found = np.random.default_rng(1), []
     first, best = task.member.known_compounds, study.space.model_of(study.best.raw)
-    losses = [[study.objective.losses(m, lot) for m in (first, best)] for lot in study.duty.lots]
+    losses = [[study.objective.losses(m, lot)[0] for m in (first, best)] for lot in study.duty.lots]
     for _ in range(1000):
         n = compounds.max() + 1
         weights = np.bincount(rng.choice(n, n), minlength=n)[compounds]
