@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -150,19 +150,59 @@ def locked(folder: Path) -> Iterator[None]:
     """
     require_writable(folder)
     with _made(folder), _held(folder / LOCK, f"--out {folder}"):
-        for left in folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        for place in ("", ".*/", ".*/.*/"):  # what unfinished work keeps has names that begin with a dot
+            _remove(folder.glob(f"{place}{UNFINISHED}*"))
         yield
+
+
+class Journal:
+    """What the process that holds a file publishes; it stays where that process is killed, for its like to go on.
+
+    Parameters
+    ----------
+    descriptor : int, optional
+        Of the file that is locked; without one nothing is kept.
+    path : Path
+        What is published, for messages.
+    """
+
+    def __init__(self, descriptor: int | None = None, path: Path = Path()) -> None:
+        self._descriptor, self._path = descriptor, path
+
+    def is_of(self, identity: Mapping[str, Any]) -> bool:
+        """Say whether a process was stopped while it published what has this identity."""
+        return self._descriptor is not None and os.pread(self._descriptor, 64, 0) == self._key(identity)
+
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Write down that results of this identity are being published (InputError: the disk is full)."""
+        if self._descriptor is None:
+            return
+        try:
+            os.pwrite(self._descriptor, self._key(identity), 0)
+        except OSError as error:
+            raise InputError(
+                f"--out {self._path}: cannot be written ({error.strerror}); make room there"
+            ) from error
+
+    @staticmethod
+    def _key(identity: Mapping[str, Any]) -> bytes:
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest().encode()
 
 
 @contextmanager
-def locked_file(path: Path) -> Iterator[None]:
-    """Hold a file that will be written against other processes, as `locked` does a folder."""
+def locked_file(path: Path, beside: Iterable[Path] = ()) -> Iterator[Journal]:
+    """Hold a file that will be written against other processes, as `locked` does a folder, with files beside it."""
     require_writable(path.parent)
-    with _made(path.parent), _held(path.with_name(f".{path.name}{LOCK}"), f"--out {path}"):
-        for left in path.parent.glob(f"{UNFINISHED}{glob.escape(path.stem)}-*"):
-            left.unlink()
-        yield
+    with _made(path.parent), _held(path.with_name(f".{path.name}{LOCK}"), f"--out {path}") as descriptor:
+        for one in (path, *beside):
+            stem, suffix = glob.escape(one.stem), glob.escape(one.suffix)
+            _remove(one.parent.glob(f"{UNFINISHED}{stem}-????????{suffix}"))
+        yield Journal(descriptor, path)
+
+
+def _remove(left: Iterable[Path]) -> None:
+    for path in list(left):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager
@@ -179,14 +219,17 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _held(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, and remove it in the end."""
+def _held(lock: Path, what: str) -> Iterator[int]:
+    """Hold a lock file, and remove it in the end; where the work failed it stays if something is written in it."""
     descriptor = _taken(lock, what)
+    failed = True
     try:
-        yield
+        yield descriptor
+        failed = False
     finally:
-        with suppress(OSError):  # the folder was deleted meanwhile
-            lock.unlink()
+        if not (failed and os.fstat(descriptor).st_size):
+            with suppress(OSError):  # the folder was deleted meanwhile
+                lock.unlink()
         os.close(descriptor)
 
 

@@ -55,7 +55,7 @@ def command(
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
     from rapids_pipeline.backend.files import locked_file
     from rapids_pipeline.data.columns import chosen_columns
-    from rapids_pipeline.predictions.predict import predict_file
+    from rapids_pipeline.predictions.predict import files_beside, predict_file
     from rapids_pipeline.reports.doses import write_doses
     from rapids_pipeline.reports.page import LiveStages
 
@@ -64,14 +64,14 @@ def command(
     predicted = partial(predict_file, model, pairs, out, block_rows=block_rows, overwrite=overwrite)
     asked: dict[str, Any] = {"columns": chosen, "doses": at_doses, "times": at_times}
     try:
-        with locked_file(out), where.executor() as executor:
-            found = predicted(**asked, draw=options.names_in(draw), stages=stages, executor=executor)
+        with locked_file(out, files_beside(out)) as journal, where.executor() as executor:
+            asked |= {"draw": options.names_in(draw), "stages": stages, "executor": executor}
+            found = predicted(**asked, journal=journal)
+            drawn = "" if found.curves is None else write_doses(found)
     except KeyboardInterrupt as stopped:
         for sentence in stopped.args:
             stages.say(sentence)
         raise
-    for note in found.notes:
+    for note in [*found.notes, *([drawn] if drawn else [])]:
         stages.say(note)
-    if found.curves is not None:
-        stages.say(write_doses(found))
     typer.echo(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {found.beside.name}")

@@ -26,7 +26,7 @@ from pyarrow import parquet
 
 from rapids_pipeline.backend.arrays import Float32, gigabytes
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import move, require_writable, write_json, written_atomically
+from rapids_pipeline.backend.files import UNFINISHED, move, require_writable, write_json, written_atomically
 
 KEY_NAME = "rapids_perturb_prediction"
 PATTERN = "part-*.parquet"
@@ -120,7 +120,8 @@ class PartFolder:
         """
         try:
             if not self.complete:
-                with tempfile.TemporaryDirectory(prefix=".replaced-", dir=self.out.parent) as aside:
+                prefix = f"{UNFINISHED}{self.out.stem}-"
+                with tempfile.TemporaryDirectory(self.out.suffix, prefix, self.out.parent) as aside:
                     move(self.unfinished, self.out, Path(aside, self.out.name))
                 self.complete = True
             made = [(self.out / _name(number), part) for number, part in enumerate(self.parts)]
@@ -152,7 +153,7 @@ class PartFolder:
 
     def discard_halves(self) -> None:
         """Remove what an interrupted process left of a part, and the folder of unfinished parts where it is empty."""
-        for half in self.unfinished.glob(".part-*"):
+        for half in self.unfinished.glob(f"{UNFINISHED}part-*"):
             half.unlink(missing_ok=True)
         if self.unfinished.is_dir() and not any(self.unfinished.iterdir()):
             self.unfinished.rmdir()

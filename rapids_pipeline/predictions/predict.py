@@ -14,10 +14,10 @@ page, OUT.doses.html: `rapids_pipeline.predictions.dose_response`.
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from features.rows import Rows, places
 from rapids_pipeline.backend.arrays import Float32, Indices, gigabytes, host_bytes
 from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import describe_input, model_folder, refuse_existing, sha256_of
+from rapids_pipeline.backend.files import Journal, describe_input, model_folder, refuse_existing, sha256_of
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit
 from rapids_pipeline.backend.progress import Progress, Stages
@@ -89,6 +89,7 @@ def predict_file(
     times: Sequence[float] = (),
     draw: Sequence[str] = (),
     executor: Executor = THREADS,
+    journal: Journal | None = None,
 ) -> Predicted:
     """Predict the pairs of a file by the model of a folder.
 
@@ -113,6 +114,8 @@ def predict_file(
         Genes whose responses to doses are returned, too.
     executor : Executor
         Predicts the blocks of rows; this process writes them.
+    journal : Journal, optional
+        Of the lock that is held on `out`: a prediction that was stopped while it was published may replace its files.
 
     Raises
     ------
@@ -124,8 +127,6 @@ def predict_file(
     """
     stages, folder, as_folder = stages or Stages(), model_folder(folder), _is_folder(out)
     page = _beside(out, "doses", ".html") if draw else None
-    for path in [*([] if as_folder else [out, _beside(out, "applicability")]), *([page] if page else [])]:
-        refuse_existing(path, overwrite)
     with stages.stage("read"):
         work = opened(folder, pairs_file, TableOptions(columns=columns or {}), doses, times)
         curves = curves_of(work.batch, work.model.obs, work.model.genes, draw) if draw else None
@@ -134,18 +135,22 @@ def predict_file(
         identity = _identity(folder, pairs_file, rows) | ({"columns": columns} if columns else {})
         if doses or times:
             identity |= {"doses": list(doses), "times": list(times)}
+        journal = journal or Journal()
+        made = [] if as_folder else [out, _beside(out, "applicability")]
+        made += [_beside(out, "untested")] if work.untested and not as_folder else []
+        for path in [*made, *([page] if page else [])]:
+            refuse_existing(path, overwrite or journal.is_of(identity))
         if as_folder:
             parts = PartFolder(out, identity, n_pairs, rows, n_genes, overwrite=overwrite)
         else:
             _require_memory(out, n_pairs, n_genes)
-            if work.untested:
-                refuse_existing(_beside(out, "untested"), overwrite)
         if parts is None or parts.missing():
             work.features(work.batch.molecule[:1])  # are the weights here?
     if parts is None:
-        beside, unfinished = _to_csv(work, out, rows, stages, executor), []
+        beside, unfinished = _to_csv(work, out, rows, stages, executor, partial(journal.begin, identity)), []
     else:
         _to_parts(work, parts, stages, executor)
+        journal.begin(identity)
         beside, unfinished = (
             parts.publish(_manifest(work, identity, pairs_file, folder, stages)),
             parts.others(),
@@ -178,7 +183,14 @@ def _require_memory(out: Path, n_pairs: int, n_genes: int) -> None:
         )
 
 
-def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages, executor: Executor) -> Path:
+def _to_csv(
+    work: "PairPredictor",
+    out: Path,
+    rows: int,
+    stages: Stages,
+    executor: Executor,
+    begins: Callable[[], None],
+) -> Path:
     n, beside = len(work.metadata), _beside(out, "applicability")
     with stages.stage("predict") as progress:
         predicted = np.empty((n, len(work.model.genes)), np.float32)
@@ -186,6 +198,7 @@ def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages, executo
         for number, found in work.blocks(blocks, executor, progress):
             predicted[blocks[number]] = found
     with stages.stage("write"), written(beside) as path:
+        begins()
         work.metadata.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
         if work.untested:
             pairs = [(cell_type, gene) for cell_type, genes in work.untested.items() for gene in genes]
@@ -193,6 +206,12 @@ def _to_csv(work: "PairPredictor", out: Path, rows: int, stages: Stages, executo
                 pd.DataFrame(pairs, columns=["cell_type", "gene"]).to_csv(place, index=False)
         write_kaggle_csv(out, list(work.metadata["id"]), work.model.genes, predicted)
     return beside
+
+
+def files_beside(out: Path) -> list[Path]:
+    """Return all files that go with predictions in `out`, whether or not these have them."""
+    tables = [_beside(out, what) for what in ("applicability", "untested")]
+    return [*tables, _beside(out, "doses", ".html"), _beside(out, "manifest", ".json")]
 
 
 def _beside(out: Path, what: str, suffix: str = ".csv") -> Path:

@@ -239,16 +239,43 @@ def test_a_lock_that_its_holder_removed_is_taken_anew(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_written_is_held_too(tmp_path):
-    out = tmp_path / "predicted.csv"
-    (tmp_path / f"{UNFINISHED}predicted-x.csv").write_text("half")
-    (tmp_path / f"{UNFINISHED}other-x.csv").write_text("another's")
+    out, beside = tmp_path / "predicted.csv", tmp_path / "predicted.applicability.csv"
+    for half in (
+        "predicted-abcdefgh.csv",
+        "predicted.applicability-abcdefgh.csv",
+        "predicted-two-abcdefgh.csv",
+    ):
+        (tmp_path / f"{UNFINISHED}{half}").write_text("half")
     with (
-        locked_file(out),
+        locked_file(out, [beside]),
         pytest.raises(InputError, match="another process is writing there"),
         locked_file(out),
     ):
         pytest.fail("the file was not held")
-    assert [path.name for path in tmp_path.iterdir()] == [f"{UNFINISHED}other-x.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{UNFINISHED}predicted-two-abcdefgh.csv"]
+
+
+def test_what_was_stopped_while_it_was_published_is_known_again(tmp_path):
+    out, mine = tmp_path / "predicted.csv", {"model": "a", "rows": 3}
+    with pytest.raises(KeyError), locked_file(out) as journal:
+        assert not journal.is_of(mine)
+        journal.begin(mine)
+        raise KeyError
+    with locked_file(out) as journal:
+        assert journal.is_of(mine)
+        assert not journal.is_of(mine | {"rows": 4})
+    assert not any(tmp_path.iterdir())
+    with locked_file(out) as journal:
+        assert not journal.is_of(mine)
+
+
+def test_what_was_left_half_written_among_kept_fits_is_removed(tmp_path):
+    kept = tmp_path / ".run" / ".finished"
+    kept.mkdir(parents=True)
+    (kept / f"{UNFINISHED}fit-abcdefgh.safetensors").write_text("half")
+    (kept / "fit.safetensors").write_text("whole")
+    with locked(tmp_path):
+        assert [path.name for path in kept.iterdir()] == ["fit.safetensors"]
 
 
 def test_a_broken_manifest_is_another_runs(tmp_path):

@@ -68,7 +68,7 @@ def test_a_damaged_part_is_made_anew(options, whole, tmp_path, monkeypatch):
     (folder,) = tmp_path.glob(".out.unfinished-*")
     part = (folder / NAMES[1]).read_bytes()
     (folder / NAMES[1]).write_bytes(part[: len(part) // 2])
-    (folder / ".part-00002-half.parquet").write_bytes(part[:9])
+    (folder / ".unfinished-part-00002-abcdefgh.parquet").write_bytes(part[:9])
     succeed(*options)
     assert bytes_of(tmp_path / "out") == whole
 

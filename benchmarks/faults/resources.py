@@ -1,0 +1,471 @@
+"""Faults of the machine: full disks, limits, folders that go away, closed outputs, signals, clocks that are set back.
+
+Each ends with one line that names the path and what is needed (exit code 2), or it does no harm (exit code 0); a signal
+ends a command with 130 or 143. Nothing is lost: once the cause is gone, the same command goes on from what was finished
+and leaves what an undisturbed one leaves.
+"""
+
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.faults.attempts import Act, Ended, attempt, differences, half_files, snapshot
+from benchmarks.faults.kills import Command, Reference
+
+DISK = 64 * 2**20
+PAGE = 4096
+ANNOUNCED = (
+    "device: ",
+    "molecules: ",
+    "  ",
+    "warning: ",
+    "finished ",
+    "interrupted",
+    "terminated",
+    "nothing to do",
+)
+"""How lines on stderr begin that are no errors."""
+FULL = r"No space left|File too large|room|need"
+LONGEST = 500
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A command under a fault.
+
+    Attributes
+    ----------
+    kind, name : str
+        What is wrong, and the case of it.
+    command : Command
+    codes : tuple of int
+        With which exit codes it may end.
+    says : str
+        What the error line has to match, where it ends with 2.
+    free : int, optional
+        Bytes that are free on the disk of the working folder.
+    read_only : bool
+        Whether the disk can only be read.
+    before, setup, fresh, meanwhile
+        As `attempts.attempt` takes them.
+    """
+
+    kind: str
+    name: str
+    command: Command
+    codes: tuple[int, ...] = (2,)
+    says: str = ""
+    free: int | None = None
+    read_only: bool = False
+    before: Mapping[int, Act] = field(default_factory=dict)
+    setup: Act | None = None
+    fresh: bool = False
+    meanwhile: Callable[[int], None] | None = None
+
+
+# --- trials ---------------------------------------------------------------------------------------------
+
+
+def tried(fault: Fault, known: Reference, place: Path) -> dict[str, Any]:
+    """Run a command under its fault, then without it, and say what is wrong with how that went."""
+    violations: list[str] = []
+    shutil.rmtree(place, ignore_errors=True)
+    with _disk(place, fault) as folder:
+        emptied_into(folder, known.before)
+        ballast = folder / "ballast"
+        if fault.free is not None:
+            _fill(ballast, fault.free)
+        if fault.read_only:
+            _remount(place, "ro")
+        ended = attempt(
+            fault.command.words,
+            folder,
+            before=fault.before,
+            setup=fault.setup,
+            fresh=fault.fresh,
+            meanwhile=fault.meanwhile,
+        )
+        if fault.read_only:
+            _remount(place, "rw")
+        ballast.unlink(missing_ok=True)
+        violations += judged(ended, fault.codes, fault.says)
+        violations += half_files(snapshot(folder), known.old, known.final)
+        if ended.code == 0:
+            violations += differences(snapshot(folder), known.final)
+        else:
+            kept = _finished(folder)
+            again = attempt(fault.command.words, folder)
+            if again.code:
+                violations.append(f"refused restart: exit {again.code}: {_tail(again.err)}")
+            else:
+                violations += differences(snapshot(folder), known.final)
+                made = sum(
+                    operation.startswith("rename") and _kept_name(operation) for operation in again.operations
+                )
+                usual = sum(
+                    operation.startswith("rename") and _kept_name(operation) for operation in known.operations
+                )
+                if made + kept > usual:
+                    violations.append(
+                        f"{kept} finished units were there, and {made} of {usual} were made again"
+                    )
+    said = [
+        f"{one} ({fault.name}; {fault.command.name}; exit {ended.code}: {_tail(ended.err)})"
+        for one in violations
+    ]
+    return {"name": fault.kind, "hit": int(ended.code != 0 or 0 in fault.codes), "violations": said}
+
+
+def emptied_into(folder: Path, like: Path) -> None:
+    """Copy what a command finds into a folder that is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(like, folder, symlinks=True, dirs_exist_ok=True)
+
+
+def judged(ended: Ended, codes: tuple[int, ...], says: str) -> list[str]:
+    """Return what is wrong with how a command ended."""
+    wrong = []
+    for sign in ("Traceback", "Exception ignored", "[hung"):
+        if sign in ended.err or sign in ended.out:
+            wrong.append(f"{sign}: {_tail(ended.err, 600)}")
+    if ended.code not in codes:
+        wrong.append(f"exit code {ended.code}, expected {' or '.join(map(str, codes))}")
+    lines = [line for line in ended.err.splitlines() if line.strip() and not line.startswith(ANNOUNCED)]
+    if ended.code == 2:
+        if len(lines) != 1 or not lines[0].startswith("error: ") or len(lines[0]) > LONGEST:
+            wrong.append(f"not one line of at most {LONGEST} characters: {lines}")
+        elif says and not re.search(says, lines[0]):
+            wrong.append(f"the line does not say {says!r}")
+    elif ended.code in (0, 130, 143) and any(line.startswith("error: ") for line in lines):
+        wrong.append("an error line, and an exit code that says otherwise")
+    return wrong
+
+
+def _finished(folder: Path) -> int:
+    return sum(1 for path in folder.rglob(".finished/*.safetensors") if not path.name.startswith("."))
+
+
+def _kept_name(operation: str) -> bool:
+    return ".finished/" in operation.rpartition(" ")[2]
+
+
+def _tail(text: str, length: int = 300) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-3:])[-length:]
+
+
+# --- disks ---------------------------------------------------------------------------------------------
+
+
+def mounts() -> bool:
+    """Say whether this process may mount small disks."""
+    with tempfile.TemporaryDirectory() as place:
+        if subprocess.run(
+            [*"mount -t tmpfs -o size=1m tmpfs".split(), place], capture_output=True, check=False
+        ).returncode:
+            return False
+        subprocess.run(["umount", place], check=True)
+        return True
+
+
+@contextmanager
+def _disk(place: Path, fault: Fault) -> Iterator[Path]:
+    """Make the folder of a trial, on a disk of its own where the fault is one of disks."""
+    place.mkdir(parents=True, exist_ok=True)
+    if fault.free is None and not fault.read_only:
+        yield place / "work"
+        return
+    subprocess.run([*f"mount -t tmpfs -o size={DISK} tmpfs".split(), str(place)], check=True)
+    try:
+        yield place / "work"
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def _fill(ballast: Path, free: int) -> None:
+    """Leave so many bytes free on a disk."""
+    left = os.statvfs(ballast.parent).f_bavail * PAGE
+    with ballast.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, max(left - free, 1))
+
+
+def _remount(place: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
+
+
+# --- faults ---------------------------------------------------------------------------------------------
+
+
+def faults(
+    commands: Mapping[str, Command], known: Mapping[str, Reference], rng: random.Random, *, disks: bool
+) -> Iterator[Fault]:
+    """Yield all faults of the commands; those of disks only where they can be mounted."""
+    if disks:
+        yield from _full_disks(commands, known)
+    yield from _file_sizes(commands)
+    yield from _folders(commands, known)
+    yield from _environments(commands)
+    yield from _outputs(commands)
+    yield from _limits(commands)
+    yield from _signals(commands, known, rng)
+    yield from _clocks(commands, known)
+
+
+def _full_disks(commands: Mapping[str, Command], known: Mapping[str, Reference]) -> Iterator[Fault]:
+    for name, command in commands.items():
+        used = sum(
+            -(-path.stat().st_size // PAGE) * PAGE
+            for path in (known[name].before.parent / "undisturbed").rglob("*")
+            if path.is_file()
+        )
+        for share in (0.0, 0.15, 0.4, 0.7, 0.95):
+            free = int(share * used) // PAGE * PAGE
+            yield Fault(
+                "disk full",
+                f"{free} bytes free",
+                command,
+                (0, 2) if share else (2,),
+                f"out.*({FULL})",
+                free=free,
+            )
+    yield Fault("read-only disk", "all of it", commands["run"], says="out.*Read-only", read_only=True)
+    for name in ("cv", "predict to CSV", "predict to parts", "demo"):
+        yield Fault(
+            "read-only disk", "all of it", commands[name], says="out.*(Read-only|cannot be)", read_only=True
+        )
+
+
+def _limit(what: int, value: int) -> None:
+    resource.setrlimit(what, (value, value))
+
+
+def _file_sizes(commands: Mapping[str, Command]) -> Iterator[Fault]:
+    for name in commands:
+        for size in (0, 700, 3000):
+            setup = partial(_limit, resource.RLIMIT_FSIZE, size)
+            codes = (2,) if size == 0 else (0, 2)
+            yield Fault(
+                "file-size limit",
+                f"{size} bytes a file",
+                commands[name],
+                codes,
+                f"out.*({FULL})",
+                setup=setup,
+            )
+
+
+def _folders(commands: Mapping[str, Command], known: Mapping[str, Reference]) -> Iterator[Fault]:
+    for name, command in commands.items():
+        operations = known[name].operations
+        for share in (0.1, 0.5, 0.9):
+            number = int(share * len(operations))
+            before = {number: partial(_delete, ".")}
+            case = f"deleted before operation {number}"
+            yield Fault("output folder deleted", case, command, (0, 2), "out", before=before)
+    for name in ("run", "cv", "screen", "tune", "predict to CSV", "predict to parts"):
+        number = len(known[name].operations) // 2
+        command = commands[name]
+        meanwhile = partial(_second, command.words)
+        yield Fault(
+            "two at once",
+            "the first is stopped in the middle",
+            command,
+            (0,),
+            before={number: _stop},
+            meanwhile=meanwhile,
+        )
+
+
+def _delete(folder: str) -> None:
+    for path in Path(folder).iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _second(words: tuple[str, ...], first: int) -> None:
+    """Type a command where the process `first`, which stops itself, has begun; it has to be refused."""
+    _, status = os.waitpid(first, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        raise RuntimeError("the first process ended before it stopped")
+    folder = Path(f"/proc/{first}/cwd").readlink()
+    ended = attempt(words, folder)
+    os.kill(first, signal.SIGCONT)
+    if wrong := judged(ended, (2,), "out.*another process"):
+        raise RuntimeError(f"the second process: {wrong}")
+
+
+def _environments(commands: Mapping[str, Command]) -> Iterator[Fault]:
+    cases: dict[str, dict[str, str | None]] = {
+        "HOME unset": {"HOME": None, "XDG_CACHE_HOME": None, "RAPIDS_PERTURB_CACHE": None},
+        "HOME is missing": {"HOME": "/missing", "XDG_CACHE_HOME": None, "RAPIDS_PERTURB_CACHE": None},
+        "TMPDIR is missing": {"TMPDIR": "/missing"},
+        "LC_ALL=C": {"LC_ALL": "C"},
+        "an ASCII terminal": {
+            "LC_ALL": "C",
+            "PYTHONUTF8": "0",
+            "PYTHONCOERCECLOCALE": "0",
+            "PYTHONIOENCODING": "ascii",
+        },
+        "TERM=dumb": {"TERM": "dumb"},
+        "no variables": dict.fromkeys([name for name in os.environ if not name.endswith("_THREADS")]),
+    }
+    for case, variables in cases.items():
+        for name in ("screen", "predict to CSV"):
+            setup = partial(_set, variables)
+            yield Fault("environment", case, commands[name], (0,), setup=setup, fresh=True)
+    if os.geteuid() == 0:
+        yield Fault(
+            "environment", "a user without a name", commands["screen"], (0,), setup=_nobody, fresh=True
+        )
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+def _nobody() -> None:
+    Path().chmod(0o777)
+    _set({"HOME": None, "XDG_CACHE_HOME": None, "RAPIDS_PERTURB_CACHE": None})
+    os.setgroups([])
+    os.setgid(54321)
+    os.setuid(54321)
+
+
+def _outputs(commands: Mapping[str, Command]) -> Iterator[Fault]:
+    for name in ("run", "screen", "predict to CSV", "evaluate", "demo"):
+        command = commands[name]
+        yield Fault(
+            "stdout closed", "before the first line", command, (0,), setup=_closed_pipe, fresh=name != "run"
+        )
+        yield Fault(
+            "stdout closed", "after the first line", command, (0,), setup=_one_line, fresh=name != "run"
+        )
+        yield Fault(
+            "stdout closed", "from the beginning", command, (0,), setup=partial(os.close, 1), fresh=True
+        )
+        yield Fault(
+            "stdout full", "/dev/full", command, (2,), "output.*No space left", setup=_full_output, fresh=True
+        )
+
+
+def _closed_pipe() -> None:
+    read, write = os.pipe()
+    os.dup2(write, 1)
+    os.close(read)
+    os.close(write)
+
+
+def _one_line() -> None:
+    read, write = os.pipe()
+    if not os.fork():
+        os.close(write)
+        os.close(1)
+        os.read(read, 1)
+        os._exit(0)
+    os.dup2(write, 1)
+    os.close(read)
+    os.close(write)
+
+
+def _full_output() -> None:
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def _limits(commands: Mapping[str, Command]) -> Iterator[Fault]:
+    for name in ("run", "screen", "predict to CSV", "predict to parts"):
+        setup = partial(_limit, resource.RLIMIT_NOFILE, 12)
+        yield Fault(
+            "12 descriptors",
+            "of a process",
+            commands[name],
+            (0, 2),
+            "open files|descriptors",
+            setup=setup,
+            fresh=True,
+        )
+    for name in ("wide run", "wide cv"):
+        for room in (8, 24, 60, 120):
+            setup = partial(_less_memory, room * 2**20)
+            yield Fault(
+                "memory limit",
+                f"{room} MiB more than at the start",
+                commands[name],
+                (0, 2),
+                "memory|allocate",
+                setup=setup,
+            )
+
+
+def _less_memory(room: int) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + room)
+
+
+def _signals(
+    commands: Mapping[str, Command], known: Mapping[str, Reference], rng: random.Random
+) -> Iterator[Fault]:
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        for name, command in commands.items():
+            if name.startswith("wide"):
+                continue
+            n, seconds = len(known[name].operations), known[name].seconds
+            for place in sorted({rng.randrange(max(n, 1)) for _ in range(2)}):
+                before = {place: partial(_signal_self, number)}
+                yield Fault(number.name, f"at operation {place}", command, (0, code), before=before)
+            for _ in range(3):
+                moment = rng.uniform(0, seconds)
+                meanwhile = partial(_signal, number, moment)
+                yield Fault(number.name, f"after {moment:.3f} s", command, (0, code), meanwhile=meanwhile)
+        for moment in (0.15, 0.4, 0.8, 1.5, 2.5, 4.0):
+            meanwhile = partial(_signal, number, moment)
+            case = f"{moment} s after the start of Python"
+            yield Fault(number.name, case, commands["screen"], (0, code), meanwhile=meanwhile, fresh=True)
+
+
+def _signal_self(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def _signal(number: int, seconds: float, pid: int) -> None:
+    time.sleep(seconds)
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _clocks(commands: Mapping[str, Command], known: Mapping[str, Reference]) -> Iterator[Fault]:
+    for name in ("run", "cv", "tune", "predict to parts"):
+        command, n = commands[name], len(known[name].operations)
+        yield Fault("clock set back", "a year, in the middle", command, (0,), before={n // 2: _a_year_ago})
+        before = {n // 2: _from_the_future}
+        yield Fault(
+            "clock set back", "what is kept is from the future", command, (-signal.SIGKILL,), before=before
+        )
+
+
+def _a_year_ago() -> None:
+    now = time.time
+    time.time = lambda: now() - 365 * 86400.0
+
+
+def _from_the_future() -> None:
+    for path in Path().rglob("*"):
+        os.utime(path, (time.time() + 365 * 86400,) * 2)
+    os.kill(os.getpid(), signal.SIGKILL)
