@@ -70,7 +70,7 @@ test-blas: $(VENV)/.ready-to-test
 packaging: $(VENV)/.ready-to-test
 	$(BIN)/python -m pytest -m index tests/packaging
 
-EXPORT := $(BIN)/uv export --quiet --no-hashes --no-emit-project --no-annotate --no-header --extra chem --extra h5ad
+EXPORT := $(BIN)/uv export --quiet --no-hashes --no-emit-project --no-annotate --no-header --extra chem --extra h5ad --extra cluster
 TOOLS := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate
 lock: $(VENV)/.ready-to-test
 	$(BIN)/uv lock
@@ -135,7 +135,7 @@ $(VENV)/.ready-to-run: pyproject.toml | $(BIN)/python
 # Everything. rxnmapper and Py-Boost come without their dependencies: the tests use only the weights that the one
 # carries, and the other asks for an old treelite.
 $(VENV)/.ready-to-test: pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,chemberta,cpu,h5ad,dev]' '$(TORCH)'
+	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,chemberta,cpu,h5ad,cluster,dev]' '$(TORCH)'
 	$(PIP) install --quiet $(PIP_FLAGS) --no-deps rxnmapper==0.4.3 py-boost==0.5.2
 	@touch $@ $(VENV)/.ready-to-run
 
@@ -145,7 +145,7 @@ image:
 
 image-cpu:
 	docker build -f docker/Dockerfile -t rapids-perturb:cpu --build-arg BASE_IMAGE=debian:12-slim \
-	  --build-arg EXTRAS="chem cpu h5ad" $(BUILD_FLAGS) .
+	  --build-arg EXTRAS="chem cpu h5ad cluster" $(BUILD_FLAGS) .
 
 image-check:
 	$(PYTHON) docker/check/image.py
@@ -155,7 +155,7 @@ venv-gpu: $(VENV_GPU)/.ready
 $(VENV_GPU)/.ready: pyproject.toml docker/constraints/gpu-cu13.txt
 	$(PYTHON) -m venv $(VENV_GPU)
 	$(VENV_GPU)/bin/python -m pip install --quiet $(PIP_FLAGS) --constraint docker/constraints/gpu-cu13.txt \
-	  --editable '.[chem,chemberta,h5ad,gpu-cu13,dev]'
+	  --editable '.[chem,chemberta,h5ad,cluster,gpu-cu13,dev]'
 	$(VENV_GPU)/bin/python -m pip install --quiet $(PIP_FLAGS) --no-deps py-boost==0.5.2 treelite_runtime==3.9.1 \
 	  rxnmapper==0.4.3
 	@touch $@

@@ -59,7 +59,7 @@ class Image:
         began = time.monotonic()
         self.base = base_image(self.docker)
         prepared = time.monotonic()
-        arguments = {"BASE_IMAGE": self.base, "EXTRAS": "chem cpu h5ad"}
+        arguments = {"BASE_IMAGE": self.base, "EXTRAS": "chem cpu h5ad cluster"}
         options = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
         bundle = secret_bundle()
         secret = ["--secret", f"id=pip_cert,src={bundle}"] if bundle else []

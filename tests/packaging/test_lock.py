@@ -13,9 +13,9 @@ UV = Path(sys.executable).with_name("uv")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = ("3.11", "3.12", "3.13")
 CONSTRAINTS = {
-    "cpu": ("chem", "h5ad", "cpu"),
-    "gpu-cu12": ("chem", "h5ad", "gpu-cu12"),
-    "gpu-cu13": ("chem", "h5ad", "chemberta", "gpu-cu13"),
+    "cpu": ("chem", "h5ad", "cluster", "cpu"),
+    "gpu-cu12": ("chem", "h5ad", "cluster", "gpu-cu12"),
+    "gpu-cu13": ("chem", "h5ad", "cluster", "chemberta", "gpu-cu13"),
 }
 
 pytestmark = [
@@ -46,7 +46,7 @@ def test_the_constraints_are_those_of_the_lock(name, tmp_path):
 def test_every_extra_resolves_on_every_python():
     """Each extra by itself, and the whole GPU sets with Py-Boost, as `uv pip install` would choose them today."""
     alone = [(extra,) for extra in PROJECT["optional-dependencies"]]
-    whole = [("gpu-cu13", "pyboost", "chemberta", "h5ad"), ("gpu-cu12", "pyboost", "chem", "h5ad")]
+    whole = [("gpu-cu13", "pyboost", "chemberta", "h5ad", "cluster"), ("gpu-cu12", "pyboost", "chem", "h5ad")]
     cases = [(python, extras) for python in PYTHONS for extras in alone + whole]
     with ThreadPoolExecutor(8) as pool:
         faults = [fault for fault in pool.map(lambda case: compile_fault(*case), cases) if fault]
