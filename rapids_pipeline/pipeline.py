@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from features.molecules.table import encode_compounds
 from features.rows import Rows, varying
@@ -132,7 +133,8 @@ def _made(
             "blend": document["blend"],
             "notes": notes,
         }
-        folder.publish(writers_of(problem, stack, document, model), made | {"seconds": stages.seconds})
+        with threadpool_limits(1, "blas"):  # the model's check predictions, to the bit as everywhere
+            folder.publish(writers_of(problem, stack, document, model), made | {"seconds": stages.seconds})
     return RunResult(document, problem.shape, notes)
 
 

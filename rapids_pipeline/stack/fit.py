@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
@@ -105,7 +106,26 @@ def fit_stack(
     folder : Path, optional
         Where finished fits are kept and looked for, until the stack is fitted.
     """
-    stages, rows = stages or Stages(), FoldedRows(train, test, Y, folds, seed, device, weight)
+    with threadpool_limits(1, "blas"):  # as in units: no bit depends on the number of threads
+        return _fitted(
+            train, test, Y, folds, recipe, seed, device, stages or Stages(), weight, executor, folder
+        )
+
+
+def _fitted(
+    train: Rows,
+    test: Rows,
+    Y: Float32,
+    folds: Indices,
+    recipe: Recipe,
+    seed: int,
+    device: DeviceName,
+    stages: Stages,
+    weight: Float64 | None,
+    executor: Executor,
+    folder: Path | None,
+) -> FittedStack:
+    rows = FoldedRows(train, test, Y, folds, seed, device, weight)
     store = None if folder is None else Store(folder, "stack", train, test, Y, folds, seed, device, weight)
     fitted: dict[str, FittedMember] = {}
     for form in recipe.forms:
