@@ -58,11 +58,13 @@ def command(
     from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 
     folder = out or options.folder_of("screen", target)
-    stages = LiveStages(drawn=report.drawn, logged=report.logged)
-    encoder, because = chosen_encoder(molecules)
+    stages, (encoder, because) = (
+        LiveStages(drawn=report.drawn, logged=report.logged),
+        chosen_encoder(molecules),
+    )
     stages.say(f"molecules: {encoder} ({because})")
     files = ProblemFiles(train, test, how, replicates).for_molecules(encoder)
-    names = () if features == "all" else options.names_in(features)
+    names = options.names_in(features) if features != "all" else ()
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
     with locked(folder), where.executor() as executor:
         problem = options.ingest(files, "cpu", stages)
@@ -72,11 +74,10 @@ def command(
         except KeyboardInterrupt:
             if stages.latest is not None:
                 report.write_screen(stages.latest.screen(), folder)
-                stages.say(
-                    f"the {len(stages.latest.entries)} finished sets: {folder}/screen.html; the same command continues"
-                )
+                done = f"the {len(stages.latest.entries)} finished sets: {folder}/screen.html"
+                stages.say(f"{done}; the same command continues")
             raise
         report.write_screen(found, folder)
     left_out = [] if names else sets_left_out(encoder, problem.data.obs)
-    sentences = [*left_out, *report.sentences(found)]
-    print_report(report.screen_table(found), *sentences, f"written: {folder}/{', '.join(report.FILES)}")
+    written = f"written: {folder}/{', '.join(report.FILES)}"
+    print_report(report.screen_table(found), *left_out, *report.sentences(found), written)

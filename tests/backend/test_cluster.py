@@ -1,0 +1,115 @@
+"""Units on a Dask cluster: the bytes of threads, whatever happens to workers; what cannot be done ends in a line."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rapids_pipeline.backend import cluster as module
+from rapids_pipeline.backend.cluster import Cluster
+from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.parallel import THREADS, Shared, Unit, executor_of, in_order
+from rapids_pipeline.backend.store import Store
+from rapids_pipeline.stack.fit import fit_stack
+from tests.stack_example import BOOSTER, COMPOSITE, SVR, example, folded, recipe
+
+pytest.importorskip("distributed")
+sys.path.insert(0, str(Path(__file__).parent))
+from cluster_units import bad_input, hangs_once, kills, kills_the_first, no_memory, product
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with executor_of("local:2") as executor:
+        yield executor
+
+
+def units_of(n, make=lambda: np.arange(3.0)):
+    shared = Shared(make)
+    return [Unit(f"unit {k + 1}/{n}", shared, float(k), (k,)) for k in range(n)]
+
+
+def products(executor, n, function=product, **how):
+    return [
+        kept.arrays["product"].tolist() for kept in in_order(executor.results(function, units_of(n), **how))
+    ]
+
+
+def test_a_stack_has_the_bytes_of_threads(cluster):
+    train, test, Y = example()
+    which = recipe(SVR, COMPOSITE, BOOSTER)
+    one, other = (
+        fit_stack(train, test, Y, folded(Y), which, 0, "cpu", executor=executor)
+        for executor in (THREADS, cluster)
+    )
+    assert one.test.tobytes() == other.test.tobytes() and one.oof.tobytes() == other.oof.tobytes()
+
+
+def test_a_worker_that_dies_costs_its_unit_only(cluster, tmp_path):
+    mark = str(tmp_path / "died")
+    shared = Shared(lambda: mark)
+    units = [Unit(f"unit {k}", shared, float(k)) for k in range(6)]
+    found = [kept.arrays["product"][0] for kept in in_order(cluster.results(kills_the_first, units))]
+    assert found == [0, 1, 2, 3, 4, 5] and (tmp_path / "died").exists()
+
+
+def test_a_unit_that_kills_every_worker_is_named(cluster, tmp_path):
+    store = Store(tmp_path, "study")
+    with pytest.raises(
+        UnavailableError, match=r"--cluster local:2: unit 2/3: 4 workers died over it"
+    ) as refused:
+        products(cluster, 3, kills, store=store)
+    assert "finished fits are kept" in str(refused.value) and len(str(refused.value)) < 500
+    assert products(cluster, 3, store=store) == [[0, 0, 0], [0, 1, 2], [0, 2, 4]]
+
+
+def test_bad_input_is_not_tried_again_and_what_fails_on_a_worker_is_tried_four_times(cluster, tmp_path):
+    with pytest.raises(InputError, match=r"^row 0: cannot be used$"):
+        products(cluster, 1, bad_input)
+    tries, log = str(tmp_path / "tries"), tmp_path / "fits.log"
+    executor = Cluster(cluster.client, "local:2", log)
+    message = r"unit 1/1: it failed 4 times, the last time with MemoryError: no room for an array \(its log: .*log\)"
+    with pytest.raises(UnavailableError, match=message):
+        list(executor.results(no_memory, units_of(1, lambda: tries)))
+    assert (tmp_path / "tries").read_text() == "tried\n" * 4
+    assert "MemoryError" in log.read_text()
+
+
+def test_a_unit_that_hangs_is_made_elsewhere(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TIMES_SIBLINGS", 1.0)
+    log = tmp_path / "fits.log"
+    executor = Cluster(cluster.client, "local:2", log, least_hang=3.0)
+    mark = str(tmp_path / "hung")
+    shared = Shared(lambda: mark)
+    units = [Unit(f"unit {k}", shared, float(k)) for k in range(5)]
+    found = [kept.arrays["product"][0] for kept in in_order(executor.results(hangs_once, units))]
+    assert found == [0, 1, 2, 3, 4]
+    assert "unit 3  hangs on tcp://" in log.read_text()
+
+
+def test_a_worker_of_another_version_is_named(cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "_versions", cluster._versions | {"numpy": "0.1"})
+    message = r"--cluster local:2: worker tcp://\S+ has numpy \S+, this process 0.1; results could differ"
+    with pytest.raises(InputError, match=message):
+        cluster.require_workers()
+    with pytest.raises(InputError, match="has numpy"):
+        products(cluster, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("nonsense", InputError, "give local:N, cuda, tcp://HOST:PORT or a scheduler's .json file"),
+        ("local:0", InputError, "give a number of workers from 1 to 1024, such as local:4"),
+        ("local:many", InputError, "give a number of workers from 1 to 1024, such as local:4"),
+        ("gone.json", InputError, "there is no such file; a scheduler writes it when it starts"),
+        ("cuda", UnavailableError, "needs dask-cuda, which comes with RAPIDS"),
+        ("tcp://127.0.0.1:1", UnavailableError, "no scheduler answers"),
+    ],
+)
+def test_a_cluster_that_is_not_to_be_had_is_refused(monkeypatch, name, error, message):
+    monkeypatch.setattr(module, "FIRST_WORKER", 1.0)
+    with pytest.raises(error, match=f"^--cluster {name}: ") as refused, executor_of(name):
+        pytest.fail("there was a cluster")
+    assert message in str(refused.value)
