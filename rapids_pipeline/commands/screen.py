@@ -73,9 +73,7 @@ def command(
             found = screen(problem.data, request, **given, folder=folder, stages=stages, executor=executor)
         except KeyboardInterrupt:
             if stages.latest is not None:
-                report.write_screen(stages.latest.screen(), folder)
-                done = f"the {len(stages.latest.entries)} finished sets: {folder}/screen.html"
-                stages.say(f"{done}; the same command continues")
+                stages.say(report.write_finished_sets(stages.latest, folder))
             raise
         report.write_screen(found, folder)
     left_out = [] if names else sets_left_out(encoder, problem.data.obs)

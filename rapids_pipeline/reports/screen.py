@@ -54,6 +54,13 @@ SEARCHES = {
 }
 
 
+def write_finished_sets(standings: Standings, folder: Path) -> str:
+    """Write the report of a screen that was stopped; return what to say of it."""
+    write_screen(standings.screen(), folder)
+    n = len(standings.entries)
+    return f"the {n} finished sets: {folder}/screen.html; the same command continues"
+
+
 def write_screen(screen: Screen, folder: Path) -> None:
     """Leave the files of `FILES` in a folder, each written whole or not at all.
 
