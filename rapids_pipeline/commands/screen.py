@@ -72,10 +72,9 @@ def command(
         try:
             found = screen(problem.data, request, **given, folder=folder, stages=stages, executor=executor)
         except KeyboardInterrupt:
-            if stages.latest is not None:
-                stages.say(report.write_finished_sets(stages.latest, folder))
+            stages.say(report.write_finished_sets(stages.latest, folder))
             raise
         report.write_screen(found, folder)
     left_out = [] if names else sets_left_out(encoder, problem.data.obs)
-    written = f"written: {folder}/{', '.join(report.FILES)}"
-    print_report(report.screen_table(found), *left_out, *report.sentences(found), written)
+    sentences = *left_out, *report.sentences(found), f"written: {folder}/{', '.join(report.FILES)}"
+    print_report(report.screen_table(found), *sentences)

@@ -54,8 +54,10 @@ SEARCHES = {
 }
 
 
-def write_finished_sets(standings: Standings, folder: Path) -> str:
-    """Write the report of a screen that was stopped; return what to say of it."""
+def write_finished_sets(standings: Standings | None, folder: Path) -> str:
+    """Write the report of a screen that was stopped, None: before a set was finished; return what to say of it."""
+    if standings is None:
+        return "no set was finished"
     write_screen(standings.screen(), folder)
     n = len(standings.entries)
     return f"the {n} finished sets: {folder}/screen.html; the same command continues"
