@@ -38,6 +38,8 @@ TIMES_SIBLINGS, LEAST_HANG = 10.0, 120.0
 """A unit hangs that takes so many times the longest of its siblings, and at least so many seconds."""
 FIRST_WORKER, PATIENCE = 60.0, 300.0
 """Seconds that work waits for the first worker, and later for one where all are gone."""
+RESTART = 5.0
+"""Seconds that a worker which hangs has to close by itself before it is killed; no result is taken meanwhile."""
 POLL = 0.5
 """Seconds between two looks at workers while no unit ends."""
 TOPIC = "rapids-perturb"
@@ -223,7 +225,7 @@ class _Watch:
             if now > began + limit:
                 del cluster.began[name]
                 cluster._write(f"{name.rsplit(' ', 1)[0]}  hangs on {worker}, which is restarted")
-                cluster.client.restart_workers([worker], timeout=FIRST_WORKER, raise_for_error=False)
+                cluster.client.restart_workers([worker], timeout=RESTART, raise_for_error=False)
 
 
 _Made = tuple[Kept, str, float, int]

@@ -46,6 +46,21 @@ def test_a_stack_has_the_bytes_of_threads(cluster):
     assert one.test.tobytes() == other.test.tobytes() and one.oof.tobytes() == other.oof.tobytes()
 
 
+def test_what_is_kept_is_sent_once_and_the_rest_with_every_call(cluster):
+    for keep, times in ((True, 1), (False, 2)):
+        made = []
+
+        def make(made=made):
+            made.append(1)
+            return np.arange(3.0)
+
+        shared = Shared(make, keep=keep)
+        for _ in range(2):
+            units = [Unit(f"unit {k}", shared, float(k)) for k in range(4)]
+            assert len(list(cluster.results(product, units))) == 4
+        assert len(made) == times
+
+
 def test_a_worker_that_dies_costs_its_unit_only(cluster, tmp_path):
     mark = str(tmp_path / "died")
     shared = Shared(lambda: mark)

@@ -253,3 +253,18 @@ def test_a_container_with_a_quota_gets_no_more_threads_than_it(monkeypatch):
     assert processor_count() == 1
     monkeypatch.undo()
     assert 1 <= processor_count() <= len(os.sched_getaffinity(0))
+
+
+def test_the_hash_of_the_code_is_of_every_source_file(tmp_path, monkeypatch):
+    for name in ("rapids_pipeline/backend/devices.py", "rapids_pipeline/a.py", "features/b.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    monkeypatch.setattr(devices, "__file__", str(tmp_path / "rapids_pipeline" / "backend" / "devices.py"))
+    code_hash = devices.code_hash.__wrapped__
+    before = code_hash()
+    (tmp_path / "features" / "notes.txt").write_text("no source file")
+    assert code_hash() == before
+    (tmp_path / "features" / "b.py").write_text("x = 2\n")
+    changed = code_hash()
+    (tmp_path / "features" / "b.py").rename(tmp_path / "features" / "c.py")
+    assert len({before, changed, code_hash()}) == 3

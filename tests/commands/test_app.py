@@ -1,5 +1,6 @@
 """The command line: its subcommands, how they end, and what does not hide its packages."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -84,3 +85,29 @@ def test_a_file_of_the_users_hides_no_package_but_where_the_path_says_so(tmp_pat
 
 def test_the_help_names_every_split():
     assert options.SPLIT_NAMES == ", ".join(SPLITS)
+
+
+@pytest.mark.parametrize("name", ["run", "cv", "screen", "tune", "predict", "demo"])
+def test_commands_that_fit_or_predict_take_a_cluster_and_a_log(name):
+    help_text = invoke(name, "--help").stdout
+    assert "--cluster" in help_text and "--log" in help_text
+
+
+def test_parameters_that_stand_for_several_options_are_made_of_them():
+    seen = []
+
+    @options.with_several
+    def command(seed: int = 0, where: options.Where = options.HERE) -> None:
+        seen.append((seed, where))
+
+    assert list(inspect.signature(command).parameters) == ["seed", "cluster", "log"]
+    command(seed=3, cluster="local:2", log=Path("fits.log"))
+    command()
+    assert seen == [(3, options.Where("local:2", Path("fits.log"))), (0, options.HERE)]
+
+
+def test_a_cluster_that_is_none_ends_a_command_with_a_line(small_files, tmp_path):
+    words = run_arguments(small_files.train, small_files.test, tmp_path / "out", "--cluster", "many")
+    remedy = "give local:N, cuda, tcp://HOST:PORT or a scheduler's .json file"
+    assert error_line(invoke(*words)) == f"error: --cluster many: {remedy}"
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Folders of parts: what was interrupted goes on with the same bytes, and nothing else is taken or replaced."""
 
+import pickle
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.predictions import parts, predict
 from rapids_pipeline.predictions.predict import predict_file
 from tests.command_line import error_line, invoke, names_in, succeed
@@ -149,3 +151,27 @@ def test_a_prediction_that_is_no_number_is_refused(model, pairs, tmp_path, monke
     with pytest.raises(InputError, match="the model predicts inf for id 0, gene "):
         predict_file(model, pairs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_predictor_travels_and_brings_back_what_encoders_said(model, pairs):
+    work = predict.opened(model, pairs)
+    expected = predict.predicted_block(work, slice(0, 10))
+    arrived = pickle.loads(pickle.dumps(work))
+    found = predict.predicted_block(arrived, slice(0, 10))
+    np.testing.assert_array_equal(found.arrays["predicted"], expected.arrays["predicted"])
+    assert found.facts == expected.facts
+    blocks = [slice(start, min(start + 10, 37)) for start in range(0, 37, 10)]
+    progress = Counted()
+    made = dict(arrived.blocks(blocks[1:], predict.THREADS, progress, of=4))
+    assert sorted(made) == [0, 1, 2] and (progress.total, progress.done) == (4, 4)
+    assert arrived.notes == work.notes
+
+
+class Counted(Progress):
+    total, done = 0, 0
+
+    def start(self, total, what=""):
+        self.total = total
+
+    def advance(self, steps=1):
+        self.done += steps

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Stages
@@ -13,6 +14,7 @@ from rapids_pipeline.stack.blend import Evidence, Products
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import BlendConfig
 from rapids_pipeline.stack.saved import StackModel
+from rapids_pipeline.stack.target_space import Compact
 from tests.leaks.test_stack import RECIPES
 from tests.stack_example import (
     BOOSTER,
@@ -189,3 +191,24 @@ def test_the_files_order_changes_nothing():
         oof = result.oof[np.argsort(canonical)][np.argsort(order)]
         found[name] = oof.tobytes(), result.test.tobytes()
     assert found["as read"] == found["shuffled"]
+
+
+def test_no_product_of_a_stack_takes_more_than_one_thread(monkeypatch):
+    """So no bit depends on the number of threads: neither in a unit nor where its scores are led back to targets."""
+    seen, real = [], Compact.dense
+
+    def threads():
+        return max(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+
+    def dense(self):
+        seen.append(threads())
+        return real(self)
+
+    monkeypatch.setattr(Compact, "dense", dense)
+    train, test, Y = example()
+    with threadpool_limits(2, "blas"):
+        if threads() < 2:
+            pytest.skip("the BLAS library has one thread here, whatever it is told")
+        stacked(train, test, Y, folded(Y), recipe(SVR, COMPOSITE, BOOSTER))
+        assert threads() == 2, "the caller's number is left as it was"
+    assert seen and set(seen) == {1}

@@ -1,5 +1,6 @@
 """Nested predictions: against refitting everything naively, on what each fit may know, and counted."""
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from features.rows import Rows
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.stack import nested
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.nested import FoldedRows, Labels, fit_member
+from rapids_pipeline.stack.nested import FoldedRows, Labels, PreparedMember, fit_member
+from rapids_pipeline.stack.target_space import kept
 from tests.stack_example import (
     BOOSTER,
     COMPOSITE,
@@ -155,3 +158,44 @@ def test_what_rows_count_reaches_every_fit(member):
         Rows.joined(train, test), None, (), Labels(found.nested_test, found.test, 0.5)
     )
     np.testing.assert_array_equal(labelled.weight, [*weight, *[0.5] * len(test.obs)])
+
+
+# --- units ------------------------------------------------------------------------------------------------
+
+
+LONE = BOOSTER.updated(stacks_on=(), features=SVR.features)
+
+
+@pytest.mark.parametrize("member", [SVR, OWN, COMPOSITE, LONE, LONE.updated(n_seeds=2)])
+def test_a_unit_keeps_what_the_fits_predict(member):
+    """Also where two boosters are aggregated, which no scores stand for; and the fits travel without what they made."""
+    train, test, Y = example()
+    training, groups = np.arange(30), [np.arange(30, len(Y)), np.arange(len(Y), len(Y) + 6)]
+    prepared = PreparedMember(member, training_set(train, test, Y))
+    expected = prepared.fits.fit_predict(training, groups)
+    arrived = pickle.loads(pickle.dumps(prepared))
+    assert not arrived._fits
+    for found in (nested.fitted(prepared, (training, groups)), nested.fitted(arrived, (training, groups))):
+        for one, other in zip(kept(found), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("member", [COMPOSITE, LONE])
+def test_a_member_that_solves_components_keeps_scores(member):
+    """Of 400 genes fewer numbers are kept than are predicted."""
+    train, test, Y = example(n_genes=400)
+    task = np.arange(30), [np.arange(30, len(Y)), np.arange(len(Y), len(Y) + 6)]
+    found = nested.fitted(PreparedMember(member, training_set(train, test, Y)), task)
+    assert sum(one.size for name, one in found.arrays.items() if name.endswith("scores")) < 24 * 400 / 4
+
+
+def test_the_key_of_a_member_is_that_of_all_it_learns_from():
+    train, test, Y = example()
+    folds = folded(Y)
+    svr = fitted(SVR, train, test, Y, folds)
+    other = fitted(SVR.updated(C=2.0), train, test, Y, folds)
+    above = [fitted(stacked_svr(SVR.name), train, test, Y, folds, first=[first]) for first in (svr, other)]
+    assert svr.key == fitted(SVR, train, test, Y, folds).key
+    assert len({svr.key, other.key, *(one.key for one in above)}) == 4
+    labels = [Labels(svr.nested_test, svr.test, 0.5), Labels(other.nested_test, other.test, 0.5)]
+    assert labels[0].key != labels[1].key

@@ -1,6 +1,7 @@
 """Feature screening: right numbers, no leaks, and one command that needs no argument."""
 
 import json
+import pickle
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from rapids_pipeline.reports import screen as report
 from rapids_pipeline.studies.screen import study
 from rapids_pipeline.studies.screen.candidates import default_sets
 from rapids_pipeline.studies.screen.models import Comparison, losses_of, predictions
-from rapids_pipeline.studies.screen.study import ScreenRequest, screen
+from rapids_pipeline.studies.screen.study import Screening, ScreenRequest, scored, screen
 from tests import command_line
 
 SETS = ("cell_type", "onehot", "molecules", "svr_shared", "loo", "svr_loo")
@@ -432,6 +433,23 @@ def test_sets_that_all_leaves_out_are_named(small_files, tmp_path):
 
 
 # --- real data --------------------------------------------------------------------------------------------
+
+
+def test_a_screening_travels_without_its_columns_and_scores_alike(data):
+    rows, Y, _ = ordered(data, ["A1BG", "A2M"])
+    screening = Screening(Comparison(rows, Y, named_splits("random", rows.obs), "ridge"))
+    expected = scored(screening, named("onehot"))
+    assert "tables" in vars(screening)
+    arrived = pickle.loads(pickle.dumps(screening))
+    assert "tables" not in vars(arrived)
+    found = scored(arrived, named("onehot"))
+    for name, values in expected.arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], values)
+
+
+def test_a_screen_that_is_stopped_before_a_set_is_finished_says_so(tmp_path):
+    assert report.write_finished_sets(None, tmp_path) == "no set was finished"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The task: the split that is like the pairs, for each model that they need, and the errors of a naive loop of fits."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,3 +166,13 @@ def test_fits_that_do_not_converge_are_counted(task):
     objective = objective_of(task, "known_compounds")
     missed = {name: count for name, _, count in objective.by_lot(slow)}
     assert missed == {lot.name: len(lot.splits) for lot in objective.lots}
+
+
+def test_an_objective_travels_without_what_it_has_learnt(task):
+    """And finds the same errors where it arrives."""
+    model, objective = task.member.known_compounds, objective_of(task, "known_compounds")
+    expected = scores_of(objective, model)
+    assert len(objective.kept) > 0
+    arrived = pickle.loads(pickle.dumps(objective))
+    assert len(arrived.kept) == 0 and arrived.kept.limit == objective.kept.limit
+    assert scores_of(arrived, model) == expected
