@@ -198,4 +198,6 @@ def test_the_key_of_a_member_is_that_of_all_it_learns_from():
     assert svr.key == fitted(SVR, train, test, Y, folds).key
     assert len({svr.key, other.key, *(one.key for one in above)}) == 4
     labels = [Labels(svr.nested_test, svr.test, 0.5), Labels(other.nested_test, other.test, 0.5)]
-    assert labels[0].key != labels[1].key
+    weaker = Labels(svr.nested_test, svr.test, 0.25)
+    labelled = [fitted(SVR, train, test, Y, folds, first=[], labels=some) for some in (*labels, weaker)]
+    assert len({svr.key, *(one.key for one in labelled)}) == 4, "the labels and what they count"
