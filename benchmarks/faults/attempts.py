@@ -71,13 +71,17 @@ def prepare(folder: Path) -> dict[str, Path]:
     names = set(list(dict.fromkeys(data.de_train["sm_name"]))[:16])
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / name for name in ("de_train.parquet", "id_map.csv", "de_test.parquet")}
-    files |= {name: folder / name for name in ("half.csv", "few.toml")}
+    files |= {name: folder / name for name in ("half.csv", "few.toml", "wide.parquet", "wide.csv", "kernels.toml")}
     some = [table[table["sm_name"].isin(names)] for table in (data.de_train, data.de_test)]
     some[0].reset_index(drop=True).to_parquet(files["de_train.parquet"])
     some[1][["id", "cell_type", "sm_name"]].to_csv(files["id_map.csv"], index=False)
     some[1].to_parquet(files["de_test.parquet"])
     some[1][["id", "cell_type", "sm_name"]].iloc[::2].to_csv(files["half.csv"], index=False)
     files["few.toml"].write_text(RECIPE)
+    wide = simulate(0, 1500)
+    wide.de_train.to_parquet(files["wide.parquet"])
+    wide.id_map.to_csv(files["wide.csv"], index=False)
+    files["kernels.toml"].write_text(KERNELS)
     return files
 
 
@@ -102,14 +106,7 @@ def warm(commands: Iterable[Sequence[str]], folder: Path) -> None:
     gc.freeze()
 
 
-RECIPE = """name = "few"
-n_folds = 3
-
-[[members]]
-kind = "svr"
-name = "svr_shared"
-features = "svr_shared"
-
+COMPOSITE = """
 [[members]]
 kind = "composite"
 name = "composite"
@@ -121,7 +118,22 @@ weights = { cell_type = 2.0, tanimoto = 1.0, "correlation * profile_linear" = 7.
 [members.new_compounds]
 n_components = 4
 weights = { cell_type = 0.1, "rbf(descriptors)" = 0.7 }
+"""
+KERNELS = f"""name = "kernels"
+n_folds = 3
+{COMPOSITE}
+[blend]
+shrink = true
+clip = true
+"""
+RECIPE = f"""name = "few"
+n_folds = 3
 
+[[members]]
+kind = "svr"
+name = "svr_shared"
+features = "svr_shared"
+{COMPOSITE}
 [[members]]
 kind = "booster"
 name = "boosting"
@@ -283,7 +295,7 @@ def is_kept(name: str) -> bool:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Return the content of every file below a folder as a hash that does not depend on times; "" for a folder.
+    """Return the content of every file below a folder as a hash without times and the folder's path; "" for a folder.
 
     What is no whole file of its kind has "damaged: …".
     """
@@ -296,7 +308,7 @@ def snapshot(folder: Path) -> dict[str, str]:
             found[name] = "left over"
         else:
             try:
-                found[name] = hashlib.sha256(_content(path)).hexdigest()
+                found[name] = hashlib.sha256(_content(path).replace(str(folder).encode(), b"")).hexdigest()
             except (
                 Exception
             ) as error:  # damaged files make readers raise many kinds, and all of them are to be told

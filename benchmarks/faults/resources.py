@@ -75,6 +75,24 @@ class Fault:
     meanwhile: Callable[[int], None] | None = None
 
 
+def more_commands(files: Mapping[str, Path], run: Path) -> list[Command]:
+    """Return commands besides those that are killed; `run` is the folder of a run on the small problem."""
+    wide = ("--train", str(files["wide.parquet"]), "--molecules", "morgan", "--device", "cpu")
+    wide = (*wide, "--test", str(files["wide.csv"]), "--recipe", str(files["kernels.toml"]), "--out", "out")
+    few = ("--molecules", "morgan", "--device", "cpu", "--recipe", str(files["few.toml"]), "--out", "out")
+    truth = ("--truth", str(files["de_test.parquet"]), "--train", str(files["de_train.parquet"]), "--json")
+    predict = ("predict", "--model", str(run), "--pairs", str(files["id_map.csv"]), "--out")
+    return [
+        Command("predict to gzip", (*predict, "out.csv.gz")),
+        Command("submit to h5ad", ("submit", "--run", str(run), "--out", "out.h5ad")),
+        Command("demo", ("demo", "--genes", "8", *few)),
+        Command("start", ("start", "--data", "nothing", "--demo-genes", "8", *few)),
+        Command("evaluate", ("evaluate", "--prediction", str(run / "submission.csv"), *truth)),
+        Command("wide run", ("run", *wide)),
+        Command("wide cv", ("cv", *wide, "--folds", "2", "--split", "random")),
+    ]
+
+
 # --- trials ---------------------------------------------------------------------------------------------
 
 
