@@ -1,5 +1,7 @@
 """`python -m rapids_pipeline` is `rapids-perturb`."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +11,8 @@ def main(subcommand: str | None = None) -> None:
 
     A features.py of the user's hides nothing then. The folder stays where it is if the program was loaded from it.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the command line has its own way to end
+        signal.signal(number, lambda number, _: os._exit(128 + number))
     if not sys.flags.safe_path and Path(sys.path[0]).resolve() != Path(__file__).resolve().parents[1]:
         sys.path.append(sys.path.pop(0))
     from rapids_pipeline.commands.app import main as run

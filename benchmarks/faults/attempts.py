@@ -71,7 +71,9 @@ def prepare(folder: Path) -> dict[str, Path]:
     names = set(list(dict.fromkeys(data.de_train["sm_name"]))[:16])
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / name for name in ("de_train.parquet", "id_map.csv", "de_test.parquet")}
-    files |= {name: folder / name for name in ("half.csv", "few.toml", "wide.parquet", "wide.csv", "kernels.toml")}
+    files |= {
+        name: folder / name for name in ("half.csv", "few.toml", "wide.parquet", "wide.csv", "kernels.toml")
+    }
     some = [table[table["sm_name"].isin(names)] for table in (data.de_train, data.de_test)]
     some[0].reset_index(drop=True).to_parquet(files["de_train.parquet"])
     some[1][["id", "cell_type", "sm_name"]].to_csv(files["id_map.csv"], index=False)

@@ -12,13 +12,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults import attempts, kills, resources
-from benchmarks.harness import REPOSITORY, RESULTS, cores, described, table, written
+from benchmarks.harness import RESULTS, cores
 
 KILLS, FUZZED, RESOURCES = 520, 2000, 40
 """How many of each the campaign has at least."""
@@ -99,7 +99,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "campaign.json")
     asked = parser.parse_args()
     parts, began, report = asked.only.split(","), time.monotonic(), {}
-    root = Path(tempfile.mkdtemp(prefix="campaign-"))  # no TemporaryDirectory: forked processes would remove it, too
+    root = Path(
+        tempfile.mkdtemp(prefix="campaign-")
+    )  # no TemporaryDirectory: forked processes would remove it, too
     try:
         os.environ |= {"RAPIDS_PERTURB_CACHE": f"{root}/cache", "MPLBACKEND": "agg"}
         campaign = Campaign(root, cores(), asked.seed)

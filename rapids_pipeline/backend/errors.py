@@ -4,6 +4,7 @@ Both carry one message meant for a person: what is wrong, where (file, column or
 The command line prints that message on stderr without a traceback. `ProblemsError` has several, one on each line.
 """
 
+import errno
 import functools
 import sys
 import warnings
@@ -57,10 +58,33 @@ class ProblemsError(UnavailableError):
         return [" ".join(problem.splitlines()) for problem in self.problems]
 
 
+class OutOfMemoryError(InputError):
+    """Work that takes more memory than there is."""
+
+    def __init__(self, what: str, error: MemoryError) -> None:
+        said = f" ({error})" if str(error) else ""
+        super().__init__(
+            f"{what}: out of memory{said}; allow more, or take fewer rows, genes or --block-rows"
+        )
+
+
+OF_THE_MACHINE = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+    errno.EROFS: "choose another place",
+    errno.EIO: "look after that disk",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "allow more open files (ulimit -n)",
+}
+"""Errors of the system that can come wherever a file is opened or written, and what helps."""
+
+
 def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
     """Make a command end with one line on stderr and its exit code where it would raise a `PerturbError`.
 
-    An interrupt (Ctrl-C) ends it with code 130. Python warnings become lines on stderr, too.
+    So do errors of the machine: no memory, no room on a disk, no more files. An interrupt (Ctrl-C) ends it with code
+    130. Python warnings become lines on stderr, too.
     """
 
     @functools.wraps(command)
@@ -72,6 +96,15 @@ def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
         except PerturbError as error:
             sys.stderr.writelines(f"error: {line}\n" for line in error.lines)
             raise SystemExit(error.exit_code) from None
+        except MemoryError as error:
+            sys.stderr.write(f"error: {OutOfMemoryError('this machine', error)}\n")
+            raise SystemExit(EXIT_BAD_INPUT) from None
+        except OSError as error:
+            if error.errno not in OF_THE_MACHINE:
+                raise
+            why, remedy = error.strerror or error, OF_THE_MACHINE[error.errno]
+            sys.stderr.write(f"error: {error.filename or 'a file'}: {why}; {remedy}\n")
+            raise SystemExit(EXIT_BAD_INPUT) from None
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             raise SystemExit(EXIT_INTERRUPTED) from None

@@ -68,6 +68,18 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Yield a temporary path as `written_atomically`; a place that cannot be written is an InputError."""
+    try:
+        with written_atomically(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there, or choose another place"
+        ) from error
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise InputError where a command would replace the file `path`, named by --out, and was not told to."""
     if path.exists() and not overwrite:

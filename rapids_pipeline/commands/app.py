@@ -7,9 +7,12 @@ Exit codes: 0 done, 2 bad input or usage (one message on stderr), 3 something as
 130 interrupted, 143 terminated.
 """
 
+import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 import rapids_pipeline
-from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, exits_cleanly
+from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError, exits_cleanly
 from rapids_pipeline.commands.options import with_home
 
 PLACES = (
@@ -27,8 +30,6 @@ PLACES = (
 ).split()
 """FILE, or FILE.FUNCTION, of every subcommand, in the order of the help."""
 SUBCOMMANDS = {place.rpartition(".")[2]: place for place in PLACES}
-STOPPED = (EXIT_INTERRUPTED, 128 + signal.SIGTERM)
-"""Exit codes of a run that was interrupted or terminated; everything it had open is closed by then."""
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -73,29 +74,112 @@ def program(_version: Version = False) -> None:
     """Predict how a small molecule changes the expression of every gene in a cell type."""
 
 
+class Output(io.TextIOWrapper):
+    """Text that goes to stdout or stderr: where nobody reads it any more it goes nowhere, and the work goes on.
+
+    Characters that its encoding lacks are spelled out.
+
+    Raises
+    ------
+    InputError
+        Of `write` and `flush`: stdout cannot be written, such as to a full disk.
+    """
+
+    @classmethod
+    def of(cls, stream: Any) -> Any:
+        """Return the same output as an object of this class; what is no plain file's text stays what it is."""
+        if type(stream) is not io.TextIOWrapper:
+            return stream
+        made = cls(stream.buffer, stream.encoding, "backslashreplace", None, stream.line_buffering)
+        made.reconfigure(write_through=stream.write_through)
+        return made
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        if text != "":  # click tries whether it may write, and nobody would hear of an error then
+            with self._forgiven():
+                super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        with self._forgiven():
+            super().flush()
+
+    @contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            self._to_nowhere()
+        except OSError as error:
+            self._to_nowhere()
+            if self is sys.stdout:
+                raise InputError(
+                    f"stdout: the output cannot be written ({error.strerror}); make room there"
+                ) from None
+
+    def _to_nowhere(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        super().flush()
+
+
+asked_to_stop: list[int] = []
+"""The signals that asked this process to stop."""
+
+
 def main(name: str | None = None) -> None:
     """Run the command line, or one subcommand of it."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    sys.unraisablehook = _unraisable
+    _open_closed_outputs()
+    sys.stdout, sys.stderr = Output.of(sys.stdout), Output.of(sys.stderr)
     found = find_spec("features")
     if found is not None and Path(str(found.origin)).parents[1] != Path(rapids_pipeline.__file__).parents[1]:
         sys.stderr.write(f"error: {found.origin} hides the package features of this program; rename it\n")
         raise SystemExit(EXIT_BAD_INPUT)
     try:
-        (app if name is None else subcommand(name))()
-    except SystemExit as end:
-        if end.code in STOPPED:
-            _leave(end.code)
+        exits_cleanly(app if name is None else subcommand(name))()
+    except SystemExit:
+        if asked_to_stop:
+            _leave(128 + asked_to_stop[0])
         raise
 
 
-def _terminate(number: int, _: object) -> None:
-    """End on SIGTERM as on any other stop: open files are closed, half-written folders removed."""
-    sys.stderr.write("terminated\n")
+def _stop(number: int, _: object) -> None:
+    """End: open files are closed, half-written ones removed."""
+    asked_to_stop.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    if len(asked_to_stop) == 1:
+        sys.stderr.write("terminated\n")
     raise SystemExit(128 + number)
+
+
+def _unraisable(what: Any) -> None:
+    """Stop once more, a moment later, where the first time was in a function whose errors Python drops."""
+    if asked_to_stop and isinstance(what.exc_value, KeyboardInterrupt | SystemExit):
+        signal.signal(signal.SIGALRM, lambda *_: _stop(asked_to_stop[0], None))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+    else:
+        sys.__unraisablehook__(what)
+
+
+def _open_closed_outputs() -> None:
+    """Let closed standard files lead nowhere: the next files that are opened would get their numbers, and output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _leave(code: int) -> None:
     """End at once: threads of Arrow may still be reading, and crash when Python takes its memory down around them."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     os._exit(code)

@@ -1,13 +1,16 @@
 """`demo`: simulate data in the competition's layout, run the pipeline on them, and score the hidden truth."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands import evaluate, options
 from rapids_pipeline.commands.run import run_files
+
+if TYPE_CHECKING:
+    from rapids_pipeline.data.demo import DemoFiles
 
 SeedOption = Annotated[int, typer.Option(help="The seed of the simulation, the folds and the boosting.")]
 GenesOption = Annotated[int | None, typer.Option(help="Simulate only this many genes instead of all 18,211.")]
@@ -30,20 +33,37 @@ def command(
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.files import MANIFEST, require_writable
-    from rapids_pipeline.data.demo import write_demo
+    from rapids_pipeline.backend.files import locked
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports.page import LiveStages
 
     config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
     resolve_device(device)  # before anything is written
-    require_writable(out)
-    if (out / MANIFEST).exists() and not overwrite:  # its results must not lose the data they were made from
-        raise InputError(f"--out {out}: holds a run's results; choose another folder or add --overwrite")
-    with LiveStages().stage("simulate"):
-        files = write_demo(out / "data", seed, genes)
+    with LiveStages().stage("simulate"), locked(out):
+        files = simulated(out, seed, genes, overwrite)
     if data_only:
         typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
         return
     run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite, where)
     evaluate.command(out / "submission.csv", files.truth, files.train)
+
+
+def simulated(out: Path, seed: int, genes: int | None, overwrite: bool) -> "DemoFiles":
+    """Write the data of a demo to `out`/data; InputError where `out` holds the results of a run on others."""
+    from tempfile import TemporaryDirectory
+
+    from rapids_pipeline.backend.files import MANIFEST, UNFINISHED, recorded_hash, sha256_of
+    from rapids_pipeline.data.demo import DemoFiles, write_demo
+
+    with TemporaryDirectory(prefix=UNFINISHED, dir=out) as folder:
+        made = write_demo(Path(folder), seed, genes)
+        hashes = {name: recorded_hash(out / MANIFEST, name) for name in ("train", "test")}
+        same = hashes == {"train": sha256_of(made.train), "test": sha256_of(made.test)}
+        if (out / MANIFEST).exists() and not (
+            same or overwrite
+        ):  # they must not lose what they were made from
+            raise InputError(f"--out {out}: holds a run's results; choose another folder or add --overwrite")
+        (out / "data").mkdir(exist_ok=True)
+        return DemoFiles(
+            *(path.replace(out / "data" / path.name) for path in (made.train, made.test, made.truth))
+        )

@@ -48,7 +48,7 @@ from scipy.special import erfc, ndtri
 
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import written_atomically
+from rapids_pipeline.backend.files import written
 
 CLIP = 4.0
 """Largest absolute value of signed −log10 p-values, as in the task's layer `clipped_sign_log10_pval`."""
@@ -189,14 +189,14 @@ def write_demo(folder: Path, seed: int = 0, n_genes: int | None = None) -> DemoF
         The three paths.
     """
     data = simulate(seed, n_genes)
-    written = DemoFiles(folder / "de_train.parquet", folder / "id_map.csv", folder / "de_test.parquet")
-    with written_atomically(written.train) as path:
+    made = DemoFiles(folder / "de_train.parquet", folder / "id_map.csv", folder / "de_test.parquet")
+    with written(made.train) as path:
         data.de_train.to_parquet(path, index=False, use_dictionary=False)  # noise has no repeated values
-    with written_atomically(written.test) as path:
+    with written(made.test) as path:
         data.id_map.to_csv(path, index=False)
-    with written_atomically(written.truth) as path:
+    with written(made.truth) as path:
         data.de_test.to_parquet(path, index=False, use_dictionary=False)
-    return written
+    return made
 
 
 def _read_layout() -> _Layout:

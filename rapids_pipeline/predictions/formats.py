@@ -30,7 +30,7 @@ import pandas as pd
 
 from rapids_pipeline.backend.arrays import Float32, Floats
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import written_atomically
+from rapids_pipeline.backend.files import written
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.data.checks import refuse_repeated
 from rapids_pipeline.data.columns import PAIR, PREDICTION_LAYER
@@ -174,8 +174,22 @@ def write_prediction_h5ad(
         layers={PREDICTION_LAYER: np.ascontiguousarray(as_float32(predictions))},
         uns={"dataset_id": dataset_id, "method_id": method_id},
     )
+    content = _in_memory(made)
     with written(path) as temporary:
-        made.write_h5ad(temporary, compression="gzip")
+        temporary.write_bytes(content)
+
+
+def _in_memory(made: Any) -> bytes:
+    """Return the content of an .h5ad file: HDF5 reports a disk that is full in ways that nobody can catch."""
+    import h5py
+    from anndata.io import write_elem
+
+    with h5py.File("prediction", "w", driver="core", backing_store=False) as file:
+        write_elem(file, "/", made, dataset_kwargs={"compression": "gzip"})
+        file.pop("raw", None)  # their own files have none
+        file.flush()
+        content: bytes = file.id.get_file_image()
+    return content
 
 
 def dataset_id_of(path: Path) -> str | None:
@@ -269,18 +283,6 @@ def _complete(path: Path, ids: Iterable[Any], genes: Sequence[str], predictions:
                 f"{genes[gene]} is {predictions[row, gene]}; every value must be a finite float32"
             )
     return names
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` on success; a place that cannot be written is an InputError."""
-    try:
-        with written_atomically(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place"
-        ) from error
 
 
 @contextmanager

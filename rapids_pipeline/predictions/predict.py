@@ -29,7 +29,14 @@ from features.rows import Rows, places
 from rapids_pipeline.backend.arrays import Float32, Indices, gigabytes, host_bytes
 from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import Journal, describe_input, model_folder, refuse_existing, sha256_of
+from rapids_pipeline.backend.files import (
+    Journal,
+    describe_input,
+    model_folder,
+    refuse_existing,
+    sha256_of,
+    written,
+)
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit
 from rapids_pipeline.backend.progress import Progress, Stages
@@ -40,7 +47,7 @@ from rapids_pipeline.data.pairs import PairBatch, context_columns, fanned_out, r
 from rapids_pipeline.data.untested import never_tested_notes
 from rapids_pipeline.predictions.applicability import applicability
 from rapids_pipeline.predictions.dose_response import Curves, curves_of
-from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv, written
+from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv
 from rapids_pipeline.predictions.parts import PartFolder
 from rapids_pipeline.stack.saved import SavedModel, load_model
 

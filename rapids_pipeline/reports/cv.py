@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.table import Column, Table
 
-from rapids_pipeline.backend.files import written_atomically
+from rapids_pipeline.backend.files import written
 from rapids_pipeline.evaluation.metrics import METRICS
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.page import GREY, PLAIN, Mark, Page, Section, Sheet, number, percent, signed
@@ -92,7 +92,7 @@ def write_cross_validation(found: CrossValidation, predicted: pd.DataFrame, fold
         "cv.png": page.png(lambda: _chart(found, f"Cross-validated error, split {found.split}")),
         "cv.html": page.page_of(_page(found)),
     }
-    with written_atomically(folder / "cv.parquet") as path:
+    with written(folder / "cv.parquet") as path:
         predicted.to_parquet(path, index=False)
     page.write_files(folder, contents)
 

@@ -23,7 +23,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from rapids_pipeline.backend.files import written_atomically
+from rapids_pipeline.backend.files import written
 from rapids_pipeline.backend.progress import Progress, Stages
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def write_files(folder: Path, contents: Mapping[str, str | bytes]) -> None:
     for name, content in contents.items():
         # A path that is no UTF-8 reaches us with surrogates in it; they are spelled out.
         data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-        with written_atomically(folder / name) as path:
+        with written(folder / name) as path:
             path.write_bytes(data)
 
 

@@ -7,6 +7,7 @@ import csv
 import gzip
 import os
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -183,21 +184,22 @@ def test_what_is_wrong_is_refused_before_anything_is_written(
 
 def fail(*arguments, **_):
     """Stand for a writer that fills the disk."""
-    if len(arguments) == 2:  # AnnData.write_h5ad(self, path)
-        arguments[1].write_bytes(b"half")
+    if isinstance(arguments[0], Path):  # Path.write_bytes(self, content)
+        arguments[0].write_text("half")
     raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".h5ad"])
-def test_a_failure_midway_leaves_the_old_file(tmp_path, monkeypatch, anndata, suffix):
+def test_a_failure_midway_leaves_the_old_file(tmp_path, monkeypatch, suffix):
     path, write = tmp_path / f"s{suffix}", WRITERS[suffix]
     write(path, range(4), GENES, predictions())
     before = path.read_bytes()
     monkeypatch.setattr(formats, "_write_rows", fail)
     monkeypatch.setattr("pyarrow.parquet.write_table", fail)
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(InputError, match=rf"s{suffix}: cannot be written \(No space left on device\)"):
         write(path, range(4), GENES, predictions(seed=1))
+    monkeypatch.undo()
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208
 
