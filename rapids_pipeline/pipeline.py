@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_limits
 from features.molecules.table import encode_compounds
 from features.rows import Rows, varying
 from rapids_pipeline.backend.devices import Device
-from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, locked, write_json
+from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
+from rapids_pipeline.backend.locks import locked
 from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import PAIR

@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.files import locked
+    from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import cv as report

@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.files import locked
+    from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports.page import LiveStages
 

@@ -53,7 +53,7 @@ def command(
     ] = False,
 ) -> None:
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
-    from rapids_pipeline.backend.files import locked_file
+    from rapids_pipeline.backend.locks import locked_file
     from rapids_pipeline.data.columns import chosen_columns
     from rapids_pipeline.predictions.predict import files_beside, predict_file
     from rapids_pipeline.reports.doses import write_doses

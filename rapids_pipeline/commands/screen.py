@@ -50,7 +50,7 @@ def command(
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
     from features.molecules.encoders import chosen_encoder
-    from rapids_pipeline.backend.files import locked
+    from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import screen as report
     from rapids_pipeline.reports.page import LiveStages, print_report

@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
-    from rapids_pipeline.backend.files import locked
+    from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import tune as report

@@ -14,6 +14,7 @@ import pytest
 from matplotlib import image, rcParams
 from rich.console import Console
 
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports import screen as report
 from rapids_pipeline.reports.screen import screen_table, sentences, write_screen
@@ -240,10 +241,11 @@ def test_a_report_that_cannot_be_made_leaves_the_old_one(panel, tmp_path, monkey
 def test_a_write_that_breaks_off_leaves_no_half_file(panel, tmp_path, monkeypatch):
     def breaks_off(path, content):
         path.write_text("half")
-        raise OSError("disk full")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", breaks_off)
-    with pytest.raises(OSError, match="disk full"):
+    message = r"/screen\.\w+: cannot be written \(No space left on device\); make room there, or choose another place"
+    with pytest.raises(InputError, match=message):
         write_screen(panel, tmp_path)
     assert not list(tmp_path.iterdir())
 
