@@ -109,27 +109,33 @@ class Cluster(Executor):
     def _ended(
         self, function: Function, units: list[tuple[int, Unit]], store: Store, side_by_side: bool
     ) -> Iterator[Ended]:
+        from distributed import KilledWorker
+
         waiting, ended = deque(units), SimpleQueue[str]()
         running: dict[str, tuple[int, Unit, Any]] = {}
         left, watch = Counter(unit.shared for _, unit in units), _Watch(self)
+        blamed: deque[tuple[int, Unit]] = deque()  # a worker died four times while these were on it
+        alone: set[int] = set()
         stage = time.monotonic_ns()  # keys are new, so that no result of other work is taken for one of these
         try:
-            while waiting or running:
+            while waiting or running or blamed:
+                if not waiting and not running:
+                    waiting.append(blamed.popleft())
+                    alone.add(waiting[0][0])
                 for _ in range(min(len(waiting), watch.room(len(running)))):
                     place, unit = waiting.popleft()
-                    shared = self._sent.get(unit.shared)
-                    if shared is None:
-                        shared = self._sent[unit.shared] = self._send(unit.shared, f"shared-{stage}-{place}")
-                    given = shared, unit.argument, f"{unit.name} {stage}", self._versions
-                    future = self.client.submit(
-                        _call, function, *given, key=f"unit-{stage}-{place}", pure=False, retries=MORE_TRIES
-                    )
+                    key = f"unit-{stage}-{place}{'-alone' * (place in alone)}"
+                    future = self._submitted(function, unit, f"{unit.name} {stage}", key)
                     running[future.key] = place, unit, future
                     future.add_done_callback(lambda done: ended.put(done.key))
                 try:
                     place, unit, future = running.pop(ended.get(timeout=POLL))
                 except Empty:
                     watch.look([f"{unit.name} {stage}" for _, unit, _ in running.values()])
+                    continue
+                if place not in alone and isinstance(future.exception(), KilledWorker):
+                    # The scheduler blames all that a dead worker had; with nothing beside it, only what killed it.
+                    blamed.append((place, unit))
                     continue
                 kept, worker, seconds, peak = self._result(unit, future)
                 watch.finished(f"{unit.name} {stage}", seconds)
@@ -141,6 +147,14 @@ class Cluster(Executor):
         finally:
             if running and self.client.status == "running":
                 self.client.cancel([future for _, _, future in running.values()], force=True)
+
+    def _submitted(self, function: Function, unit: Unit, name: str, key: str) -> Any:
+        """Return the future of a unit; what it shares is sent where it has not been, or was lost."""
+        shared = self._sent.get(unit.shared)
+        if shared is None or shared.status in ("error", "lost", "cancelled"):
+            shared = self._sent[unit.shared] = self._send(unit.shared, f"shared-of-{key}")
+        given = shared, unit.argument, name, self._versions
+        return self.client.submit(_call, function, *given, key=key, pure=False, retries=MORE_TRIES)
 
     def _send(self, shared: Shared, key: str) -> Any:
         """Return the future of a shared object.

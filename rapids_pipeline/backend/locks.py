@@ -5,11 +5,14 @@ system lets go of its locks; the file that it leaves is taken by whoever comes n
 """
 
 import glob
+import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import LOCK, UNFINISHED, require_writable

@@ -30,7 +30,6 @@ from rapids_pipeline.backend.arrays import Float32, Indices, gigabytes, host_byt
 from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import (
-    Journal,
     describe_input,
     model_folder,
     refuse_existing,
@@ -38,6 +37,7 @@ from rapids_pipeline.backend.files import (
     written,
 )
 from rapids_pipeline.backend.frames import table_suffix
+from rapids_pipeline.backend.locks import Journal
 from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept
