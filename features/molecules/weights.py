@@ -166,8 +166,21 @@ def content_hash(folder: Path) -> str:
     """
     total = hashlib.sha256()
     for name, path in files_of(folder).items():
-        total.update(f"{name}\0{sha256_of(path)}\n".encode())
+        total.update(f"{name}\0{_hash(path)}\n".encode())
     return total.hexdigest()
+
+
+def _hash(path: Path) -> str:
+    """Return the SHA-256 of a file; InputError where it may not be read."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise InputError(_unreadable(path, error)) from None
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    why = error.strerror or error
+    return f"{path}: cannot be read ({why}); change its permissions, or copy the weights to a folder of yours"
 
 
 # --- What is believed -------------------------------------------------------------------------------------------
@@ -180,13 +193,13 @@ def believed(folder: Path) -> Iterator[Path]:
     Raises
     ------
     InputError
-        A file is too large, no JSON, or asks for what is not done: quantised weights, an architecture that comes as
-        code.
+        A file cannot be read, is too large, no JSON, or asks for what is not done: quantised weights, an architecture
+        that comes as code.
     UnavailableError
         There is no room for temporary files.
     """
     files = files_of(folder)
-    content: dict[str, bytes] = {name: files[name].read_bytes() for name in AS_THEY_ARE if name in files}
+    content: dict[str, bytes] = {name: _content(files[name]) for name in AS_THEY_ARE if name in files}
     content[CONFIG] = _json(_configuration(folder, _parsed(files[CONFIG])))
     if TOKENIZER_CONFIG in files:
         content[TOKENIZER_CONFIG] = _json(_harmless(_parsed(files[TOKENIZER_CONFIG])))
@@ -241,9 +254,17 @@ def _leads_elsewhere(value: Any) -> bool:
     return isinstance(value, str) and PLACE.search(value) is not None
 
 
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file; InputError where it may not be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(_unreadable(path, error)) from None
+
+
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes().decode())
+        found = json.loads(_content(path).decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: no usable JSON ({one_line(error)})") from None
     if not isinstance(found, dict):

@@ -9,6 +9,8 @@ import socket
 import struct
 import subprocess
 from copy import deepcopy
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,10 @@ from tests.backend.test_bundle import replaced, rewritten
 from tests.command_line import invoke, succeed
 from tests.journeys.watched import PAYLOAD, SECRET, Bomb, code, secrets, watching
 from tests.smiles_models import roberta_folder  # noqa: F401 (a fixture)
+
+if find_spec("anndata"):
+    # It imports Dask, which reads the user's own settings of Dask when it starts: before anything is watched.
+    import_module("anndata")
 
 HARMLESS, REFUSED = "harmless", "refused"
 NEW = "CCCCCCCCN"

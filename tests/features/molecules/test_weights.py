@@ -5,7 +5,9 @@ Attacks on them are in tests/journeys/test_trust_weights.py.
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +94,22 @@ def test_a_file_that_is_too_large_is_named(roberta_copy):
     os.truncate(roberta_copy / "tokenizer_config.json", 2**30)
     with pytest.raises(InputError, match=r"tokenizer_config\.json: has 1073741824 bytes"):
         files_of(roberta_copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_named(roberta_copy, monkeypatch, name):
+    """Whoever reads first: the copies of small files, or the hash of all of them."""
+    opened = Path.open
+
+    def refuse(path, *how, **more):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    message = rf"{re.escape(name)}: cannot be read \(Permission denied\); change its permissions, or copy the weights"
+    with pytest.raises(InputError, match=message):
+        content_hash(roberta_copy)
+    if name != "model.safetensors":
+        with pytest.raises(InputError, match=message), believed(roberta_copy):
+            pytest.fail("it was read")
