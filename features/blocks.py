@@ -19,12 +19,14 @@ from features.molecules import TABLE, fitted_in_fold
 from features.rows import Rows, context_numbers, contexts_of, groups_of, log10_of
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.settings import bounded
 from rapids_pipeline.backend.state import State, StateReader
 
 FittedOn = Literal["nothing", "levels", "molecules", "targets", "predictions"]
 Column = Literal["cell_type", "sm_name"]
 Grouping = Literal["cell_type", "sm_name", "compound_dose"]
 """What encodings group by; compound_dose is that of `features.rows.groups_of`."""
+Components = Annotated[int | None, bounded(1, 100_000, optional=True)]
 
 
 class Maker(Protocol):
@@ -114,7 +116,7 @@ class MoleculeBlock(BlockSpec):
 
     kind: Literal["molecules"] = "molecules"
     encoder: str | None = None
-    n_components: int | None = Field(default=None, ge=1)
+    n_components: Components = None
 
     @property
     def fitted_on(self) -> FittedOn:
@@ -181,20 +183,17 @@ class StatisticsBlock(BlockSpec):
 
     kind: Literal["statistics"] = "statistics"
     column: Grouping
-    statistics: tuple[str, ...] = ("mean",)
-    smoothing: float = Field(default=0.0, ge=0)
-    n_folds: int = Field(default=5, ge=2)
-    n_components: int | None = Field(default=None, ge=1)
+    statistics: tuple[Annotated[str, Field(max_length=40)], ...] = Field(("mean",), max_length=50)
+    smoothing: Annotated[float, bounded(0.0, 1e9, "it counts rows")] = 0.0
+    n_folds: Annotated[int, bounded(2, 1000, "the statistics are made anew for each")] = 5
+    n_components: Components = None
     own_target: bool = False
     leaky: bool = False
 
     @field_validator("statistics")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        try:
-            return checked_statistics(names)
-        except InputError as error:
-            raise ValueError(str(error)) from None
+        return checked_statistics(names)
 
     def _plain(self) -> tuple[str, str]:
         name = f"{'leaky:' if self.leaky else ''}statistics:{self.column}:{'+'.join(self.statistics)}"
@@ -219,7 +218,7 @@ class PredictionBlock(BlockSpec):
     fits = "predictions"
 
     kind: Literal["predictions"] = "predictions"
-    n_components: int = Field(default=45, ge=1)
+    n_components: Annotated[int, bounded(1, 100_000)] = 45
 
     def _plain(self) -> tuple[str, str]:
         return "predictions", "targets"

@@ -22,7 +22,7 @@ come with the package; a TOML file defines others:
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tomli_w
@@ -41,10 +41,13 @@ from features.blocks import (
 from features.molecules import fitted_in_fold, refuse_foreign
 from features.rows import COMPOUND_DOSE, DOSE, Rows
 from rapids_pipeline.backend.arrays import Float32
-from rapids_pipeline.backend.files import by_name_or_toml, from_file
+from rapids_pipeline.backend.files import from_file
+from rapids_pipeline.backend.settings import by_name_or_toml, named, words
 from rapids_pipeline.backend.state import State, StateReader
 
 N_COMPONENTS = 45
+MOST_BLOCKS = 100
+"""Blocks of a feature set: the columns of all of them are in memory side by side."""
 PUBLISHED_STATISTICS = ("mean", "min", "max", "median", "first", "quantile_0.4")
 
 
@@ -60,9 +63,9 @@ class FeatureSet(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1)
-    description: str = ""
-    blocks: tuple[Block, ...] = Field(min_length=1)
+    name: Annotated[str, named()]
+    description: Annotated[str, words()] = ""
+    blocks: tuple[Block, ...] = Field(min_length=1, max_length=MOST_BLOCKS)
 
     @model_validator(mode="after")
     def _distinct(self) -> "FeatureSet":

@@ -232,14 +232,14 @@ def _be(argv: Sequence[str], folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         atexit._clear()
-        code = 0
         try:
             _call(argv)
+            code = 0
         except SystemExit as end:
             code = end.code
         except BaseException:
-            traceback.print_exc()
             code = 1
+            traceback.print_exc()
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()

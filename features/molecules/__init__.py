@@ -54,7 +54,7 @@ def is_table(molecules: str) -> bool:
     from rapids_pipeline.backend.frames import TABLE_SUFFIXES, table_suffix
 
     path = Path(molecules)
-    return table_suffix(path) in TABLE_SUFFIXES and not path.is_dir()
+    return table_suffix(path) in TABLE_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112 (takes names of any length)
 
 
 def reads_structures(molecules: str) -> bool:

@@ -381,7 +381,7 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
         return cast(MoleculeEncoder, getattr(import_module(module), encoder)())
     if name == "chemberta":
         return ChemBERTaEncoder(device=device)
-    if name and (Path(name).expanduser().is_dir() or HUB_ID.fullmatch(name)):
+    if name and (os.path.isdir(Path(name).expanduser()) or HUB_ID.fullmatch(name)):  # noqa: PTH112
         return ChemBERTaEncoder(model=name, device=device)
     raise InputError(
         f"--molecules {name}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a SMILES "

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from rapids_pipeline.backend.arrays import Indices
-from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
+from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError, quoted
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 
@@ -27,6 +27,9 @@ published so (https://github.com/deepchem/deepchem/issues/4253).
 
 SMILES_TOKEN = r"\[[^\]]+\]|Br|Cl|%[0-9]{2}|>>|[NOSPFIBCbcnops]|\(|\)|\.|=|#|-|\+|\\|/|:|~|@|\?|>|\*|\$|[0-9]"
 """One SMILES token (Schwaller et al. 2018, "Found in Translation", Chem. Sci. 9, 6091)."""
+
+LONGEST_SMILES = 5000
+"""Characters of a SMILES: RDKit takes time by their square, and at some ten thousand atoms its stack overflows."""
 
 PROBE_MOLECULES = ("C1CCCCC1", "c1ccccc1", "CC(=O)O", "CCN", "O=C1CCCN1", "Oc1ccncc1", "FC(F)F", "CS(C)=O")
 """Molecules whose tokens must all differ: a tokenizer that lowers case, for one, merges the first two."""
@@ -44,13 +47,21 @@ def rdkit_chem() -> tuple[Any, Any]:
 def canonical_smiles(smiles: str) -> str | None:
     """Return RDKit's canonical SMILES of a molecule, None where RDKit cannot read it.
 
-    White space around the string is ignored. The empty string, anything that is not a string, and a SMILES
-    followed by a name or an extension block are invalid.
+    White space around the string is ignored. The empty string, anything that is not a string, a SMILES followed by a
+    name or an extension block, and one of more than `LONGEST_SMILES` characters are invalid.
     """
     rdkit_chem()
-    if not isinstance(smiles, str) or not smiles.strip():
+    if not isinstance(smiles, str) or not smiles.strip() or len(smiles) > LONGEST_SMILES:
         return None
     return _canonical(smiles.strip())
+
+
+def told_smiles(smiles: object) -> str:
+    """Return a SMILES for a message, and how long it is where that is what is wrong with it."""
+    long = isinstance(smiles, str) and len(smiles) > LONGEST_SMILES
+    return quoted(smiles) + (
+        f" ({len(str(smiles)):,} characters; at most {LONGEST_SMILES:,} are read)" if long else ""
+    )
 
 
 @lru_cache(maxsize=100_000)
@@ -90,7 +101,9 @@ def distinct_molecules(smiles: Iterable[str]) -> tuple[list[str], Indices]:
         if string not in canonical:
             found = canonical_smiles(string)
             if found is None:
-                raise InputError(f"SMILES at position {position} (from 0) is not valid: {string!r}")
+                raise InputError(
+                    f"SMILES at position {position} (from 0) is not valid: {told_smiles(string)}"
+                )
             canonical[string] = found
         row[position] = numbers.setdefault(canonical[string], len(numbers))
     return list(numbers), row

@@ -2,6 +2,9 @@
 
 Both carry one message meant for a person: what is wrong, where (file, column or row) and the remedy.
 The command line prints that message on stderr without a traceback. `ProblemsError` has several, one on each line.
+
+What a message quotes is the user's: of any length, with escape codes that a terminal would obey. `quoted` and `shown`
+cut it and make it visible; `one_line` does the same to whatever is printed, as a last resort.
 """
 
 import errno
@@ -9,17 +12,54 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+MOST_QUOTED, MOST_SHOWN, LONGEST_LINE = 80, 200, 490
+"""Characters of a value in a message, of a name or path in one, and of a whole message without the word before it."""
+
 EXIT_BAD_INPUT = 2
 EXIT_UNAVAILABLE = 3
 EXIT_INTERRUPTED = 130
+
+
+def visible(text: str, but: str = "") -> str:
+    r"""Return a text as it can be printed: what a terminal obeys or hides is spelled out (\x1b), except `but`.
+
+    These are control characters and escape codes, marks of the direction of text, blanks of no width, and the halves of
+    surrogate pairs that stand for bytes of a path that are no UTF-8.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in but else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """Return a user's name or path for a message: visible, and cut in its middle where it is longer than `most`."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        return "an integer of thousands of digits"
+    return _cut(visible(_cut(text, 2 * most)), most)
+
+
+def quoted(value: object, most: int = MOST_QUOTED) -> str:
+    """Return a user's value for a message: `shown`, a text in quotation marks."""
+    return f"'{shown(value, most)}'" if isinstance(value, str) else shown(value, most)
+
+
+def one_line(text: str, most: int = LONGEST_LINE) -> str:
+    """Return a message as one visible line of at most `most` characters, cut in its middle."""
+    return _cut(visible(" ".join(_cut(text, 4 * most).split("\n")).rstrip()), most)
+
+
+def _cut(text: str, most: int) -> str:
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
 
 
 class PerturbError(Exception):
@@ -30,7 +70,7 @@ class PerturbError(Exception):
     @property
     def lines(self) -> list[str]:
         """Return what a person is told, one line for each problem."""
-        return [" ".join(str(self).splitlines())]
+        return [one_line(str(self))]
 
 
 class InputError(PerturbError, ValueError):
@@ -55,7 +95,7 @@ class ProblemsError(UnavailableError):
     @property
     def lines(self) -> list[str]:
         """Return one line for each problem."""
-        return [" ".join(problem.splitlines()) for problem in self.problems]
+        return [one_line(problem) for problem in self.problems]
 
 
 class OutOfMemoryError(InputError):
@@ -112,13 +152,5 @@ def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
     return guarded
 
 
-def first_fault(error: "ValidationError") -> str:
-    """Return the first thing that is wrong with settings that pydantic refused, as "members[1].C: …"."""
-    found = error.errors()[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"]).lstrip(".")
-    message = found["msg"].removeprefix("Value error, ")
-    return f"{place or 'the file'}: {message[0].lower()}{message[1:]}"
-
-
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    sys.stderr.write(f"warning: {message}\n")
+    sys.stderr.write(f"warning: {one_line(str(message))}\n")

@@ -8,8 +8,7 @@
 
 A run computes everything first and writes it last; the manifest is written after the results it vouches for. Until
 then it keeps what it needs to go on in DIR/.run: its finished fits (`rapids_pipeline.backend.store`), and while it
-publishes a journal of what it is. One process writes to a folder at a time. Settings come from files, too: those that
-have no name are read from TOML.
+publishes a journal of what it is. One process writes to a folder at a time.
 """
 
 import hashlib
@@ -20,15 +19,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from rapids_pipeline.backend.devices import code_hash, installed_versions, provenance
-from rapids_pipeline.backend.errors import InputError, first_fault
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-S = TypeVar("S", bound="BaseModel")
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.limits import require_file
 
 SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.json", "manifest.json"
 MODEL = "model"
@@ -83,37 +78,6 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise InputError where a command would replace the file `path`, named by --out, and was not told to."""
     if path.exists() and not overwrite:
         raise InputError(f"--out {path}: exists already; choose another name or add --overwrite")
-
-
-def by_name_or_toml(name: str | Path, known: Mapping[str, S], settings: type[S], what: str) -> S:
-    """Return the settings of a known name, or those that a TOML file has, checked by their pydantic class.
-
-    Validators see in their context the `FOLDER` of the file: what it names must lie there (`within`).
-
-    Raises
-    ------
-    InputError
-        No such name (the message lists them, and calls them `what`) or file, or a file with other content (the
-        message names the key).
-    """
-    import tomllib
-
-    from pydantic import ValidationError
-
-    if str(name) in known:
-        return known[str(name)]
-    path = Path(name)
-    if path.suffix != ".toml":
-        raise InputError(f"no {what} {str(name)!r}; choose among {', '.join(known)}, or name a .toml file")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        return settings.model_validate(content, context={FOLDER: path.parent})
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from None
-    except ValidationError as error:
-        raise InputError(f"{path}: {first_fault(error)}") from None
 
 
 def from_file(context: Mapping[str, Any] | None) -> bool:
@@ -260,13 +224,15 @@ def require_writable(path: Path) -> None:
 
 
 def describe_input(path: Path) -> dict[str, Any]:
-    """Return how a manifest names an input file: absolute path, size in bytes and SHA-256."""
+    """Return how a manifest names an input file: absolute path, size in bytes and SHA-256; errors as `require_file`."""
+    require_file(path)
     return {"path": str(path.absolute()), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def model_folder(path: Path) -> Path:
     """Return the folder of a saved model: `path`, or its `model/` where `path` is the folder of a run."""
-    return path / MODEL if (path / MODEL).is_dir() else path
+    inside = path / MODEL
+    return inside if os.path.isdir(inside) else path  # noqa: PTH112 (takes names of any length)
 
 
 def write_json(path: Path, content: Any) -> None:

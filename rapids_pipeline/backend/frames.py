@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,12 +18,15 @@ import narwhals as nw
 import pandas as pd
 
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.errors import InputError, PerturbError
+from rapids_pipeline.backend.errors import InputError, PerturbError, one_line, quoted, shown
+from rapids_pipeline.backend.limits import refuse_large, require_file
 
 FrameLibrary = Literal["pandas", "polars", "cudf"]
 PARQUET_SUFFIXES = (".parquet", ".pq")
 DELIMITERS = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".txt": "\t", ".txt.gz": "\t"}
 """The delimiter that a suffix names, where a file's own header does not say another."""
+LONGEST_LINE, MOST_COLUMNS = 2**25, 1_000_000
+"""Characters and columns of a text file's first lines."""
 TABLE_SUFFIXES = (*PARQUET_SUFFIXES, *DELIMITERS)
 
 
@@ -41,21 +43,6 @@ def library_for(device: DeviceName) -> FrameLibrary:
     return "cudf" if device == "cuda" else "pandas"
 
 
-def require_file(path: Path) -> None:
-    """Raise InputError where `path` is missing, a folder, empty or not readable."""
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder, expected a file")
-        with path.open("rb") as stream:
-            first = stream.read(1)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if not first:
-        raise InputError(f"{path}: the file is empty (0 bytes)")
-
-
 @contextmanager
 def readable_as(kind: str, path: Path) -> Iterator[None]:
     """Turn whatever a reader raises about a broken file into an InputError; `kind` is what the file should be."""
@@ -64,7 +51,7 @@ def readable_as(kind: str, path: Path) -> Iterator[None]:
     except PerturbError:
         raise
     except Exception as error:  # every reader has its own errors
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error), 200)
         raise InputError(f"{path}: cannot be read as {kind} ({reason}); is the file complete?") from error
 
 
@@ -116,7 +103,7 @@ def read_table(
 
 def as_pandas(table: nw.DataFrame[Any]) -> pd.DataFrame:
     """Return a table of any library as pandas, with rows numbered from 0; here data leave the device."""
-    made: pd.DataFrame = table.to_arrow().to_pandas(ignore_metadata=True)
+    made: pd.DataFrame = table.to_arrow().replace_schema_metadata(None).to_pandas()
     return made
 
 
@@ -141,12 +128,43 @@ def refuse_repeated_columns(name: str, columns: Sequence[str]) -> None:
         )
 
 
+def opened_parquet(path: Path) -> Any:
+    """Return an open `pyarrow.parquet.ParquetFile`; InputError where it declares more than such a file can hold.
+
+    Also where a column holds no single values, such as lists or bytes.
+    """
+    from pyarrow.parquet import ParquetFile
+
+    file = ParquetFile(path, memory_map=True)
+    about = file.metadata
+    groups = [about.row_group(k) for k in range(about.num_row_groups)]
+    chunks = [group.column(k) for group in groups for k in range(group.num_columns)]
+    values = max(about.num_rows * about.num_columns, sum(chunk.num_values for chunk in chunks))
+    refuse_large(
+        path, max(4 * values, sum(chunk.total_uncompressed_size for chunk in chunks)), "what it declares"
+    )
+    for column in file.schema_arrow:
+        if not _is_plain(column.type):
+            raise InputError(
+                f"{path}: column {quoted(column.name)} holds {shown(column.type)}, expected text, numbers or dates; "
+                "make it one of these, or drop it"
+            )
+    return file
+
+
+def _is_plain(kind: Any) -> bool:
+    """Say whether values of an Arrow type are single, and text, numbers, truth values or dates."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    raw = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    return not (raw or types.is_nested(kind) or types.is_binary_view(kind))
+
+
 def column_names(path: Path) -> list[str]:
     """Return a table's column names as the file has them, repeated ones included, reading only its head."""
     if table_suffix(path) in PARQUET_SUFFIXES:
-        from pyarrow.parquet import read_schema
-
-        return list(read_schema(path).names)
+        return list(opened_parquet(path).schema_arrow.names)
     return text_layout(path).names
 
 
@@ -159,10 +177,14 @@ def text_layout(path: Path) -> TextLayout:
     if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start:
         raise InputError(f"{path}: is UTF-16 text; save it as UTF-8 (in Excel: CSV UTF-8)")
     with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
-        lines = list(islice(stream, 4))
+        lines = list(filter(None, (stream.readline(LONGEST_LINE) for _ in range(4))))
+    if any(len(line) == LONGEST_LINE for line in lines):
+        raise InputError(f"{path}: a line of it has more than {LONGEST_LINE:,} characters; is it a table?")
     bare = re.sub(r'"[^"]*"', "", lines[0] if lines else "")
     usual = DELIMITERS[suffix]
     delimiter = max(usual, *",;\t", key=bare.count)  # of equals the first
+    if bare.count(delimiter) > MOST_COLUMNS:
+        raise InputError(f"{path}: has more than {MOST_COLUMNS:,} columns; is it a table?")
     with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
         names = next(csv.reader(stream, delimiter=delimiter), [])
     found = [] if delimiter == "," and not any('"' in line for line in lines) else lines[1:]
@@ -175,22 +197,21 @@ def text_layout(path: Path) -> TextLayout:
 def first_labels(path: Path) -> "pd.Series[Any]":
     """Return the row labels of a table file without a name, otherwise its first column."""
     if table_suffix(path) in PARQUET_SUFFIXES:
-        from pyarrow.parquet import ParquetFile
-
-        names = column_names(path)
-        labels = [name for name in names if _is_row_label(name)] or names[:1]
-        return pd.Series(ParquetFile(path).read(columns=labels[:1]).column(0).to_pylist())
+        file = opened_parquet(path)
+        labels = [name for name in file.schema_arrow.names if _is_row_label(name)] or file.schema_arrow.names[
+            :1
+        ]
+        return pd.Series(file.read(columns=labels[:1]).column(0).to_pylist())
     layout = text_layout(path)
     return pd.read_csv(path, sep=layout.delimiter, usecols=[0], dtype="str").iloc[:, 0]
 
 
 def _read_parquet(path: Path, library: FrameLibrary) -> nw.DataFrame[Any]:
-    from pyarrow.parquet import ParquetFile
-
+    file = opened_parquet(path)
     if library != "pandas":
-        refuse_repeated_columns(str(path), column_names(path))
+        refuse_repeated_columns(str(path), file.schema_arrow.names)
         return without_row_labels(nw.read_parquet(str(path), backend=library))
-    native = ParquetFile(path, memory_map=True).read()
+    native = file.read()
     refuse_repeated_columns(str(path), native.column_names)
     return without_row_labels(nw.from_native(native, eager_only=True))
 

@@ -19,10 +19,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import rapids_pipeline
-from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError, exits_cleanly
+from rapids_pipeline.backend.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    InputError,
+    exits_cleanly,
+    one_line,
+)
 from rapids_pipeline.commands.options import with_home
 
 PLACES = (
@@ -31,6 +37,35 @@ PLACES = (
 """FILE, or FILE.FUNCTION, of every subcommand, in the order of the help."""
 SUBCOMMANDS = {place.rpartition(".")[2]: place for place in PLACES}
 HELP = {"help_option_names": ["-h", "--help"]}
+Misused: Any = typer.BadParameter.__mro__[2]
+"""What a wrong command line raises: click's ClickException, of which recent versions of typer have a copy."""
+
+
+class InOneLine:
+    """A command that says in one line what is wrong with its words, as it does of all else."""
+
+    def main(self, *words: Any, standalone_mode: bool = True, **how: Any) -> Any:
+        """Run the command; end the program with its exit code, unless it is part of another one."""
+        if not standalone_mode:
+            return super().main(*words, standalone_mode=False, **how)  # type: ignore[misc]
+        try:
+            ended = super().main(*words, standalone_mode=False, **how)  # type: ignore[misc]
+        except typer.Abort:
+            raise SystemExit(EXIT_INTERRUPTED) from None
+        except Misused as wrong:
+            message, called = wrong.format_message(), getattr(wrong, "ctx", None)
+            if not message or type(wrong).__name__ == "NoArgsIsHelpError":
+                wrong.show()
+            else:
+                hint = f" (`{called.command_path} --help` says more)" if called is not None else ""
+                told = one_line(message.replace("Input should be", "it must be"), 400)
+                sys.stderr.write(f"error: {told}{hint}\n")
+            raise SystemExit(wrong.exit_code) from None
+        raise SystemExit(ended if isinstance(ended, int) else 0)
+
+
+class Command(InOneLine, TyperCommand):
+    """One subcommand."""
 
 
 def subcommand(name: str) -> Any:
@@ -38,11 +73,11 @@ def subcommand(name: str) -> Any:
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     file, _, function = SUBCOMMANDS[name].partition(".")
     command = getattr(import_module(f"rapids_pipeline.commands.{file}"), function or "command")
-    single.command(name, context_settings=HELP)(exits_cleanly(with_home(command)))
+    single.command(name, cls=Command, context_settings=HELP)(exits_cleanly(with_home(command)))
     return typer.main.get_command(single)
 
 
-class Subcommands(TyperGroup):
+class Subcommands(InOneLine, TyperGroup):
     """The subcommands by name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -85,6 +120,8 @@ class Output(io.TextIOWrapper):
         Of `write` and `flush`: stdout cannot be written, such as to a full disk.
     """
 
+    replaced: Any = None
+
     @classmethod
     def of(cls, stream: Any) -> Any:
         """Return the same output as an object of this class; what is no plain file's text stays what it is."""
@@ -92,6 +129,7 @@ class Output(io.TextIOWrapper):
             return stream
         made = cls(stream.buffer, stream.encoding, "backslashreplace", None, stream.line_buffering)
         made.reconfigure(write_through=stream.write_through)
+        made.replaced = stream  # which closes what both write to where nobody has it any more
         return made
 
     def write(self, text: str) -> int:
@@ -139,7 +177,8 @@ def main(name: str | None = None) -> None:
     sys.stdout, sys.stderr = Output.of(sys.stdout), Output.of(sys.stderr)
     found = find_spec("features")
     if found is not None and Path(str(found.origin)).parents[1] != Path(rapids_pipeline.__file__).parents[1]:
-        sys.stderr.write(f"error: {found.origin} hides the package features of this program; rename it\n")
+        hides = f"{found.origin} hides the package features of this program; rename it"
+        sys.stderr.write(f"error: {one_line(hides)}\n")
         raise SystemExit(EXIT_BAD_INPUT)
     try:
         exits_cleanly(app if name is None else subcommand(name))()

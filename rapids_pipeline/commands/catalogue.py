@@ -28,34 +28,32 @@ Needed = Annotated[
 
 def recipes(name: RecipeArgument = None, toml: TomlOption = False) -> None:
     """List the recipes, or show one: its members and settings."""
-    from rich.console import Console
-
+    from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import recipe_table, recipes_table
     from rapids_pipeline.stack.recipe import RECIPES, recipe, to_toml
 
     if name is None:
         _refuse_toml(toml, "recipe")
-        Console().print(recipes_table(RECIPES))
+        print_report(recipes_table(RECIPES))
     elif toml:
         typer.echo(to_toml(recipe(name)), nl=False)
     else:
-        Console().print(recipe_table(recipe(name)))
+        print_report(recipe_table(recipe(name)))
 
 
 def features(name: SetArgument = None, toml: TomlOption = False) -> None:
     """List the feature sets, or show one: its blocks, and what each of them is fitted on."""
-    from rich.console import Console
-
     from features.feature_sets import FEATURE_SETS, feature_set
+    from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import feature_set_table, feature_sets_table
 
     if name is None:
         _refuse_toml(toml, "feature set")
-        Console().print(feature_sets_table(FEATURE_SETS))
+        print_report(feature_sets_table(FEATURE_SETS))
     elif toml:
         typer.echo(feature_set(name).to_toml(), nl=False)
     else:
-        Console().print(feature_set_table(feature_set(name)))
+        print_report(feature_set_table(feature_set(name)))
 
 
 def doctor(device: Needed = "auto", as_json: options.JsonOption = False) -> None:

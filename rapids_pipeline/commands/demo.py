@@ -5,15 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, visible
+from rapids_pipeline.backend.settings import LARGEST_SEED
 from rapids_pipeline.commands import evaluate, options
 from rapids_pipeline.commands.run import run_files
 
 if TYPE_CHECKING:
     from rapids_pipeline.data.demo import DemoFiles
 
-SeedOption = Annotated[int, typer.Option(help="The seed of the simulation, the folds and the boosting.")]
-GenesOption = Annotated[int | None, typer.Option(help="Simulate only this many genes instead of all 18,211.")]
+SeedOption = Annotated[
+    int,
+    typer.Option(min=0, max=LARGEST_SEED, help="The seed of the simulation, the folds and the boosting."),
+]
+GenesOption = Annotated[
+    int | None, typer.Option(min=1, help="Simulate only this many genes instead of all 18,211.")
+]
 
 
 @options.with_several
@@ -42,7 +48,7 @@ def command(
     with LiveStages().stage("simulate"), locked(out):
         files = simulated(out, seed, genes, overwrite)
     if data_only:
-        typer.echo(f"written: {files.train}, {files.test}, {files.truth}")
+        typer.echo(visible(f"written: {files.train}, {files.test}, {files.truth}"))
         return
     run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite, where)
     evaluate.command(out / "submission.csv", files.truth, files.train)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, shown
+from rapids_pipeline.backend.settings import LARGEST_SEED, message_of
 from rapids_pipeline.data.columns import DEFAULT_LAYER, TableOptions, chosen_columns
 
 if TYPE_CHECKING:
@@ -67,7 +68,11 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Take a first look: t
 FoldsOption = Annotated[
     int | None, typer.Option(help="The number of outer folds, 3 to 20. The recipe's own is the default.")
 ]
-SeedOption = Annotated[int, typer.Option(help="The seed of the folds and of the boosting.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=LARGEST_SEED, help="The seed of the folds and of the boosting.")
+]
+SplitFoldsOption = Annotated[int, typer.Option(min=2, max=1000, help="The number of folds of the split.")]
+RepeatsOption = Annotated[int, typer.Option(min=1, max=1000, help="How often the folds are dealt anew.")]
 EngineOption = Annotated[
     str | None,
     typer.Option(
@@ -243,7 +248,7 @@ def ingest(files: "ProblemFiles", device: "DeviceName", stages: "LiveStages") ->
 def announce(stages: "LiveStages", device: "Device", config: "RunConfig") -> None:
     """Print the device and the molecule features, and why they were chosen."""
     stages.say(f"device: {device.name} ({device.reason})")
-    stages.say(f"molecules: {config.molecules} ({config.molecules_because})")
+    stages.say(f"molecules: {shown(config.molecules)} ({config.molecules_because})")
 
 
 def names_in(text: str) -> tuple[str, ...]:
@@ -376,17 +381,14 @@ def _named(option: str, make: Callable[[], T]) -> T:
     try:
         return make()
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        given = "" if isinstance(first["input"], dict) else f" {first['input']}"
-        raise InputError(f"{option}{given}: {message[0].lower()}{message[1:]}") from None
+        raise InputError(f"{option}: {message_of(error.errors(include_url=False)[0])}") from None
 
 
 def numbers_in(option: str, text: str) -> tuple[float, ...]:
     """Return the numbers in an option's text, which are separated by commas; InputError where one is none."""
-    from rapids_pipeline.backend.errors import InputError
-
     try:
         return tuple(float(number) for number in names_in(text))
     except ValueError:
-        raise InputError(f"{option} {text}: give numbers separated by commas, such as 0.1,1,10") from None
+        raise InputError(
+            f"{option} {shown(text)}: give numbers separated by commas, such as 0.1,1,10"
+        ) from None

@@ -57,7 +57,7 @@ def command(
     from rapids_pipeline.data.columns import chosen_columns
     from rapids_pipeline.predictions.predict import files_beside, predict_file
     from rapids_pipeline.reports.doses import write_doses
-    from rapids_pipeline.reports.page import LiveStages
+    from rapids_pipeline.reports.page import LiveStages, print_report
 
     stages, chosen = LiveStages(), chosen_columns(column or (), columns)
     at_doses, at_times = options.numbers_in("--doses", doses), options.numbers_in("--times", times)
@@ -74,4 +74,6 @@ def command(
         raise
     for note in [*found.notes, *([drawn] if drawn else [])]:
         stages.say(note)
-    typer.echo(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {found.beside.name}")
+    print_report(
+        f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {found.beside.name}"
+    )

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
@@ -72,7 +70,7 @@ def run_files(
     heading, table = "MRRMSE on training rows that were held out:", stack_table(result.document)
     print_report(heading, table, *result_sentences(result.document), *result.notes)
     verb = "are in" if result.made else "written:"
-    typer.echo(
+    print_report(
         f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes {verb} {out}/submission.csv; "
         "beside it oof.parquet, scores.json, manifest.json, model/"
     )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rapids_pipeline.backend.errors import shown
 from rapids_pipeline.commands import options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
@@ -29,9 +30,7 @@ def command(
     ] = "compare",
     reference: Annotated[
         str | None,
-        typer.Option(
-            help="The set that differences are taken from, or mean. Default: onehot, or the first set named."
-        ),
+        typer.Option(help="From which set differences are taken, or mean. Default: onehot, or the first."),
     ] = None,
     model: Annotated[Literal["svr", "ridge", "boosting"], typer.Option(help="What is fitted.")] = "svr",
     split: Annotated[str, typer.Option(help=f"What is held out: {options.SPLIT_NAMES}.")] = "random",
@@ -40,9 +39,9 @@ def command(
         typer.Option(help="The pairs to predict, for --split scarce or made_scarce with --train."),
     ] = None,
     molecules: options.MoleculesOption = "auto",
-    folds: Annotated[int, typer.Option(help="The number of folds of the cross-validation.")] = 5,
-    repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
-    seed: Annotated[int, typer.Option(help="The seed of the folds.")] = 0,
+    folds: options.SplitFoldsOption = 5,
+    repeats: options.RepeatsOption = 1,
+    seed: options.SeedOption = 0,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
     where: options.Where = options.HERE,
@@ -58,11 +57,8 @@ def command(
     from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 
     folder = out or options.folder_of("screen", target)
-    stages, (encoder, because) = (
-        LiveStages(drawn=report.drawn, logged=report.logged),
-        chosen_encoder(molecules),
-    )
-    stages.say(f"molecules: {encoder} ({because})")
+    stages, (encoder, because) = LiveStages(None, report.drawn, report.logged), chosen_encoder(molecules)
+    stages.say(f"molecules: {shown(encoder)} ({because})")
     files = ProblemFiles(train, test, how, replicates).for_molecules(encoder)
     names = options.names_in(features) if features != "all" else ()
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, visible
 from rapids_pipeline.commands import demo, evaluate, options
 from rapids_pipeline.commands.demo import GenesOption, SeedOption
 from rapids_pipeline.commands.run import run_files
@@ -34,7 +34,7 @@ def command(
     from rapids_pipeline.data.problem import ProblemFiles
 
     if (found := files_in(data)) is None:
-        typer.echo(f"{data} holds no files: the demo on built-in, simulated data")
+        typer.echo(visible(f"{data} holds no files: the demo on built-in, simulated data"))
         demo.command(out, molecules, device, recipe, quick, seed, demo_genes, overwrite=overwrite)
         return
     config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError
+from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError, one_line, visible
 
 
 def command(
@@ -62,10 +62,10 @@ def command(
             raise InputError(f"--check writes nothing; leave out {', '.join(given)}")
         faults, fine = check_submission(check, runs, id_map, genes)
         for fault in faults:
-            typer.echo(f"error: {check}: {fault}", err=True)
+            typer.echo(f"error: {one_line(f'{check}: {fault}')}", err=True)
         if faults:
             raise typer.Exit(EXIT_BAD_INPUT)
-        typer.echo(fine)
+        typer.echo(visible(fine))
         return
     if out is None:
         raise InputError("give --out FILE to write a submission, or --check FILE to check one")
@@ -73,7 +73,7 @@ def command(
     options = FormatOptions(float_format, dataset_id, method_id)
     made, scores = write_submission(out, asked, options, overwrite=overwrite)
     for note in made.notes:
-        typer.echo(note, err=True)
+        typer.echo(visible(note), err=True)
     if scores is not None:
-        typer.echo(scores.text(asked.runs, asked.combination))
-    typer.echo(f"{len(made.rows.ids)} rows × {len(made.genes)} genes written: {out}")
+        typer.echo(visible(scores.text(asked.runs, asked.combination), but="\n"))
+    typer.echo(visible(f"{len(made.rows.ids)} rows × {len(made.genes)} genes written: {out}"))

@@ -21,15 +21,19 @@ def command(
     ] = None,
     out: options.OutOption = Path("runs/tune"),
     recipe: options.RecipeOption = "best",
-    minutes: Annotated[float, typer.Option(help="The time for trials in this session.")] = 10.0,
+    minutes: Annotated[
+        float, typer.Option(min=0, max=1e6, help="The time for trials in this session.")
+    ] = 10.0,
     trials: Annotated[
         int | None,
         typer.Option(
-            help="End at so many trials, earlier sessions included. Default: when the time is over."
+            min=1,
+            max=1_000_000,
+            help="End at so many trials, earlier sessions included. Default: when the time is over.",
         ),
     ] = None,
     split: options.SplitOption = "auto",
-    seed: Annotated[int, typer.Option(help="The seed of folds and trials.")] = 0,
+    seed: options.SeedOption = 0,
     molecules: options.MoleculesOption = "auto",
     device: options.DeviceOption = "auto",
     how: TableOptions = AS_OURS,

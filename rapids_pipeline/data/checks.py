@@ -1,18 +1,20 @@
 """What an input table must satisfy; every violation is one line that names file, row, column and remedy."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from features.molecules.smiles import canonical_smiles
+from features.molecules.smiles import canonical_smiles, told_smiles
 from rapids_pipeline.backend.arrays import Float32, Mask
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, quoted
 from rapids_pipeline.data.columns import PAIR
 
+LONGEST_NAME = 1000
+"""Characters of a gene, a cell type, a compound, an id: arrays of text take the length of the longest for each row."""
 WITHOUT_STRUCTURES = "take --molecules none, or --molecules TABLE (embeddings of any perturbation)"
 """What to do where compounds have no structure."""
 
@@ -28,6 +30,15 @@ def require_columns(path: Path, obs: pd.DataFrame, columns: Sequence[str]) -> No
         if len(absent):
             raise InputError(
                 f"{path}: column {name} has no value in {rows_named(absent)}; fill it or drop the row"
+            )
+
+
+def refuse_long(path: Path, what: str, names: Iterable[object]) -> None:
+    """Raise InputError where a name, such as a gene's or a compound's, has more than `LONGEST_NAME` characters."""
+    for name in names:
+        if isinstance(name, str) and len(name) > LONGEST_NAME:
+            raise InputError(
+                f"{path}: {what} {quoted(name)} has {len(name):,} characters; a name has at most {LONGEST_NAME:,}"
             )
 
 
@@ -99,7 +110,7 @@ def refuse_text_among_numbers(
     if listed or (len(present) and numeric.mean() > 0.5 and not identifiers):
         row = next(iter([*numeric.index[~numeric], *numeric.index]), 0)
         raise InputError(
-            f"{path}: column {name} holds text among numbers: row {row + 1} has {column[row]!r}; make it a number"
+            f"{path}: column {name} holds text among numbers: row {row + 1} has {quoted(column[row])}; make it a number"
         )
 
 
@@ -135,14 +146,14 @@ def check_smiles(path: Path, obs: pd.DataFrame) -> None:
     distinct = obs[obs["SMILES"] != ""].drop_duplicates(["sm_name", "SMILES"])
     for row, name, smiles in zip(distinct.index, distinct["sm_name"], distinct["SMILES"], strict=True):
         if canonical_smiles(smiles) is None:
-            raise InputError(f"{path}: row {row + 1} ({name}): {smiles!r} is not a valid SMILES")
+            raise InputError(f"{path}: row {row + 1} ({name}): {told_smiles(smiles)} is not a valid SMILES")
     first: dict[str, tuple[int, str]] = {}
     for row, name, smiles in zip(distinct.index, distinct["sm_name"], distinct["SMILES"], strict=True):
         first_row, first_smiles = first.setdefault(name, (row, smiles))
         if not same_molecule(first_smiles, smiles):
             raise InputError(
-                f"{path}: compound {name!r} has two SMILES: {first_smiles!r} in row {first_row + 1} and "
-                f"{smiles!r} in row {row + 1}; one name must be one molecule"
+                f"{path}: compound {quoted(name)} has two SMILES: {quoted(first_smiles)} in row {first_row + 1} and "
+                f"{quoted(smiles)} in row {row + 1}; one name must be one molecule"
             )
 
 
@@ -160,4 +171,4 @@ def rows_named(index: "pd.Index[Any]") -> str:
 def some_of(names: Sequence[str]) -> str:
     """Return the first three names and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3])) + more
+    return ", ".join(map(quoted, names[:3])) + more

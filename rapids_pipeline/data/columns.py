@@ -11,7 +11,6 @@ in silence: `--column MEANING=NAME` or a columns.toml says which (`meanings`). T
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, quoted, shown
 
 DEFAULT_LAYER = "clipped_sign_log10_pval"
 """The layer of an Open Problems `.h5ad` file that holds the responses."""
@@ -136,22 +135,21 @@ def chosen_columns(given: Sequence[str], file: Path | None = None) -> dict[str, 
     """
     found: dict[str, str] = {}
     if file is not None:
-        from rapids_pipeline.backend.frames import readable_as, require_file
+        from rapids_pipeline.backend.settings import read_toml
 
-        require_file(file)
-        with readable_as("TOML", file):
-            content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-        columns = content.get("columns")
+        columns = read_toml(file).get("columns")
         if not isinstance(columns, dict) or not all(isinstance(name, str) for name in columns.values()):
-            raise InputError(f'{file}: needs a table [columns] with lines such as cell_type = "cell_line"')
-        found = {_meaning(str(file), meaning): name for meaning, name in columns.items()}
+            raise InputError(
+                f'{shown(file)}: needs a table [columns] with lines such as cell_type = "cell_line"'
+            )
+        found = {_meaning(shown(file), meaning): name for meaning, name in columns.items()}
     options: dict[str, str] = {}
     for text in given:
         meaning, equals, name = (part.strip() for part in text.partition("="))
         if not equals:
-            raise InputError(f"--column {text}: give MEANING=NAME, such as cell_type=cell_line")
-        if _meaning(f"--column {text}", meaning) in options:
-            raise InputError(f"--column {text}: {meaning} is given twice")
+            raise InputError(f"--column {shown(text)}: give MEANING=NAME, such as cell_type=cell_line")
+        if _meaning(f"--column {shown(text)}", meaning) in options:
+            raise InputError(f"--column {shown(text)}: {meaning} is given twice")
         options[meaning] = name
     return found | options
 
@@ -190,7 +188,7 @@ def read_as_text(options: TableOptions, *others: str) -> Callable[[str], bool]:
 
 def _meaning(source: str, meaning: str) -> str:
     if meaning not in ALIASES:
-        raise InputError(f"{source}: no meaning {meaning!r}; there are {', '.join(ALIASES)}")
+        raise InputError(f"{source}: no meaning {quoted(meaning)}; there are {', '.join(ALIASES)}")
     return meaning
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.frames import require_file
+from rapids_pipeline.backend.limits import require_file
 from rapids_pipeline.data.checks import refuse_repeated, some_of
 from rapids_pipeline.data.columns import meaning_of
 

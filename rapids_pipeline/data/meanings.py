@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data.checks import refuse_long
 from rapids_pipeline.data.columns import (
     ALIASES,
     NUMBER_MEANINGS,
@@ -52,6 +53,8 @@ def with_meanings(
     replaced = [meaning for meaning, name in chosen.items() if meaning != name and meaning in obs.columns]
     renamed = obs.drop(columns=replaced).rename(columns={name: meaning for meaning, name in chosen.items()})
     labels = {name: cleaned(renamed[name]) for name in chosen if name in TEXT_MEANINGS}
+    for name in labels.keys() - {"SMILES"}:
+        refuse_long(path, f"in column {name}", labels[name])
     renamed = renamed.assign(**labels, **{name: values for name, (values, _) in made.items()})
     said = [
         f"{meaning} is column {name!r}{made[meaning][1] if meaning in made else ''}"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.molecules.smiles import canonical_smiles
+from features.molecules.smiles import canonical_smiles, told_smiles
 from features.rows import DOSE, TIME, context_numbers
 from rapids_pipeline.backend.arrays import Indices, Labels
 from rapids_pipeline.backend.errors import InputError
@@ -348,7 +348,7 @@ def _named(path: Path, pairs: pd.DataFrame, names_of: Mapping[str, str]) -> "pd.
     if invalid.any():
         row = pairs.index[invalid][0]
         named = f" ({names[row]})" if isinstance(names[row], str) else ""
-        raise InputError(f"{path}: row {row + 1}{named}: {smiles[row]!r} is not a valid SMILES")
+        raise InputError(f"{path}: row {row + 1}{named}: {told_smiles(smiles[row])} is not a valid SMILES")
     made = {string: names_of.get(str(molecule), str(molecule)) for string, molecule in canonical.items()}
     return names.where(names.notna(), smiles.map(made))
 

@@ -5,6 +5,7 @@
 No result therefore depends on the order of the rows in a file.
 """
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -74,7 +75,9 @@ class ProblemFiles:
             "molecules": self.table,
         }
         return {
-            name: describe_input(path) for name, path in named.items() if path is not None and path.is_file()
+            name: describe_input(path)
+            for name, path in named.items()
+            if path is not None and os.path.isfile(path)  # noqa: PTH113 (takes names of any length)
         }
 
 
@@ -138,7 +141,7 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     ------
     InputError, UnavailableError
         As `read_training`, `read_pairs`, `with_smiles`, `read_embedding_table` and `EmbeddingTable.require`; without
-        structures also as `refuse_near`, for compounds.
+        structures also as `refuse_near`, for compounds. All training rows are alike.
     """
     library = library_for(device)
     if files.replicates not in get_args(Replicates):
@@ -146,6 +149,10 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     read, pairs = _training(files, library)
     measured, copies = without_copies(read)
     data = averaged(measured) if files.replicates == "mean" else measured
+    if len(data.Y) > 1 and (data.Y == data.Y[:1]).all():
+        raise InputError(
+            f"{files.train}: every gene has one value in all rows, so there is nothing to learn from it"
+        )
     notes = [*data.notes, *copies]
     if files.test is not None:
         pairs, said = read_pairs(files.test, data.obs, files.options, library=library)

@@ -8,6 +8,9 @@ Each reader returns metadata (a row a sample), Y of float32 (samples × genes, C
 """
 
 import gzip
+import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +20,17 @@ import numpy as np
 import pandas as pd
 
 from rapids_pipeline.backend.arrays import Float32
-from rapids_pipeline.backend.errors import InputError, UnavailableError
-from rapids_pipeline.backend.frames import readable_as, require_file, table_suffix
-from rapids_pipeline.data.checks import refuse_repeated, some_of
+from rapids_pipeline.backend.errors import InputError, UnavailableError, quoted
+from rapids_pipeline.backend.frames import readable_as, table_suffix
+from rapids_pipeline.backend.limits import refuse_large, require_file
+from rapids_pipeline.data.checks import refuse_long, refuse_repeated, some_of
 from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, PREDICTION_LAYER, TableOptions, meaning_of
 
 Matrix = tuple[pd.DataFrame, Float32, list[str]]
 """Metadata (a row a sample), Y and the genes."""
+
+LONGEST_HEAD = 100_000
+"""Characters of a GCT file's first two lines, which have blank cells where a spreadsheet wrote them."""
 
 
 def read_matrix(path: Path, options: TableOptions) -> Matrix:
@@ -57,19 +64,68 @@ def opened_h5ad(path: Path) -> Iterator[Any]:
     require_anndata(path)
     import h5py
 
+    with readable_as(table_suffix(path), path):
+        _require_sound(path)
     with readable_as(table_suffix(path), path), h5py.File(path, "r") as file:
         _require_whole(path, file)
         yield file
 
 
+PROBE = """
+import sys, h5py
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+except ImportError:
+    pass
+def look(name, part):
+    for key in part.attrs:
+        part.attrs[key]
+    if isinstance(part, h5py.Dataset) and part.dtype.kind == "O" and not (part.external or part.is_virtual):
+        part[:10_000_000] if part.ndim == 1 else None
+with h5py.File(sys.argv[1], "r") as file:
+    file.visititems(look)
+"""
+"""Reads all attributes and texts of an HDF5 file, nothing that lies in another file, in so many bytes of memory."""
+PROBE_S, PROBE_BYTES = 8.0, 2**30
+
+
+def _require_sound(path: Path) -> None:
+    """Raise an error where the HDF5 library fails, crashes or never ends on the attributes and texts of a file.
+
+    Another process tries, since nothing stops the library in this one.
+    """
+    size = path.stat().st_size
+    argv = [sys.executable, "-P", "-c", PROBE, str(path), str(PROBE_BYTES + 20 * size)]
+    try:
+        ended = subprocess.run(
+            argv, capture_output=True, text=True, errors="replace", timeout=PROBE_S + size / 1e8
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError("the HDF5 library does not end on it") from None
+    if ended.returncode < 0:
+        raise ValueError("the HDF5 library crashes on it")
+    if ended.returncode:
+        raise ValueError(
+            ended.stderr.strip().rpartition("\n")[2].partition(": ")[2] or "its texts are damaged"
+        )
+
+
 def _require_whole(path: Path, file: Any) -> None:
-    """Raise InputError where a part of an open HDF5 file lies in another file: it could be any file of the reader."""
+    """Raise InputError where a part of an open HDF5 file lies in another file, or the parts declare too much.
+
+    A part elsewhere could be any file of the reader.
+    """
     import h5py
 
+    declared = 0
+
     def look(name: str, link: Any) -> str | None:
+        nonlocal declared
         if isinstance(link, h5py.HardLink):
             found = file[name]
             away = isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)
+            declared += (found.size or 0) * found.dtype.itemsize if isinstance(found, h5py.Dataset) else 0
         else:
             away = isinstance(link, h5py.ExternalLink)
         return name if away else None
@@ -79,6 +135,23 @@ def _require_whole(path: Path, file: Any) -> None:
         raise InputError(
             f"{path}: {elsewhere[:80]!r} lies in another file, and other files are not followed; write it into this one"
         )
+    refuse_large(path, declared, "what it declares")
+
+
+def to_dense(path: Path, matrix: Any) -> Any:
+    """Return a matrix of an AnnData file as an array.
+
+    Raises
+    ------
+    InputError
+        It is sparse, and its rows or columns do not exist (scipy would read beyond its memory), or there are too many.
+    """
+    if not hasattr(matrix, "toarray"):
+        return np.asarray(matrix)
+    refuse_large(path, 4.0 * math.prod(matrix.shape), "its sparse matrix") if path.exists() else None
+    with readable_as("a sparse matrix", path):
+        matrix.check_format(full_check=True)
+    return matrix.toarray()
 
 
 def h5ad_genes(file: Any) -> list[str]:
@@ -121,8 +194,7 @@ def _annotated(
         raise InputError(
             f"{path}: looks transposed: var has cell types or compounds; write data.T, samples as rows"
         )
-    matrix = read(places[layer])
-    dense = matrix.toarray() if hasattr(matrix, "toarray") else np.asarray(matrix)
+    dense = to_dense(path, read(places[layer]))
     unnamed = layer == PREDICTION_LAYER and not set(PAIR) <= set(obs.columns)
     if "id" not in obs.columns and (obs.index.name == "id" or unnamed):
         obs = obs.rename_axis(index="id").reset_index()
@@ -138,14 +210,16 @@ def _read_gct(path: Path, options: TableOptions) -> Matrix:
     opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
     with readable_as("GCT", path):
         with opener(path, "rt", encoding="utf-8-sig") as stream:
-            version = stream.readline().strip()
-            sizes = [int(size) for size in stream.readline().split()]
+            version = stream.readline(LONGEST_HEAD).strip()
+            sizes = [int(size) for size in stream.readline(LONGEST_HEAD).split()]
         if version not in ("#1.2", "#1.3"):
             raise InputError(f"{path}: starts with {version[:20]!r}; GCT 1.2 and 1.3 (#1.3) are read")
         n_genes, n_samples, n_row, n_column = [*sizes, 1, 0][:4] if version == "#1.2" else sizes
         first = 1 + n_row
         how: dict[str, Any] = {"sep": "\t", "quoting": 3, "keep_default_na": False, "na_values": [""]}
         head = pd.read_csv(path, skiprows=2, nrows=n_column, dtype="str", **how)
+        if head.shape[1] != first + n_samples:
+            raise ValueError(f"{head.shape[1] - first} samples instead of {n_samples}")
         types = dict.fromkeys(range(first), "str") | dict.fromkeys(range(first, first + n_samples), "float32")
         how["na_values"] = ["", "NA", "NaN", "nan", "na", "-666"]
         body = pd.read_csv(path, skiprows=3 + n_column, header=None, dtype=types, **how)
@@ -167,6 +241,9 @@ def _read_gctx(path: Path, options: TableOptions) -> Matrix:
             for axis in ("ROW", "COL")
         ]
         matrix = file["0/DATA/0/matrix"][:]
+    for axis, table in zip(("ROW", "COL"), tables, strict=True):
+        if "id" not in table.columns:
+            raise InputError(f"{path}: /0/META/{axis} has no id; is the file complete?")
     var, obs = tables[0].set_index("id"), tables[1]
     return _checked(path, _with_ids(obs, obs["id"]), matrix, var, options)
 
@@ -182,14 +259,23 @@ READERS: dict[str, Callable[[Path, TableOptions], Matrix]] = {
 
 def _checked(path: Path, obs: pd.DataFrame, matrix: Any, var: pd.DataFrame, options: TableOptions) -> Matrix:
     """Name the genes, and make the matrix float32."""
+    numbers = np.asarray(matrix)
+    if numbers.dtype.kind not in "fiub":
+        raise InputError(f"{path}: its matrix holds {quoted(numbers.dtype)}, expected numbers")
     with np.errstate(over="ignore"):  # a value beyond float32 becomes inf, which is refused by name later
-        Y = np.ascontiguousarray(matrix, dtype=np.float32)
+        Y = np.ascontiguousarray(numbers, dtype=np.float32)
     column = options.gene_column
     if column is not None and column not in var.columns:
         shown = ", ".join(map(str, var.columns)) or "none"
         raise InputError(f"{path}: no gene column {column!r}; --gene-column can be {shown[:300]}")
     genes = [str(name) for name in (var.index if column is None else var[column])]
+    if Y.shape != (len(obs), len(genes)):
+        raise InputError(
+            f"{path}: its matrix is {' × '.join(map(str, Y.shape)) or 'one number'}, and it names {len(obs)} rows and "
+            f"{len(genes)} genes; is the file complete?"
+        )
     refuse_repeated(path, "gene", genes)
+    refuse_long(path, "gene", genes)
     both = [name for name in genes if name in obs.columns]
     if both:
         raise InputError(f"{path}: {some_of(both)} names both a gene and a metadata column; rename one")

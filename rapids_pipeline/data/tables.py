@@ -31,6 +31,7 @@ from rapids_pipeline.backend.frames import (
 from rapids_pipeline.data.checks import (
     as_text,
     check_smiles,
+    refuse_long,
     refuse_non_finite,
     refuse_text_among_numbers,
     refuse_unusable,
@@ -189,6 +190,7 @@ def split_table(path: Path, table: nw.DataFrame[Any], options: TableOptions = AS
             f"{path}: no gene columns: none of its {len(table.columns)} columns is numeric and not metadata; "
             f"the first are: {shown}"
         )
+    refuse_long(path, "gene", genes)
     by_gene = np.empty((len(genes), len(table)), dtype=np.float32)
     with np.errstate(over="ignore"):  # a value beyond float32 becomes inf, which is refused by name later
         for row, column in zip(by_gene, table.select(genes).to_arrow().itercolumns(), strict=True):

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from rapids_pipeline.backend.arrays import Float64, Mask
-from rapids_pipeline.backend.frames import column_names, readable_as, require_file, table_suffix
+from rapids_pipeline.backend.frames import column_names, opened_parquet, readable_as, table_suffix
+from rapids_pipeline.backend.limits import require_file
 from rapids_pipeline.data.columns import PREDICTION_LAYER
 from rapids_pipeline.data.genes import is_metadata
-from rapids_pipeline.data.readers import h5ad_genes, opened_h5ad
+from rapids_pipeline.data.readers import h5ad_genes, opened_h5ad, to_dense
 from rapids_pipeline.predictions.formats import (
     CSV_SUFFIXES,
     as_float32,
@@ -165,9 +166,7 @@ def _parse(path: Path, n_columns: int) -> tuple[Any, list[Any]]:
 
 
 def _read_parquet(path: Path) -> SubmissionFile:
-    from pyarrow.parquet import ParquetFile
-
-    table = ParquetFile(path).read()
+    table = opened_parquet(path).read()
     columns = list(table.column_names)
     labels = [k for k, name in enumerate(columns) if name.startswith("__index_level_")]
     return _found(table, columns, *_id_column(columns), labels)
@@ -182,8 +181,7 @@ def _read_h5ad(path: Path) -> SubmissionFile:
         layers = sorted(file.get("layers", []))
         if PREDICTION_LAYER in layers:
             matrix = read_elem(file[f"layers/{PREDICTION_LAYER}"])
-            dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
-            values = np.asarray(dense, dtype=np.float64)
+            values = np.asarray(to_dense(path, matrix), dtype=np.float64)
         else:
             shown = ", ".join(layers) or "none"
             faults.append(f"missing layer {PREDICTION_LAYER!r}; its layers are: {shown}")

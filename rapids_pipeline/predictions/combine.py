@@ -17,7 +17,8 @@ import pandas as pd
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import manifest_part, read_manifest, recorded_hash
-from rapids_pipeline.backend.frames import readable_as, require_file
+from rapids_pipeline.backend.frames import opened_parquet, readable_as
+from rapids_pipeline.backend.limits import require_file
 from rapids_pipeline.data.checks import some_of
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.tables import PerturbationData
@@ -262,11 +263,9 @@ def out_of_fold_scores(
 
 def _opened(path: Path, truth: PerturbationData, train: Path) -> Any:
     """Return an open `oof.parquet` that has the rows of `truth`, in their order, and its genes."""
-    from pyarrow.parquet import ParquetFile
-
     require_file(path)
     with readable_as("Parquet", path):
-        file = ParquetFile(path)
+        file = opened_parquet(path)
         names = set(file.schema_arrow.names)
         absent = [name for name in (*PAIR, *truth.genes) if name not in names]
         if absent:

@@ -37,6 +37,7 @@ from rapids_pipeline.backend.files import (
     written,
 )
 from rapids_pipeline.backend.frames import table_suffix
+from rapids_pipeline.backend.limits import require_file
 from rapids_pipeline.backend.locks import Journal
 from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit
 from rapids_pipeline.backend.progress import Progress, Stages
@@ -242,6 +243,7 @@ def _to_parts(work: "PairPredictor", parts: PartFolder, stages: Stages, executor
 
 def _identity(folder: Path, pairs_file: Path, rows: int) -> dict[str, Any]:
     """Return what determines the numbers and their parts; the model's manifest has the hashes of its files."""
+    require_file(pairs_file)
     return {
         "model": sha256_of(folder / "manifest.json"),
         "pairs": sha256_of(pairs_file),

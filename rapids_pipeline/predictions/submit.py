@@ -24,9 +24,10 @@ from rapids_pipeline.backend.frames import (
     TABLE_SUFFIXES,
     column_names,
     read_table,
-    require_file,
+    readable_as,
     table_suffix,
 )
+from rapids_pipeline.backend.limits import require_file
 from rapids_pipeline.data.checks import as_text, refuse_repeated
 from rapids_pipeline.data.columns import AS_OURS, PAIR, TEST_COLUMNS, TableOptions
 from rapids_pipeline.data.genes import gene_list
@@ -179,7 +180,9 @@ def read_gene_list(path: Path) -> list[str]:
             genes = h5ad_genes(file)
     elif suffix in TABLE_SUFFIXES and not suffix.startswith(".txt"):
         require_file(path)
-        if len(column_names(path)) == 1:
+        with readable_as("a table", path):
+            names = column_names(path)
+        if len(names) == 1:
             raise InputError(
                 f"{path}: is a table of one column; a list of genes is a .txt file, one name a line"
             )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.table import Column, Table
+from rich.text import Text
 
 from rapids_pipeline.backend.files import written
 from rapids_pipeline.evaluation.metrics import METRICS
@@ -37,8 +38,8 @@ def method_table(found: CrossValidation) -> Table:
         if one.baseline and not found.methods[place - 1].baseline:
             table.add_section()
         error = number(one.error)
-        cells = [f"[bold]{error}[/bold]" if one.error == best else error, _interval(one)]
-        cells += [] if one.expected is None else [number(one.expected.error)]
+        cells = [Text(error, "bold" if one.error == best else ""), Text(_interval(one))]
+        cells += [] if one.expected is None else [Text(number(one.expected.error))]
         table.add_row(one.name, *cells, number(one.scores["mean_rowwise_pearson"]))
     return table
 

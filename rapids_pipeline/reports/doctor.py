@@ -28,7 +28,7 @@ from rapids_pipeline.backend.errors import PerturbError
 CPU_PACKAGES = "numpy scipy pandas pyarrow scikit-learn numba rdkit torch transformers anndata".split()
 
 State = Literal["ok", "missing", "unsupported"]
-STATES = {"ok": "[green]ok[/green]", "missing": "[dim]missing[/dim]", "unsupported": "[red]unsupported[/red]"}
+STYLES = {"ok": "green", "missing": "dim", "unsupported": "red"}
 """How the table shows a state."""
 
 
@@ -145,11 +145,12 @@ def _lacking(extra: str, *modules: str) -> str:
 
 def print_diagnosis(found: Diagnosis) -> None:
     """Print the diagnosis as tables."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
+    from rapids_pipeline.reports.page import PlainConsole
+
+    console = PlainConsole()
     machine, memory = found.machine, found.machine["memory_bytes"]
     console.print(
         f"rapids-perturb {machine['rapids-perturb']}, Python {machine['python']}, {machine['system']}, "
@@ -157,10 +158,10 @@ def print_diagnosis(found: Diagnosis) -> None:
     )
     packages = Table("package", "found", "supported", "state", title="Packages", title_justify="left")
     for line in found.packages:
-        packages.add_row(line.name, line.found, line.supported, STATES[line.state])
+        packages.add_row(line.name, line.found, line.supported, Text(line.state, STYLES[line.state]))
     parts = Table("for", "name", "runs on", "available", title="Parts chosen by name", title_justify="left")
     for part in found.parts:
-        parts.add_row(part.kind, part.name, part.device, escape(part.obstacle) or "[green]yes[/green]")
+        parts.add_row(part.kind, part.name, part.device, part.obstacle or Text("yes", "green"))
     console.print(packages)
     console.print(parts)
     if found.driver:
@@ -172,4 +173,4 @@ def print_diagnosis(found: Diagnosis) -> None:
         console.print(f"driver: {found.driver.version}, CUDA up to {cuda}")
     console.print("a GPU run cannot start:" if found.problems else "a GPU run can start")
     for problem in found.problems:
-        console.print(f"  {problem}", soft_wrap=True, markup=False)
+        console.print(f"  {problem}", soft_wrap=True)

@@ -22,7 +22,10 @@ from markupsafe import Markup, escape
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.segment import Segment
+from rich.text import Text
 
+from rapids_pipeline.backend.errors import one_line, visible
 from rapids_pipeline.backend.files import written
 from rapids_pipeline.backend.progress import Progress, Stages
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 BETTER, WORSE, UNDECIDED, PLAIN, GREY = "#2166ac", "#b2182b", "#5b6673", "#2f7d8f", "#8a8f96"
 UNKNOWN = "–"
+LONGEST_NOTE = 4000
+"""Characters of a line that a stage says: notes list names, of which there may be millions."""
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that steer a terminal or turn the direction of the text around them."""
 
@@ -167,7 +172,7 @@ def svg(draw: "Callable[[], Figure]", name: str, label: str) -> Markup:
         if element.get("href", "").startswith("#"):
             element.set("href", f"#{name}-{element.attrib['href'][1:]}")
     root.set("role", "img")
-    root.set("aria-label", label)
+    root.set("aria-label", visible(label))
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
@@ -265,6 +270,34 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+# --- terminals --------------------------------------------------------------------------------------------
+
+
+class PlainConsole(Console):
+    """A terminal on which text is text: no markup, no emoji by name, and control characters are spelled out.
+
+    Whoever wants words in bold or colour gives a `rich.text.Text`.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Return a text that is printed as it is: spelled out before widths are measured."""
+        return super().render_str(visible(text, but="\n"), **how | {"markup": False, "emoji": False})
+
+    def render(self, renderable: RenderableType, options: Any = None) -> Iterable[Segment]:
+        """Yield what is printed; what came as a `Text` is spelled out here at the latest."""
+        for segment in super().render(renderable, options):
+            plain = segment.control is not None or segment.text.isprintable()
+            yield segment if plain else Segment(visible(segment.text, but="\n"), segment.style)
+
+
+def words(text: str, style: str = "") -> Text:
+    """Return a text for a table, spelled out, in a style."""
+    return Text(visible(text, but="\n"), style)
+
+
 # --- stages -----------------------------------------------------------------------------------------------
 
 
@@ -324,7 +357,7 @@ class LiveStages(Stages):
         logged: Callable[[Any], str] = lambda _: "",
     ) -> None:
         super().__init__()
-        self.console = console or Console(stderr=True)
+        self.console = console or PlainConsole(stderr=True)
         self.drawn, self.logged = drawn, logged
         self.latest: Any = None
 
@@ -332,7 +365,7 @@ class LiveStages(Stages):
     def shown(self, name: str) -> Iterator[Progress]:
         """Show a bar until the stage ends, on a terminal."""
         columns = (
-            TextColumn("{task.description:<15}"),
+            TextColumn("{task.description:<15}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -347,15 +380,13 @@ class LiveStages(Stages):
         self.say(f"  {name:<15} {self.seconds[name]:7.1f} s")
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        """Print a line; one of some thousand characters is cut."""
+        line = one_line(text, LONGEST_NOTE)
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_report(*parts: RenderableType) -> None:
     """Print the parts of a report to stdout: tables, and sentences, in which nothing is markup."""
-    console = Console()
+    console = PlainConsole()
     for part in parts:
-        if isinstance(part, str):
-            console.print(part, highlight=False, soft_wrap=True, markup=False)
-        else:
-            console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str))

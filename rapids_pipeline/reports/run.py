@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from features.feature_sets import FeatureSet
@@ -33,8 +34,8 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def _cell(score: float, bold: bool) -> str:
-    return f"[bold]{score:.4f}[/bold]" if bold else f"{score:.4f}"
+def _cell(score: float, bold: bool) -> Text:
+    return Text(f"{score:.4f}", "bold" if bold else "")
 
 
 def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
@@ -51,7 +52,7 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
         table.add_column("baseline", no_wrap=True)
     for metric, value in scores[ours].items():
         higher = HIGHER_IS_BETTER[metric]
-        cells = [f"{value:.4f}"]
+        cells: list[str | Text] = [f"{value:.4f}"]
         if others:
             best = (max if higher else min)(others, key=lambda name, m=metric: scores[name][m])  # type: ignore[misc]
             theirs = scores[best][metric]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
+from rapids_pipeline.backend.errors import visible
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.page import (
     BETTER,
@@ -83,7 +83,7 @@ def screen_table(screen: Screen) -> Table:
 
     The column "verdict" says "better" or "worse" where the interval of the difference excludes zero.
     """
-    title = Text(f"{screen.metric} of {screen.target}; ref.: {screen.reference}")
+    title = page.words(f"{screen.metric} of {screen.target}; ref.: {screen.reference}")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     several = len(screen.genes) > 1
     interval = f"{percent(screen.level)} interval"
@@ -91,16 +91,16 @@ def screen_table(screen: Screen) -> Table:
     for heading in [*headings, *(["genes\nbetter"] if several else []), "seconds"]:
         # Where the terminal is narrow, intervals take several lines; all else stays whole.
         justify: Literal["left", "right"] = "left" if heading in ("feature set", "verdict") else "right"
-        table.add_column(Text(heading), justify=justify, overflow="fold", no_wrap=heading != interval)
+        table.add_column(page.words(heading), justify=justify, overflow="fold", no_wrap=heading != interval)
     styles = {"better": "bold green", "worse": "red"}
     for row in _rows(screen):
-        name, style = row["name"], styles.get(row["verdict"], "")
+        name, style = visible(row["name"]), styles.get(row["verdict"], "")
         folded = "\n".join(name[k : k + NAME_WIDTH] for k in range(0, len(name), NAME_WIDTH))
         interval = ", ".join(filter(None, (row["low"], row["high"])))
         verdict = "ref." if row["verdict"] == "reference" else row["verdict"]
-        cells = map(Text, (row["rank"], folded, row["columns"], row["score"]))
-        judged = (Text(cell, style) for cell in (row["difference"], interval, verdict))
-        table.add_row(*cells, *judged, *(Text(row[k]) for k in ("improved", "seconds") if k in row))
+        cells = map(page.words, (row["rank"], folded, row["columns"], row["score"]))
+        judged = (page.words(cell, style) for cell in (row["difference"], interval, verdict))
+        table.add_row(*cells, *judged, *(page.words(row[k]) for k in ("improved", "seconds") if k in row))
     return table
 
 

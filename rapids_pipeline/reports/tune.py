@@ -59,7 +59,7 @@ def drawn(course: Course) -> Text:
     earlier = f", {course.earlier} of earlier sessions" if course.earlier else ""
     best = ", ".join(f"{name} {change(math.expm1(score))}" for name, score in course.best.items())
     time = f"{course.spent:.1f} of {course.minutes:g} minutes"
-    return Text(f"{course.trials}{limit} trials{earlier}; {time}{f'; error: {best}' if best else ''}")
+    return page.words(f"{course.trials}{limit} trials{earlier}; {time}{f'; error: {best}' if best else ''}")
 
 
 def logged(course: Course) -> str:

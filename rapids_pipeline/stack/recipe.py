@@ -33,17 +33,36 @@ from pydantic import Field, PlainValidator, SerializeAsAny, ValidationInfo, mode
 from features.feature_sets import FEATURE_SETS, FeatureSet
 from features.molecules import NONE, TABLE, is_table
 from features.rows import varying
-from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import by_name_or_toml
+from rapids_pipeline.backend.errors import InputError, quoted, shown
+from rapids_pipeline.backend.settings import LARGEST_SEED, bounded, by_name_or_toml, named, words
 from rapids_pipeline.stack.members import KINDS
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
-from rapids_pipeline.stack.members.member import PSEUDO, REMEDY, Member, PseudoLabels, StageConfig
+from rapids_pipeline.stack.members.member import (
+    MOST_MEMBERS,
+    PSEUDO,
+    REMEDY,
+    Member,
+    PseudoLabels,
+    StageConfig,
+)
 from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
 
 if TYPE_CHECKING:
     import pandas as pd
 
+RESERVED = (
+    *("pipeline", "zeros", "mean_outcome", "mean_across_celltypes", "mean_across_compounds"),
+    *(
+        "shrunken_compound_mean",
+        "additive",
+        "ridge",
+        "tanimoto_neighbours",
+        "nearest_context",
+        "context_mean",
+    ),
+)
+"""What a table of scores calls the whole recipe and the baselines."""
 OLD_KEYS = ("svrs", "kernels", "boosting", "pseudo_labels")
 
 
@@ -51,9 +70,11 @@ def _member(value: Any, info: ValidationInfo) -> Member:
     """Return a member from its settings; the kind says of which class."""
     if isinstance(value, Member):
         return value
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in KINDS:
-        raise ValueError(f"no kind of member {kind!r}; choose among {', '.join(KINDS)}")
+    if not isinstance(value, dict):
+        raise ValueError("must be a table with the settings of a member")
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"no kind of member {quoted(kind)}; choose among {', '.join(KINDS)}")
     return KINDS[kind].model_validate(value, context=info.context)
 
 
@@ -82,10 +103,10 @@ class Form:
 class Recipe(StageConfig):
     """A method: members, how they are stacked, blended and, where the evidence says so, trained again."""
 
-    name: str = Field(min_length=1)
-    description: str = ""
-    n_folds: int = Field(default=5, ge=3, le=20)
-    members: tuple[AnyMember, ...] = Field(min_length=1)
+    name: Annotated[str, named()]
+    description: Annotated[str, words()] = ""
+    n_folds: Annotated[int, bounded(3, 20, "every member is fitted once a fold")] = 5
+    members: tuple[AnyMember, ...] = Field(min_length=1, max_length=MOST_MEMBERS)
     blend: BlendConfig = BlendConfig()
 
     @model_validator(mode="before")
@@ -103,11 +124,15 @@ class Recipe(StageConfig):
         twice = [name for name in forms if forms.count(name) > 1]
         if twice:
             raise ValueError(f"two members are called {twice[0]}: give one of them another name")
+        taken = [name for name in forms if name in RESERVED]
+        if taken:
+            raise ValueError(f"a member is called {taken[0]}, as something else in a run's scores: rename it")
         for member in self.members:
             for other in (*member.stacks_on, *member.pseudo_labels.teacher):
                 if other not in names:
                     raise ValueError(
-                        f"{member.name}: there is no member {other}; the members are {', '.join(names)}"
+                        f"{member.name}: there is no member {shown(other)}; the members are "
+                        f"{shown(', '.join(names), 200)}"
                     )
             for listed in (member.stacks_on, member.pseudo_labels.teacher):
                 if len(set(listed)) < len(listed):
@@ -218,7 +243,7 @@ class RunConfig(StageConfig):
     recipe: Recipe
     molecules: str = "chemberta"
     molecules_because: str = Field(default="asked for", exclude=True)
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, bounded(0, LARGEST_SEED)] = 0
 
     def resolved(self) -> "RunConfig":
         """Return the settings with `molecules` in the recipe's members; InputError as `Recipe.without_molecules`."""

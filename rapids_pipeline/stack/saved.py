@@ -33,8 +33,9 @@ from features.rows import DOSE, TIME, Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError, first_fault
+from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
 from rapids_pipeline.backend.files import FOLDER
+from rapids_pipeline.backend.settings import first_fault
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.blend import Weights, weights_from_state
 from rapids_pipeline.stack.members.member import Model

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from features.reduction import Products, TruncatedSVD
 
 TransformName = Literal["none", "asinh", "gene_scale"]
+SCALES = (1e-3, 1e3)
+"""From the smallest to the largest scale of asinh that settings take: below all is linear, above logarithmic."""
 TRANSFORMS: tuple[TransformName, ...] = ("none", "asinh", "gene_scale")
 
 LEAST_SQUARE = 1e-4

@@ -43,6 +43,37 @@ def test_usage_errors_end_with_2(word):
     assert result.exit_code == 2 and "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "--nope"], "No such option: --nope"),
+        (["run", "--folds", "x"], "Invalid value for '--folds': "),
+        (["run"], "Missing option '--train'"),
+        (["nope"], "No such command 'nope'"),
+        (["recipes", "a", "b"], "Got unexpected extra argument"),
+        (["run", "--replicates", "[/x]"], "Invalid value for '--replicates': "),
+        (["screen", "--folds", "1000000000"], "Invalid value for '--folds': "),
+        (["screen", "--seed", str(2**64)], "Invalid value for '--seed': "),
+        (["screen", "--repeats", "0"], "Invalid value for '--repeats': "),
+        (["cv", "--train", "x", "--folds", "-1"], "Invalid value for '--folds': "),
+        (["tune", "--train", "x", "--minutes", "inf"], "Invalid value for '--minutes': "),
+        (["tune", "--train", "x", "--trials", "0"], "Invalid value for '--trials': "),
+        (["demo", "--genes", "0"], "Invalid value for '--genes': "),
+        (["run", "x" * 100_000], "Missing option"),
+        (["\x1b[31m" + "x" * 100_000], "No such command '\\x1b[31mxxx"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(words, says):
+    line = error_line(invoke(*words))
+    assert line.startswith(f"error: {says}") and len(line) <= 500 and "--help` says more)" in line
+    assert line.isprintable()
+
+
+def test_without_words_the_help_is_shown():
+    shown = invoke()
+    assert shown.exit_code == 2 and "Usage" in shown.output and "error: " not in shown.output
+
+
 def test_a_message_of_several_lines_is_printed_as_one(small, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise InputError("first\nsecond")

@@ -199,9 +199,9 @@ def test_too_few_rows_are_refused(tiny):
 ASKED = "choose among best, standard, published, quick, or name a .toml"
 BAD_OPTIONS = [
     ("--device", "tpu", "--device tpu: choose one of auto, cpu, cuda"),
-    ("--folds", 2, "--folds 2: input should be greater than or equal to 3"),
-    ("--folds", 21, "--folds 21: input should be less than or equal to 20"),
-    ("--seed", -1, "--seed -1: input should be greater than or equal to 0"),
+    ("--folds", 2, "--folds: must be a whole number from 3 to 20, not 2: every member"),
+    ("--folds", 21, "--folds: must be a whole number from 3 to 20, not 21: every member"),
+    ("--seed", -1, "Invalid value for '--seed': "),
     ("--molecules", "mordred", "--molecules mordred: choose auto, morgan, descriptors, chemberta, an"),
     ("--engine", "libsvm", "choose one of auto"),
     ("--boosting-engine", "magic", "no boosting engine 'magic'; choose one of auto, exact"),

@@ -228,3 +228,10 @@ def test_canonical_order_does_not_depend_on_the_file(pairs):
     obs = pd.DataFrame(pairs, columns=["cell_type", "sm_name"])
     ordered = obs.iloc[canonical_order(obs)]
     assert list(ordered.itertuples(index=False, name=None)) == sorted(pairs)
+
+
+def test_rows_that_are_all_alike_teach_nothing(tmp_path):
+    genes = ["A1BG", "A1BG-AS1", "A2M", "ZZZ3"]
+    path = write(table().assign(**dict.fromkeys(genes, 0.0)), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="every gene has one value in all rows, so there is nothing"):
+        open_problem(ProblemFiles(path, None))

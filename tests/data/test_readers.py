@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.faults import matrices
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.data import readers
 from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.tables import read_responses, read_training, training_from_frame
 from tests.data.tables_example import GENES, responses, table
@@ -200,3 +202,55 @@ def test_the_real_layouts_are_as_they_were(shared_data):
     assert len(whole.notes) == 1 and whole.notes[0].startswith(
         "op2: 18211 gene(s) have one value in all rows: 'A1BG'"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("sparse", "indices far out of bounds", r"cannot be read as a sparse matrix \("),
+        ("sparse", "short indptr", r"cannot be read as a sparse matrix \("),
+        ("sparse", "indptr beyond", r"cannot be read as a sparse matrix \("),
+        (
+            "sparse",
+            "a wide shape",
+            "its sparse matrix takes 128.0 GB or more, over 100 times the file's size",
+        ),
+        ("dense", "X of 1000000000000×3", "what it declares takes 12000.0 GB or more, over 100 times"),
+        ("dense", "X short", "its matrix is 29 × 3, and it names 32 rows and 3 genes; is the file complete?"),
+        ("dense", "X 1-D", "its matrix is 32, and it names 32 rows and 3 genes; is the file complete?"),
+        ("dense", "X complex", "its matrix holds complex64, expected numbers"),
+        ("dense", "a long gene", "gene 'x+…x+' has 100,000 characters; a name has at most 1,000"),
+        ("gctx", "no ids", "/0/META/COL has no id; is the file complete?"),
+        ("gctx", "matrix text", "its matrix holds object, expected numbers"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(tmp_path, kind, name, message):
+    whole, changes, suffix = {
+        "sparse": (matrices.h5ad(sparse=True), matrices.SPARSE, ".h5ad"),
+        "dense": (matrices.h5ad(), matrices.H5AD, ".h5ad"),
+        "gctx": (matrices.gctx(), matrices.GCTX, ".gctx"),
+    }[kind]
+    path = tmp_path / f"t{suffix}"
+    path.write_bytes(whole)
+    assert read_training(path).Y.shape == (32, 3)
+    path.write_bytes(matrices.changed(whole, changes[name]))
+    with pytest.raises(InputError, match=f"^{path}: {message}"):
+        read_training(path)
+
+
+def test_a_file_on_which_the_hdf5_library_never_ends_is_refused(tmp_path, monkeypatch):
+    """A heap of texts that is all zeros is walked through for ever."""
+    monkeypatch.setattr(readers, "PROBE_S", 3.0)
+    whole = matrices.h5ad()
+    at = whole.index(b"GCOL") + 16
+    path = tmp_path / "t.h5ad"
+    path.write_bytes(whole[:at] + bytes(1000) + whole[at + 1000 :])
+    with pytest.raises(InputError, match=r"cannot be read as \.h5ad \(the HDF5 library does not end on it\)"):
+        read_training(path)
+
+
+def test_a_gct_file_has_as_many_samples_as_it_says(tmp_path):
+    path = write_gct(tmp_path / "t.gct")
+    path.write_text(path.read_text().replace("4\t6\t2", "4\t1000000000\t2"))
+    with pytest.raises(InputError, match=r"cannot be read as GCT \(6 samples instead of 1000000000\)"):
+        read_training(path)

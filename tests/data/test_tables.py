@@ -379,9 +379,9 @@ def test_places_without_a_file_are_refused(tmp_path):
         "none/none.csv": "no such file",
         "file/none.csv": "no such file",
         "folder.parquet": "is a folder, expected a file",
-        "x" * 300 + ".csv": r"cannot be read \(",
+        "x" * 300 + ".csv": r"cannot be read \(File name too long\)",
     }.items():
-        with pytest.raises(InputError, match=f"{place}: {message}"):
+        with pytest.raises(InputError, match=f"{place[-20:]}: {message}"):
             read_training(tmp_path / place)
 
 
@@ -423,3 +423,41 @@ def test_predictions_need_no_metadata(tmp_path):
     data = read_responses(path)
     assert data.genes == ("A1BG", "A2M")
     assert data.obs["id"].tolist() == list("fedcba")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (
+            "SMILES",
+            "C" * 5001,
+            r"row 1 \(ethanol\): 'C+…C+' \(5,001 characters; at most 5,000 are read\) is",
+        ),
+        (
+            "cell_type",
+            "x" * 1001,
+            r"in column cell_type 'x+…x+' has 1,001 characters; a name has at most 1,000",
+        ),
+        ("sm_name", "x" * 1001, r"in column sm_name 'x+…x+' has 1,001 characters; a name has at most 1,000"),
+    ],
+)
+def test_what_is_too_long_is_cut_in_the_message(tmp_path, column, value, message):
+    path = write(with_value(column, 1, value), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=message) as caught:
+        read_training(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_long_gene_is_named(tmp_path):
+    path = write(table().rename(columns={"A1BG": "g" * 1001}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"gene 'g+…g+' has 1,001 characters; a name has at most 1,000"):
+        read_training(path)
+
+
+def test_pandas_own_notes_in_a_parquet_file_are_not_read(tmp_path):
+    import pyarrow as pa
+
+    made = pa.Table.from_pandas(table(), preserve_index=False)
+    damaged = made.replace_schema_metadata({b"pandas": b"{\xff"})
+    pa.parquet.write_table(damaged, tmp_path / "t.parquet")
+    np.testing.assert_array_equal(read_training(tmp_path / "t.parquet").Y, responses().astype(np.float32))

@@ -177,12 +177,32 @@ def test_the_example_of_the_documentation_is_a_feature_set(tmp_path):
     ]
 
 
+BLOCK = 'name = "x"\n[[blocks]]\nkind = "statistics"\ncolumn = "sm_name"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("name = ", "not a TOML file"),
-        ('name = "x"', "blocks: field required"),
-        ('name = "x"\nblocks = []', "blocks: "),
+        ('name = "x"', "blocks: is missing"),
+        ('name = "x"\nblocks = []', "blocks: must have at least 1"),
+        ('name = "[/x]\\u001b"', r"name: '\[/x\]\\x1b' has characters that cannot be seen"),
+        ('name = "x"\n' + 101 * '[[blocks]]\nkind = "molecules"\n', "blocks: has more than 100"),
+        (
+            BLOCK + "smoothing = 1e300",
+            r"smoothing: must be a number from 0 to 1e\+09, not 1e\+300: it counts",
+        ),
+        (
+            BLOCK + "n_folds = 1",
+            "n_folds: must be a whole number from 2 to 1,000, not 1: the statistics are made",
+        ),
+        (
+            BLOCK + "n_components = 1e9",
+            "n_components: must be a whole number from 1 to 100,000, not 10000000",
+        ),
+        (BLOCK + f"statistics = {['mean'] * 51}", "statistics: has more than 50"),
+        (BLOCK + f"statistics = ['quantile_0.{'9' * 5000}']", "has more than 40 characters"),
+        (BLOCK + "statistics = ['mean', 'mean']", "name every statistic once"),
         ('name = "x"\n[[blocks]]\nkind = "onehot"\ncolumn = "donor"', r"blocks\[0\].*column"),
         ('name = "x"\n[[blocks]]\nkind = "magic"', r"blocks\[0\].*magic"),
         ('name = "x"\n[[blocks]]\nkind = "molecules"\nbits = 3', r"blocks\[0\].*bits"),

@@ -116,7 +116,7 @@ def test_what_the_target_space_keeps_is_told():
             {"stacks_on": ()},
             "feature set boosting reads predictions of other members: name them in stacks_on",
         ),
-        ({"n_components": 0}, "greater than or equal to 1"),
+        ({"n_components": 0}, "from 1 to 100,000"),
         ({"transform": "log"}, "transform"),
     ],
 )

@@ -194,7 +194,7 @@ def test_noise_of_rows():
         ({"weights": {"cell_tipe": 1.0}}, "no kernel factor 'cell_tipe'"),
         ({"epsilon": 0.1}, "squared errors, which have no tube"),
         ({"engine": "auto"}, "would leave open which loss is meant"),
-        ({"penalty": 0.0}, "greater than 0"),
+        ({"penalty": 0.0}, "from 1e-08 to 1e"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(values, message):

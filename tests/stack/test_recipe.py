@@ -6,10 +6,12 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands.options import RecipeChanges, changed_recipe, run_config
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES
+from rapids_pipeline.pipeline import PIPELINE
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
 from rapids_pipeline.stack.members.svr import SvrMember
-from rapids_pipeline.stack.recipe import RECIPES, Recipe, RunConfig, recipe, to_toml
+from rapids_pipeline.stack.recipe import RECIPES, RESERVED, Recipe, RunConfig, recipe, to_toml
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -116,19 +118,22 @@ SVR = member("svr")
     ("text", "says"),
     [
         ("name = ", "not a TOML file"),
-        ("n_folds = 5", "name: field required"),
-        ('name = "x"\ncolour = 1\n[[members]]\nkind = "svr"', "colour: extra inputs are not permitted"),
-        ('name = "x"', "members: field required"),
-        ('name = "x"\nmembers = []', "members: tuple should have at least 1 item"),
+        ("n_folds = 5", "name: is missing"),
+        ('name = "x"\ncolour = 1\n[[members]]\nkind = "svr"', "colour: there is no such setting"),
+        ('name = "x"', "members: is missing"),
+        ('name = "x"\nmembers = []', "members: must have at least 1"),
         (
             'name = "x"\n[[members]]\nC = 1',
             r"members\[0\]: no kind of member None; choose among svr, own_target_svr",
         ),
         (member("magic"), r"members\[0\]: no kind of member 'magic'"),
-        (member("svr", "C = -1"), r"members\[0\].C: input should be greater than 0"),
-        (member("svr", "colour = 1"), r"members\[0\].colour: extra inputs are not permitted"),
+        (
+            member("svr", "C = -1"),
+            r"members\[0\].C: must be a number from 1e-08 to 1e\+08, not -1: far beyond, all models are alike",
+        ),
+        (member("svr", "colour = 1"), r"members\[0\].colour: there is no such setting"),
         (member("svr", 'features = "magic"'), r"members\[0\].features: no feature set 'magic'"),
-        (member("own_target_svr", 'kernel = "linear"'), "kernel: extra inputs are not permitted"),
+        (member("own_target_svr", 'kernel = "linear"'), "kernel: there is no such setting"),
         (SVR + '[[members]]\nkind = "svr"', "two members are called svr_shared"),
         (
             SVR + above("a", ["svr_shared"], "pseudo_labels = {}") + above("a_pseudo", ["svr_shared"]),
@@ -148,9 +153,12 @@ SVR = member("svr")
         ),
         (
             SVR + above("a", ["svr_shared"], 'pseudo_labels = { use = "maybe" }'),
-            r"members\[1\].pseudo_labels.use: input should be",
+            r"members\[1\].pseudo_labels.use: must be 'auto', 'on' or 'off', not 'maybe'",
         ),
-        (SVR + above("a", ["svr_shared"], 'transform = "magic"'), r"members\[1\].transform: input should be"),
+        (
+            SVR + above("a", ["svr_shared"], 'transform = "magic"'),
+            r"members\[1\].transform: must be 'none', 'asinh' or 'gene_scale', not 'magic'",
+        ),
         (
             SVR
             + """[[members]]
@@ -184,6 +192,137 @@ def test_a_file_that_is_no_recipe_is_refused_by_its_key(tmp_path, text, says):
         recipe(tmp_path / "bad.toml")
 
 
+KERNEL = "{ weights = { tanimoto = 1.0 }, SETTING }"
+BOUNDS = [
+    ("svr", "C", "1e-300", "a number from 1e-08 to 1e+08, not 1e-300: far beyond, all models are alike"),
+    ("svr", "epsilon", "1e308", "a number from 0 to 1e+09, not 1e+308: a tube wider than all responses"),
+    ("svr", "gamma", "0", "a number from 1e-09 to 1e+09 or 'scale', not 0: far beyond, all models are alike"),
+    ("svr", "gamma", "-1", "a number from 1e-09 to 1e+09 or 'scale', not -1"),
+    ("svr", "gamma", "inf", "a number from 1e-09 to 1e+09 or 'scale', not inf"),
+    ("svr", "gamma", "nan", "a number from 1e-09 to 1e+09 or 'scale', not nan"),
+    ("svr", "gamma", "'auto'", "a number from 1e-09 to 1e+09 or 'scale', not 'auto'"),
+    ("svr", "tol", "inf", "a number from 1e-12 to 1, not inf: it is a share of what a solution may be off"),
+    ("svr", "max_iter", "0", "a whole number from 1 to 1,000,000,000, not 0"),
+    ("booster", "n_estimators", "1e12", "a whole number from 1 to 100,000, not 1000000000000.0: all trees"),
+    (
+        "booster",
+        "n_seeds",
+        "1000000000",
+        "a whole number from 1 to 1,000, not 1,000,000,000: each is a booster",
+    ),
+    ("booster", "n_components", "1e9", "a whole number from 1 to 100,000 or 'none', not 1000000000.0"),
+    ("booster", "learning_rate", "0", "a number from 1e-06 to 1, not 0"),
+    ("booster", "learning_rate", "nan", "a number from 1e-06 to 1, not nan"),
+    ("booster", "max_depth", "31", "a whole number from 1 to 30, not 31: a tree doubles with each level"),
+    ("booster", "max_bins", "257", "a whole number from 3 to 256, not 257: a bin is a byte"),
+    ("booster", "min_samples_leaf", "0", "a whole number from 1 to 1,000,000,000, not 0"),
+    ("booster", "colsample", "1.5", "a number from 1e-06 to 1, not 1.5: it is a share of the columns"),
+    ("booster", "subsample", "0", "a number from 1e-06 to 1, not 0: it is a share of the rows"),
+    ("booster", "reg_lambda", "inf", "a number from 0 to 1e+09, not inf"),
+    ("booster", "encoder_sigma", "-1", "a number from 0 to 100, not -1"),
+    ("booster", "early_stopping_rounds", "0", "a whole number from 1 to 100,000, not 0"),
+    ("booster", "transform_scale", "1e300", "a number from 0.001 to 1000, not 1e+300: it counts root mean"),
+    ("composite", "penalty", "0", "a number from 1e-08 to 1e+08, not 0: far beyond, all models are alike"),
+    ("composite", "penalty_growth", "11", "a number from 0 to 10, not 11: it is an exponent"),
+    ("composite", "n_components", "0", "a whole number from 1 to 100,000, not 0"),
+    ("composite", "dose_length", "0", "a number from 0.001 to 1000, not 0: it counts decades"),
+    ("composite", "time_length", "1e300", "a number from 0.001 to 1000, not 1e+300: it counts decades"),
+    ("composite", "profile_shrinkage", "nan", "a number from 0 to 1e+06, not nan: it counts rows"),
+    ("composite", "noise_exponent", "2", "a number from 0 to 1, not 2"),
+]
+
+
+@pytest.mark.parametrize(("kind", "setting", "value", "says"), BOUNDS)
+def test_every_number_has_bounds(tmp_path, kind, setting, value, says):
+    more = f"{setting} = {value}"
+    place = "members[0]." + ("known_compounds." * (kind == "composite")) + setting
+    if kind == "composite":
+        kernels = KERNEL.replace("SETTING", more), KERNEL.replace(", SETTING", "")
+        more = f"known_compounds = {kernels[0]}\nnew_compounds = {kernels[1]}"
+    path = tmp_path / "bad.toml"
+    path.write_text(member(kind, more if kind == "composite" else f"features = 'onehot_loo'\n{more}"))
+    with pytest.raises(InputError) as caught:
+        recipe(path)
+    assert str(caught.value).startswith(f"{path}: {place}: must be {says}")
+
+
+def weighted(weights):
+    return member(
+        "composite", f"[members.known_compounds.weights]\n{weights}\n[members.new_compounds.weights]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            weighted("tanimoto = 1e300"),
+            "the weight of 'tanimoto' must be a number from 0 to 1e+06, not 1e+300",
+        ),
+        (weighted("tanimoto = nan"), "the weight of 'tanimoto' must be a number from 0 to 1e+06, not nan"),
+        (weighted("tanimoto = true"), "the weight of 'tanimoto' must be a number from 0 to 1e+06, not True"),
+        (
+            weighted(f"{'x' * 1000} = 1"),
+            f"no kernel factor '{'x' * 40}…{'x' * 39}': it has 1,000 characters",
+        ),
+        (
+            weighted("\n".join(f"x{k} = 1" for k in range(101))),
+            "has 101 terms, and a kernel at most 100: each is a matrix between all rows",
+        ),
+        (
+            member("composite", "known_compounds = { weights = [] }"),
+            "must be a table of weights, such as { tanimoto = 1.0 }",
+        ),
+    ],
+)
+def test_weights_of_kernels_have_bounds(tmp_path, text, says):
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        recipe(tmp_path / "bad.toml")
+    assert str(caught.value) == f"{tmp_path}/bad.toml: members[0].known_compounds.weights: {says}"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            member("svr", "name = 'pipeline'"),
+            "a member is called pipeline, as something else in a run's scores",
+        ),
+        (member("svr", "name = 'zeros'"), "a member is called zeros, as something else in a run's scores"),
+        (member("svr", "name = ''"), "members[0].name: must be a name without blanks at its ends, not ''"),
+        (member("svr", "engine = ' '"), "members[0].engine: must be a name without blanks at its ends"),
+        ('name = "x"\n' + "[[members]]\nkind = 'svr'\n" * 51, "members: has more than 50"),
+        (SVR + above("a", ["x"] * 51), "members[1].stacks_on: has more than 50"),
+        (SVR + above("a", ["x" * 1000]), f"a: there is no member {'x' * 100}…{'x' * 99}; the members are"),
+        (SVR.replace('"x"', '"[/x]"') + "n_folds = 1e9", "members[0].n_folds: there is no such setting"),
+        (
+            "n_folds = 1e9\n" + SVR,
+            "n_folds: must be a whole number from 3 to 20, not 1000000000.0: every member",
+        ),
+        ('name = "x"\nmembers = [[]]', "members[0]: must be a table with the settings of a member"),
+        (
+            'name = "x"\n[[members]]\nkind = ["svr"]',
+            "members[0]: no kind of member ['svr']; choose among svr",
+        ),
+        (member("svr", f"kind2 = 1\nengine = '{'x' * 101}'"), "members[0].engine: a name has at most 100"),
+        (
+            member("svr", "pseudo_labels = { weight = 1e300 }"),
+            "members[0].pseudo_labels.weight: must be a",
+        ),
+    ],
+)
+def test_names_and_lists_have_bounds(tmp_path, text, says):
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        recipe(tmp_path / "bad.toml")
+    assert says in str(caught.value)
+
+
+def test_no_member_has_a_name_that_scores_use():
+    assert set(RESERVED) == {PIPELINE, *ALL_BASELINES, *CONTEXT_BASELINES}
+
+
 def test_unknown_names_and_files():
     with pytest.raises(
         InputError, match="no recipe 'magic'; choose among best, standard, published, quick, or name"
@@ -196,11 +335,11 @@ def test_unknown_names_and_files():
 @pytest.mark.parametrize(
     ("changes", "seed", "says"),
     [
-        (RecipeChanges(folds=2), 0, "--folds 2: input should be greater than or equal to 3"),
+        (RecipeChanges(folds=2), 0, "--folds: must be a whole number from 3 to 20, not 2: every member"),
         (RecipeChanges(svr_features="boosting"), 0, "--svr-features: boosting: feature set boosting reads"),
         (RecipeChanges(svr_features="onehot,onehot"), 0, "--svr-features: two members are called onehot"),
         (RecipeChanges(boosting_features="svr_per_target"), 0, "--boosting-features: svr_per_target gives"),
-        (RecipeChanges(), -1, "--seed -1: input should be"),
+        (RecipeChanges(), -1, "--seed: must be a whole number from 0 to 2,147,483,647, not -1"),
         (
             RecipeChanges(engine="ridge"),
             0,

@@ -238,7 +238,7 @@ def test_an_easier_split_is_called_so(small_files, tmp_path):
     [
         ("--split magic", f"--split magic: choose among {', '.join(SPLITS)}"),
         ("--split scarce", "--split scarce: needs the pairs to predict (--test FILE)"),
-        ("--repeats 0", "--repeats 0: must be at least 1"),
+        ("--repeats 0", "Invalid value for '--repeats': it must be greater than or equal to 1"),
         ("--split compound --folds 99", "99 folds of 30 compounds: take from 2 to 30"),
         ("--recipe magic", "no recipe 'magic'"),
     ],

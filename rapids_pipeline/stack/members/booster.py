@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Indices
 from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.settings import bounded, named
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.boosting.engines import choose_engine
 from rapids_pipeline.boosting.trees import TreeEnsemble
-from rapids_pipeline.stack.members.member import Features, Fits, TrainingSet, WithFeatures
-from rapids_pipeline.stack.target_space import Compact, Part, TargetSpace, TransformName
+from rapids_pipeline.stack.members.member import MOST_COMPONENTS, Features, Fits, TrainingSet, WithFeatures
+from rapids_pipeline.stack.target_space import SCALES, Compact, Part, TargetSpace, TransformName
 
 if TYPE_CHECKING:
     from rapids_pipeline.boosting import MultiOutputBooster
@@ -52,22 +53,22 @@ class BoosterMember(WithFeatures):
 
     kind: Literal["booster"] = "booster"
     transform: TransformName = "none"
-    transform_scale: float = Field(default=2.0, gt=0)
+    transform_scale: Annotated[float, bounded(*SCALES, "it counts root mean squares")] = 2.0
     centre: bool = False
-    n_components: Annotated[int, Field(ge=1)] | Literal["none"] = 45
-    n_estimators: int = Field(default=500, ge=1)
-    learning_rate: float = Field(default=0.02, gt=0, le=1)
-    max_depth: int = Field(default=6, ge=1)
-    min_samples_leaf: int = Field(default=1, ge=1)
-    colsample: float = Field(default=0.2, gt=0, le=1)
-    subsample: float = Field(default=1.0, gt=0, le=1)
-    reg_lambda: float = Field(default=1.0, ge=0)
-    max_bins: int = Field(default=256, ge=3, le=256)
-    early_stopping_rounds: int | None = Field(default=None, ge=1)
-    encoder_sigma: float = Field(default=0.21, ge=0)
-    n_seeds: int = Field(default=1, ge=1)
+    n_components: Annotated[int | Literal["none"], bounded(1, MOST_COMPONENTS, words=["none"])] = 45
+    n_estimators: Annotated[int, bounded(1, 100_000, "all trees are in memory")] = 500
+    learning_rate: Annotated[float, bounded(1e-6, 1.0)] = 0.02
+    max_depth: Annotated[int, bounded(1, 30, "a tree doubles with each level")] = 6
+    min_samples_leaf: Annotated[int, bounded(1, 1_000_000_000)] = 1
+    colsample: Annotated[float, bounded(1e-6, 1.0, "it is a share of the columns")] = 0.2
+    subsample: Annotated[float, bounded(1e-6, 1.0, "it is a share of the rows")] = 1.0
+    reg_lambda: Annotated[float, bounded(0.0, 1e9, "beyond, trees learn nothing")] = 1.0
+    max_bins: Annotated[int, bounded(3, 256, "a bin is a byte")] = 256
+    early_stopping_rounds: Annotated[int | None, bounded(1, 100_000, optional=True)] = None
+    encoder_sigma: Annotated[float, bounded(0.0, 100.0, "it is the noise of an encoding of size 1")] = 0.21
+    n_seeds: Annotated[int, bounded(1, 1000, "each is a booster of its own")] = 1
     aggregate: Literal["median", "mean"] = "median"
-    engine: str = "auto"
+    engine: Annotated[str, named()] = "auto"
     features: Features = FEATURE_SETS["boosting"]
 
     @model_validator(mode="after")

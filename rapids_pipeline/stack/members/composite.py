@@ -14,30 +14,77 @@ has a response profile, and `new_compounds` for all others. Where the training r
 the terms of their `context_weights`, too, and a compound measured at another dose or time is `known_compounds`'.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from features.molecules import NONE, fitted_in_fold, refuse_foreign
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Array, Float32, Float64, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, quoted
 from rapids_pipeline.backend.files import from_file
+from rapids_pipeline.backend.settings import bounded, is_number, named
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.composite import MOLECULES, CompositeKernel, LearntKernel, renamed
 from rapids_pipeline.kernels.response_profiles import DOSE_LENGTH, TIME_LENGTH
-from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, StageConfig, TrainingSet
-from rapids_pipeline.stack.members.svr import NO_TUBE
-from rapids_pipeline.stack.target_space import ROWS_AT_ONCE, Compact, Part, TargetSpace, TransformName
+from rapids_pipeline.stack.members.member import (
+    MOST_COMPONENTS,
+    REMEDY,
+    Fits,
+    Member,
+    StageConfig,
+    TrainingSet,
+)
+from rapids_pipeline.stack.members.svr import FAR, NO_TUBE
+from rapids_pipeline.stack.target_space import ROWS_AT_ONCE, SCALES, Compact, Part, TargetSpace, TransformName
 from rapids_pipeline.svr.dual import require_room
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
 
 LEAST_NOISE = 1e-3
 """Part of the rows' mean square that is added to each row's before noise is made of it."""
+
+
+BOUNDS = {
+    "weights": (0.0, 1e6),
+    "profile_shrinkage": (0.0, 1e6),
+    "dose_length": (1e-3, 1e3),
+    "time_length": (1e-3, 1e3),
+    "transform_scale": SCALES,
+    "penalty": (1e-8, 1e8),
+    "penalty_growth": (0.0, 10.0),
+    "epsilon": (0.0, 1e6),
+}
+"""From the smallest to the largest number of each setting; a search stays within them, too."""
+MOST_TERMS, LONGEST_TERM = 100, 200
+"""Terms of a kernel, and characters of the name of one: each is a matrix between all pairs of rows."""
+
+
+def _weights(value: Any) -> dict[str, float]:
+    """Return the weights of terms by their names, each of them a number in its bounds."""
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a table of weights, such as { tanimoto = 1.0 }")
+    if len(value) > MOST_TERMS:
+        raise ValueError(
+            f"has {len(value):,} terms, and a kernel at most {MOST_TERMS}: each is a matrix between all rows"
+        )
+    weights = {}
+    for name, weight in value.items():
+        low, high = BOUNDS["weights"]
+        if len(str(name)) > LONGEST_TERM:
+            raise ValueError(f"no kernel factor {quoted(name)}: it has {len(name):,} characters")
+        if not is_number(weight) or not low <= weight <= high:
+            raise ValueError(
+                f"the weight of {quoted(name)} must be a number from {low:g} to {high:g}, not {quoted(weight)}"
+            )
+        weights[name] = float(weight)
+    return weights
+
+
+Weights = Annotated[dict[str, float], BeforeValidator(_weights)]
 
 
 class KernelModelConfig(StageConfig):
@@ -52,22 +99,24 @@ class KernelModelConfig(StageConfig):
     them over `dose_length` and `time_length` decades.
     """
 
-    weights: dict[str, float]
-    context_weights: dict[str, float] = Field(default_factory=dict)
-    profile_shrinkage: float = Field(default=1.0, ge=0)
-    dose_length: float = Field(default=DOSE_LENGTH, gt=0)
-    time_length: float = Field(default=TIME_LENGTH, gt=0)
+    weights: Weights
+    context_weights: Weights = Field(default_factory=dict)
+    profile_shrinkage: Annotated[float, bounded(*BOUNDS["profile_shrinkage"], "it counts rows")] = 1.0
+    dose_length: Annotated[float, bounded(*BOUNDS["dose_length"], "it counts decades")] = DOSE_LENGTH
+    time_length: Annotated[float, bounded(*BOUNDS["time_length"], "it counts decades")] = TIME_LENGTH
     transform: TransformName = "asinh"
-    transform_scale: float = Field(default=2.0, gt=0)
-    n_components: int = Field(default=120, ge=1)
+    transform_scale: Annotated[float, bounded(*BOUNDS["transform_scale"], "it counts root mean squares")] = (
+        2.0
+    )
+    n_components: Annotated[int, bounded(1, MOST_COMPONENTS)] = 120
     targets: Literal["components", "genes"] = "components"
-    engine: str = "ridge"
-    penalty: float = Field(default=1.5, gt=0)
-    penalty_growth: float = Field(default=1.0, ge=0)
-    epsilon: float = Field(default=0.0, ge=0)
-    noise_exponent: float = Field(default=0.0, ge=0, le=1)
-    tol: float = Field(default=1e-3, gt=0)
-    max_iter: int | None = Field(default=None, ge=1)
+    engine: Annotated[str, named()] = "ridge"
+    penalty: Annotated[float, bounded(*BOUNDS["penalty"], FAR)] = 1.5
+    penalty_growth: Annotated[float, bounded(*BOUNDS["penalty_growth"], "it is an exponent")] = 1.0
+    epsilon: Annotated[float, bounded(*BOUNDS["epsilon"], "components have size 1")] = 0.0
+    noise_exponent: Annotated[float, bounded(0.0, 1.0)] = 0.0
+    tol: Annotated[float, bounded(1e-12, 1.0, "it is a share of what a solution may be off")] = 1e-3
+    max_iter: Annotated[int | None, bounded(1, 1_000_000_000, optional=True)] = None
 
     @model_validator(mode="after")
     def _usable(self, info: ValidationInfo) -> Self:
@@ -131,7 +180,7 @@ class CompositeMember(Member):
     @model_validator(mode="before")
     @classmethod
     def _old_name(cls, values: Any) -> Any:
-        if "known" in values:
+        if isinstance(values, dict) and "known" in values:
             raise ValueError(f"known is called known_compounds now; {REMEDY}")
         return values
 

@@ -19,6 +19,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.files import FOLDER, within
+from rapids_pipeline.backend.settings import bounded, named
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.stack.target_space import Compact, Part
@@ -26,6 +27,10 @@ from rapids_pipeline.stack.target_space import Compact, Part
 M = TypeVar("M", bound="Member")
 PSEUDO = "_pseudo"
 """What follows a member's name where its fits also learn from pseudo-labelled test rows."""
+MOST_MEMBERS = 50
+"""Members of a recipe: each is fitted, and the predictions of all of them are in memory."""
+MOST_COMPONENTS = 100_000
+"""Components of the targets that are kept; there are no more than genes."""
 REMEDY = "`rapids-perturb recipes best --toml` prints a recipe to copy"
 
 
@@ -66,8 +71,8 @@ class PseudoLabels(StageConfig):
         "auto" fits both forms and takes the one whose blend is better on rows that neither saw.
     """
 
-    teacher: tuple[str, ...] = ()
-    weight: float = Field(default=1.0, gt=0)
+    teacher: tuple[str, ...] = Field(default=(), max_length=MOST_MEMBERS)
+    weight: Annotated[float, bounded(1e-6, 1e6, "a measured row counts 1")] = 1.0
     use: Literal["auto", "on", "off"] = "auto"
 
 
@@ -180,8 +185,8 @@ class Member(StageConfig, ABC):
     """Whether fits run side by side on a CPU, each in one thread, since they gain nothing from more."""
 
     kind: str
-    name: str = ""
-    stacks_on: tuple[str, ...] = ()
+    name: Annotated[str, named()] = ""
+    stacks_on: tuple[str, ...] = Field(default=(), max_length=MOST_MEMBERS)
     pseudo_labels: PseudoLabels = PseudoLabels(use="off")
 
     @property

@@ -7,15 +7,16 @@ own_target_svr    a kernel for each gene, of shared columns and that gene's own 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Array, Float32, Indices, to_device, to_host
 from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.settings import bounded, named
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.data.untested import has_gaps
 from rapids_pipeline.stack.members.member import Features, Fits, TrainingSet, WithFeatures
@@ -27,17 +28,18 @@ if TYPE_CHECKING:
 
 GENES_AT_ONCE = 4096
 """Genes whose coefficients are turned into float64 at once."""
+FAR = "far beyond, all models are alike"
 NO_TUBE = "engine = 'ridge' has squared errors, which have no tube: epsilon must be 0, or take another engine"
 
 
 class AnySvrMember(WithFeatures):
     """What both kinds of SVR have (published: RBF, C=1, epsilon=0.1, gamma="scale")."""
 
-    C: float = Field(default=1.0, gt=0)
-    epsilon: float = Field(default=0.1, ge=0)
-    gamma: float | Literal["scale"] = "scale"
-    tol: float = Field(default=1e-3, gt=0)
-    max_iter: int | None = Field(default=None, ge=1)
+    C: Annotated[float, bounded(1e-8, 1e8, FAR)] = 1.0
+    epsilon: Annotated[float, bounded(0.0, 1e9, "a tube wider than all responses learns nothing")] = 0.1
+    gamma: Annotated[float | Literal["scale"], bounded(1e-9, 1e9, FAR, words=["scale"])] = "scale"
+    tol: Annotated[float, bounded(1e-12, 1.0, "it is a share of what a solution may be off")] = 1e-3
+    max_iter: Annotated[int | None, bounded(1, 1_000_000_000, optional=True)] = None
 
 
 class SvrMember(AnySvrMember):
@@ -45,7 +47,7 @@ class SvrMember(AnySvrMember):
 
     kind: Literal["svr"] = "svr"
     kernel: Literal["rbf", "linear"] = "rbf"
-    engine: str = "auto"
+    engine: Annotated[str, named()] = "auto"
     features: Features = FEATURE_SETS["svr_shared"]
 
     @model_validator(mode="after")

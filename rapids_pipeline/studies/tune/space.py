@@ -8,12 +8,12 @@ last bit; other values are rounded to `DIGITS` digits, so that what is tried is 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rapids_pipeline.kernels.composite import terms_of
-from rapids_pipeline.stack.members.composite import KernelModelConfig
+from rapids_pipeline.stack.members.composite import BOUNDS, KernelModelConfig
 from rapids_pipeline.stack.target_space import TRANSFORMS
 
 REACH = 10.0
@@ -135,7 +135,7 @@ class ModelSpace:
         if by_components or model.kernel.of_profiles:
             possible = {n for n in N_COMPONENTS if n < n_rows} | {model.n_components}
             found.append(Grid("n_components", model.n_components, tuple(sorted(possible))))
-        return cls(model, tuple(found))
+        return cls(model, tuple(_within_bounds(parameter) for parameter in found))
 
     @property
     def start(self) -> dict[str, Raw]:
@@ -163,6 +163,17 @@ class ModelSpace:
     def at_edge(self, raw: Mapping[str, Raw]) -> list[str]:
         """Return the names of the parameters at the edge of their range; a grid's are not told."""
         return [p.name for p in self.parameters if isinstance(p, Range) and p.at_edge(raw[p.name])]
+
+
+def _within_bounds(parameter: Parameter) -> Parameter:
+    """Return a parameter with the part of its range that the setting can have."""
+    bounds = BOUNDS.get("weights" if parameter.name.startswith(WEIGHTS) else parameter.name)
+    if bounds is None or isinstance(parameter, Choice):
+        return parameter
+    low, high = bounds
+    if isinstance(parameter, Grid):
+        return replace(parameter, values=tuple(x for x in parameter.values if low <= x <= high))
+    return replace(parameter, low=max(parameter.low, low), high=min(parameter.high, high))
 
 
 def _weights(model: KernelModelConfig) -> list[Parameter]:

@@ -99,3 +99,15 @@ def test_lengths_are_tuned_where_a_kernel_compares_doses_or_times():
     assert lengths(model.in_contexts().weights) == {"dose_length", "time_length"}
     assert lengths({"cell_type": 1.0, "time * compound": 2.0}) == {"time_length"}
     assert lengths(model.weights) == set()
+
+
+def test_the_search_stays_within_what_settings_take():
+    extreme = {"penalty": 9e7, "dose_length": 900.0, "transform_scale": 800.0, "epsilon": 9e5}
+    model = KernelModelConfig(weights={"dose": 9e5, "tanimoto": 1e6}, engine="smo", **extreme)
+    space = ModelSpace.of(model, 500)
+    assert space.model_of(space.start) == model
+    highest = {p.name: p.high if isinstance(p, Range) else space.start[p.name] for p in space.parameters}
+    highest |= {p.name: len(p.values) - 1 for p in space.parameters if isinstance(p, Grid)}
+    found = space.model_of(highest)
+    assert (found.penalty, found.dose_length, found.weights["dose"]) == (1e8, 1e3, 1e6)
+    assert found.transform_scale <= 1e3
