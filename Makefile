@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-contexts bench-batches fuzz campaign clean
+.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-contexts bench-batches bench-cluster fuzz campaign clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
@@ -35,6 +35,7 @@ help:
 	@echo 'make bench-accuracy   every method on real data, three tasks: scores with intervals, time, memory (50 minutes)'
 	@echo 'make bench-contexts   unseen doses and times of known compounds, on Open TG-GATEs (6 minutes)'
 	@echo 'make bench-batches   memory and speed of predicting more and more pairs (10 minutes)'
+	@echo 'make bench-cluster   what a cluster costs, and work that is cut off: killed workers, resumed runs (15 minutes)'
 	@echo 'make fuzz   bad input of every kind: no crash, no hang, one line of text (12 minutes; benchmarks/results/)'
 	@echo 'make campaign   kills, full disks, signals and bad input: nothing lost, nothing half-written (30 minutes)'
 	@echo 'make bench-svr   SVR engines against the loops they replace: time, error, memory (5 minutes)'
@@ -115,6 +116,9 @@ bench-contexts: $(VENV)/.ready-to-run
 
 bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python -m benchmarks.predictions.big_batches
+
+bench-cluster: $(VENV)/.ready-to-test
+	$(BIN)/python -m benchmarks.cluster
 
 fuzz: $(VENV)/.ready-to-test
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.faults.fuzz

@@ -3,7 +3,7 @@
 #
 #   DATA=data OUT=runs OPTIONS="--molecules morgan" docker/jobs/xargs.sh
 #
-# Calling it again goes on: finished seeds are kept, the others run. docs/guide/batch.md.
+# Calling it again goes on: finished seeds are kept, the others go on from their finished fits. docs/guide/batch.md.
 set -euo pipefail
 
 refuse() {
@@ -43,23 +43,20 @@ export CORES="${cores[*]}" OMP_NUM_THREADS=$((${#cores[@]} / JOBS))
 mkdir -p "$OUT" || refuse "OUT: $OUT cannot be made; set OUT=FOLDER"
 
 run_seed() {
-  local run=$OUT/seed-$1 log=$OUT/seed-$1.log cores options overwrite=() code=0
+  local run=$OUT/seed-$1 log=$OUT/seed-$1.log cores options code=0
   if [[ -e $run/manifest.json ]]; then # written last, when everything else is there
     echo "seed $1: finished before, $run is kept"
     return
   fi
-  # A run that was killed while it wrote leaves this folder, and maybe results without a manifest, which are replaced.
-  compgen -G "$run/.unfinished-*" >/dev/null && overwrite=(--overwrite)
   read -r -a cores <<<"$CORES"
   cores=("${cores[@]:SLOT*OMP_NUM_THREADS:OMP_NUM_THREADS}")
   read -r -a options <<<"$OPTIONS"
   taskset --cpu-list "$(IFS=, && echo "${cores[*]}")" "$PROGRAM" run --train "$DATA/$TRAIN" --test "$DATA/$TEST" \
-    --out "$run" --seed "$1" --device "$DEVICE" "${options[@]}" "${overwrite[@]}" >"$log" 2>&1 || code=$?
+    --out "$run" --seed "$1" --device "$DEVICE" "${options[@]}" >"$log" 2>&1 || code=$?
   if [[ $code -ne 0 ]]; then
     echo "error: seed $1 ended with exit code $code: $(tail -n 1 "$log") (all it printed: $log)" >&2
     return
   fi
-  rm -rf -- "$run"/.unfinished-*
   echo "seed $1: done, $run"
 }
 export -f run_seed

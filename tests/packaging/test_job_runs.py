@@ -77,15 +77,11 @@ def test_slurm_keeps_a_finished_seed(machine):
     assert len(machine.runs_of("rapids-perturb")) == 1
 
 
-def test_slurm_replaces_only_what_a_killed_run_left(machine):
-    run = machine.out / "seed-3"
-    run.mkdir(parents=True)
-    (run / "submission.csv").write_text("mine")  # of nobody knows what: the run itself will refuse it
-    machine.slurm(FAILING="3", code=2)
-    (run / ".unfinished-x").mkdir()
+def test_slurm_never_overwrites(machine):
+    """A run that was killed goes on from its finished fits, which `--overwrite` would throw away."""
+    (machine.out / "seed-3" / ".run").mkdir(parents=True)
     machine.slurm()
-    assert [params["overwrite"] for params in machine.runs_of("rapids-perturb")] == [False, True]
-    assert not (run / ".unfinished-x").exists()
+    assert [params["overwrite"] for params in machine.runs_of("rapids-perturb")] == [False]
 
 
 @pytest.mark.parametrize("code", [2, 3, 130])
@@ -112,13 +108,11 @@ def test_xargs_names_a_seed_that_failed_and_goes_on_with_it(local):
     ]
     assert [params["seed"] for params in local.runs_of("rapids-perturb")] == [0, 1, 2]
     assert local.calls[-1][1] == "run"  # nothing was combined
-    (local.out / "seed-1").mkdir()
-    (local.out / "seed-1" / ".unfinished-x").mkdir()
     said = local.run(XARGS, SEEDS="0 1 2").stdout
     assert f"seed 0: finished before, {local.out}/seed-0 is kept" in said
     again = local.runs_of("rapids-perturb")[3:]
-    assert [(params["seed"], params["overwrite"]) for params in again] == [(1, True)]
-    assert local.calls[-1][1] == "submit" and not (local.out / "seed-1" / ".unfinished-x").exists()
+    assert [(params["seed"], params["overwrite"]) for params in again] == [(1, False)]
+    assert local.calls[-1][1] == "submit"
 
 
 def test_xargs_gives_each_run_its_own_cores(local):
@@ -214,10 +208,9 @@ def test_slurm_reads_every_directive():
 
 @pytest.mark.slow
 def test_a_slurm_array_of_two_real_runs_ends_in_a_submission(demo, machine):
-    """Task 1 comes back to what a killed run left: a result without a manifest, beside its unfinished folder."""
+    """Task 1 comes back to what a killed run left: a folder with half a file."""
     left = machine.out / "seed-1"
     (left / ".unfinished-x").mkdir(parents=True)
-    (left / "submission.csv").write_text("of the killed run")
     real = {"DATA": str(demo), "VENV": str(BIN.parent), "DEVICE": "cpu"}
     for seed in (0, 1):
         machine.slurm(SLURM_ARRAY_TASK_ID=str(seed), OPTIONS="--quick --molecules morgan", **real)
