@@ -217,6 +217,9 @@ def _be(
     _count(folder, before, log)
     from rapids_pipeline.commands import app
 
+    # The parent's streams remember what kind of file these were before.
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))
     sys.argv = ["rapids-perturb", *words]
     code: Any = 0
     try:

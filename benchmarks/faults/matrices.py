@@ -282,12 +282,15 @@ def cases(seed: int = 0) -> list[Case]:
         ("sparse h5ad", ".h5ad", h5ad(sparse=True), SPARSE),
         ("GCTX", ".gctx", gctx(), GCTX),
     ):
-        found += [case("good", role, whole, suffix, "good") for role in ROLES]
+        roles = [
+            role for role in ROLES if (role, suffix) != ("prediction", ".h5ad")
+        ]  # has a layer of that name
+        found += [case("good", role, whole, suffix, "good") for role in roles]
         for name, change in changes.items():
             content = changed(whole, change)
-            found += [case(f"{kind}, {name}", role, content, suffix) for role in draw.sample(ROLES, 2)]
-        for role in ROLES:
-            for name, content in [*damages(whole, draw), *damages(whole, draw)]:
+            found += [case(f"{kind}, {name}", role, content, suffix) for role in draw.sample(roles, 2)]
+        for role in roles:
+            for name, content in damages(whole, draw):
                 found.append(case(f"bytes, {name} of {kind}", role, content, suffix))
     for name, content in gct_texts(draw):
         for role in draw.sample(ROLES, 2):

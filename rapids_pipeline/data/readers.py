@@ -87,7 +87,7 @@ with h5py.File(sys.argv[1], "r") as file:
     file.visititems(look)
 """
 """Reads all attributes and texts of an HDF5 file, nothing that lies in another file, in so many bytes of memory."""
-PROBE_S, PROBE_BYTES = 8.0, 2**30
+PROBE_S, PROBE_BYTES = 5.0, 2**30
 
 
 def _require_sound(path: Path) -> None:
