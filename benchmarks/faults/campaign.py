@@ -90,6 +90,7 @@ def counted(part: str, outcomes: Iterator[Mapping[str, Any]], count: str) -> lis
         row["violations"] += outcome["violations"]
         for violation in outcome["violations"]:
             print(f"VIOLATION {outcome['name']}: {violation}", file=sys.stderr, flush=True)
+    print(f"{part}: {sum(row['cases'] for row in rows.values())} cases", file=sys.stderr, flush=True)
     return [rows[name] for name in sorted(rows)]
 
 
@@ -125,6 +126,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     # No TemporaryDirectory, which forked processes would remove, too.
     root = Path(tempfile.mkdtemp(prefix="campaign-"))
+    root.chmod(0o755)  # some faults are those of another user
 
     def work() -> None:
         parts = asked.parts.split(",")

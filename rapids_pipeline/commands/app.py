@@ -185,6 +185,8 @@ def main(name: str | None = None) -> None:
     except SystemExit:
         if asked_to_stop:
             _leave(128 + asked_to_stop[0])
+        for number in (signal.SIGINT, signal.SIGTERM):  # all is done; Python's own end would die of one
+            signal.signal(number, signal.SIG_IGN)
         raise
 
 
