@@ -116,6 +116,7 @@ class Cluster(Executor):
         left, watch = Counter(unit.shared for _, unit in units), _Watch(self)
         blamed: deque[tuple[int, Unit]] = deque()  # a worker died four times while these were on it
         alone: set[int] = set()
+        culprits: list[tuple[Unit, Any]] = []
         stage = time.monotonic_ns()  # keys are new, so that no result of other work is taken for one of these
         try:
             while waiting or running or blamed:
@@ -133,9 +134,12 @@ class Cluster(Executor):
                 except Empty:
                     watch.look([f"{unit.name} {stage}" for _, unit, _ in running.values()])
                     continue
-                if place not in alone and isinstance(future.exception(), KilledWorker):
+                if isinstance(future.exception(), KilledWorker):
                     # The scheduler blames all that a dead worker had; with nothing beside it, only what killed it.
-                    blamed.append((place, unit))
+                    if place in alone:
+                        culprits.append((unit, future))
+                    else:
+                        blamed.append((place, unit))
                     continue
                 kept, worker, seconds, peak = self._result(unit, future)
                 watch.finished(f"{unit.name} {stage}", seconds)
@@ -144,6 +148,8 @@ class Cluster(Executor):
                 if not left[unit.shared] and not unit.shared.keep:
                     del self._sent[unit.shared]
                 yield Ended(place, kept, worker, seconds, peak)
+            for unit, future in culprits:  # named when all others are kept
+                self._result(unit, future)
         finally:
             if running and self.client.status == "running":
                 self.client.cancel([future for _, _, future in running.values()], force=True)

@@ -148,9 +148,11 @@ def to_dense(path: Path, matrix: Any) -> Any:
     """
     if not hasattr(matrix, "toarray"):
         return np.asarray(matrix)
-    refuse_large(path, 4.0 * math.prod(matrix.shape), "its sparse matrix") if path.exists() else None
-    with readable_as("a sparse matrix", path):
-        matrix.check_format(full_check=True)
+    if path.exists():
+        refuse_large(path, 4.0 * math.prod(matrix.shape), "its sparse matrix")
+    if hasattr(matrix, "check_format"):
+        with readable_as("a sparse matrix", path):
+            matrix.check_format(full_check=True)
     return matrix.toarray()
 
 
