@@ -64,7 +64,9 @@ def busy() -> dict[str, Any]:
 
     draw = random.Random(0)
     delays = [draw.lognormvariate(0.0, 0.5) * MEAN_S for _ in range(WORKERS * UNITS_A_WORKER)]
-    shared = Shared(lambda: np.ones(SHARED_BYTES // 8))
+    shared = Shared(
+        lambda: np.ones(SHARED_BYTES // 8), keep=True
+    )  # as rows and targets, which stay for a whole run
     units = [Unit(f"unit {k + 1}/{len(delays)}", shared, delay) for k, delay in enumerate(delays)]
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "address"
