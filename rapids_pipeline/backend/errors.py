@@ -114,8 +114,6 @@ OF_THE_MACHINE = {
     errno.EFBIG: "allow larger files (ulimit -f)",
     errno.EROFS: "choose another place",
     errno.EIO: "look after that disk",
-    errno.ENOENT: "was it deleted meanwhile?",
-    errno.ESTALE: "was it deleted meanwhile?",
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ENFILE: "allow more open files (ulimit -n)",
 }
@@ -125,7 +123,7 @@ OF_THE_MACHINE = {
 def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
     """Make a command end with one line on stderr and its exit code where it would raise a `PerturbError`.
 
-    So do errors of the machine: no memory, no room on a disk, no more files, a folder that is gone. An
+    So do errors of the machine: no memory, no room on a disk, no more files. An
     interrupt (Ctrl-C) ends it with code 130. Python warnings become lines on stderr, too.
     """
 

@@ -7,7 +7,7 @@ first: by unpacking it piece by piece (gzip), or from what it declares (Parquet,
     needs more memory than the machine can give
 
 Tables of measurements shrink by 2 to 20 times in gzip and Parquet. The environment variable
-RAPIDS_PERTURB_EXPANSION raises the first limit, such as to 1000.
+RAPIDS_PERTURB_EXPANSION raises the first limit, such as to 10000.
 """
 
 import gzip

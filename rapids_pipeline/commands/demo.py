@@ -46,7 +46,10 @@ def command(
     config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
     resolve_device(device)  # before anything is written
     with LiveStages().stage("simulate"), locked(out):
-        files = simulated(out, seed, genes, overwrite)
+        try:
+            files = simulated(out, seed, genes, overwrite)
+        except OSError as error:  # such as a folder that was deleted meanwhile
+            raise InputError(f"--out {out}: cannot be written ({error.strerror}); make room there") from error
     if data_only:
         typer.echo(visible(f"written: {files.train}, {files.test}, {files.truth}"))
         return
