@@ -11,7 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from features.molecules import needs_weights
+from features.molecules.encoders import molecule_encoder
+from features.molecules.smiles import quiet_libraries
 from features.molecules.table import encode_compounds
+from features.molecules.weights import content_hash, model_folder
 from features.rows import Rows, varying
 from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
@@ -164,14 +168,28 @@ def saved_model(
 
 
 def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[str, Any]:
-    """Return what determines the results of a run, for its manifest: known before anything is read."""
-    return {
+    """Return what determines the results of a run, for its manifest: known before the tables are read.
+
+    Weights of language models count by their hash, since what a name leads to can change.
+
+    Raises
+    ------
+    InputError, UnavailableError
+        As `describe_input`, `molecule_encoder` and `model_folder`.
+    """
+    found = {
         "inputs": files.described(),
         "options": files.options.to_json()
         | ({} if files.replicates == "mean" else {"replicates": files.replicates}),
         "asked": config.model_dump(mode="json", exclude={"molecules_because"}),
         "device": device.name,
     }
+    models = {name: molecule_encoder(name) for name in sorted({*config.encoders}) if needs_weights(name)}
+    if not models:
+        return found
+    with quiet_libraries():  # which may be fetching
+        weights = {name: content_hash(model_folder(encoder.model)) for name, encoder in models.items()}
+    return found | {"weights": weights}
 
 
 def writers_of(

@@ -3,12 +3,14 @@
     python -m benchmarks.accuracy.contexts [--data FOLDER] [--recipe best] [--work FOLDER] [--table FILE] [--out FILE]
 
 `responses` makes the training table of `../shared/data/tggates`: log2 expression less the mean of the controls of the
-same compound, time and batch. Of the 146 compounds 33 have SMILES, so all are told apart by name (`--molecules none`).
+same compound, time and batch. Of the 146 compounds 33 have SMILES. So there are two tasks: all compounds, told apart by
+name (`--molecules none`), and the rows of the 33 with their structures (`--molecules morgan`).
 
-For the splits `dose` and `time` the program prints the MRRMSE of the recipe and of every baseline with the difference
-from the recipe, and that of the recipe's composite member alone: as it is, and without the factor `dose` or `time` in
-its `context_weights`. Intervals are of 95 %, compounds drawn. Finished splits are kept in `--work`. It writes
-benchmarks/results/accuracy_contexts.json and .md.
+For each task and each of the splits `random`, `compound`, `dose` and `time` the program prints the MRRMSE of the recipe
+and of every baseline with the difference from the recipe. For `dose` and `time` it also prints that of the recipe's
+composite member alone: as it is, and without the factor `dose` or `time` in its `context_weights`. Intervals are of
+95 %, compounds drawn. Finished splits are kept in `--work`. It writes benchmarks/results/accuracy_contexts.json and
+.md.
 
 The `context_weights` were chosen among about fifteen settings on these very rows and splits, so the margin over the
 baselines is optimistic.
@@ -23,7 +25,7 @@ import pandas as pd
 
 from benchmarks import harness
 from benchmarks.accuracy.jobs import versions
-from features.molecules import NONE
+from features.molecules import NONE, reads_structures
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.devices import resolve_device
@@ -42,6 +44,8 @@ NAMES = {"cell_line": "cell_type", "compound": "sm_name", "pert_dose_uM": "dose_
 MATCHING = ["sm_name", "time_h", "batch"]
 """What a treated array and its controls have in common."""
 AS_IT_IS = "as it is"
+TASKS = {NONE: "all compounds by name", "morgan": "the compounds with structures"}
+SPLITS, OF_FACTORS = ("random", "compound", "dose", "time"), ("dose", "time")
 Line = dict[str, Any]
 """A line of the report: what is held out, the method, its MRRMSE, and the difference with its interval."""
 
@@ -104,7 +108,8 @@ def of_factors(data: PerturbationData, config: RunConfig, split: str) -> list[Li
 
 def of_recipe(data: PerturbationData, config: RunConfig, split: str, work: Path) -> list[Line]:
     """Return a line of the report for the recipe, its members and every baseline."""
-    made = cross_validate(data, None, CvRequest(split), config, resolve_device("cpu"), folder=work / split)
+    place = work / config.molecules / split
+    made = cross_validate(data, None, CvRequest(split), config, resolve_device("cpu"), folder=place)
     names = ("name", "error", "difference", "difference_low", "difference_high")
     return _lines(split, *([getattr(one, name) for one in made[0].methods] for name in names))
 
@@ -115,24 +120,48 @@ def _lines(split: str, names: Iterable[str], *numbers: Iterable[float]) -> list[
     return [dict(zip(keys, (split, *one), strict=True)) for one in zip(names, *columns, strict=True)]
 
 
+def of_task(table: pd.DataFrame, config: RunConfig, work: Path) -> dict[str, Any]:
+    """Return the shape of a task's data and the lines of its splits; `table` is of `responses`."""
+    if reads_structures(config.molecules):
+        table = table[table["SMILES"].notna()]
+    file = work / f"tggates_{config.molecules}.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(file, index=False)
+    data = open_problem(ProblemFiles(file).for_molecules(config.molecules)).data
+    lines: list[Line] = []
+    for split in SPLITS:
+        lines += of_recipe(data, config, split, work)
+        if split in OF_FACTORS and any(isinstance(m, CompositeMember) for m in config.recipe.members):
+            lines += of_factors(data, config, split)
+    rows, genes = data.Y.shape
+    compounds = data.obs["sm_name"].nunique()
+    return {"compounds": compounds, "rows": rows, "genes": genes, "lines": lines}
+
+
 def markdown(report: dict[str, Any]) -> str:
-    """Return the table; the first of its kind has no difference."""
-    rows = [
-        (
-            one["held_out"],
-            one["method"],
-            f"{one['mrrmse']:.4f}",
-            f"{one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
-            if one["difference"]
-            else "",
-        )
-        for one in report["lines"]
-    ]
+    """Return a table a task; the first method of its kind has no difference."""
     head = "held out | method | MRRMSE | difference from the first of its kind"
-    said = (
-        f"{report['rows']} rows (compound, dose, time) × {report['genes']} genes, recipe {report['recipe']}"
-    )
-    return "\n".join([said, "", *harness.table(head, rows)])
+    text = [f"Recipe {report['recipe']}.", ""]
+    for molecules, task in report["tasks"].items():
+        rows = [
+            (
+                one["held_out"],
+                one["method"],
+                f"{one['mrrmse']:.4f}",
+                f"{one['difference']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+                if one["difference"]
+                else "",
+            )
+            for one in task["lines"]
+        ]
+        shape = f"{task['compounds']} compounds, {task['rows']} rows (compound, dose, time) × {task['genes']} genes"
+        text += [
+            f"**`--molecules {molecules}`, {TASKS[molecules]}**: {shape}",
+            "",
+            *harness.table(head, rows),
+            "",
+        ]
+    return "\n".join(text)
 
 
 @harness.ends_in_one_line
@@ -144,22 +173,15 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="only write the training table to this Parquet file")
     options = parser.parse_args()
     table = responses(options.data / "expression.parquet")
-    file = options.table or options.work / "tggates.parquet"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(file, index=False)
     if options.table:
+        options.table.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(options.table, index=False)
         return
-    data = open_problem(ProblemFiles(file).for_molecules(NONE)).data
-    config = RunConfig(recipe=recipe(options.recipe), molecules=NONE)
-    lines = []
-    for split in ("dose", "time"):
-        lines += of_recipe(data, config, split, options.work)
-        if any(isinstance(member, CompositeMember) for member in config.recipe.members):
-            lines += of_factors(data, config, split)
-    rows, genes = data.Y.shape
-    harness.written(
-        options.out, markdown, versions(), recipe=options.recipe, rows=rows, genes=genes, lines=lines
-    )
+    tasks = {}
+    for molecules in TASKS:
+        config = RunConfig(recipe=recipe(options.recipe), molecules=molecules)
+        tasks[molecules] = of_task(table, config, options.work)
+    harness.written(options.out, markdown, versions(), recipe=options.recipe, tasks=tasks)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ class Cluster(Executor):
     ) -> None:
         super().__init__(log)
         self.client, self.name, self.least_hang = client, name, least_hang
+        self._workers = 0
         self.began: dict[str, tuple[float, str]] = {}
         self._sent: WeakKeyDictionary[Shared, Any] = WeakKeyDictionary()
         self._versions = _versions_here()
@@ -91,13 +92,20 @@ class Cluster(Executor):
                 )
             if problem := _other_versions(there, self._versions):
                 raise InputError(f"--cluster {self.name}: worker {worker} {problem}")
+        self.threads()
 
     def threads(self) -> int:
         """Return how many units all workers make at once."""
         try:
-            return sum(self.client.nthreads().values())
+            found = self.client.nthreads()
         except (OSError, TimeoutError) as error:
             raise self.lost() from error
+        self._workers = len(found)
+        return sum(found.values())
+
+    def workers(self) -> str:
+        """Return how many workers there were when they were last counted."""
+        return f"{self._workers} worker{'s' * (self._workers != 1)}"
 
     def lost(self) -> UnavailableError:
         """Return the error that says that the scheduler is gone."""

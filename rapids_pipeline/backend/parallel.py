@@ -145,13 +145,19 @@ class Executor(ABC):
             self._write(f"{unit.name}  kept from before")
             progress.advance()
             yield place, kept
+        progress.made_by(self.workers())
         for ended in self._ended(function, missing, store, side_by_side):
             self._write(
                 f"{units[ended.place].name}  worker {ended.worker}  {ended.seconds:.3f} s  "
                 f"peak {ended.peak_bytes / 2**20:.0f} MiB"
             )
             progress.advance()
+            progress.made_by(self.workers())
             yield ended.place, ended.kept
+
+    def workers(self) -> str:
+        """Return how many workers there are now, in words; empty where units are made by this process."""
+        return ""
 
     @abstractmethod
     def _ended(

@@ -17,6 +17,9 @@ class Progress:
     def advance(self, steps: float = 1) -> None:
         """Say that `steps` more steps are done."""
 
+    def made_by(self, workers: str) -> None:
+        """Say who makes the steps, such as "8 workers"."""
+
     def found(self, result: object) -> None:
         """Say what the stage found so far; a study tells its own kind of result."""
 

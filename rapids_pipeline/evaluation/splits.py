@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.cluster import KMeans
 
 from features.group_statistics import random_folds as dealt_folds
 from features.molecules.smiles import distinct_molecules, murcko_scaffolds
@@ -361,6 +360,8 @@ def _cluster(task: Task) -> list[Split]:
 
     Responses decide which rows go together, not what a model of them sees.
     """
+    from sklearn.cluster import KMeans  # a quarter of a second, which no other split needs
+
     if task.Y is None:
         raise InputError("--split cluster: needs the responses")
     Y = imputed(task.Y, task.labels("cell_type")).astype(np.float64)

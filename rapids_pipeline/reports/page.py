@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.segment import Segment
 from rich.text import Text
@@ -316,13 +316,16 @@ class _Shown(Progress):
 
     def __init__(self, stages: "LiveStages", name: str, bars: _Bars) -> None:
         self._stages, self._bars = stages, bars
-        self._task = bars.add_task(name, total=None, what="")
+        self._task = bars.add_task(name, total=None, what="", workers="")
 
     def start(self, total: float | None, what: str = "") -> None:
         self._bars.update(self._task, total=total, completed=0, what=what)
 
     def advance(self, steps: float = 1) -> None:
         self._bars.advance(self._task, steps)
+
+    def made_by(self, workers: str) -> None:
+        self._bars.update(self._task, workers=workers)
 
     def found(self, result: Any) -> None:
         self._stages.latest = result
@@ -368,8 +371,9 @@ class LiveStages(Stages):
             TextColumn("{task.description:<15}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[what]}", markup=False),
+            *(TimeElapsedColumn(), TextColumn("elapsed,")),
+            *(TimeRemainingColumn(), TextColumn("left")),
+            TextColumn("{task.fields[what]} {task.fields[workers]}", markup=False),
         )
         bars = _Bars(*columns, console=self.console, transient=True)
         with bars if self.console.is_terminal else nullcontext():

@@ -10,6 +10,7 @@ from rapids_pipeline.backend import cluster as module
 from rapids_pipeline.backend.cluster import Cluster
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.parallel import THREADS, Shared, Unit, executor_of, in_order
+from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.store import Store
 from rapids_pipeline.stack.fit import fit_stack
 from tests.stack_example import BOOSTER, COMPOSITE, SVR, example, folded, recipe
@@ -44,6 +45,22 @@ def test_a_stack_has_the_bytes_of_threads(cluster):
         for executor in (THREADS, cluster)
     )
     assert one.test.tobytes() == other.test.tobytes() and one.oof.tobytes() == other.oof.tobytes()
+
+
+def test_progress_counts_units_and_workers(cluster):
+    class Told(Progress):
+        def __init__(self):
+            self.steps, self.by = 0, []
+
+        def advance(self, steps=1):
+            self.steps += steps
+
+        def made_by(self, workers):
+            self.by.append(workers)
+
+    told = Told()
+    products(cluster, 3, progress=told)
+    assert told.steps == 3 and set(told.by) == {"2 workers"}
 
 
 def test_what_is_kept_is_sent_once_and_the_rest_with_every_call(cluster):

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from rapids_pipeline import __version__, pipeline
 from rapids_pipeline.backend import devices
@@ -25,6 +26,7 @@ from tests.command_line import (
     succeed,
 )
 from tests.commands.conftest import PAIRS, TABLE
+from tests.smiles_models import roberta_folder  # noqa: F401 (a fixture)
 
 MEMBERS = ["svr_shared", "composite", "boosting"]
 
@@ -260,6 +262,23 @@ def test_weights_that_cannot_be_had_end_with_3_and_both_remedies(small, tmp_path
     assert line.startswith("error: --molecules DeepChem/ChemBERTa-10M-MTR: its weights are not on this")
     assert "(--molecules FOLDER)" in line and "--molecules morgan" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_with_other_weights_of_the_same_name_is_another_run(
+    small,
+    roberta_folder,  # noqa: F811 (the fixture)
+    tmp_path,
+    quick,
+):
+    weights, out = shutil.copytree(roberta_folder, tmp_path / "weights"), tmp_path / "out"
+    words = small(out, "--folds", 3, "--molecules", weights)
+    succeed(*words)
+    assert f"nothing to do: {out} holds" in succeed(*words).stderr
+    tensors = load_file(weights / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("query.weight"))
+    save_file(tensors | {name: tensors[name] + 1}, weights / "model.safetensors", {"format": "pt"})
+    assert "holds another run's submission.csv" in error_line(invoke(*words))
+    assert manifest_of(out)["weights"].keys() == {str(weights)}
 
 
 def test_molecules_that_are_left_to_the_program_are_named_with_the_reason(

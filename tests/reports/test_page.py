@@ -1,6 +1,7 @@
 """What terminals and pages show of names: text, whatever is in it."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -91,6 +92,20 @@ def test_reports_and_stages_print_text(capsys):
     first, second = err.splitlines()
     assert first == "  [/x]\\x1b[2J next :smile:"
     assert len(second) == 4000 and second.startswith("zzz") and "…" in second
+
+
+def test_a_bar_has_the_steps_the_remaining_time_and_the_workers():
+    clock = iter(range(0, 1000, 2))  # two seconds from one look to the next
+    stages = LiveStages(
+        Console(file=io.StringIO(), force_terminal=True, width=160, get_time=lambda: next(clock))
+    )
+    with stages.stage("svr") as progress:
+        progress.start(4)
+        progress.made_by("8 workers")
+        progress.advance()
+        progress.advance()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stages.console.file.getvalue())
+    assert re.search(r"svr +.* 2/4 +0:\d\d:\d\d elapsed, 0:\d\d:\d\d left +8 workers", shown), shown
 
 
 BREAKING = '"><script>alert(1)</script><b onload="'
