@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from features.molecules import needs_weights
-from features.molecules.encoders import molecule_encoder
 from features.molecules.smiles import quiet_libraries
 from features.molecules.table import encode_compounds
 from features.molecules.weights import content_hash, model_folder
@@ -175,7 +174,7 @@ def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[
     Raises
     ------
     InputError, UnavailableError
-        As `describe_input`, `molecule_encoder` and `model_folder`.
+        As `describe_input`, `RunConfig.resolved`, `molecule_encoder` and `model_folder`.
     """
     found = {
         "inputs": files.described(),
@@ -184,9 +183,12 @@ def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[
         "asked": config.model_dump(mode="json", exclude={"molecules_because"}),
         "device": device.name,
     }
-    models = {name: molecule_encoder(name) for name in sorted({*config.encoders}) if needs_weights(name)}
-    if not models:
+    named = sorted(name for name in {*config.resolved().encoders} if needs_weights(name))
+    if not named:
         return found
+    from features.molecules.encoders import molecule_encoder  # a second, of scikit-learn
+
+    models = {name: molecule_encoder(name) for name in named}
     with quiet_libraries():  # which may be fetching
         weights = {name: content_hash(model_folder(encoder.model)) for name, encoder in models.items()}
     return found | {"weights": weights}
@@ -250,8 +252,13 @@ def untested_document(data: PerturbationData) -> dict[str, Any]:
 
 def write_oof(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: NDArray[np.float32]) -> None:
     """Write out-of-fold predictions as Parquet: the training file's metadata columns, then its genes."""
-    table = pd.concat([obs.reset_index(drop=True), pd.DataFrame(predicted, columns=list(genes))], axis=1)
-    table.to_parquet(path, index=False)
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    about = pa.Table.from_pandas(obs, preserve_index=False)
+    by_gene = map(pa.array, np.ascontiguousarray(predicted.T))
+    table = pa.table([*about.columns, *by_gene], names=[*about.column_names, *genes])
+    write_table(table, path, use_dictionary=about.column_names)  # predictions have no repeated values
 
 
 def notes_on(problem: Problem, config: RunConfig) -> list[str]:

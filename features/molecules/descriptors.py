@@ -7,7 +7,8 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from features.molecules.smiles import MoleculeEncoder, distinct_molecules, rdkit_chem
+from features.molecules.encoders import MoleculeEncoder
+from features.molecules.smiles import distinct_molecules, rdkit_chem
 from rapids_pipeline.backend.arrays import Float32, Float64, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
@@ -72,7 +73,7 @@ class DescriptorEncoder(MoleculeEncoder):
         Values, over distinct molecules, replaced by the median in the last `fit` or `transform`; those of
         constant columns do not count.
     n_molecules_, n_salts_ : int
-        See `features.molecules.smiles.MoleculeEncoder`.
+        See `features.molecules.encoders.MoleculeEncoder`.
     """
 
     def __init__(self, clip: float = 10.0, desalt: bool = False) -> None:

@@ -4,200 +4,74 @@ The encoders turn SMILES strings into float32 rows, work on canonical SMILES (tw
 give one row) and compute each distinct molecule once. `molecule_encoder` turns `--molecules NAME|FOLDER` into
 one of them. Most learn nothing from molecules, so `encode_molecules` makes their columns once, before there are folds.
 One that does (`descriptors`, standardised) is fitted by its block, on the training rows of each fold.
-
-Embeddings are kept on disk, so that a molecule goes through a language model once: one file per key. The key is the
-canonical JSON text of everything that determines an embedding besides the molecule: the model's files, the options and
-the libraries' versions. A file holds the canonical SMILES, their float32 rows and what its key was made from (a .npz
-archive without pickle, whose parts carry checksums). Several processes may use one folder. A file is replaced whole
-(`written_atomically`), so a reader sees the old or the new one; who adds holds a lock, reads what others have added,
-and writes the union. What is damaged is reported and made anew; where nothing can be written, work goes on without the
-cache, with one warning.
 """
 
-import hashlib
-import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from features.molecules import DEFAULT_CHEMBERTA, NONE, TABLE, WITHOUT_WEIGHTS, fitted_in_fold, language_model
+from features.molecules.embedding_cache import EmbeddingCache, cache_folder, embed_through
 from features.molecules.smiles import (
-    MoleculeEncoder,
-    one_line,
+    distinct_molecules,
+    is_salt,
+    largest_fragment,
     rdkit_chem,
     require_known,
-    require_package,
     token_counts,
     unknown_share,
 )
-from features.molecules.weights import HUB_ID, model_folder
-from rapids_pipeline.backend.arrays import Float32, Labels
-from rapids_pipeline.backend.errors import InputError, PerturbError
-from rapids_pipeline.backend.files import written_atomically
+from features.molecules.weights import HUB_ID
+from rapids_pipeline.backend.arrays import Float32, Indices, Labels
+from rapids_pipeline.backend.errors import InputError
 
 POOLINGS = ("mean", "cls")
 UNKNOWN_WARNING = 0.1
-CACHE_VARIABLE = "RAPIDS_PERTURB_CACHE"
-LOCK_TIMEOUT_S = 30.0
-MOLECULES_PER_WRITE = 4096
-"""Molecules embedded between two writes: what an interrupt loses at most."""
 
 
-def cache_folder(cache: str | os.PathLike[str] | None) -> Path | None:
-    """Return the folder that a `cache` option means, None for no cache.
+class MoleculeEncoder(TransformerMixin, BaseEstimator):
+    """Base of the encoders of molecules, which compute each distinct molecule once.
 
     Parameters
     ----------
-    cache : path, "auto" or None
-        "auto": `embeddings` in $RAPIDS_PERTURB_CACHE, else in $XDG_CACHE_HOME/rapids-perturb, else in
-        ~/.cache/rapids-perturb; no cache, with a warning, for a user without a home.
-    """
-    if cache is None:
-        return None
-    if cache != "auto":
-        if not os.fspath(cache):
-            raise InputError('cache="": give a folder, "auto", or None for no cache')
-        return Path(cache).expanduser()
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser() / "embeddings"
-    if (standard := os.environ.get("XDG_CACHE_HOME")) and Path(standard).is_absolute():
-        return Path(standard) / "rapids-perturb" / "embeddings"
-    try:
-        return Path.home() / ".cache" / "rapids-perturb" / "embeddings"
-    except RuntimeError:
-        warnings.warn(f"no home folder to keep embeddings in; set {CACHE_VARIABLE}", stacklevel=2)
-        return None
-
-
-class DamagedError(Exception):
-    """A cache file is not as it was written."""
-
-
-class EmbeddingCache:
-    """The embeddings of one key.
-
-    Parameters
-    ----------
-    folder : Path
-        Made when the first embeddings are added.
-    key : str
-        What determines the embeddings besides the molecule.
-    width : int
-        Values per embedding.
+    desalt : bool
+        Encode a molecule of several fragments as its largest organic fragment alone (`largest_fragment`).
 
     Attributes
     ----------
-    path : Path
-        `folder`/SHA-256 of the key.npz
+    n_molecules_ : int
+        Distinct molecules in the last `fit` or `transform`, salts and their parent compounds told apart.
+    n_salts_ : int
+        Those of several fragments.
     """
 
-    def __init__(self, folder: Path, key: str, width: int) -> None:
-        self.key = key
-        self.width = width
-        self.path = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
-        self._usable = True
+    desalt: bool
 
-    def read(self) -> dict[str, Float32]:
-        """Return what is kept: canonical SMILES to embedding; nothing, and a warning, from a damaged file."""
-        try:
-            return self._kept()
-        except OSError as error:
-            self._go_without(error)
-        except DamagedError as error:
-            warnings.warn(f"{self.path} is damaged, embeddings are computed anew ({error})", stacklevel=2)
-        return {}
+    def notes(self) -> list[str]:
+        """Return what a reader of scores should know about the last `transform`, one sentence each."""
+        if not getattr(self, "n_salts_", 0):
+            return []
+        note = f"{self.n_salts_} of {self.n_molecules_} molecules are salts (several fragments)"
+        return [f"{note}; the largest organic fragment was encoded" if self.desalt else note]
 
-    def add(self, smiles: Sequence[str], rows: Float32) -> None:
-        """Keep embeddings besides those that are kept already; where that cannot be, warn once."""
-        if not self._usable:
-            return
-        locks = require_package("filelock")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with locks.FileLock(f"{self.path}.lock", timeout=LOCK_TIMEOUT_S):
-                try:
-                    kept = self._kept()
-                except DamagedError:  # `read` has said so
-                    kept = {}
-                self._write({**dict(zip(smiles, rows, strict=True)), **kept})
-        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-            self._go_without(error)
-
-    def _kept(self) -> dict[str, Float32]:
-        """Return what the file holds (OSError: it cannot be read; DamagedError: it is not as written)."""
-        try:
-            content = self.path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        try:
-            return self._parsed(content)
-        except Exception as error:  # damaged bytes make numpy and zipfile raise many kinds
-            raise DamagedError(one_line(error)) from error
-
-    def _write(self, contents: Mapping[str, Float32]) -> None:
-        with written_atomically(self.path) as temporary, temporary.open("wb") as stream:
-            np.savez(
-                stream,
-                key=_bytes(self.key),
-                smiles=_bytes("\n".join(contents)),
-                rows=np.array(list(contents.values()), dtype=np.float32),
-            )
-
-    def _parsed(self, content: bytes) -> dict[str, Float32]:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            key, smiles = (bytes(archive[name]).decode() for name in ("key", "smiles"))
-            rows = archive["rows"]
-        names = smiles.split("\n")
-        if key != self.key:
-            raise ValueError("made from something else")
-        if rows.dtype != np.float32 or rows.shape != (len(names), self.width):
-            raise ValueError(f"{rows.dtype} of shape {rows.shape} for {len(names)} molecules")
-        if not np.isfinite(rows).all():
-            raise ValueError("values that are not finite")
-        return dict(zip(names, rows, strict=True))
-
-    def _go_without(self, error: Exception) -> None:
-        if self._usable:
-            warnings.warn(
-                f"embeddings cannot be kept in {self.path.parent} ({one_line(error)}); going on without",
-                stacklevel=3,
-            )
-        self._usable = False
-
-
-def embed_through(
-    cache: EmbeddingCache, smiles: Sequence[str], embed: Callable[[Sequence[str]], Float32]
-) -> tuple[Float32, int]:
-    """Return the embeddings of n distinct molecules, (n, width), and how many of them the cache held.
-
-    The others go through `embed`, `MOLECULES_PER_WRITE` at a time, and are added.
-    """
-    known = cache.read()
-    missing = [molecule for molecule in smiles if molecule not in known]
-    for start in range(0, len(missing), MOLECULES_PER_WRITE):
-        part = missing[start : start + MOLECULES_PER_WRITE]
-        fresh = embed(part)
-        cache.add(part, fresh)
-        known.update(zip(part, fresh, strict=True))
-    rows = np.empty((len(smiles), cache.width), dtype=np.float32)
-    for number, molecule in enumerate(smiles):
-        rows[number] = known[molecule]
-    return rows, len(smiles) - len(missing)
-
-
-def _bytes(text: str) -> NDArray[np.uint8]:
-    return np.frombuffer(text.encode(), dtype=np.uint8)
+    def _distinct(self, smiles: Iterable[str]) -> tuple[list[str], Indices]:
+        """As `distinct_molecules`, of largest fragments where `desalt`; counts molecules and salts."""
+        whole, row = distinct_molecules(smiles)
+        self.n_molecules_, self.n_salts_ = len(whole), sum(map(is_salt, whole))
+        if not self.desalt:
+            return whole, row
+        parents, number = distinct_molecules([largest_fragment(molecule) for molecule in whole])
+        return parents, number[row]
 
 
 class ChemBERTaEncoder(MoleculeEncoder):
@@ -387,24 +261,6 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
         f"--molecules {name}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a SMILES "
         f"language model, a hub id such as {DEFAULT_CHEMBERTA}, {NONE}, or a table of embeddings (.parquet, .csv, .tsv)"
     )
-
-
-def chosen_encoder(name: str) -> tuple[str, str]:
-    """Return the encoder (or `NONE`, or a table of embeddings) that `--molecules` means, and in words why.
-
-    "auto" takes "chemberta" where PyTorch, transformers and the weights are on this machine (the network is not
-    asked), and "morgan" elsewhere. Any other name is taken at its word.
-    """
-    if name != "auto":
-        return name, "asked for"
-    missing = [package for package in ("torch", "transformers") if find_spec(package) is None]
-    if missing:
-        return "morgan", f"auto: ChemBERTa needs {' and '.join(missing)}; pip install '.[chemberta]'"
-    try:
-        model_folder(DEFAULT_CHEMBERTA, ask_hub=False)
-    except PerturbError:
-        return "morgan", "auto: the weights of ChemBERTa are not here; --molecules chemberta fetches them"
-    return "chemberta", "auto: its weights are on this machine"
 
 
 @dataclass(frozen=True)

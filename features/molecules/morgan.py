@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from features.molecules.smiles import MoleculeEncoder, rdkit_chem
+from features.molecules.encoders import MoleculeEncoder
+from features.molecules.smiles import rdkit_chem
 from rapids_pipeline.backend.arrays import Float32, Indices, Labels
 from rapids_pipeline.backend.errors import InputError
 
@@ -31,7 +32,7 @@ class MorganEncoder(MoleculeEncoder):
     Attributes
     ----------
     n_molecules_, n_salts_ : int
-        See `features.molecules.smiles.MoleculeEncoder`.
+        See `features.molecules.encoders.MoleculeEncoder`.
 
     Source: Rogers & Hahn 2010, J. Chem. Inf. Model. 50, 742; RDKit `rdFingerprintGenerator`.
     """

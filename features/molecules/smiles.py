@@ -1,4 +1,4 @@
-"""SMILES strings: canonical spelling, distinct molecules, salts, tokens, and the base of what encodes them."""
+"""SMILES strings: canonical spelling, distinct molecules, salts, scaffolds, and the tokenizers that read them."""
 
 import importlib
 import json
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 
 from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError, quoted
@@ -147,41 +146,6 @@ def largest_fragment(canonical: str) -> str:
     with blocked():
         chooser = rdMolStandardize.LargestFragmentChooser(preferOrganic=True)
         return str(chem.MolToSmiles(chooser.choose(chem.MolFromSmiles(canonical))))
-
-
-class MoleculeEncoder(TransformerMixin, BaseEstimator):
-    """Base of the encoders of molecules, which compute each distinct molecule once.
-
-    Parameters
-    ----------
-    desalt : bool
-        Encode a molecule of several fragments as its largest organic fragment alone (`largest_fragment`).
-
-    Attributes
-    ----------
-    n_molecules_ : int
-        Distinct molecules in the last `fit` or `transform`, salts and their parent compounds told apart.
-    n_salts_ : int
-        Those of several fragments.
-    """
-
-    desalt: bool
-
-    def notes(self) -> list[str]:
-        """Return what a reader of scores should know about the last `transform`, one sentence each."""
-        if not getattr(self, "n_salts_", 0):
-            return []
-        note = f"{self.n_salts_} of {self.n_molecules_} molecules are salts (several fragments)"
-        return [f"{note}; the largest organic fragment was encoded" if self.desalt else note]
-
-    def _distinct(self, smiles: Iterable[str]) -> tuple[list[str], Indices]:
-        """As `distinct_molecules`, of largest fragments where `desalt`; counts molecules and salts."""
-        whole, row = distinct_molecules(smiles)
-        self.n_molecules_, self.n_salts_ = len(whole), sum(map(is_salt, whole))
-        if not self.desalt:
-            return whole, row
-        parents, number = distinct_molecules([largest_fragment(molecule) for molecule in whole])
-        return parents, number[row]
 
 
 def load_tokenizer(folder: Path, shown: Path | None = None) -> Any:

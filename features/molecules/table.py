@@ -13,18 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
 from features.molecules import TABLE, Combine
-from features.molecules.encoders import MoleculeColumns, encode_molecules
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import as_pandas, read_table
 from rapids_pipeline.backend.state import State, StateReader
+
+if TYPE_CHECKING:
+    from features.molecules.encoders import MoleculeColumns
 
 NAME = "sm_name"
 """The column that names the perturbations."""
@@ -244,7 +246,7 @@ def encode_compounds(
     others: pd.DataFrame | None = None,
     device: str = "cpu",
     table: EmbeddingTable | None = None,
-) -> MoleculeColumns:
+) -> "MoleculeColumns":
     """Encode the compounds of rows: by their SMILES, or by the rows that a table has of their names.
 
     Parameters
@@ -262,6 +264,8 @@ def encode_compounds(
         As `encode_molecules` and `EmbeddingTable.rows`; an encoder reads SMILES and a row has none, or `TABLE` and
         there is no table.
     """
+    from features.molecules.encoders import MoleculeColumns, encode_molecules  # a second, of scikit-learn
+
     parts = [training] if others is None else [training, others]
     of_smiles = [name for name in dict.fromkeys(encoders) if name != TABLE]
     found = MoleculeColumns()

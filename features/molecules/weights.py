@@ -22,12 +22,13 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from features.molecules import DEFAULT_CHEMBERTA, WEIGHTS_VARIABLE, trusted_weights
 from features.molecules.smiles import VOCABULARIES, loaded, one_line, require_package
-from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
 from rapids_pipeline.backend.files import sha256_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -86,6 +87,24 @@ def model_folder(name: str, ask_hub: bool = True) -> Path:
         if not any((folder / file).is_file() for file in files):
             raise InputError(f"{folder}: the {kind} missing; expected one of {', '.join(files)}")
     return folder
+
+
+def chosen_encoder(name: str) -> tuple[str, str]:
+    """Return the encoder (or `NONE`, or a table of embeddings) that `--molecules` means, and in words why.
+
+    "auto" takes "chemberta" where PyTorch, transformers and the weights are on this machine (the network is not
+    asked), and "morgan" elsewhere. Any other name is taken at its word.
+    """
+    if name != "auto":
+        return name, "asked for"
+    missing = [package for package in ("torch", "transformers") if find_spec(package) is None]
+    if missing:
+        return "morgan", f"auto: ChemBERTa needs {' and '.join(missing)}; pip install '.[chemberta]'"
+    try:
+        model_folder(DEFAULT_CHEMBERTA, ask_hub=False)
+    except PerturbError:
+        return "morgan", "auto: the weights of ChemBERTa are not here; --molecules chemberta fetches them"
+    return "chemberta", "auto: its weights are on this machine"
 
 
 def recorded(name: str, sha256: str) -> Path:

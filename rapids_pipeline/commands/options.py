@@ -294,7 +294,7 @@ def run_config(name: str, changes: RecipeChanges, molecules: str, seed: int) -> 
     InputError
         There is no such recipe or feature set, or a value is out of range; the message names the option.
     """
-    from features.molecules.encoders import chosen_encoder
+    from features.molecules.weights import chosen_encoder
     from rapids_pipeline.stack.recipe import RunConfig, recipe
 
     changed = changed_recipe(recipe(name), changes)

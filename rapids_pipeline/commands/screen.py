@@ -48,7 +48,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
-    from features.molecules.encoders import chosen_encoder
+    from features.molecules.weights import chosen_encoder
     from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import screen as report

@@ -45,7 +45,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.molecules.morgan import fingerprints, tanimoto
 from features.rows import DOSE, TIME, context_numbers, decades_apart, log10_of, varying
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels
 from rapids_pipeline.backend.errors import InputError
@@ -166,6 +165,8 @@ def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     UnavailableError
         RDKit is not installed.
     """
+    from features.molecules.morgan import fingerprints  # a second, of scikit-learn
+
     for column in ("cell_type", "SMILES"):
         _require(training, pairs, column)
     levels = np.unique(training.obs["cell_type"].to_numpy(str))
@@ -202,6 +203,8 @@ def tanimoto_neighbours(training: PerturbationData, pairs: pd.DataFrame) -> Floa
     UnavailableError
         RDKit is not installed.
     """
+    from features.molecules.morgan import fingerprints, tanimoto
+
     for column in ("cell_type", "sm_name", "SMILES"):
         _require(training, pairs, column)
     obs = training.obs

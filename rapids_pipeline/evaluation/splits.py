@@ -11,7 +11,6 @@ from scipy.sparse.csgraph import connected_components
 
 from features.group_statistics import random_folds as dealt_folds
 from features.molecules.smiles import distinct_molecules, murcko_scaffolds
-from features.reduction import TruncatedSVD
 from features.rows import DOSE, TIME, context_numbers, contexts_of, numbered
 from rapids_pipeline.backend.arrays import Float32, Indices, Labels, Mask
 from rapids_pipeline.backend.errors import InputError
@@ -360,7 +359,9 @@ def _cluster(task: Task) -> list[Split]:
 
     Responses decide which rows go together, not what a model of them sees.
     """
-    from sklearn.cluster import KMeans  # a quarter of a second, which no other split needs
+    from sklearn.cluster import KMeans  # a second, with what it brings, which no other split needs
+
+    from features.reduction import TruncatedSVD
 
     if task.Y is None:
         raise InputError("--split cluster: needs the responses")

@@ -129,7 +129,7 @@ def write_parquet(path: Path, ids: Iterable[Any], genes: Sequence[str], predicti
     column = pa.array([int(name) for name in names], pa.int64()) if all(map(is_integer, names)) else names
     table = pa.table([column, *map(pa.array, by_gene)], names=["id", *genes])
     with written(path) as temporary:
-        write_table(table, temporary)
+        write_table(table, temporary, use_dictionary=False)  # there are no repeated values
 
 
 def write_prediction_h5ad(

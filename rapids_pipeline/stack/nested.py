@@ -270,7 +270,7 @@ class _MemberFits:
             name = f"{self.member.name} {place + 1}/{len(tasks)}"
             units.append(Unit(name, shared[unseen], task, (self.key, unseen, *task)))
         self.progress.start(len(units))
-        beside = self.member.side_by_side and self.rows.device == "cpu"
+        beside = self.rows.device == "cpu" and self.member.side_by_side(len(self.rows.Y))
         results = self.executor.results(
             fitted, units, store=self.store, progress=self.progress, side_by_side=beside
         )

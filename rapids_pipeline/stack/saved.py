@@ -25,7 +25,6 @@ import pandas as pd
 from pydantic import ValidationError
 
 from features.molecules import TABLE, needs_weights
-from features.molecules.encoders import encode_molecules
 from features.molecules.smiles import canonical_smiles
 from features.molecules.table import EmbeddingTable
 from features.molecules.weights import recorded
@@ -176,6 +175,8 @@ class SavedModel:
             A compound is new to the model, and the weights of the encoder that would read it are not here, or not
             those of training.
         """
+        from features.molecules.encoders import encode_molecules  # a second, of scikit-learn
+
         smiles, molecules, notes = list(pairs["SMILES"]), {}, []
         for name in self.config.recipe.encoders:
             if name in self.embeddings:
@@ -212,6 +213,8 @@ class SavedModel:
 
     def _read(self, name: str, new: Sequence[str], device: DeviceName) -> tuple[Float32, list[str]]:
         """Return the features of new molecules by a language model, read with the weights of training, and notes."""
+        from features.molecules.encoders import encode_molecules
+
         try:
             if name not in self.weights:
                 raise UnavailableError(

@@ -284,7 +284,7 @@ def test_a_run_with_other_weights_of_the_same_name_is_another_run(
 def test_molecules_that_are_left_to_the_program_are_named_with_the_reason(
     small_files, tmp_path, quick, monkeypatch
 ):
-    lacks_torch = "features.molecules.encoders.find_spec", lambda name: None if name == "torch" else name
+    lacks_torch = "features.molecules.weights.find_spec", lambda name: None if name == "torch" else name
     monkeypatch.setattr(*lacks_torch)
     files = ["--train", small_files.train, "--test", small_files.test]
     result = succeed("run", *files, "--out", tmp_path, "--folds", 3)

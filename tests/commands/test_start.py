@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 
-from features.molecules.encoders import chosen_encoder
+from features.molecules.weights import chosen_encoder
 from rapids_pipeline.backend.files import KEPT
 from rapids_pipeline.commands.start import files_in
 from rapids_pipeline.data.demo import write_demo

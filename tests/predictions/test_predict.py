@@ -9,13 +9,13 @@ import pytest
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
+from features.molecules import encoders
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.pairs import read_batch
 from rapids_pipeline.evaluation.evaluate import evaluate_files
 from rapids_pipeline.predictions import dose_response, predict
 from rapids_pipeline.predictions.applicability import applicability
 from rapids_pipeline.predictions.predict import predict_file
-from rapids_pipeline.stack import saved as saved_model
 from rapids_pipeline.stack.saved import load_model
 from tests.command_line import error_line, invoke, run_arguments, succeed
 from tests.reports.pages import Page
@@ -125,15 +125,15 @@ def predicted_rows(monkeypatch):
 def test_memory_hangs_on_the_block_and_every_molecule_is_featurised_once(
     model, pairs, tmp_path, monkeypatch, predicted_rows
 ):
-    molecules, encode = [], saved_model.encode_molecules
+    molecules, encode = [], encoders.encode_molecules
 
-    def encoded(encoders, training, others=(), device="cpu"):
+    def encoded(names, training, others=(), device="cpu"):
         molecules.extend(training)
-        return encode(encoders, training, others, device)
+        return encode(names, training, others, device)
 
     loaded = load_model(model)
     monkeypatch.setattr(predict, "load_model", lambda folder: loaded)  # its check pairs are encoded, too
-    monkeypatch.setattr(saved_model, "encode_molecules", encoded)
+    monkeypatch.setattr(encoders, "encode_molecules", encoded)
     predict_file(model, pairs, tmp_path / "out", block_rows=6)
     assert max(predicted_rows) <= 6 and len(predicted_rows) == 7
     assert len(molecules) == len(set(molecules)) == pd.read_csv(pairs)["SMILES"].nunique()

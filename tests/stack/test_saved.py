@@ -6,6 +6,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 
+from features.molecules import encoders
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.stack import saved as saved_model
@@ -122,15 +123,15 @@ def test_no_model_and_a_damaged_one_end_with_2(copy, small_files, tmp_path):
 
 
 def test_a_package_that_computes_otherwise_is_noticed(finished, monkeypatch):
-    original = saved_model.encode_molecules
+    original = encoders.encode_molecules
 
-    def other(encoders, training, others=(), device="cpu"):
-        found = original(encoders, training, others, device)
+    def other(names, training, others=(), device="cpu"):
+        found = original(names, training, others, device)
         for name in found.training:
             found.training[name] = found.training[name][:, ::-1]
         return found
 
-    monkeypatch.setattr(saved_model, "encode_molecules", other)
+    monkeypatch.setattr(encoders, "encode_molecules", other)
     with pytest.raises(InputError, match="predicts its own check pairs otherwise than when it was saved"):
         load_model(finished / "model")
 

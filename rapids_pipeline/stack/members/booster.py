@@ -49,8 +49,6 @@ class BoosterMember(WithFeatures):
     With `early_stopping_rounds` each fit finds its number of trees on one fold of its own training rows first.
     """
 
-    side_by_side = True
-
     kind: Literal["booster"] = "booster"
     transform: TransformName = "none"
     transform_scale: Annotated[float, bounded(*SCALES, "it counts root mean squares")] = 2.0
@@ -94,6 +92,10 @@ class BoosterMember(WithFeatures):
         """Return which engine grows the trees, and why."""
         choice = choose_engine(self.engine, device)
         return f"{choice.engine.name} ({choice.reason})"
+
+    def side_by_side(self, n: int) -> bool:
+        """Say that fits run side by side: a tree is grown by one thread."""
+        return True
 
     def prepare(self, data: TrainingSet) -> "BoosterFits":
         """Return its fits."""

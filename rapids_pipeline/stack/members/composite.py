@@ -43,6 +43,7 @@ from rapids_pipeline.stack.members.svr import FAR, NO_TUBE
 from rapids_pipeline.stack.target_space import ROWS_AT_ONCE, SCALES, Compact, Part, TargetSpace, TransformName
 from rapids_pipeline.svr.dual import require_room
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
+from rapids_pipeline.svr.kernel_ridge import ITERATES_FROM
 
 LEAST_NOISE = 1e-3
 """Part of the rows' mean square that is added to each row's before noise is made of it."""
@@ -226,6 +227,10 @@ class CompositeMember(Member):
         """Return which engine solves `known_compounds`, and why."""
         known, _ = (choose_engine(model.engine, to_device(Y[:1], device)) for model in self.models)
         return f"{known.engine.name} ({known.reason})"
+
+    def side_by_side(self, n: int) -> bool:
+        """Say whether fits run side by side: those by a factorisation do, with small Gram matrices and one thread."""
+        return n <= ITERATES_FROM and all(model.engine == "ridge" for model in self.models)
 
     def prepare(self, data: TrainingSet) -> "CompositeFits":
         """Return its fits, which share what kernels compare and no target enters (numbers, similarities)."""

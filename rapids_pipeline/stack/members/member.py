@@ -9,7 +9,7 @@ hands it a `TrainingSet` once for all fits that share it, and asks for fits to s
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
@@ -181,9 +181,6 @@ class Member(StageConfig, ABC):
         Off by default.
     """
 
-    side_by_side: ClassVar[bool] = False
-    """Whether fits run side by side on a CPU, each in one thread, since they gain nothing from more."""
-
     kind: str
     name: Annotated[str, named()] = ""
     stacks_on: tuple[str, ...] = Field(default=(), max_length=MOST_MEMBERS)
@@ -197,6 +194,10 @@ class Member(StageConfig, ABC):
     @abstractmethod
     def prepare(self, data: TrainingSet) -> Fits[Any]:
         """Return the fits to rows of a training set."""
+
+    def side_by_side(self, n: int) -> bool:
+        """Say whether fits to n rows run side by side on a CPU: each gains nothing from more threads, and is small."""
+        return False
 
     @abstractmethod
     def model_from_state(self, reader: StateReader) -> Model:

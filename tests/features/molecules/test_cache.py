@@ -14,8 +14,9 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features.molecules import encoders, language_model
-from features.molecules.encoders import ChemBERTaEncoder, EmbeddingCache, cache_folder, embed_through
+from features.molecules import embedding_cache, language_model
+from features.molecules.embedding_cache import EmbeddingCache, cache_folder, embed_through
+from features.molecules.encoders import ChemBERTaEncoder
 from rapids_pipeline.backend.errors import InputError
 
 MOLECULES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "Cn1cnc2c1c(=O)n(C)c(=O)n2C", "CCN", "ClCCBr"]
@@ -182,7 +183,7 @@ WRITER = """
 import sys, warnings
 from pathlib import Path
 import numpy as np
-from features.molecules.encoders import EmbeddingCache
+from features.molecules.embedding_cache import EmbeddingCache
 warnings.simplefilter("error")
 cache = EmbeddingCache(Path(sys.argv[1]), "key", 3)
 for number in range(15):
@@ -220,11 +221,11 @@ def test_a_read_only_folder_is_read_and_warned_of_when_something_is_new(encode, 
     def refuse(path):
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(encoders, "written_atomically", refuse)
+    monkeypatch.setattr(embedding_cache, "written_atomically", refuse)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert encode(MOLECULES[:4])[1] == 4
-    monkeypatch.setattr(encoders, "MOLECULES_PER_WRITE", 1)
+    monkeypatch.setattr(embedding_cache, "MOLECULES_PER_WRITE", 1)
     with pytest.warns(UserWarning, match="Read-only file system") as caught:
         _, from_cache = encode([*MOLECULES, "CCCC"])
     assert (from_cache, len(caught)) == (4, 1)
@@ -248,7 +249,7 @@ def test_a_file_that_may_not_be_read_costs_one_warning(encode, monkeypatch, tmp_
 def test_a_lock_that_is_never_released_does_not_stop_the_work(tmp_path, monkeypatch):
     from filelock import FileLock
 
-    monkeypatch.setattr(encoders, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(embedding_cache, "LOCK_TIMEOUT_S", 0.05)
     cache = small_cache(tmp_path)
     with FileLock(f"{cache.path}.lock"), pytest.warns(UserWarning, match="going on without"):
         cache.add(["C"], rows_of(1))
@@ -257,7 +258,7 @@ def test_a_lock_that_is_never_released_does_not_stop_the_work(tmp_path, monkeypa
 
 
 def test_an_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoders, "MOLECULES_PER_WRITE", 2)
+    monkeypatch.setattr(embedding_cache, "MOLECULES_PER_WRITE", 2)
     parts = []
 
     def embed(part):

@@ -12,9 +12,10 @@ pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
 from features.molecules.descriptors import DescriptorEncoder  # noqa: E402
-from features.molecules.encoders import ChemBERTaEncoder, chosen_encoder, molecule_encoder  # noqa: E402
+from features.molecules.encoders import ChemBERTaEncoder, molecule_encoder  # noqa: E402
 from features.molecules.morgan import MorganEncoder  # noqa: E402
 from features.molecules.smiles import canonical_smiles  # noqa: E402
+from features.molecules.weights import chosen_encoder  # noqa: E402
 from rapids_pipeline.backend.errors import InputError  # noqa: E402
 
 uncached = functools.partial(ChemBERTaEncoder, cache=None)
