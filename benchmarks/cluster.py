@@ -2,8 +2,8 @@
 
     python -m benchmarks.cluster [--parts busy,overhead,killed,lost,resumed] [--data FOLDER] [--out FILE]
 
-busy      64 simulated workers, whose units wait instead of fitting: how much of their time they are busy, and the bytes
-          that move for a unit over the network
+busy      64 simulated workers, whose units wait instead of fitting: how much of their time they are busy from the
+          first unit to the last, while they get what units share, too; and the bytes that move for a unit
 overhead  `run` on two workers of this machine and without a cluster, in turns: `published` on lincs_lung, and `best` on
           the demo at full size
 killed    a run on a cluster of two workers of which one is killed with SIGKILL every 20 s
@@ -35,12 +35,14 @@ from benchmarks.pipeline import files_of
 from rapids_pipeline.backend.parallel import Shared, Unit, executor_of
 from rapids_pipeline.backend.store import Kept
 
-WORKERS, UNITS_A_WORKER, MEAN_S, SHARED_BYTES, RESULT_BYTES = 64, 20, 2.0, 40_000_000, 100_000
+WORKERS, UNITS_A_WORKER, MEDIAN_S, SPREAD, SHARED_BYTES, RESULT_BYTES = 64, 40, 2.0, 0.3, 40_000_000, 100_000
+"""Units take log-normal times, whose logarithms have the standard deviation SPREAD, as the fits of one member do."""
 ROUNDS, KILL_S = 2, 20.0
 COMPARED = ("submission.csv", "oof.parquet")
 RUN = ["run", "--molecules", "morgan"]
 SIMULATED = """
 import sys
+import rapids_pipeline.stack.fit
 from distributed import LocalCluster
 if __name__ == "__main__":
     where, n = sys.argv[1], int(sys.argv[2])
@@ -63,7 +65,7 @@ def busy() -> dict[str, Any]:
     import psutil
 
     draw = random.Random(0)
-    delays = [draw.lognormvariate(0.0, 0.5) * MEAN_S for _ in range(WORKERS * UNITS_A_WORKER)]
+    delays = [draw.lognormvariate(0.0, SPREAD) * MEDIAN_S for _ in range(WORKERS * UNITS_A_WORKER)]
     shared = Shared(
         lambda: np.ones(SHARED_BYTES // 8), keep=True
     )  # as rows and targets, which stay for a whole run
@@ -71,12 +73,10 @@ def busy() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder) / "address"
         argv = [sys.executable, "-c", SIMULATED, str(where), str(WORKERS)]
-        with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, cwd=harness.REPOSITORY) as process:
             try:
                 with executor_of(awaited(where)) as executor:
-                    list(
-                        executor.results(waited, units[:WORKERS])
-                    )  # workers have imported everything by then
+                    executor.client.wait_for_workers(WORKERS)  # type: ignore[attr-defined]
                     before, began = psutil.net_io_counters().bytes_sent, time.perf_counter()
                     list(executor.results(waited, units))
                     wall, moved = time.perf_counter() - began, psutil.net_io_counters().bytes_sent - before

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -323,7 +323,24 @@ def connected(cluster: str, log: Path | None = None) -> Iterator[Cluster]:
     with _workers(distributed, cluster) as given, _client(distributed, given, cluster) as client:
         executor = Cluster(client, cluster, log)
         executor.require_workers()
-        yield executor
+        with _copies_kept(client):
+            yield executor
+
+
+@contextmanager
+def _copies_kept(client: Any) -> Iterator[None]:
+    """Keep the scheduler's memory manager from dropping copies of shared objects between two units of a worker.
+
+    It would every two seconds, wherever no unit waits at the moment, and the object would be sent again.
+    """
+    running = client.amm.running()
+    client.amm.stop()
+    try:
+        yield
+    finally:
+        if running and client.status == "running":
+            with suppress(OSError, TimeoutError):  # the scheduler is gone
+                client.amm.start()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Units on a Dask cluster: the bytes of threads, whatever happens to workers; what cannot be done ends in a line."""
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,15 @@ def test_what_is_kept_is_sent_once_and_the_rest_with_every_call(cluster):
             units = [Unit(f"unit {k}", shared, float(k)) for k in range(4)]
             assert len(list(cluster.results(product, units))) == 4
         assert len(made) == times
+
+
+def test_workers_keep_what_they_will_need_again(cluster):
+    shared = Shared(lambda: np.arange(3.0), keep=True)
+    units = [Unit(f"unit {k}", shared, float(k)) for k in range(8)]
+    list(cluster.results(product, units))
+    sent = cluster._sent[shared]
+    time.sleep(5)  # in which the scheduler's memory manager would look twice
+    assert len(cluster.client.who_has(sent)[sent.key]) == 2
 
 
 def test_a_worker_that_dies_costs_its_unit_only(cluster, tmp_path):
