@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -214,13 +215,21 @@ def lost(argv: list[str], like: Path, place: Path, after: float) -> dict[str, An
 
 def resumed(argv: list[str], like: Path, place: Path, whole: float) -> dict[str, Any]:
     """Kill a run after half of the time that a whole one takes, and type it again; then once more."""
+    log = place.with_suffix(".log")
     process = started(argv, place)
     time.sleep(whole / 2)
     process.kill()
     process.communicate()
-    again, nothing = timed(argv, place), timed(argv, place)
+    began = time.time()
+    again = timed([*argv, "--log", str(log)], place)
+    lines = [(datetime.fromisoformat(line.split()[0]).timestamp() - began, line) for line in log.open()]
+    first, kept = lines[0][0], [when for when, line in lines if line.endswith("kept from before\n")]
+    nothing = timed(argv, place)
     return {
         **{"whole s": whole, "killed after s": whole / 2, "again s": again, "saved": 1 - again / whole},
+        "seconds of it until the first fit is read: start, imports, tables": first,
+        "fits read": len(kept),
+        "of fits": len(lines),
         **{"finished, again s": nothing, "same bytes": same_bytes(like, place)},
     }
 
