@@ -43,7 +43,10 @@ help:
 demo: $(VENV)/.ready-to-run
 	$(BIN)/rapids-perturb demo --out runs/demo --overwrite
 
-test: lint unit packaging
+# `packaging` mostly waits for the package index, so it runs beside the tests; what it printed comes last.
+test: lint
+	@log=$$(mktemp); $(MAKE) packaging >$$log 2>&1 & check=$$!; \
+	$(MAKE) unit; unit=$$?; wait $$check; packaging=$$?; cat $$log; rm -f $$log; exit $$((unit || packaging))
 
 venv: $(VENV)/.ready-to-test
 

@@ -120,10 +120,14 @@ OF_THE_MACHINE = {
 """Errors of the system that can come wherever a file is opened or written, and what helps."""
 
 
+NO_THREAD = "can't start new thread"
+"""What Python says where the system gives it no thread, mostly for want of memory."""
+
+
 def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
     """Make a command end with one line on stderr and its exit code where it would raise a `PerturbError`.
 
-    So do errors of the machine: no memory, no room on a disk, no more files. An
+    So do errors of the machine: no memory, no room on a disk, no more files or threads. An
     interrupt (Ctrl-C) ends it with code 130. Python warnings become lines on stderr, too.
     """
 
@@ -138,6 +142,13 @@ def exits_cleanly(command: Callable[P, T]) -> Callable[P, T]:
             raise SystemExit(error.exit_code) from None
         except MemoryError as error:
             sys.stderr.write(f"error: {OutOfMemoryError('this machine', error)}\n")
+            raise SystemExit(EXIT_BAD_INPUT) from None
+        except RuntimeError as error:
+            if NO_THREAD not in str(error):
+                raise
+            sys.stderr.write(
+                "error: this machine: no room for another thread; allow more memory or threads (ulimit -v, -u)\n"
+            )
             raise SystemExit(EXIT_BAD_INPUT) from None
         except OSError as error:
             if error.errno not in OF_THE_MACHINE:

@@ -24,6 +24,16 @@ from rapids_pipeline.backend.progress import Progress, Stages
         (InputError("bad row 3"), 2, "error: bad row 3\n"),
         (UnavailableError("no GPU"), 3, "error: no GPU\n"),
         (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted\n"),
+        (
+            MemoryError("8 GB"),
+            2,
+            "error: this machine: out of memory (8 GB); allow more, or take fewer rows, genes or --block-rows\n",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            2,
+            "error: this machine: no room for another thread; allow more memory or threads (ulimit -v, -u)\n",
+        ),
     ],
 )
 def test_commands_end_with_one_line_and_their_code(capsys, error, code, message):
@@ -45,6 +55,13 @@ def test_other_errors_keep_their_traceback():
     assert command(2) == 0.5
     with pytest.raises(ZeroDivisionError):
         command(0)
+
+    @exits_cleanly
+    def other():
+        raise RuntimeError("a fault of ours")
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        other()
 
 
 @pytest.mark.parametrize(
