@@ -19,6 +19,8 @@ from benchmarks.harness import cores, options_of, seconds, table, written
 
 KILLS = 580
 """How many are planned; those that come after the end of a command are not counted."""
+MOST = ("seconds", "peak_mb")
+"""What inputs are also judged by: the most that one of a kind took; 400 MB of it are libraries."""
 RULES = (
     "kills: SIGKILL before each file operation of a command, moments after one, and at any moment. Afterwards no file "
     "is half a file, the same command typed again ends well, and leaves what an undisturbed one leaves, to the byte "
@@ -80,7 +82,7 @@ class Campaign:
 
 
 def counted(part: str, outcomes: Iterator[Mapping[str, Any]], count: str) -> list[dict[str, Any]]:
-    """Return a row for each command or kind of fault: cases, and violations, which are printed as they come."""
+    """Return a row for each command or kind of fault; violations are printed as they come."""
     rows: dict[str, dict[str, Any]] = {}
     for outcome in outcomes:
         row = rows.setdefault(
@@ -88,6 +90,9 @@ def counted(part: str, outcomes: Iterator[Mapping[str, Any]], count: str) -> lis
         )
         row["cases"] += outcome[count]
         row["violations"] += outcome["violations"]
+        for most in MOST:
+            if most in outcome:
+                row[most] = max(row.get(most, 0), outcome[most])
         for violation in outcome["violations"]:
             print(f"VIOLATION {outcome['name']}: {violation}", file=sys.stderr, flush=True)
     print(f"{part}: {sum(row['cases'] for row in rows.values())} cases", file=sys.stderr, flush=True)
@@ -98,17 +103,29 @@ def hostile(seed: int, only: str = "") -> Iterator[dict[str, Any]]:
     """Yield the outcome of each hostile input."""
     for outcome in fuzz.outcomes_of(seed, only):
         told = [outcome.told()] if outcome.violations else []
-        yield {"name": fuzz.family(outcome.kind), "hit": 1, "violations": told}
+        needed = {"seconds": round(outcome.seconds, 2), "peak_mb": round(outcome.peak_mb)}
+        yield {"name": fuzz.family(outcome.kind), "hit": 1, "violations": told, **needed}
 
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the table of a report, with the totals of each part."""
-    rows = [(row["part"], row["what"], row["cases"], len(row["violations"])) for row in report["rows"]]
-    for part in dict.fromkeys(row[0] for row in rows):
-        mine = [row for row in rows if row[0] == part]
-        rows.append((part, "all", sum(row[2] for row in mine), sum(row[3] for row in mine)))
+
+    def line(part: str, what: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+        most = [max((row[name] for row in rows if name in row), default="") for name in MOST]
+        return (
+            part,
+            what,
+            sum(row["cases"] for row in rows),
+            sum(len(row["violations"]) for row in rows),
+            *most,
+        )
+
+    found = report["rows"]
+    rows = [line(row["part"], row["what"], [row]) for row in found]
+    for part in dict.fromkeys(row["part"] for row in found):
+        rows.append(line(part, "all", [row for row in found if row["part"] == part]))
     wrong = [violation for row in report["rows"] for violation in row["violations"]]
-    lines = table("part | command or kind | cases | violations", rows)
+    lines = table("part | command or kind | cases | violations | most seconds | most MB", rows)
     return "\n".join(
         [RULES, "", f"Seed {report['seed']}, {report['seconds']:.0f} s.", "", *lines, "", *wrong]
     )
