@@ -185,13 +185,14 @@ class Cluster(Executor):
     def _result(self, unit: Unit, future: Any) -> "_Made":
         """Return what a unit found; raise what it raised, or that it failed on several workers."""
         from distributed import CancelledError, KilledWorker
+        from distributed.comm.core import CommClosedError
 
         try:
             made: _Made | PerturbError = future.result()
         except KilledWorker as error:
             why = f"{MORE_TRIES + 1} workers died over it, the last one was {error.last_worker.address}"
             raise self._failed(unit, why, "what that worker printed") from None
-        except CancelledError as error:  # the scheduler takes all futures with it
+        except (CancelledError, CommClosedError) as error:  # the scheduler takes all futures with it
             raise self.lost() from error
         except Exception as error:
             self._write(f"{unit.name}  failed\n{''.join(traceback.format_exception(error))}")

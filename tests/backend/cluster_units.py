@@ -46,3 +46,10 @@ def hangs_once(shared, argument):
             pass
         time.sleep(600)
     return Kept({"product": np.array([argument])})
+
+
+def kills_the_scheduler(shared, argument):
+    """The sixth unit kills the process whose number is shared, as large results are on their way from it."""
+    if argument == 5:
+        os.kill(shared, signal.SIGKILL)
+    return Kept({"product": np.full(4_000_000, argument)})

@@ -1,5 +1,7 @@
 """Units on a Dask cluster: the bytes of threads, whatever happens to workers; what cannot be done ends in a line."""
 
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +20,15 @@ from tests.stack_example import BOOSTER, COMPOSITE, SVR, example, folded, recipe
 
 pytest.importorskip("distributed")
 sys.path.insert(0, str(Path(__file__).parent))
-from cluster_units import bad_input, hangs_once, kills, kills_the_first, no_memory, product
+from cluster_units import (
+    bad_input,
+    hangs_once,
+    kills,
+    kills_the_first,
+    kills_the_scheduler,
+    no_memory,
+    product,
+)
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +167,29 @@ def test_a_cluster_that_is_not_to_be_had_is_refused(monkeypatch, name, error, me
     with pytest.raises(error, match=f"^--cluster {name}: ") as refused, executor_of(name):
         pytest.fail("there was a cluster")
     assert message in str(refused.value)
+
+
+def test_a_scheduler_that_is_lost_is_a_line_and_finished_units_are_kept(tmp_path):
+    file, dask = tmp_path / "scheduler.json", Path(sys.executable).with_name("dask")
+    words = ["--scheduler-file", str(file), "--no-dashboard"]
+    here = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}  # where workers find the units
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": here}
+    started = [subprocess.Popen([dask, "scheduler", *words, "--port", "0"], **quiet)]
+    try:
+        while not (file.exists() and file.read_text()):
+            time.sleep(0.1)
+        started.append(subprocess.Popen([dask, "worker", *words, "--nthreads", "1", "--no-nanny"], **quiet))
+        store, shared = Store(tmp_path, "study"), Shared(lambda: started[0].pid)
+        units = [Unit(f"unit {k}", shared, float(k), (k,)) for k in range(9)]
+        with (
+            executor_of(str(file)) as executor,
+            pytest.raises(
+                UnavailableError, match=r"the scheduler is gone; finished fits are kept .* goes on"
+            ),
+        ):
+            list(executor.results(kills_the_scheduler, units, store=store))
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert [store.get(k) is not None for k in range(3)] == [True] * 3 and store.get(8) is None
