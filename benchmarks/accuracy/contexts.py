@@ -123,7 +123,7 @@ def _lines(split: str, names: Iterable[str], *numbers: Iterable[float]) -> list[
 def of_task(table: pd.DataFrame, config: RunConfig, work: Path) -> dict[str, Any]:
     """Return the shape of a task's data and the lines of its splits; `table` is of `responses`."""
     if reads_structures(config.molecules):
-        table = table[table["SMILES"].notna()]
+        table = table[table["SMILES"].fillna("") != ""]
     file = work / f"tggates_{config.molecules}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(file, index=False)
