@@ -26,6 +26,7 @@ import pandas as pd
 from benchmarks import harness
 from benchmarks.accuracy.jobs import versions
 from features.molecules import NONE, reads_structures
+from features.molecules.table import encode_compounds
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.devices import resolve_device
@@ -79,9 +80,9 @@ def variants(member: CompositeMember) -> dict[str, CompositeMember]:
     return {name: variant.in_contexts(()) for name, variant in named.items()}
 
 
-def losses_of(member: CompositeMember, data: PerturbationData, split: str) -> Float64:
+def losses_of(member: CompositeMember, data: PerturbationData, rows: Rows, split: str) -> Float64:
     """Return the RMSE of every row, (n,), predicted by the member alone; NaN where the split never holds it out."""
-    fits = member.prepare(TrainingSet(Rows(data.obs), data.Y, data.weight, (), 0, "cpu"))
+    fits = member.prepare(TrainingSet(rows, data.Y, data.weight, (), 0, "cpu"))
     losses = np.full(len(data.Y), np.nan)
     for part in named_splits(split, data.obs)[0]:
         predicted: list[Float32] = fits.fit_predict(part.training, [part.held_out])
@@ -91,8 +92,10 @@ def losses_of(member: CompositeMember, data: PerturbationData, split: str) -> Fl
 
 def of_factors(data: PerturbationData, config: RunConfig, split: str) -> list[Line]:
     """Return a line of the report for the composite member and each factor that it is deprived of."""
-    [member] = [m for m in config.resolved().recipe.members if isinstance(m, CompositeMember)]
-    made = {name: losses_of(variant, data, split) for name, variant in variants(member).items()}
+    config = config.resolved()
+    [member] = [m for m in config.recipe.members if isinstance(m, CompositeMember)]
+    rows = Rows(data.obs, encode_compounds(config.recipe.encoders, data.obs).training)
+    made = {name: losses_of(variant, data, rows, split) for name, variant in variants(member).items()}
     losses = np.stack(list(made.values()))
     folds = np.where(np.isfinite(losses[:1]), 0, -1)
     found = paired_intervals(
