@@ -33,7 +33,7 @@ help:
 	@echo 'make bench-screen   feature screening: one gene, all genes, false alarms (5 minutes)'
 	@echo 'make bench-evaluation   which split foretells the error on the pairs to predict (15 minutes)'
 	@echo 'make bench-accuracy   every method on real data, three tasks: scores with intervals, time, memory (50 minutes)'
-	@echo 'make bench-contexts   unseen doses and times of known compounds, on Open TG-GATEs (6 minutes)'
+	@echo 'make bench-contexts   unseen doses, times and compounds, on Open TG-GATEs (7 minutes)'
 	@echo 'make bench-batches   memory and speed of predicting more and more pairs (10 minutes)'
 	@echo 'make bench-cluster   what a cluster costs, and work that is cut off: killed workers, resumed runs (15 minutes)'
 	@echo 'make fuzz   bad input of every kind: no crash, no hang, one line of text (12 minutes; benchmarks/results/)'
