@@ -37,7 +37,7 @@ from rapids_pipeline.backend.parallel import Shared, Unit, executor_of
 from rapids_pipeline.backend.store import Kept
 
 WORKERS, UNITS_A_WORKER, MEDIAN_S, SPREAD, SHARED_BYTES, RESULT_BYTES = 64, 40, 2.0, 0.3, 40_000_000, 100_000
-"""Units take log-normal times, whose logarithms have the standard deviation SPREAD, as the fits of one member do."""
+"""Units take log-normal times; SPREAD is the standard deviation of their logarithms."""
 ROUNDS, KILL_S = 2, 20.0
 COMPARED = ("submission.csv", "oof.parquet")
 RUN = ["run", "--molecules", "morgan"]
@@ -87,6 +87,8 @@ def busy() -> dict[str, Any]:
     return {
         "workers": WORKERS,
         "units": len(units),
+        "median seconds of a unit": MEDIAN_S,
+        "standard deviation of the logarithms of their times": SPREAD,
         "seconds": wall,
         "share of their time in units": sum(delays) / (WORKERS * wall),
         "share that no schedule exceeds": sum(delays) / (WORKERS * most),

@@ -186,7 +186,7 @@ def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[
     named = sorted(name for name in {*config.resolved().encoders} if needs_weights(name))
     if not named:
         return found
-    from features.molecules.encoders import molecule_encoder  # a second, of scikit-learn
+    from features.molecules.encoders import molecule_encoder  # loads scikit-learn, which takes a second
 
     models = {name: molecule_encoder(name) for name in named}
     with quiet_libraries():  # which may be fetching

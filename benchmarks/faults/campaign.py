@@ -22,9 +22,10 @@ KILLS = 580
 MOST = ("seconds", "peak_mb")
 """What inputs are also judged by: the most that one of a kind took; 400 MB of it are libraries."""
 RULES = (
-    "kills: SIGKILL before each file operation of a command, moments after one, and at any moment. Afterwards no file "
-    "is half a file, the same command typed again ends well, and leaves what an undisturbed one leaves, to the byte "
-    "but for times, and nothing else. faults: a full disk, a limit, a folder that goes away, a closed output, a "
+    "kills: SIGKILL before file operations spread over a whole command, moments after one, and at any moment. "
+    "Afterwards no file is half a file, the same command typed again ends well, and leaves what an undisturbed one "
+    "leaves, to the byte but for times, and nothing else. faults: a full disk, a limit, a folder that goes away, a "
+    "closed output, a "
     "signal, a clock that is set back; one line or no harm, and nothing finished is lost. inputs: damaged or hostile "
     "files, settings and names; a process ends by itself within 10 s and 1.5 GB, with its work done or one line of at "
     "most 500 characters."

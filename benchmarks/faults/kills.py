@@ -1,4 +1,4 @@
-"""Kills of every command: before each of its file operations, moments after one, at any moment; also one after another.
+"""Kills of every command: before file operations all over it, moments after one, at any moment; also one after another.
 
 After each kill no file is half a file, and in the end the same command, typed again, ends well and leaves what an
 undisturbed one leaves, to the byte but for times, and nothing else.

@@ -264,7 +264,10 @@ def encode_compounds(
         As `encode_molecules` and `EmbeddingTable.rows`; an encoder reads SMILES and a row has none, or `TABLE` and
         there is no table.
     """
-    from features.molecules.encoders import MoleculeColumns, encode_molecules  # a second, of scikit-learn
+    from features.molecules.encoders import (  # loads scikit-learn, which takes a second
+        MoleculeColumns,
+        encode_molecules,
+    )
 
     parts = [training] if others is None else [training, others]
     of_smiles = [name for name in dict.fromkeys(encoders) if name != TABLE]

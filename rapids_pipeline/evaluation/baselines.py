@@ -165,7 +165,7 @@ def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     UnavailableError
         RDKit is not installed.
     """
-    from features.molecules.morgan import fingerprints  # a second, of scikit-learn
+    from features.molecules.morgan import fingerprints  # loads scikit-learn, which takes a second
 
     for column in ("cell_type", "SMILES"):
         _require(training, pairs, column)

@@ -359,7 +359,7 @@ def _cluster(task: Task) -> list[Split]:
 
     Responses decide which rows go together, not what a model of them sees.
     """
-    from sklearn.cluster import KMeans  # a second, with what it brings, which no other split needs
+    from sklearn.cluster import KMeans  # takes a second to load, and no other split needs it
 
     from features.reduction import TruncatedSVD
 

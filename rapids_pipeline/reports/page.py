@@ -371,8 +371,10 @@ class LiveStages(Stages):
             TextColumn("{task.description:<15}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            *(TimeElapsedColumn(), TextColumn("elapsed,")),
-            *(TimeRemainingColumn(), TextColumn("left")),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
             TextColumn("{task.fields[what]} {task.fields[workers]}", markup=False),
         )
         bars = _Bars(*columns, console=self.console, transient=True)

@@ -175,7 +175,7 @@ class SavedModel:
             A compound is new to the model, and the weights of the encoder that would read it are not here, or not
             those of training.
         """
-        from features.molecules.encoders import encode_molecules  # a second, of scikit-learn
+        from features.molecules.encoders import encode_molecules  # loads scikit-learn, which takes a second
 
         smiles, molecules, notes = list(pairs["SMILES"]), {}, []
         for name in self.config.recipe.encoders:

@@ -176,7 +176,8 @@ def test_a_scheduler_that_is_lost_is_a_line_and_finished_units_are_kept(tmp_path
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": here}
     started = [subprocess.Popen([dask, "scheduler", *words, "--port", "0"], **quiet)]
     try:
-        while not (file.exists() and file.read_text()):
+        until = time.monotonic() + 60
+        while not (file.exists() and file.read_text()) and time.monotonic() < until:
             time.sleep(0.1)
         started.append(subprocess.Popen([dask, "worker", *words, "--nthreads", "1", "--no-nanny"], **quiet))
         store, shared = Store(tmp_path, "study"), Shared(lambda: started[0].pid)
