@@ -1,15 +1,20 @@
 """RDKit's two-dimensional descriptors of molecules, raw and standardised."""
 
-from collections.abc import Callable, Iterable
+import json
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from multiprocessing import current_process
 from typing import Any, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from features.molecules.cache import MoleculeCache, cache_folder, computed_through
 from features.molecules.encoders import MoleculeEncoder
 from features.molecules.smiles import distinct_molecules, rdkit_chem
 from rapids_pipeline.backend.arrays import Float32, Float64, Labels
+from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
@@ -19,12 +24,18 @@ LOGARITHMIC = ("Ipc",)
 LARGEST = 1e30
 """A value beyond this counts as not computed."""
 
+REMEMBERED = 16_384
+"""Molecules whose descriptors a process remembers: 30 MB."""
+
+SEVERAL_PROCESSES_FROM = 300
+"""Molecules that are computed by one process a processor; starting these takes as long as a hundred molecules."""
+
 
 def raw_descriptors(smiles: Iterable[str]) -> tuple[list[str], Float64]:
     """Compute RDKit's two-dimensional descriptors (`rdkit.Chem.Descriptors.descList`, 217 in RDKit 2026.09).
 
-    Each distinct molecule is computed once a process (about 10 ms), so that encoders can be fitted again and
-    again, fold by fold, at the cost of standardising.
+    Each distinct molecule is computed once (10 to 20 ms) and kept in the user's cache (`features.molecules.cache`),
+    so that encoders can be fitted again and again, fold by fold and run by run, at the cost of standardising.
 
     Returns
     -------
@@ -40,10 +51,7 @@ def raw_descriptors(smiles: Iterable[str]) -> tuple[list[str], Float64]:
     """
     distinct, row = distinct_molecules(smiles)
     names = [name for name, _ in _descriptor_list()]
-    values = np.empty((len(distinct), len(names)))
-    for number, molecule in enumerate(distinct):
-        values[number] = _values_of(molecule)
-    return names, values[row]
+    return names, _known(tuple(names)).rows(distinct)[row]
 
 
 class DescriptorEncoder(MoleculeEncoder):
@@ -194,14 +202,65 @@ def _descriptor_list() -> list[tuple[str, Callable[[Any], float]]]:
     return list(Descriptors.descList)
 
 
-@lru_cache(maxsize=16384)
-def _values_of(canonical: str) -> Float64:
-    """Return the descriptors of one molecule, read-only; at most 30 MB are remembered."""
+class _Known:
+    """The descriptors of canonical SMILES that this process has had, and behind them the user's cache.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the descriptors; with RDKit's version they are the cache's key.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        import rdkit
+
+        folder = cache_folder("auto", "descriptors")
+        key = json.dumps({"descriptors": names, "rdkit": rdkit.__version__}, sort_keys=True)
+        self._cache = None if folder is None else MoleculeCache(folder, key, len(names), np.float64)
+        self._width, self._rows, self._lock = len(names), dict[str, Float64](), threading.Lock()
+
+    def rows(self, distinct: Sequence[str]) -> Float64:
+        """Return the descriptors of n molecules, (n, p); those that nobody has had are computed."""
+        with self._lock:  # so that threads which want the same molecules do not all compute them
+            missing = [molecule for molecule in distinct if molecule not in self._rows]
+            if self._cache is None:
+                self._rows.update(zip(missing, _computed(missing), strict=True))
+            elif missing:
+                self._rows.update(
+                    zip(missing, computed_through(self._cache, missing, _computed)[0], strict=True)
+                )
+            found = np.array([self._rows[molecule] for molecule in distinct]).reshape(-1, self._width)
+            for molecule in list(self._rows)[:-REMEMBERED]:
+                del self._rows[molecule]
+        return found
+
+
+_known = lru_cache(maxsize=1)(_Known)
+
+
+def _computed(molecules: Sequence[str]) -> Float64:
+    """Compute the descriptors of molecules, (n, p): RDKit's are in Python, so that only processes go side by side."""
+    # A worker of a cluster may not start processes, and others have its processors in any case.
+    if len(molecules) < SEVERAL_PROCESSES_FROM or current_process().daemon:
+        return _values_of(molecules)
+    from joblib import Parallel, delayed
+
+    n = processor_count()
+    parts = [molecules[k :: 4 * n] for k in range(4 * n)]  # large molecules are often neighbours
+    values = np.empty((len(molecules), len(_descriptor_list())))
+    for k, part in enumerate(Parallel(n)(delayed(_values_of)(part) for part in parts)):
+        values[k :: 4 * n] = part
+    return values
+
+
+def _values_of(molecules: Sequence[str]) -> Float64:
     chem, blocked = rdkit_chem()
+    functions = [function for _, function in _descriptor_list()]
+    values = np.empty((len(molecules), len(functions)))
     with blocked(), np.errstate(all="ignore"):
-        molecule = chem.MolFromSmiles(canonical)
-        values = np.array([_value(function, molecule) for _, function in _descriptor_list()])
-    values.setflags(write=False)
+        for number, canonical in enumerate(molecules):
+            molecule = chem.MolFromSmiles(canonical)
+            values[number] = [_value(function, molecule) for function in functions]
     return values
 
 

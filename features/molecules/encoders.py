@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from features.molecules import DEFAULT_CHEMBERTA, NONE, TABLE, WITHOUT_WEIGHTS, fitted_in_fold, language_model
-from features.molecules.embedding_cache import EmbeddingCache, cache_folder, embed_through
+from features.molecules.cache import MoleculeCache, cache_folder, computed_through
 from features.molecules.smiles import (
     distinct_molecules,
     is_salt,
@@ -99,7 +99,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
     desalt : bool
         Encode a molecule of several fragments as its largest organic fragment alone.
     cache : path, "auto" or None
-        Folder that keeps embeddings between runs (`EmbeddingCache`); "auto": the user's cache
+        Folder that keeps embeddings between runs (`MoleculeCache`); "auto": the user's cache
         folder, see `cache_folder`.
 
     Attributes
@@ -164,7 +164,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
         cache, self.n_cached_ = self._open_cache(), 0
         if cache is None:
             return self._computed(distinct)[row]
-        rows, self.n_cached_ = embed_through(cache, distinct, self._computed)
+        rows, self.n_cached_ = computed_through(cache, distinct, self._computed)
         return rows[row]
 
     def get_feature_names_out(self, input_features: object = None) -> Labels:
@@ -193,7 +193,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
             self.language_model_, canonical, self.pooling, self.normalize, self.batch_size
         )
 
-    def _open_cache(self) -> EmbeddingCache | None:
+    def _open_cache(self) -> MoleculeCache | None:
         """Return the cache of these weights and options: of all that changes an embedding beyond rounding."""
         folder = cache_folder(self.cache)
         if folder is None:
@@ -211,7 +211,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
             },
             sort_keys=True,
         )
-        return EmbeddingCache(folder, key, loaded.width)
+        return MoleculeCache(folder, key, loaded.width)
 
     def _diagnose(self, canonical: list[str]) -> None:
         loaded = self.language_model_

@@ -334,7 +334,7 @@ def test_another_rdkits_descriptors_are_refused(change, monkeypatch):
     renamed = [*listed[:5], ("NewName", listed[5][1]), *listed[6:]]
     listed = {"fewer": listed[:-3], "renamed": renamed, "reordered": listed[::-1]}[change]
     monkeypatch.setattr(descriptors, "_descriptor_list", lambda: listed)
-    descriptors._values_of.cache_clear()
+    descriptors._known.cache_clear()
     try:
         again = DescriptorEncoder.from_state(reader(encoder.state()))
         with pytest.raises(
@@ -342,4 +342,4 @@ def test_another_rdkits_descriptors_are_refused(change, monkeypatch):
         ):
             again.transform(SMILES)
     finally:
-        descriptors._values_of.cache_clear()
+        descriptors._known.cache_clear()

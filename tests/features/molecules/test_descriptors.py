@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -21,15 +23,23 @@ TRAINING = [ASPIRIN, CAFFEINE, *OTHERS, PLATINUM, "CC(C)Cc1ccc(cc1)C(C)C(=O)O"]
 
 
 @pytest.fixture
-def made_up(monkeypatch):
-    """Replace RDKit's descriptors by functions of our own, and forget what is remembered."""
+def own_folder(monkeypatch, tmp_path):
+    """Nothing is remembered, and nothing is in the user's cache yet."""
+    monkeypatch.setenv("RAPIDS_PERTURB_CACHE", str(tmp_path))
+    descriptors._known.cache_clear()
+    yield tmp_path / "descriptors"
+    descriptors._known.cache_clear()
+
+
+@pytest.fixture
+def made_up(own_folder, monkeypatch):
+    """Replace RDKit's descriptors by functions of our own."""
 
     def replaced(**functions):
         monkeypatch.setattr(Descriptors, "descList", list(functions.items()))
-        descriptors._values_of.cache_clear()
+        descriptors._known.cache_clear()
 
-    yield replaced
-    descriptors._values_of.cache_clear()
+    return replaced
 
 
 def test_raw_values_equal_direct_calls_of_rdkit():
@@ -122,6 +132,63 @@ def test_fitting_again_computes_no_descriptor_again(made_up):
         DescriptorEncoder().fit([s for i, s in enumerate(TRAINING) if i % 3 != held_out]).transform(TRAINING)
     raw_descriptors(TRAINING)
     assert len(calls) == len(TRAINING)
+
+
+def test_another_process_reads_them_and_computes_only_what_is_new(made_up, own_folder):
+    calls = []
+    made_up(atoms=lambda m: calls.append(1) or m.GetNumAtoms(), failing=lambda m: 1 / 0)
+    _, first = raw_descriptors(TRAINING[:4])
+    descriptors._known.cache_clear()  # as a new process
+    names, again = raw_descriptors([*TRAINING[:4], "CCCCCCC"])
+    assert len(calls) == 5
+    assert names == ["atoms", "failing"]
+    np.testing.assert_array_equal(again[:4], first)  # NaN, where RDKit fails, is kept, too
+    assert again[4, 0] == 7
+    made_up(bonds=lambda m: m.GetNumBonds(), failing=lambda m: 1 / 0)
+    assert raw_descriptors([CAFFEINE])[1][0, 0] == 15  # other descriptors are another key
+    assert len(list(own_folder.glob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize("unusable", ["no home", "a file where the folder would be", "damaged"])
+def test_without_a_usable_cache_they_are_computed(unusable, made_up, own_folder, monkeypatch):
+    made_up(atoms=lambda m: m.GetNumAtoms())
+    if unusable == "no home":
+        monkeypatch.setattr(descriptors, "cache_folder", lambda *_: None)
+    elif unusable == "damaged":
+        raw_descriptors(TRAINING)
+        (file,) = own_folder.glob("*.npz")
+        file.write_bytes(file.read_bytes()[:-40])
+        descriptors._known.cache_clear()
+    else:
+        own_folder.write_text("")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert raw_descriptors([CAFFEINE, ASPIRIN])[1].tolist() == [[14], [13]]
+    assert [str(w.message).count("descriptors") > 0 for w in caught] == [True] * (unusable != "no home")
+
+
+def test_many_molecules_are_computed_by_several_processes_to_the_same_bits(own_folder, monkeypatch):
+    molecules = ["C" * n + "O" * (n % 3) + "N" for n in range(1, 13)]
+    _, alone = raw_descriptors(molecules)
+    for file in own_folder.glob("*"):
+        file.unlink()
+    descriptors._known.cache_clear()
+    monkeypatch.setattr(descriptors, "SEVERAL_PROCESSES_FROM", 5)
+    monkeypatch.setattr(descriptors, "processor_count", lambda: 2)
+    _, together = raw_descriptors(molecules)
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_only_so_many_are_remembered(made_up, monkeypatch):
+    calls = []
+    made_up(atoms=lambda m: calls.append(1) or m.GetNumAtoms())
+    monkeypatch.setattr(descriptors, "cache_folder", lambda *_: None)
+    monkeypatch.setattr(descriptors, "REMEMBERED", 3)
+    assert raw_descriptors(TRAINING)[1][0, 0] == 13
+    raw_descriptors(TRAINING[-3:])
+    assert len(calls) == len(TRAINING)
+    raw_descriptors(TRAINING[:1])
+    assert len(calls) == len(TRAINING) + 1
 
 
 def test_what_is_remembered_cannot_be_changed_from_outside():

@@ -1,4 +1,4 @@
-"""The cache of embeddings: where it is, same bits, right key, many writers, damage, folders that refuse."""
+"""The cache of rows by molecule: where it is, same bits, right key, many writers, damage, folders that refuse."""
 
 import json
 import shutil
@@ -14,8 +14,9 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("rdkit")
 
-from features.molecules import embedding_cache, language_model
-from features.molecules.embedding_cache import EmbeddingCache, cache_folder, embed_through
+from features.molecules import cache as cache_module
+from features.molecules import language_model
+from features.molecules.cache import MoleculeCache, cache_folder, computed_through
 from features.molecules.encoders import ChemBERTaEncoder
 from rapids_pipeline.backend.errors import InputError
 
@@ -116,7 +117,7 @@ def test_options_changed_after_loading_are_heeded(roberta_folder, tmp_path):
 
 
 def small_cache(folder, width=3):
-    return EmbeddingCache(folder, "key", width)
+    return MoleculeCache(folder, "key", width)
 
 
 def rows_of(*numbers, width=3):
@@ -169,7 +170,7 @@ def test_a_damaged_file_is_reported_and_made_anew(encode, tmp_path, damage):
     fresh, _ = encode()
     path = only_file(tmp_path / "kept")
     DAMAGES[damage](path, path.read_bytes())
-    with pytest.warns(UserWarning, match=r"\.npz is damaged, embeddings are computed anew") as caught:
+    with pytest.warns(UserWarning, match=r"\.npz is damaged, kept are computed anew") as caught:
         rows, from_cache = encode()
     assert (from_cache, len(caught)) == (0, 1)
     assert "\n" not in str(caught[0].message)
@@ -183,9 +184,9 @@ WRITER = """
 import sys, warnings
 from pathlib import Path
 import numpy as np
-from features.molecules.embedding_cache import EmbeddingCache
+from features.molecules.cache import MoleculeCache
 warnings.simplefilter("error")
-cache = EmbeddingCache(Path(sys.argv[1]), "key", 3)
+cache = MoleculeCache(Path(sys.argv[1]), "key", 3)
 for number in range(15):
     cache.add([f"{sys.argv[2]}-{number}", "shared"], np.full((2, 3), number, dtype=np.float32))
     kept = cache.read()
@@ -221,11 +222,11 @@ def test_a_read_only_folder_is_read_and_warned_of_when_something_is_new(encode, 
     def refuse(path):
         raise OSError(30, "Read-only file system", str(path))
 
-    monkeypatch.setattr(embedding_cache, "written_atomically", refuse)
+    monkeypatch.setattr(cache_module, "written_atomically", refuse)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert encode(MOLECULES[:4])[1] == 4
-    monkeypatch.setattr(embedding_cache, "MOLECULES_PER_WRITE", 1)
+    monkeypatch.setattr(cache_module, "MOLECULES_PER_WRITE", 1)
     with pytest.warns(UserWarning, match="Read-only file system") as caught:
         _, from_cache = encode([*MOLECULES, "CCCC"])
     assert (from_cache, len(caught)) == (4, 1)
@@ -249,7 +250,7 @@ def test_a_file_that_may_not_be_read_costs_one_warning(encode, monkeypatch, tmp_
 def test_a_lock_that_is_never_released_does_not_stop_the_work(tmp_path, monkeypatch):
     from filelock import FileLock
 
-    monkeypatch.setattr(embedding_cache, "LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(cache_module, "LOCK_TIMEOUT_S", 0.05)
     cache = small_cache(tmp_path)
     with FileLock(f"{cache.path}.lock"), pytest.warns(UserWarning, match="going on without"):
         cache.add(["C"], rows_of(1))
@@ -257,8 +258,30 @@ def test_a_lock_that_is_never_released_does_not_stop_the_work(tmp_path, monkeypa
     np.testing.assert_array_equal(cache.read()["C"], rows_of(1)[0])
 
 
+def test_a_file_is_not_filled_beyond_its_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "MOST_MOLECULES", 3)
+    cache = small_cache(tmp_path)
+    cache.add(["C", "CC"], rows_of(1, 2))
+    cache.add(["CC", "CCC", "CCCC"], rows_of(9, 3, 4))
+    assert {name: row[0] for name, row in cache.read().items()} == {"C": 1, "CC": 2, "CCC": 3}
+    before = cache.path.stat().st_mtime_ns
+    cache.add(["CCCCC"], rows_of(5))
+    assert cache.path.stat().st_mtime_ns == before
+    rows, from_cache = computed_through(cache, ["CCCCC", "C"], lambda part: rows_of(*map(len, part)))
+    np.testing.assert_array_equal(rows, rows_of(5, 1))
+    assert from_cache == 1
+
+
+def test_float64_rows_may_have_nan(tmp_path):
+    cache = MoleculeCache(tmp_path, "key", 2, np.float64)
+    cache.add(["C"], np.array([[np.nan, 1 / 3]]))
+    np.testing.assert_array_equal(cache.read()["C"], [np.nan, 1 / 3])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert MoleculeCache(tmp_path, "key", 2).read() == {}  # float32 was asked for
+
+
 def test_an_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedding_cache, "MOLECULES_PER_WRITE", 2)
+    monkeypatch.setattr(cache_module, "MOLECULES_PER_WRITE", 2)
     parts = []
 
     def embed(part):
@@ -269,8 +292,8 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path, monkeypatch):
 
     chain = ["C", "CC", "CCC", "CCCC", "CCCCC"]
     with pytest.raises(KeyboardInterrupt):
-        embed_through(small_cache(tmp_path), chain, embed)
-    rows, from_cache = embed_through(small_cache(tmp_path), chain[::-1], embed)
+        computed_through(small_cache(tmp_path), chain, embed)
+    rows, from_cache = computed_through(small_cache(tmp_path), chain[::-1], embed)
     assert from_cache == 4
     assert parts[-1] == ["CCCCC"]
     np.testing.assert_array_equal(rows, rows_of(5, 4, 3, 2, 1))
