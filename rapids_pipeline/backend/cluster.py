@@ -13,8 +13,8 @@ import logging
 import time
 import traceback
 import warnings
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -25,9 +25,18 @@ from weakref import WeakKeyDictionary
 from threadpoolctl import threadpool_limits
 
 from rapids_pipeline.backend.arrays import host_bytes
-from rapids_pipeline.backend.devices import code_hash, installed_versions
+from rapids_pipeline.backend.devices import code_hash, installed_versions, processor_count
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
-from rapids_pipeline.backend.parallel import Ended, Executor, Function, Shared, Unit, peak_bytes
+from rapids_pipeline.backend.parallel import (
+    Ended,
+    Executor,
+    Function,
+    Shared,
+    Unit,
+    needed_by,
+    no_longer_needed,
+    peak_bytes,
+)
 from rapids_pipeline.backend.store import Kept, Store
 
 CUDA = "cuda"
@@ -119,9 +128,11 @@ class Cluster(Executor):
     ) -> Iterator[Ended]:
         from distributed import KilledWorker
 
+        if not self._workers:
+            self.require_workers()
         waiting, ended = deque(units), SimpleQueue[str]()
         running: dict[str, tuple[int, Unit, Any]] = {}
-        left, watch = Counter(unit.shared for _, unit in units), _Watch(self)
+        left, watch = needed_by(units), _Watch(self)
         blamed: deque[tuple[int, Unit]] = deque()  # a worker died four times while these were on it
         alone: set[int] = set()
         culprits: list[tuple[Unit, Any]] = []
@@ -152,9 +163,8 @@ class Cluster(Executor):
                 kept, worker, seconds, peak = self._result(unit, future)
                 watch.finished(f"{unit.name} {stage}", seconds)
                 store.put(kept, *unit.key)
-                left[unit.shared] -= 1
-                if not left[unit.shared] and not unit.shared.keep:
-                    del self._sent[unit.shared]
+                for shared in no_longer_needed(unit, left):
+                    del self._sent[shared]
                 yield Ended(place, kept, worker, seconds, peak)
             for unit, future in culprits:  # named when all others are kept
                 self._result(unit, future)
@@ -164,23 +174,23 @@ class Cluster(Executor):
 
     def _submitted(self, function: Function, unit: Unit, name: str, key: str) -> Any:
         """Return the future of a unit; what it shares is sent where it has not been, or was lost."""
-        shared = self._sent.get(unit.shared)
-        if shared is None or shared.status in ("error", "lost", "cancelled"):
-            shared = self._sent[unit.shared] = self._send(unit.shared, f"shared-of-{key}")
-        given = shared, unit.argument, name, self._versions
-        return self.client.submit(_call, function, *given, key=key, pure=False, retries=MORE_TRIES)
+        for number, part in enumerate(unit.shared.parts):
+            future = self._sent.get(part)
+            if future is None or future.status in ("error", "lost", "cancelled"):
+                self._sent[part] = self._send(part, f"shared-{number}-of-{key}")
+        parts = [self._sent[part] for part in unit.shared.parts]
+        given = unit.shared.vary, unit.argument, name, self._versions
+        return self.client.submit(_call, function, *given, *parts, key=key, pure=False, retries=MORE_TRIES)
 
     def _send(self, shared: Shared, key: str) -> Any:
-        """Return the future of a shared object.
+        """Return the future of a shared object; of a variant that of the difference.
 
         It is a task of its own and not scattered: the scheduler keeps the call, and makes it again where all workers
         that held the object are gone. Workers get the object from each other.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sending large graph")
-            future = self.client.submit(_itself, shared.get(), key=key, pure=False)
-        shared.drop()
-        return future
+            return self.client.submit(_itself, shared.make(), key=key, pure=False)
 
     def _result(self, unit: Unit, future: Any) -> "_Made":
         """Return what a unit found; raise what it raised, or that it failed on several workers."""
@@ -266,7 +276,12 @@ def _itself(value: Any) -> Any:
 
 
 def _call(
-    function: Function, shared: Any, argument: Any, name: str, versions: dict[str, str]
+    function: Function,
+    vary: Callable[[Any, Any], Any] | None,
+    argument: Any,
+    name: str,
+    versions: dict[str, str],
+    *parts: Any,
 ) -> _Made | PerturbError:
     """Make a unit on a worker; what is wrong with the input is returned, since another worker would find the same."""
     from distributed import get_worker
@@ -277,7 +292,7 @@ def _call(
         return InputError(f"worker {worker.address} {problem}")
     try:
         with threadpool_limits(1, "blas"):
-            kept = function(shared, argument)
+            kept = function(parts[0] if vary is None else vary(*parts), argument)
     except PerturbError as error:
         return error
     return kept, worker.address, time.perf_counter() - began, peak_bytes()
@@ -298,7 +313,7 @@ def _other_versions(there: dict[str, str], here: dict[str, str]) -> str:
 
 
 @contextmanager
-def connected(cluster: str, log: Path | None = None) -> Iterator[Cluster]:
+def connected(cluster: str, log: Path | None = None, modules: Sequence[str] = ()) -> Iterator[Cluster]:
     """Yield the executor of a cluster, and close it.
 
     Parameters
@@ -308,6 +323,8 @@ def connected(cluster: str, log: Path | None = None) -> Iterator[Cluster]:
         the JSON file that a scheduler wrote (`dask scheduler --scheduler-file`).
     log : Path, optional
         `Executor.log`.
+    modules : sequence of str
+        What workers of this machine import when they start, while the caller reads its tables.
 
     Raises
     ------
@@ -321,9 +338,10 @@ def connected(cluster: str, log: Path | None = None) -> Iterator[Cluster]:
     except ImportError:
         raise UnavailableError(f"--cluster {cluster}: needs Dask distributed: {INSTALL}") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said by errors here
-    with _workers(distributed, cluster) as given, _client(distributed, given, cluster) as client:
+    with _workers(distributed, cluster, modules) as given, _client(distributed, given, cluster) as client:
         executor = Cluster(client, cluster, log)
-        executor.require_workers()
+        if not cluster.startswith("local:"):
+            executor.require_workers()
         with _copies_kept(client):
             yield executor
 
@@ -345,7 +363,7 @@ def _copies_kept(client: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _workers(distributed: Any, cluster: str) -> Iterator[dict[str, Any]]:
+def _workers(distributed: Any, cluster: str, modules: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield how a client finds the scheduler; a cluster of this machine is started and closed."""
     kind, _, number = cluster.partition(":")
     if kind == "local":
@@ -355,10 +373,18 @@ def _workers(distributed: Any, cluster: str) -> Iterator[dict[str, Any]]:
             )
         n = int(number)
         how: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": host_bytes() // n}
-        with distributed.LocalCluster(
-            n, dashboard_address=None, silence_logs=logging.CRITICAL, **how
-        ) as started:
-            yield {"address": started}
+        share = str(max(1, processor_count() // n))  # of the processors, for joblib and numba
+        how |= {"env": {"LOKY_MAX_CPU_COUNT": share, "NUMBA_NUM_THREADS": share}, "preload": list(modules)}
+        how |= {
+            "dashboard_address": ":0",
+            "scheduler_kwargs": {"dashboard": False},
+        }  # no fixed port, no pages
+        how["silence_logs"] = logging.CRITICAL
+        with _memory_stays(), distributed.LocalCluster(n_workers=0, **how) as started:
+            started.scale(n)
+            yield {
+                "address": started.scheduler_address
+            }  # a client of the cluster itself would wait for all workers
     elif cluster == CUDA:
         try:
             from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found]
@@ -381,9 +407,24 @@ def _workers(distributed: Any, cluster: str) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
+def _memory_stays() -> Iterator[None]:
+    """Start workers with the allocator's own threshold.
+
+    Dask's sends every freed block back to the system, and a fit that makes large arrays again and again waits for it.
+    """
+    import dask
+
+    name = "distributed.nanny.pre-spawn-environ"
+    with dask.config.set({name: dask.config.get(name) | {"MALLOC_TRIM_THRESHOLD_": None}}):
+        yield
+
+
+@contextmanager
 def _client(distributed: Any, given: dict[str, Any], cluster: str) -> Iterator[Any]:
     try:
-        client = distributed.Client(**given, timeout=FIRST_WORKER, set_as_default=False)
+        client = distributed.Client(
+            **given, timeout=FIRST_WORKER, set_as_default=False, direct_to_workers=True
+        )
     except (OSError, TimeoutError, ValueError) as error:
         raise UnavailableError(f"--cluster {cluster}: no scheduler answers ({error})") from None
     try:

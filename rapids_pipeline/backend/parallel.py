@@ -41,18 +41,37 @@ class Shared:
         Makes it when it is first wanted. It must have a pickled form where units run on a cluster.
     keep : bool
         Whether it stays where it is for later units; otherwise it is dropped with the last unit of a call.
+    of : Shared, optional
+        What it is a variant of: it is `vary(that, make())`, so that a worker that has the one is sent the difference.
+    vary : callable, optional
+        Of a module, so that a worker finds it by its name.
     """
 
-    def __init__(self, make: Callable[[], Any], *, keep: bool = False) -> None:
-        self.keep = keep
-        self._make, self._lock = make, threading.Lock()
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        *,
+        keep: bool = False,
+        of: "Shared | None" = None,
+        vary: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        self.keep, self.make, self.of, self.vary = keep, make, of, vary
+        self._lock = threading.Lock()
         self._made: list[Any] = []
+
+    @property
+    def parts(self) -> "list[Shared]":
+        """What a worker must have: itself, or what it is a variant of and itself, the difference."""
+        return [self] if self.of is None else [self.of, self]
 
     def get(self) -> Any:
         """Return it."""
         with self._lock:
             if not self._made:
-                self._made.append(self._make())
+                made = self.make()
+                if self.of is not None and self.vary is not None:
+                    made = self.vary(self.of.get(), made)
+                self._made.append(made)
             return self._made[0]
 
     def drop(self) -> None:
@@ -175,6 +194,17 @@ class Executor(ABC):
             raise InputError(f"--log {self.log}: cannot be written ({error.strerror or error})") from None
 
 
+def needed_by(units: Iterable[tuple[int, Unit]]) -> Counter[Shared]:
+    """Return how many units need each shared object."""
+    return Counter(part for _, unit in units for part in unit.shared.parts)
+
+
+def no_longer_needed(unit: Unit, left: Counter[Shared]) -> list[Shared]:
+    """Count a unit off; return what no unit that is left needs, and what need not be kept."""
+    left.subtract(unit.shared.parts)
+    return [part for part in unit.shared.parts if not left[part] and not part.keep]
+
+
 def in_order(results: Iterable[tuple[int, Kept]]) -> Iterator[Kept]:
     """Yield results by place, whatever order they come in."""
     early: dict[int, Kept] = {}
@@ -194,16 +224,15 @@ class Threads(Executor):
     ) -> Iterator[Ended]:
         from joblib import Parallel, delayed
 
-        left, lock = Counter(id(unit.shared) for _, unit in units), threading.Lock()
+        left, lock = needed_by(units), threading.Lock()
 
         def made(place: int, unit: Unit) -> Ended:
             began = time.perf_counter()
             kept = function(unit.shared.get(), unit.argument)
             store.put(kept, *unit.key)
             with lock:
-                left[id(unit.shared)] -= 1
-                if not left[id(unit.shared)] and not unit.shared.keep:
-                    unit.shared.drop()
+                for shared in no_longer_needed(unit, left):
+                    shared.drop()
             return Ended(place, kept, "threads", time.perf_counter() - began, peak_bytes())
 
         jobs = processor_count() if side_by_side else 1
@@ -226,7 +255,9 @@ def peak_bytes() -> int:
 
 
 @contextmanager
-def executor_of(cluster: str | None, log: Path | None = None) -> Iterator[Executor]:
+def executor_of(
+    cluster: str | None, log: Path | None = None, modules: Sequence[str] = ()
+) -> Iterator[Executor]:
     """Yield the executor that `--cluster` names, and close it.
 
     Parameters
@@ -235,11 +266,13 @@ def executor_of(cluster: str | None, log: Path | None = None) -> Iterator[Execut
         As `rapids_pipeline.backend.cluster.connected` takes it; None: threads of this process.
     log : Path, optional
         `Executor.log`.
+    modules : sequence of str
+        What workers of this machine import when they start.
     """
     if cluster is None:
         yield Threads(log)
         return
     from rapids_pipeline.backend.cluster import connected
 
-    with connected(cluster, log) as executor:
+    with connected(cluster, log, modules) as executor:
         yield executor

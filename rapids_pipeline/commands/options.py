@@ -183,6 +183,14 @@ def words_of(how: TableOptions) -> list[str]:
     return [word for pair in given for word in pair]
 
 
+FITS_IMPORT = (
+    "rapids_pipeline.stack.nested",
+    "features.target_encoders",
+    "rapids_pipeline.boosting.exact.engine",
+)
+"""What fits import when they begin: scikit-learn, SciPy and numba take a second to load."""
+
+
 @dataclass(frozen=True)
 class Where:
     """Where the fits of a command run, and the file that gets a line for each."""
@@ -194,7 +202,7 @@ class Where:
         """Return the executor, to be used in a `with`; errors as `executor_of`."""
         from rapids_pipeline.backend.parallel import executor_of
 
-        return executor_of(self.cluster, self.log)
+        return executor_of(self.cluster, self.log, FITS_IMPORT)
 
 
 HERE = Where()
@@ -327,7 +335,9 @@ def _with_setting(found: "Recipe", option: str, kind: str, setting: str, value: 
     from features.feature_sets import feature_set
 
     if not any(member.kind == kind for member in found.members):
-        raise InputError(f"{option}: the recipe {found.name} has no member of kind {kind}")
+        raise InputError(
+            f"{option}: the recipe {found.name} has no member of kind {kind}: give --recipe another"
+        )
     changed: dict[str, Any] = {setting: value}
     if setting == "features":
         changed["features"] = feature_set(value)
@@ -341,7 +351,9 @@ def _with_svrs(found: "Recipe", sets: "Sequence[FeatureSet]") -> "Recipe":
 
     old = [m for m in found.members if isinstance(m, AnySvrMember) and not m.stacks_on]
     if not old:
-        raise InputError(f"--svr-features: the recipe {found.name} has no SVR of the first level")
+        raise InputError(
+            f"--svr-features: the recipe {found.name} has no SVR of the first level: give --recipe another"
+        )
     new = [_svr_like(old[0], features) for features in sets]
     names = {member.name for member in old}
 

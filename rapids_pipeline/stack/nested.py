@@ -44,7 +44,7 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.backend.store import Kept, Store, content_hash
 from rapids_pipeline.data.untested import Imputed
-from rapids_pipeline.stack.members.member import Fits, Member, Model, TrainingSet
+from rapids_pipeline.stack.members.member import Fits, Learnt, Member, Model, TrainingSet
 from rapids_pipeline.stack.target_space import keep, kept
 
 
@@ -146,18 +146,13 @@ class FoldedRows:
         """The targets, imputed once for every choice of rows, whichever member asks."""
         return Imputed(self.Y, self.train.obs["cell_type"])
 
-    def training_set(
-        self, both: Rows, unseen: int | None, first: Sequence[FittedMember], labels: Labels | None
-    ) -> TrainingSet:
-        """Return the rows of fits that fold `unseen` reaches in no way; `both` are training and test rows."""
-        stacked = [member.without(unseen) for member in first]
-        if labels is None:
-            return TrainingSet(both, self.Y, self.weight, stacked, self.seed, self.device, self.measured)
-        given = labels.test if unseen is None else labels.nested[unseen]
-        own = np.ones(len(self.Y)) if self.weight is None else self.weight
-        weight = np.concatenate([own, np.full(len(given), labels.weight)])
-        Y = np.concatenate([self.Y, given])
-        return TrainingSet(both, Y, weight, stacked, self.seed, self.device, self.measured)
+    def training_set(self, labels: Labels | None) -> TrainingSet:
+        """Return all rows for fits, without the predictions that they learn from."""
+        both, weight = Rows.joined(self.train, self.test), self.weight
+        if labels is not None:
+            own = np.ones(len(self.Y)) if weight is None else weight
+            weight = np.concatenate([own, np.full(len(labels.test), labels.weight)])
+        return TrainingSet(both, self.Y, weight, (), self.seed, self.device, self.measured)
 
 
 def neighbours(folds: Indices) -> list[tuple[int, int]]:
@@ -185,6 +180,19 @@ class PreparedMember:
             if not self._fits:
                 self._fits.append(self.member.prepare(self.data))
             return self._fits[0]
+
+
+def learnt_from(first: Sequence[FittedMember], labels: Labels | None, unseen: int | None) -> Learnt:
+    """Return the predictions that fits learn from which fold `unseen` reaches in no way; None: fits to all rows."""
+    stacked = [member.without(unseen) for member in first]
+    if labels is None:
+        return stacked, None
+    return stacked, labels.test if unseen is None else labels.nested[unseen]
+
+
+def learning_from(whole: PreparedMember, learnt: Learnt) -> PreparedMember:
+    """Return the fits of the same member to the same rows that learn from other predictions."""
+    return PreparedMember(whole.member, whole.data.learning_from(learnt))
 
 
 Task = tuple[Indices, list[Indices] | None]
@@ -250,15 +258,10 @@ class _MemberFits:
         labels = None if self.labels is None else [self.labels.key, self.labels.weight]
         return content_hash(self.member, read, labels)
 
-    @cached_property
-    def both(self) -> Rows:
-        """Training and test rows."""
-        return Rows.joined(self.rows.train, self.rows.test)
-
-    def prepared(self, unseen: int | None) -> PreparedMember:
-        """Return the fits that fold `unseen` reaches in no way."""
-        data = self.rows.training_set(self.both, unseen, self.first, self.labels)
-        return PreparedMember(self.member, data)
+    def whole(self) -> PreparedMember:
+        """Return the fits to all rows."""
+        data = self.rows.training_set(self.labels)
+        return PreparedMember(self.member, data.learning_from(learnt_from(self.first, self.labels, None)))
 
     def results(self, tasks: Sequence[tuple[int | None, Task]], whole: PreparedMember) -> Iterator[Kept]:
         """Return what tasks find, in their order; each has the fold that may not reach it (None: `whole`)."""
@@ -266,7 +269,8 @@ class _MemberFits:
         units = []
         for place, (unseen, task) in enumerate(tasks):
             if unseen not in shared:
-                shared[unseen] = Shared(partial(self.prepared, unseen))
+                differing = partial(learnt_from, self.first, self.labels, unseen)
+                shared[unseen] = Shared(differing, of=shared[None], vary=learning_from)
             name = f"{self.member.name} {place + 1}/{len(tasks)}"
             units.append(Unit(name, shared[unseen], task, (self.key, unseen, *task)))
         self.progress.start(len(units))
@@ -288,7 +292,7 @@ class _MemberFits:
         tasks: list[Task] = [(np.arange(n), None)]
         tasks += [(np.flatnonzero(folds != k), [held_out[k], tests]) for k in range(n_folds)]
         tasks += [(np.flatnonzero((folds != k) & (folds != j)), [held_out[k], held_out[j]]) for k, j in pairs]
-        whole = self.prepared(None)
+        whole = self.whole()
         results = self.results([(None, task) for task in tasks], whole)
         model = self.model_of(next(results))
         oof = np.empty((n, t), dtype=np.float32)
@@ -310,7 +314,7 @@ class _MemberFits:
     def _refitted(self) -> FittedMember:
         """Return a member that also learns from predictions."""
         rows, folds = self.rows, self.rows.folds
-        n, n_folds, whole = len(folds), int(folds.max()) + 1, self.prepared(None)
+        n, n_folds, whole = len(folds), int(folds.max()) + 1, self.whole()
         tests = np.arange(n, n + len(rows.test.obs))
         labelled = np.arange(n, len(whole.data.Y))
         order = [(k, unseen) for unseen in range(n_folds) for k in (unseen, (unseen + 1) % n_folds)]

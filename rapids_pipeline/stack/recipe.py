@@ -320,8 +320,8 @@ RECIPES = {
     for recipe in (
         Recipe(
             name=BEST,
-            description="the most accurate: composite kernels with response profiles, an SVR, a booster on top",
-            members=(_SHARED, COMPOSITE, BoosterMember(stacks_on=("svr_shared", "composite"))),
+            description="the most accurate: composite kernels with response profiles, a booster on top",
+            members=(COMPOSITE, BoosterMember(stacks_on=("composite",))),
         ),
         Recipe(
             name=STANDARD,

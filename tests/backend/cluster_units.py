@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import numpy as np
@@ -13,6 +14,17 @@ from rapids_pipeline.backend.store import Kept
 def product(shared, argument):
     time.sleep(0.05)
     return Kept({"product": shared * argument})
+
+
+def add(shared, difference):
+    return shared + difference
+
+
+def environment():
+    """What a worker was started with: its share of the processors, and whether it has imported what was asked for."""
+    names = ("LOKY_MAX_CPU_COUNT", "NUMBA_NUM_THREADS")
+    assert "MALLOC_TRIM_THRESHOLD_" not in os.environ
+    return (*(os.environ.get(name) for name in names), "json.tool" in sys.modules)
 
 
 def kills_the_first(shared, argument):

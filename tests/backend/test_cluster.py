@@ -21,7 +21,9 @@ from tests.stack_example import BOOSTER, COMPOSITE, SVR, example, folded, recipe
 pytest.importorskip("distributed")
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster_units import (
+    add,
     bad_input,
+    environment,
     hangs_once,
     kills,
     kills_the_first,
@@ -87,6 +89,28 @@ def test_what_is_kept_is_sent_once_and_the_rest_with_every_call(cluster):
             units = [Unit(f"unit {k}", shared, float(k)) for k in range(4)]
             assert len(list(cluster.results(product, units))) == 4
         assert len(made) == times
+
+
+def test_a_variant_is_sent_as_its_difference_from_what_the_worker_has(cluster):
+    made = []
+    whole = Shared(lambda: made.append("whole") or np.arange(3.0))
+    variants = [Shared(lambda k=k: made.append(k) or float(k), of=whole, vary=add) for k in range(3)]
+    units = [Unit(f"unit {k}", variants[k % 3], 2.0) for k in range(9)]
+    found = [kept.arrays["product"].tolist() for kept in in_order(cluster.results(product, units))]
+    assert found == [[2.0 * (k % 3 + x) for x in range(3)] for k in range(9)]
+    assert sorted(map(str, made)) == ["0", "1", "2", "whole"], "each is sent once"
+    assert not cluster._sent, "and nothing stays"
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_so_many_workers_start_with_their_share_of_the_processors(n, monkeypatch):
+    monkeypatch.setattr(module, "processor_count", lambda: 6)
+    with executor_of(f"local:{n}", modules=["json.tool"]) as executor:
+        list(executor.results(product, units_of(1)))
+        executor.client.wait_for_workers(n, timeout=60)
+        found = executor.client.run(environment).values()
+        assert len(found) == n == executor.threads()
+        assert set(found) == {(str(6 // n), str(6 // n), True)}
 
 
 def test_workers_keep_what_they_will_need_again(cluster):

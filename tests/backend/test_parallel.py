@@ -66,6 +66,21 @@ def test_what_units_share_is_made_once_and_dropped_with_the_last_of_them():
         assert len(made) == times
 
 
+def difference(whole, part):
+    return whole + part
+
+
+def test_a_variant_is_made_of_what_it_varies_which_stays_as_long_as_it_is_needed():
+    made = []
+    whole = Shared(lambda: made.append("whole") or np.arange(3.0))
+    variants = [Shared(lambda k=k: made.append(k) or float(k), of=whole, vary=difference) for k in range(3)]
+    units = [Unit(f"unit {k}", variants[k % 3], 1.0) for k in range(6)]
+    found = [kept.arrays["product"].tolist() for kept in in_order(THREADS.results(scaled, units))]
+    assert found == [[k % 3, k % 3 + 1, k % 3 + 2] for k in range(6)]
+    assert sorted(map(str, made)) == ["0", "1", "2", "whole"]
+    assert variants[0].parts == [whole, variants[0]] and whole.parts == [whole]
+
+
 def test_the_log_has_a_line_a_unit(tmp_path):
     log, store = tmp_path / "fits.log", Store(tmp_path, "study")
     with executor_of(None, log) as executor:

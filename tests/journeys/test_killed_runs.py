@@ -13,7 +13,7 @@ from rapids_pipeline.backend.files import MANIFEST, MODEL, OOF, RESULTS, SUBMISS
 from rapids_pipeline.stack.saved import load_model
 from tests.command_line import run_arguments
 
-STAGES = ("ingest", "svr_shared", "composite", "boosting", "blend", "scores")
+STAGES = ("ingest", "composite", "boosting", "blend", "scores")
 DEADLINE_S = 300
 
 MANY = 2000

@@ -14,7 +14,7 @@ from rapids_pipeline.stack.recipe import RECIPES, RunConfig
 from tests.stack_example import folded
 
 CELLS, WIDTH, GENES = 3, 4, 30
-MEMBERS = {"svr_shared": 0, "composite": 1}
+MEMBERS = {"svr_shared": ("standard", 0), "composite": ("best", 0)}
 
 
 def simulated(names, seed=0):
@@ -36,9 +36,10 @@ def measured(names, table, effect, seed=1):
 
 
 def predicted(molecules, which, table, train, test):
-    """Predictions of test rows by a member of the default recipe, with --molecules none or the table."""
-    config = RunConfig(recipe=RECIPES["best"], molecules=molecules).resolved()
-    member = config.recipe.members[MEMBERS[which]]
+    """Predictions of test rows by a member of a recipe, with --molecules none or the table."""
+    recipe, place = MEMBERS[which]
+    config = RunConfig(recipe=RECIPES[recipe], molecules=molecules).resolved()
+    member = config.recipe.members[place]
     columns = encode_compounds(member.encoders, train[0], test[0], table=table)
     rows = Rows.joined(Rows(train[0], columns.training), Rows(test[0], columns.others))
     fits = member.prepare(TrainingSet(rows, train[1], None, (), 0, "cpu"))
@@ -96,8 +97,8 @@ def test_a_whole_stack_is_fitted_and_comes_back_from_its_state(molecules, tmp_pa
     (obs, Y), (asked, _) = (
         measured(some, table, effect) for some in (names[:10], [*names[10:], "KO 1+KO 11"])
     )
-    quick = RECIPES["best"].members[2].model_copy(update={"n_estimators": 5})
-    recipe = RECIPES["best"].with_members(*RECIPES["best"].members[:2], quick)
+    quick = RECIPES["best"].members[1].model_copy(update={"n_estimators": 5})
+    recipe = RECIPES["best"].with_members(RECIPES["best"].members[0], quick)
     config = RunConfig(recipe=recipe, molecules=molecules).resolved()
     columns = encode_compounds(config.encoders, obs, asked, table=table)
     rows = Rows(obs, columns.training), Rows(asked, columns.others)

@@ -30,7 +30,7 @@ def test_composite_members_come_back_from_toml_to_the_last_bit(tmp_path):
     member = CompositeMember(
         name="mine", known_compounds=KernelModelConfig(weights=known, targets="genes"), new_compounds=new
     )
-    changed = RECIPES["best"].with_members(member, RECIPES["best"].members[1])
+    changed = RECIPES["best"].with_members(member)
     (tmp_path / "copy.toml").write_text(to_toml(changed))
     found = recipe(tmp_path / "copy.toml")
     assert found == changed
@@ -85,9 +85,9 @@ def test_a_changed_recipe_keeps_the_rest(tmp_path):
 
 
 def test_new_svrs_stand_where_the_old_ones_were_read():
-    changed = changed_recipe(RECIPES["best"], RecipeChanges(svr_features="onehot"))
-    assert [member.name for member in changed.members] == ["onehot", "composite", "boosting"]
-    assert changed.members[2].stacks_on == ("onehot", "composite")
+    changed = changed_recipe(RECIPES["quick"], RecipeChanges(svr_features="onehot"))
+    assert [member.name for member in changed.members] == ["onehot", "boosting"]
+    assert changed.members[1].stacks_on == ("onehot",)
 
 
 def test_options_of_boosters_change_all_of_them():
@@ -361,8 +361,8 @@ def test_options_that_cannot_be_used_are_named(changes, seed, says):
             "--boosting-engine: .* no member of kind booster",
         ),
         ((SvrMember(),), RecipeChanges(boosting_features="onehot"), "--boosting-features: .* kind booster"),
-        (RECIPES["best"].members[1:2], RecipeChanges(engine="smo"), "--engine: .* no member of kind svr"),
-        (RECIPES["best"].members[1:2], RecipeChanges(svr_features="onehot"), "no SVR of the first level"),
+        (RECIPES["best"].members[:1], RecipeChanges(engine="smo"), "--engine: .* no member of kind svr"),
+        (RECIPES["best"].members[:1], RecipeChanges(svr_features="onehot"), "no SVR of the first level"),
         (
             (SvrMember(kernel="linear"),),
             RecipeChanges(svr_features="svr_per_target"),
@@ -390,7 +390,7 @@ def test_without_molecules_no_member_of_a_named_recipe_reads_them(name):
 
 
 def test_without_molecules_equal_products_are_summed():
-    known, new = RECIPES["best"].without_molecules().members[1].models
+    known, new = RECIPES["best"].without_molecules().members[0].models
     assert known.weights == {
         "cell_type": 1.5,
         "compound": 0.7,
@@ -432,16 +432,17 @@ def test_a_member_that_reads_nothing_but_molecules_leaves_with_what_stacks_on_it
 def test_with_a_table_kernels_and_blocks_read_it():
     config = RunConfig(recipe=RECIPES["best"], molecules="somewhere/embeddings.parquet")
     found = config.resolved()
-    known, new = found.recipe.members[1].models
+    known, new = found.recipe.members[0].models
     assert known.kernel.encoders == new.kernel.encoders == ("table",)
     assert known.weights["correlation * rbf(table)"] == 1.5
     assert new.weights["correlation * rbf(table)^2"] == 2.0 and new.weights["rbf(table)"] == 0.7
     assert found.encoders[0] == "table" and found.recipe.encoders == ["table"]
     assert found.resolved() == found and config.left_out() == []
-    assert found.recipe.members[0].features.blocks[-1].name == "molecules:table"
+    svr = RunConfig(recipe=RECIPES["quick"], molecules="embeddings.parquet").resolved().recipe.members[0]
+    assert svr.features.blocks[-1].name == "molecules:table"
 
 
 def test_other_molecules_leave_a_recipe_as_it_was():
     found = RunConfig(recipe=RECIPES["best"], molecules="morgan").resolved().recipe
     assert found == RECIPES["best"].with_molecules("morgan")
-    assert found.members[1] == RECIPES["best"].members[1]
+    assert found.members[0] == RECIPES["best"].members[0]

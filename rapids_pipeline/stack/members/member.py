@@ -86,6 +86,10 @@ class Model(Protocol):
         """Return what it has learnt, as plain data."""
 
 
+Learnt = tuple[Sequence[tuple[Float32, Float32]], Float32 | None]
+"""Predictions that fits learn from: of training and test rows by each member that is stacked on; pseudo-labels."""
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
     """Rows that a member is fitted to and predicts: n training rows, then m test rows.
@@ -118,6 +122,13 @@ class TrainingSet:
         if self.measured is None:
             made = Imputed(self.Y, self.rows.obs["cell_type"].iloc[: len(self.Y)])
             object.__setattr__(self, "measured", made)
+
+    def learning_from(self, learnt: Learnt) -> "TrainingSet":
+        """Return the same rows with these predictions to learn from."""
+        stacked, labels = learnt
+        assert self.measured is not None
+        Y = self.measured.Y if labels is None else np.concatenate([self.measured.Y, labels])
+        return replace(self, Y=Y, stacked=stacked)
 
     def targets(self, training: Indices) -> Float32:
         """Return the targets of training rows (and labelled ones), untested ones imputed from these training rows.

@@ -190,13 +190,13 @@ def test_importances_are_shares_and_wait_for_enough_trials(task, whole, monkeypa
 
 
 def test_the_tuned_recipe_has_the_best_model_and_all_else_of_the_recipe(task, whole):
-    svr, _, booster = RECIPES["best"].members
-    recipe = RECIPES["best"].with_members(svr, task.member, booster)
+    _, booster = RECIPES["best"].members
+    recipe = RECIPES["best"].with_members(task.member, booster)
     tuned = tuned_recipe(recipe, whole, "here.parquet")
     [study] = whole
-    assert tuned.members[1].known_compounds == study.space.model_of(study.best.raw)
-    assert tuned.members[1].new_compounds == task.member.new_compounds
-    assert (tuned.members[0], tuned.members[2], tuned.blend) == (svr, booster, recipe.blend)
+    assert tuned.members[0].known_compounds == study.space.model_of(study.best.raw)
+    assert tuned.members[0].new_compounds == task.member.new_compounds
+    assert (tuned.members[1], tuned.blend) == (booster, recipe.blend)
     assert tuned.name == "tuned"
     assert "known_compounds by 13 trials on scarce and made_scarce" in tuned.description
 
