@@ -45,8 +45,8 @@ MORE_TRIES = 3
 """How often a unit is made again where a worker failed."""
 TIMES_SIBLINGS, LEAST_HANG = 10.0, 120.0
 """A unit hangs that takes so many times the longest of its siblings, and at least so many seconds."""
-FIRST_WORKER, PATIENCE = 60.0, 300.0
-"""Seconds that work waits for the first worker, and later for one where all are gone."""
+FIRST_WORKER, PATIENCE, SCHEDULER = 60.0, 300.0, 20.0
+"""Seconds that work waits for the first worker, later for one where all are gone, and for the scheduler."""
 RESTART = 5.0
 """Seconds that a worker which hangs has to close by itself before it is killed; no result is taken meanwhile."""
 POLL = 0.5
@@ -194,17 +194,16 @@ class Cluster(Executor):
 
     def _result(self, unit: Unit, future: Any) -> "_Made":
         """Return what a unit found; raise what it raised, or that it failed on several workers."""
-        from distributed import CancelledError, KilledWorker
-        from distributed.comm.core import CommClosedError
+        from distributed import KilledWorker
 
         try:
             made: _Made | PerturbError = future.result()
         except KilledWorker as error:
             why = f"{MORE_TRIES + 1} workers died over it, the last one was {error.last_worker.address}"
             raise self._failed(unit, why, "what that worker printed") from None
-        except (CancelledError, CommClosedError) as error:  # the scheduler takes all futures with it
-            raise self.lost() from error
         except Exception as error:
+            if future.status != "error":  # not the unit failed: its result cannot be fetched
+                raise self.lost() from error
             self._write(f"{unit.name}  failed\n{''.join(traceback.format_exception(error))}")
             why = f"it failed {MORE_TRIES + 1} times, the last time with {type(error).__name__}: {error}"
             raise self._failed(unit, why, str(self.log or "none, give --log FILE")) from error
@@ -423,7 +422,7 @@ def _memory_stays() -> Iterator[None]:
 def _client(distributed: Any, given: dict[str, Any], cluster: str) -> Iterator[Any]:
     try:
         client = distributed.Client(
-            **given, timeout=FIRST_WORKER, set_as_default=False, direct_to_workers=True
+            **given, timeout=SCHEDULER, set_as_default=False, direct_to_workers=True
         )
     except (OSError, TimeoutError, ValueError) as error:
         raise UnavailableError(f"--cluster {cluster}: no scheduler answers ({error})") from None

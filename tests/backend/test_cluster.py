@@ -187,7 +187,7 @@ def test_a_worker_of_another_version_is_named(cluster, monkeypatch):
     ],
 )
 def test_a_cluster_that_is_not_to_be_had_is_refused(monkeypatch, name, error, message):
-    monkeypatch.setattr(module, "FIRST_WORKER", 1.0)
+    monkeypatch.setattr(module, "SCHEDULER", 1.0)
     with pytest.raises(error, match=f"^--cluster {name}: ") as refused, executor_of(name):
         pytest.fail("there was a cluster")
     assert message in str(refused.value)
