@@ -16,7 +16,7 @@ from features.molecules.smiles import quiet_libraries
 from features.molecules.table import encode_compounds
 from features.molecules.weights import content_hash, model_folder
 from features.rows import Rows, varying
-from rapids_pipeline.backend.devices import Device
+from rapids_pipeline.backend.devices import Device, processor_count
 from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
 from rapids_pipeline.backend.locks import locked
 from rapids_pipeline.backend.parallel import THREADS, Executor
@@ -26,7 +26,7 @@ from rapids_pipeline.data.pairs import unseen_levels
 from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import has_gaps, never_tested, untested_notes
-from rapids_pipeline.evaluation.baselines import BASELINES, context_baselines
+from rapids_pipeline.evaluation.baselines import BASELINES, Baseline, context_baselines
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.predictions.formats import write_kaggle_csv
@@ -213,16 +213,22 @@ def out_of_fold_scores(
     data: PerturbationData, folds: NDArray[np.intp], predictions: Mapping[str, NDArray[np.float32]]
 ) -> dict[str, dict[str, float]]:
     """Return the MRRMSE of out-of-fold predictions, and of baselines that predict each fold from the others."""
-    everything = dict(predictions)
-    for name, baseline in (BASELINES | context_baselines(data.obs)).items():
-        everything[name] = np.empty_like(data.Y)
+    from joblib import Parallel, delayed
+
+    def predicted(baseline: Baseline) -> NDArray[np.float32]:
+        found = np.empty_like(data.Y)
         for k in range(int(folds.max()) + 1):
             inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-            everything[name][outside] = baseline(data.take(inside), data.obs.iloc[outside])
-    return {
-        name: {"mean_rowwise_rmse": mean_rowwise_rmse(data.Y, predicted)}
-        for name, predicted in everything.items()
-    }
+            found[outside] = baseline(data.take(inside), data.obs.iloc[outside])
+        return found
+
+    def score(method: NDArray[np.float32] | Baseline) -> dict[str, float]:
+        values = method if isinstance(method, np.ndarray) else predicted(method)
+        return {"mean_rowwise_rmse": mean_rowwise_rmse(data.Y, values)}
+
+    methods: dict[str, Any] = {**predictions, **BASELINES, **context_baselines(data.obs)}
+    scores = Parallel(processor_count(), prefer="threads")(delayed(score)(one) for one in methods.values())
+    return dict(zip(methods, scores, strict=True))
 
 
 def scores_document(

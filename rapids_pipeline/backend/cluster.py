@@ -421,9 +421,7 @@ def _memory_stays() -> Iterator[None]:
 @contextmanager
 def _client(distributed: Any, given: dict[str, Any], cluster: str) -> Iterator[Any]:
     try:
-        client = distributed.Client(
-            **given, timeout=SCHEDULER, set_as_default=False, direct_to_workers=True
-        )
+        client = distributed.Client(**given, timeout=SCHEDULER, set_as_default=False, direct_to_workers=True)
     except (OSError, TimeoutError, ValueError) as error:
         raise UnavailableError(f"--cluster {cluster}: no scheduler answers ({error})") from None
     try:

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from rapids_pipeline.backend.arrays import Float32, Floats
+from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written
 from rapids_pipeline.backend.frames import table_suffix
@@ -40,6 +41,8 @@ CSV_SUFFIXES = (".csv", ".csv.gz")
 SUBMISSION_SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".h5ad")
 BLOCK_VALUES = 2**22
 """Values a block of rows holds, which bounds the memory beside the predictions themselves (16 MB of them)."""
+LINES_VALUES = 2**19
+"""Values whose lines of CSV one thread makes at a time."""
 DATASET_ID = "neurips-2023-data"
 """The benchmark's data set (`scripts/create_resources/neurips-2023-data.sh`)."""
 METHOD_ID = "rapids_perturb"
@@ -111,7 +114,7 @@ def write_kaggle_csv(
     with written(path) as temporary, _byte_sink(temporary) as sink:
         sink.write(_line(["id", *genes]))
         if spec is None:
-            _write_rows(sink, names, genes, predictions)
+            _write_rows(sink, names, predictions)
         else:
             _write_formatted_rows(sink, names, predictions, spec)
 
@@ -250,9 +253,9 @@ def as_float32(values: Floats) -> Float32:
         return values.astype(np.float32, copy=False)
 
 
-def blocks(n: int, width: int) -> Iterator[slice]:
-    """Return slices of n rows (or columns) of `width` values that hold at most `BLOCK_VALUES` each, or one row."""
-    step = max(1, BLOCK_VALUES // width)
+def blocks(n: int, width: int, values: int = BLOCK_VALUES) -> Iterator[slice]:
+    """Return slices of n rows (or columns) of `width` values that hold at most so many values each, or one row."""
+    step = max(1, values // width)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
@@ -302,19 +305,25 @@ def _line(fields: Sequence[str]) -> bytes:
     return line.getvalue().encode()
 
 
-def _write_rows(sink: BinaryIO, ids: Sequence[str], genes: Sequence[str], predictions: Floats) -> None:
-    import pyarrow as pa
-    from pyarrow.csv import CSVWriter, WriteOptions
+def _write_rows(sink: BinaryIO, names: Sequence[str], predictions: Floats) -> None:
+    from joblib import Parallel, delayed
 
-    schema = pa.schema([("id", pa.string()), *((gene, pa.float32()) for gene in genes)])
-    quoted = any(set(name) & set(',"\r\n') for name in ids)
-    style = "needed" if quoted else "none"  # pyarrow's "needed" quotes every text
-    options = WriteOptions(include_header=False, quoting_style=style)
-    with CSVWriter(sink, schema, write_options=options) as writer:
-        for rows in blocks(*predictions.shape):
-            by_gene = np.ascontiguousarray(as_float32(predictions[rows]).T) + np.float32(0)  # −0 → 0
-            columns = [pa.array(ids[rows], pa.string()), *map(pa.array, by_gene)]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+    n, width = predictions.shape
+    calls = (delayed(_lines)(names[rows], predictions[rows]) for rows in blocks(n, width, LINES_VALUES))
+    for lines in Parallel(processor_count(), prefer="threads", return_as="generator")(calls):
+        sink.write(lines)
+
+
+def _lines(names: Sequence[str], predictions: Floats) -> bytes:
+    """Return the lines of some rows; every value is the shortest decimal that is the same float32."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = pa.array((as_float32(predictions) + np.float32(0)).ravel()).cast(pa.string())  # −0 → 0
+    places = np.arange(0, predictions.size + 1, predictions.shape[1], dtype=np.int32)
+    rows = pc.binary_join(pa.ListArray.from_arrays(places, values), ",").to_pylist()
+    ids = (_line([name])[:-1] for name in names)
+    return b"".join(b"%b,%b\n" % (name, row.encode()) for name, row in zip(ids, rows, strict=True))
 
 
 def _write_formatted_rows(sink: BinaryIO, ids: Sequence[str], predictions: Floats, spec: str) -> None:
