@@ -7,7 +7,8 @@ from features.feature_sets import feature_set
 from features.rows import Rows
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.members.booster import BoosterMember
-from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.kernel_model import KernelModelConfig
 from rapids_pipeline.stack.members.member import TrainingSet
 from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
 from rapids_pipeline.stack.nested import FoldedRows, fit_member

@@ -14,6 +14,7 @@ Source: RMM, Python user guide, "Using different memory resources"; CUDA Runtime
 
 import functools
 import os
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,6 +45,9 @@ Mask = NDArray[np.bool_]
 """A numpy array of yes and no."""
 Labels = NDArray[np.object_]
 """A numpy array of names."""
+
+ROWS_A_PRODUCT = 1024
+"""Rows of a large matrix that one thread multiplies at a time."""
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
@@ -77,6 +81,34 @@ def to_host(x: Array) -> NDArray[Any]:
     if is_torch_array(x):
         return np.asarray(x.detach().cpu().numpy())
     return np.asarray(x)
+
+
+def multiplied(A: Array, B: Array, dtype: Any) -> Array:
+    """Return A B, (n, m) times (m, k), in a dtype that A is brought to a block of rows at a time.
+
+    For NumPy the blocks are products of one thread each, on as many processors as there are: where BLAS is limited to
+    one thread, no bit depends on their number.
+    """
+    xp, n = namespace(A, B), A.shape[0]
+    blocks = [slice(start, min(start + ROWS_A_PRODUCT, n)) for start in range(0, n, ROWS_A_PRODUCT)]
+
+    def product(rows: slice) -> Array:
+        return xp.astype(A[rows, :], dtype, copy=False) @ B
+
+    if len(blocks) == 1:
+        return product(blocks[0])
+    if not isinstance(A, np.ndarray):
+        return xp.concat([product(rows) for rows in blocks])
+    from joblib import cpu_count
+
+    found = np.empty((n, B.shape[1]), dtype)
+
+    def place(rows: slice) -> None:
+        found[rows] = product(rows)
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        list(pool.map(place, blocks))
+    return found
 
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0.0) -> NDArray[Any]:

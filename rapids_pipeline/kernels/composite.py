@@ -14,31 +14,25 @@ training rows that have one:
     dose, time       exp(−Δ² / 2l²), Δ of log10 (0 lies one decade below the least positive training value); a missing
                      value is 1 with a missing one and 0 with others; 1 where the training rows do not differ in it
 
-In words a product is its factors with " * " between them, a factor to a whole power as `factor^2`; a recipe's TOML
-file has one line a term:
-
-    [members.known_compounds.weights]
-    cell_type = 1.5
-    "correlation * tanimoto" = 1.2
-    "correlation * profile_linear" = 6.0
+How terms are written: `rapids_pipeline.kernels.terms`.
 
 Every factor is positive semidefinite, so are products and powers of them entry by entry (Schur), and so is a sum with
 weights that are not negative.
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import mul
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.molecules import NONE, TABLE, fitted_in_fold
+from features.molecules import TABLE, fitted_in_fold
 from features.rows import Levels, Pairs, places
-from rapids_pipeline.backend.arrays import Array, Codes, Float64, Mask, namespace
+from rapids_pipeline.backend.arrays import Array, Codes, Float64, Indices, Mask, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.response_profiles import (
@@ -47,83 +41,10 @@ from rapids_pipeline.kernels.response_profiles import (
     ResponseProfiles,
     correlation_of_cell_types,
 )
+from rapids_pipeline.kernels.terms import Factor, renamed, terms_of
 
-FACTORS = {
-    "cell_type": "1 where both rows are of one cell type",
-    "compound": "1 where both rows are of one compound",
-    "dose": "how near the doses are on a logarithmic scale, exp(−Δ²/2l²)",
-    "time": "how near the times are on a logarithmic scale, exp(−Δ²/2l²)",
-    "batch": "1 where both rows are of one batch",
-    "correlation": "how alike the responses of the two cell types are, learnt from compounds measured in both",
-    "tanimoto": "Tanimoto similarity of the Morgan fingerprints",
-    "profile_linear": "inner product of the response profiles",
-    "profile_cosine": "cosine of the response profiles",
-    "profile_rbf": "exp(−squared distance of the response profiles)",
-}
-"""What each factor says of a pair of rows; besides, rbf(ENCODER) of molecule features."""
-
-ENCODER_FACTOR = re.compile(r"^rbf\(([^()*^]+)\)$")
-_POWER = re.compile(r"^(.+?)(?:\^([1-9]))?$")
-MOLECULES = "molecules"
-"""In rbf(molecules): the encoder that the run names (--molecules)."""
-
-
-class Factor(NamedTuple):
-    """A factor of a term: its name without the power, and the power."""
-
-    name: str
-    power: int = 1
-
-    @property
-    def encoder(self) -> str | None:
-        """The molecule encoder whose features it compares, None where it compares something else."""
-        if self.name == "tanimoto":
-            return "morgan"
-        found = ENCODER_FACTOR.match(self.name)
-        return found.group(1) if found else None
-
-    @property
-    def of_profiles(self) -> bool:
-        """Whether it compares response profiles."""
-        return self.name.startswith("profile_")
-
-
-Term = tuple[float, tuple[Factor, ...]]
-"""A weight and the factors that it multiplies."""
-
-
-def terms_of(weights: Mapping[str, float]) -> tuple[Term, ...]:
-    """Return the terms that named weights stand for; those of weight 0 are left out.
-
-    Raises
-    ------
-    ValueError
-        There is no such factor (the message lists them), a power is none of 1 to 9, a weight is negative or not
-        finite, a product occurs twice (in another order), or all weights are 0.
-    """
-    found: dict[tuple[Factor, ...], float] = {}
-    for name, weight in weights.items():
-        factors = tuple(sorted(_factor(part) for part in name.split("*")))
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"the weight of {name!r} must be finite and not negative, not {weight}")
-        if factors in found:
-            raise ValueError(f"the product {name!r} occurs twice")
-        found[factors] = float(weight)
-    terms = tuple((weight, factors) for factors, weight in found.items() if weight > 0)
-    if not terms:
-        raise ValueError("a kernel needs at least one weight above 0")
-    return terms
-
-
-def _factor(text: str) -> Factor:
-    found = _POWER.match(text.strip())
-    name, power = (found.group(1), int(found.group(2) or 1)) if found else (text.strip(), 1)
-    if name not in FACTORS and not ENCODER_FACTOR.match(name):
-        raise ValueError(
-            f"no kernel factor {name!r}; choose among {', '.join(FACTORS)}, rbf(ENCODER), each also to a power, as "
-            "in tanimoto^2"
-        )
-    return Factor(name, power)
+ENTRIES_AT_ONCE = 2**23
+"""Entries of a kernel that are made at a time: 64 MB, and as much for each factor of a product."""
 
 
 @dataclass(frozen=True)
@@ -191,34 +112,6 @@ class CompositeKernel:
         return LearntKernel(self, profiles, present.levels.cell_types, *correlation)
 
 
-def renamed(weights: Mapping[str, float], encoder: str) -> dict[str, float]:
-    """Return weights with `encoder` for rbf(molecules); where that makes two products one, their sum.
-
-    With `TABLE` all factors of molecules become rbf(table), and with `NONE` they become `compound`: identity, which is
-    any power and product of itself.
-    """
-    found: dict[str, float] = {}
-    for name, weight in weights.items():
-        if encoder in (NONE, TABLE):
-            new = _without_structures(name, encoder)
-        else:
-            new = name.replace(f"rbf({MOLECULES})", f"rbf({encoder})")
-        found[new] = found.get(new, 0.0) + weight
-    return found
-
-
-def _without_structures(product: str, encoder: str) -> str:
-    """Return a product, its factors sorted, with rbf(table) or `compound` for those of molecules."""
-    factors = [_factor(part) for part in product.split("*")]
-    kept = [factor for factor in factors if factor.encoder is None]
-    others = [factor for factor in factors if factor.encoder is not None]
-    if encoder == TABLE:
-        kept += [Factor(f"rbf({TABLE})", factor.power) for factor in others]
-    elif others:
-        kept = [*(factor for factor in kept if factor.name != "compound"), Factor("compound")]
-    return " * ".join(name if power == 1 else f"{name}^{power}" for name, power in sorted(kept))
-
-
 @dataclass(frozen=True, eq=False)
 class LearntKernel:
     """A kernel between any pairs of cell type and compound.
@@ -247,22 +140,55 @@ class LearntKernel:
         """The training rows."""
         return self.profiles.rows
 
-    def gram(self, like: Array) -> Array:
-        """Return K between the training rows, (n, n) float64; see `between`."""
-        return self.between(self.rows, like)
+    def gram(self, like: Array, dtype: Any = None) -> Array:
+        """Return K between the training rows, (n, n); see `between`."""
+        return self.between(self.rows, like, dtype=dtype)
 
-    def between(self, pairs: Pairs, like: Array) -> Array:
-        """Return K between pairs and the training rows, (m, n) float64.
+    def between(self, pairs: Pairs, like: Array, columns: Indices | None = None, dtype: Any = None) -> Array:
+        """Return K between m pairs and the n training rows, or some `columns` of them, float64 or `dtype`.
 
         Matrices between distinct cell types and molecules are made on the host; they are spread over the rows,
-        multiplied and summed in the library and on the device of `like`.
+        multiplied and summed in float64 in the library and on the device of `like`, `ENTRIES_AT_ONCE` at a time.
         """
         xp, training = namespace(like), _Side(self, self.rows, like)
-        sides = training if pairs is self.rows else _Side(self, pairs, like), training
-        K = xp.zeros((len(pairs), len(self.rows)), dtype=xp.float64, device=like.device)
+        here = training if pairs is self.rows else _Side(self, pairs, like)
+        there = training if columns is None else training.take(columns)
+        dtype = xp.float64 if dtype is None else dtype
+        step = max(1, ENTRIES_AT_ONCE // max(len(there.rows), 1))
+        if step >= len(pairs):
+            return xp.astype(self._block(here, there), dtype, copy=False)
+        K = xp.empty((len(pairs), len(there.rows)), dtype=dtype, device=like.device)
+        for start in range(0, len(pairs), step):
+            some = np.arange(start, min(start + step, len(pairs)))
+            block = here.take(some)
+            if (
+                len(here.rows.levels.compounds) > step
+            ):  # matrices between distinct ones are no larger than the block
+                block.rows = block.rows.alone()
+            K[start : start + len(some), :] = xp.astype(self._block(block, there), dtype, copy=False)
+        return K
+
+    def diagonal(self, like: Array) -> Float64:
+        """Return K_ii of the training rows, (n,), on the host."""
+        side = _Side(self, self.rows, like)
+        found = np.zeros(len(self.rows))
         for weight, factors in terms_of(self.kernel.weights):
-            parts = (self._factor(factor, *sides) for factor in factors)
-            K = K + weight * reduce(mul, parts)
+            part = np.full(len(self.rows), weight)
+            for factor in factors:
+                if factor.of_profiles:
+                    linear = factor.name == "profile_linear"
+                    part *= (
+                        to_host(side.squares / side.mean_square if linear else side.present) ** factor.power
+                    )
+            found += part
+        return found
+
+    def _block(self, here: "_Side", there: "_Side") -> Array:
+        """Return K between the rows of two sides, float64."""
+        xp, like = namespace(here.like), here.like
+        K = xp.zeros((len(here.rows), len(there.rows)), dtype=xp.float64, device=like.device)
+        for weight, factors in terms_of(self.kernel.weights):
+            K = K + weight * reduce(mul, (self._factor(factor, here, there) for factor in factors))
         return K
 
     def is_known(self, pairs: Pairs) -> Mask:
@@ -374,8 +300,9 @@ class _Side:
     """One side of a kernel: rows, with their profiles in the library and on the device of `like`."""
 
     def __init__(self, learnt: LearntKernel, rows: Pairs, like: Array) -> None:
-        self.rows, self._like = rows, like
-        if not learnt.kernel.of_profiles:
+        self.rows, self.like = rows, like
+        self.of_profiles = learnt.kernel.of_profiles
+        if not self.of_profiles:
             return
         profiles, present = learnt.profiles.of(rows)
         squares = np.einsum("ij,ij->i", profiles, profiles)
@@ -383,14 +310,24 @@ class _Side:
         self.profiles, self.squares = self._placed(profiles), self._placed(squares)
         self.present = self._placed(present.astype(np.float64))
 
+    def take(self, which: Indices) -> "_Side":
+        """Return some of the rows."""
+        part = copy(self)
+        part.rows = self.rows.take(which)
+        if self.of_profiles:
+            xp, place = namespace(self.like), self._placed(which)
+            taken = (xp.take(x, place, axis=0) for x in (self.profiles, self.squares, self.present))
+            part.profiles, part.squares, part.present = taken
+        return part
+
     def spread(self, other: "_Side", level: str, matrix: Float64) -> Array:
         """Return a matrix between distinct ones as one between these rows and others."""
-        xp = namespace(self._like)
+        xp = namespace(self.like)
         rows, columns = (self._placed(getattr(side.rows, level).astype(np.int64)) for side in (self, other))
         return xp.take(xp.take(self._placed(matrix), rows, axis=0), columns, axis=1)
 
     def _placed(self, x: NDArray[Any]) -> Array:
-        return namespace(self._like).asarray(np.ascontiguousarray(x), device=self._like.device)
+        return namespace(self.like).asarray(np.ascontiguousarray(x), device=self.like.device)
 
 
 def _level_of(factor: Factor) -> str:

@@ -37,7 +37,8 @@ from rapids_pipeline.backend.errors import InputError, quoted, shown
 from rapids_pipeline.backend.settings import LARGEST_SEED, bounded, by_name_or_toml, named, words
 from rapids_pipeline.stack.members import KINDS
 from rapids_pipeline.stack.members.booster import BoosterMember
-from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.kernel_model import KernelModelConfig
 from rapids_pipeline.stack.members.member import (
     MOST_MEMBERS,
     PSEUDO,

@@ -276,7 +276,7 @@ def solve_duals(
         weight = checked_weights(sample_weight, n)
         kept = np.flatnonzero(weight)
         box = np.atleast_1d(bound)[None, :] * weight[kept, None]
-        inside = take(take(K, kept, 0), kept, 1)
+        inside = K if len(kept) == n else take(take(K, kept, 0), kept, 1)
         solution = _solved(engine, inside, take(Y, kept, 0), box, tube, tol, limit, progress)
         solution = _scattered(solution, kept, n)
     warn_of_missed(solution.converged, solution.gap, tol, limit, target_names)

@@ -25,10 +25,12 @@ Squares (2007); Frangella, Tropp and Udell, SIAM J. Matrix Anal. Appl. 44 (2023)
 Hribar and Nocedal, SIAM J. Sci. Comput. 23 (2001) 1376 (projected conjugate gradients).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, multiplied, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.svr.dual import DualSolution, take
@@ -41,8 +43,8 @@ ENOUGH = 0.3 * ROUNDING
 """Residual, relative to a target's largest distance from its mean, at which its iterations end."""
 BALANCE = 1e-8
 """|dᵀγ| relative to Σ d|γ| at which γ counts as balanced."""
-RANK, LEAST_RANK = 10, 200
-"""The preconditioner has n/RANK columns, and at least so many."""
+RANK, LEAST_RANK, MOST_RANK = 10, 200, 1000
+"""The preconditioner has n/RANK columns, at least and at most so many."""
 REDUCTION, MOST_ITERATIONS = 1e-4, 200
 """By how much one round of float32 reduces a residual, and its iterations at most."""
 LEAST_PENALTY, LEAST_GAIN = 1e-6, 0.1
@@ -66,7 +68,8 @@ def solve(
     Parameters
     ----------
     K : array, (n, n)
-        Positive semidefinite Gram matrix; eigenvalues below 0 count as 0.
+        Positive semidefinite Gram matrix; eigenvalues below 0 count as 0. From `ITERATES_FROM` rows float32 serves as
+        float64 does, in half of the memory.
     Y : array, (n, t)
     C : float or array, (1, t) or (n, t)
         1/λ of each target, times the weight 1/h_i of each row.
@@ -85,14 +88,18 @@ def solve(
         raise InputError("engine 'ridge' has squared errors, which have no tube: epsilon must be 0")
     progress = progress or Progress()
     progress.start(1)
-    K, Y = xp.astype(K, xp.float64), xp.astype(Y, xp.float64)
+    Y = xp.astype(Y, xp.float64)
     n, t = Y.shape
+    if n < ITERATES_FROM:
+        K = xp.astype(K, xp.float64)
     penalty, weight = _penalty_and_weights(C, K, n, t)
     root = xp.sqrt(weight)
     solve_scaled = _conjugate_gradients if n >= ITERATES_FROM else _factorised
     gamma, intercept, iterations = solve_scaled(K, root, Y, penalty)
     beta = root[:, None] * gamma
-    residual = K @ beta + penalty[None, :] / weight[:, None] * beta + intercept[None, :] - Y
+    residual = (
+        multiplied(K, beta, xp.float64) + penalty[None, :] / weight[:, None] * beta + intercept[None, :] - Y
+    )
     gap = xp.max(xp.abs(residual), axis=0)
     progress.advance()
     solved_well = gap <= ROUNDING * (xp.max(xp.abs(Y), axis=0) + 1)
@@ -102,7 +109,7 @@ def solve(
 def _factorised(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Array, Array]:
     """Return γ (n, t), b (t,) and 1 for each target, by the eigenvalues of A = D K D."""
     xp = namespace(K)
-    values, Q = xp.linalg.eigh(K * d[:, None] * d[None, :])
+    values, Q = xp.linalg.eigh(xp.astype(K, xp.float64, copy=False) * d[:, None] * d[None, :])
     shrink = 1 / (xp.where(values > 0, values, xp.zeros_like(values))[:, None] + penalty[None, :])
 
     def apply(columns: Array) -> Array:
@@ -118,9 +125,8 @@ def _factorised(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Ar
 def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Array, Array]:
     """Return γ (n, t), b (t,) and how many iterations each target took."""
     xp = namespace(K)
-    single = xp.astype(K, xp.float32)
-    single = single * xp.astype(d, xp.float32)[:, None] * xp.astype(d, xp.float32)[None, :]  # A = D K D
-    U, s = _leading(single)
+    A = _Scaled(xp.astype(K, xp.float32, copy=False), xp.astype(d, xp.float32))
+    U, s = _leading(A)
     gamma, intercept = xp.zeros_like(Y), xp.zeros_like(penalty)
     iterations = np.zeros(Y.shape[1], np.int32)
     away = xp.max(xp.abs(Y - (xp.sum(Y, axis=0) / Y.shape[0])[None, :]), axis=0)
@@ -132,7 +138,8 @@ def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[
     while len(going):
         g, b, lam = take(gamma, going, 1), take(intercept, going, 0), take(penalty, going, 0)
         # y − K β − λ h β − b, float64
-        residual = take(Y, going, 1) - K @ (d[:, None] * g) - lam[None, :] * g / d[:, None] - b[None, :]
+        fitted = multiplied(K, d[:, None] * g, xp.float64)
+        residual = take(Y, going, 1) - fitted - lam[None, :] * g / d[:, None] - b[None, :]
         size = xp.max(xp.abs(residual), axis=0)
         off = d @ g  # what rounding left of dᵀγ
         unbalanced = xp.abs(off) > BALANCE * (d @ xp.abs(g))
@@ -144,7 +151,7 @@ def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[
         going, size, lam = going[left], take(size, left, 0), take(lam, left, 0)
         before = _with(before, going, size)
         right = d[:, None] * take(residual, left, 1) / size[None, :]  # float32 would lose what is small
-        steps = _Steps(single, U, s, xp.astype(d, xp.float32), xp.astype(lam, xp.float32))
+        steps = _Steps(A, U, s, xp.astype(lam, xp.float32))
         off = xp.astype(take(off, left, 0) / size, xp.float32)
         more, constant, taken = steps.solve(xp.astype(right, xp.float32), off)
         iterations[going] += taken
@@ -158,27 +165,40 @@ def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[
     return gamma, intercept, xp.asarray(iterations, device=K.device)
 
 
-def _leading(A: Array) -> tuple[Array, Array]:
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """A = D K D, float32, of which there are products alone."""
+
+    K: Array
+    d: Array
+
+    def __matmul__(self, columns: Array) -> Array:
+        """Return A times columns (n, k)."""
+        xp = namespace(self.K)
+        return self.d[:, None] * multiplied(self.K, self.d[:, None] * columns, xp.float32)
+
+
+def _leading(A: _Scaled) -> tuple[Array, Array]:
     """Return orthonormal U (n, r) and s (r,) in descending order with U S Uᵀ ≈ A, float32."""
-    xp = namespace(A)
-    n = A.shape[0]
-    rank = min(n, max(LEAST_RANK, n // RANK))
+    xp = namespace(A.K)
+    n = A.K.shape[0]
+    rank = min(n, MOST_RANK, max(LEAST_RANK, n // RANK))
     random = np.random.default_rng(0).standard_normal((n, rank), np.float32)
-    Q, _ = xp.linalg.qr(A @ xp.asarray(random, device=A.device))
+    Q, _ = xp.linalg.qr(A @ xp.asarray(random, device=A.K.device))
     core = xp.astype(xp.matrix_transpose(Q) @ (A @ Q), xp.float64)
     values, V = xp.linalg.eigh((core + xp.matrix_transpose(core)) / 2)
     values = xp.where(values > 0, values, xp.zeros_like(values))
-    return xp.flip(Q @ xp.astype(V, A.dtype), axis=1), xp.astype(xp.flip(values, axis=0), A.dtype)
+    return xp.flip(Q @ xp.astype(V, xp.float32), axis=1), xp.astype(xp.flip(values, axis=0), xp.float32)
 
 
 class _Steps:
     """Projected conjugate gradients on (A + λ) γ + b d = x, dᵀγ = 0, float32, of k columns with λ (k,) of their own."""
 
-    def __init__(self, A: Array, U: Array, s: Array, d: Array, penalty: Array) -> None:
-        xp = namespace(A)
+    def __init__(self, A: _Scaled, U: Array, s: Array, penalty: Array) -> None:
+        xp, d = namespace(U), A.d
         self.A, self.U, self.d, self.penalty = A, U, d, penalty
         self.share = (s[-1] + penalty)[None, :] / (s[:, None] + penalty[None, :]) - 1  # (r, k)
-        self.of_d = self.preconditioned(xp.broadcast_to(d[:, None], (A.shape[0], penalty.shape[0])))
+        self.of_d = self.preconditioned(xp.broadcast_to(d[:, None], (d.shape[0], penalty.shape[0])))
         self.dd = d @ self.of_d  # dᵀP⁻¹d, (k,)
 
     def preconditioned(self, X: Array) -> Array:

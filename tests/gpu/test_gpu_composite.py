@@ -8,8 +8,8 @@ from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import is_on_cuda, to_host
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.kernels.composite import CompositeKernel
-from rapids_pipeline.stack.members import composite as composite_model
-from rapids_pipeline.stack.members.composite import KernelModelConfig, fit_kernel_model
+from rapids_pipeline.stack.members import kernel_model as composite_model
+from rapids_pipeline.stack.members.kernel_model import KernelModelConfig, fit_kernel_model
 from rapids_pipeline.svr import kernel_ridge
 
 KERNEL = CompositeKernel(

@@ -10,10 +10,12 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from features.molecules.descriptors import DescriptorEncoder
 from features.rows import Pairs, Rows
-from rapids_pipeline.backend.arrays import to_host
+from rapids_pipeline.backend.arrays import namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.kernels.composite import FACTORS, CompositeKernel, Factor, LearntKernel, terms_of
+from rapids_pipeline.kernels import composite
+from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
+from rapids_pipeline.kernels.terms import FACTORS, Factor, terms_of
 from tests.kernels.pairs_example import in_contexts, naive_nearness, naive_profile, pairs, rows_of
 
 EVERYTHING = {
@@ -119,6 +121,26 @@ def test_a_gram_matrix_is_that_of_a_loop(kappa):
     np.testing.assert_allclose(
         found, naive_gram(asked, with_made_up(rows), model, EVERYTHING, kappa), atol=2e-6
     )
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "array_api_strict"])
+@pytest.mark.parametrize("entries", [1, 50, 700])
+def test_a_gram_matrix_made_in_blocks_is_the_whole_one(library, entries, monkeypatch):
+    likes = {"numpy": LIKE, "torch": torch.empty(0, dtype=torch.float64)}
+    like = likes.get(library, array_api_strict.empty(0))
+    model, _, _ = learnt()
+    asked = Pairs.of(with_made_up(rows_of([(0, 0), (9, 1), (2, 11), (3, 7)])), ["morgan", "made up"])
+    columns = np.array([7, 0, 3])
+    whole = model.gram(LIKE), model.between(asked, LIKE), model.between(asked, LIKE, columns)
+    np.testing.assert_array_equal(whole[2], whole[1][:, columns])
+    monkeypatch.setattr(composite, "ENTRIES_AT_ONCE", entries)
+    found = model.gram(like), model.between(asked, like), model.between(asked, like, columns)
+    for one, other in zip(found, whole, strict=True):
+        np.testing.assert_allclose(to_host(one), other, atol=1e-12)
+    single = model.gram(like, namespace(like).float32)
+    assert single.dtype == namespace(like).float32
+    np.testing.assert_allclose(to_host(single), whole[0], rtol=1e-6)
+    np.testing.assert_allclose(model.diagonal(like), np.diag(whole[0]), atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,14 +10,17 @@ from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.data.tables import PerturbationData, read_training
 from rapids_pipeline.evaluation.baselines import mean_across_compounds
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
-from rapids_pipeline.stack.members.composite import (
-    CompositeMember,
+from rapids_pipeline.stack.members import kernel_model
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.kernel_model import (
+    KernelModel,
     KernelModelConfig,
     fit_kernel_model,
     row_noise,
 )
 from rapids_pipeline.stack.members.member import TrainingSet
 from rapids_pipeline.stack.recipe import COMPOSITE as SHIPPED
+from rapids_pipeline.svr import kernel_ridge, nystroem
 from tests.stack_example import (
     COMPOSITE,
     KERNEL_MODEL,
@@ -88,6 +91,44 @@ def test_a_model_is_what_a_naive_fit_is(values):
     config = changed(**values)
     found = fit_kernel_model(config, rows, Y, "cpu").predict(tests)
     np.testing.assert_allclose(found, naive(config, rows, tests, Y), atol=2e-3 * np.abs(Y).max())
+
+
+@pytest.mark.parametrize("targets", ["components", "genes"])
+def test_many_rows_are_solved_alike_by_iterations_and_on_landmarks(targets, monkeypatch):
+    rows, tests, Y = problem()
+    config = changed(targets=targets)
+    exact = fit_kernel_model(config, rows, Y, "cpu").predict(tests)
+    for module in (kernel_model, kernel_ridge):
+        monkeypatch.setattr(module, "ITERATES_FROM", 10)
+    close = {"atol": 1e-4 * np.abs(Y).max()}
+    iterated = fit_kernel_model(config, rows, Y, "cpu")
+    assert iterated.landmarks is None
+    np.testing.assert_allclose(iterated.predict(tests), exact, **close)
+    # K may take less than all of that
+    monkeypatch.setattr(kernel_model, "available_bytes", lambda like: 4 * len(Y) ** 2)
+    model = fit_kernel_model(config, rows, Y, "cpu")
+    assert model.dual_coef.shape[0] == len(model.landmarks) <= len(Y)
+    np.testing.assert_allclose(model.predict(tests), exact, **close)
+    state = model.state()
+    again = KernelModel.from_state(config, StateReader(state, "saved"))
+    assert again.predict(tests).tobytes() == model.predict(tests).tobytes() and again.left == model.left
+    with pytest.raises(InputError, match=r"landmarks has numbers outside 0"):
+        KernelModel.from_state(
+            config, StateReader({**state, "landmarks": state["landmarks"] + 1000}, "saved")
+        )
+
+
+def test_few_landmarks_are_said_in_the_notes(monkeypatch):
+    train, _, Y = example()
+    monkeypatch.setattr(kernel_model, "ITERATES_FROM", 10)
+    monkeypatch.setattr(kernel_model, "available_bytes", lambda like: 0)
+    monkeypatch.setitem(nystroem.solve.__kwdefaults__, "most", 12)
+    model = fit_composite(train, Y)
+    known, new = COMPOSITE.notes(model)
+    assert known.startswith("composite: known_compounds is solved on 12 of ")
+    assert "of the kernel's trace" in known and new.startswith("composite: new_compounds is solved on 12 of ")
+    monkeypatch.undo()
+    assert COMPOSITE.notes(fit_composite(train, Y)) == []
 
 
 def test_genes_and_all_components_are_one_with_one_penalty():

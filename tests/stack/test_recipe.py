@@ -9,7 +9,8 @@ from rapids_pipeline.commands.options import RecipeChanges, changed_recipe, run_
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES
 from rapids_pipeline.pipeline import PIPELINE
 from rapids_pipeline.stack.members.booster import BoosterMember
-from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.kernel_model import KernelModelConfig
 from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.recipe import RECIPES, RESERVED, Recipe, RunConfig, recipe, to_toml
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rapids_pipeline.kernels.composite import terms_of
-from rapids_pipeline.stack.members.composite import BOUNDS, KernelModelConfig
+from rapids_pipeline.kernels.terms import terms_of
+from rapids_pipeline.stack.members.kernel_model import BOUNDS, KernelModelConfig
 from rapids_pipeline.stack.target_space import TRANSFORMS
 
 REACH = 10.0

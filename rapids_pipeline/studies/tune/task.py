@@ -35,7 +35,12 @@ from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import SPLITS, Split, named_splits
 from rapids_pipeline.evaluation.uncertainty import row_losses
 from rapids_pipeline.kernels.response_profiles import ResponseProfiles
-from rapids_pipeline.stack.members.composite import KernelModelConfig, Learnt, fit_kernel_model, learn_space
+from rapids_pipeline.stack.members.kernel_model import (
+    KernelModelConfig,
+    Learnt,
+    fit_kernel_model,
+    learn_space,
+)
 from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.svr.engines import NotConvergedWarning
 

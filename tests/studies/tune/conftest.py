@@ -8,7 +8,8 @@ import pytest
 from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
 from rapids_pipeline.data.problem import ProblemFiles, open_problem
-from rapids_pipeline.stack.members.composite import CompositeMember, KernelModelConfig
+from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.kernel_model import KernelModelConfig
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
-from rapids_pipeline.stack.members.composite import fit_kernel_model
+from rapids_pipeline.stack.members.kernel_model import fit_kernel_model
 from rapids_pipeline.studies.tune.space import ModelSpace
 from rapids_pipeline.studies.tune.task import (
     HOPELESS,
