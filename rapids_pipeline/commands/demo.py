@@ -6,20 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rapids_pipeline.backend.errors import InputError, visible
-from rapids_pipeline.backend.settings import LARGEST_SEED
 from rapids_pipeline.commands import evaluate, options
 from rapids_pipeline.commands.run import run_files
 
 if TYPE_CHECKING:
     from rapids_pipeline.data.demo import DemoFiles
-
-SeedOption = Annotated[
-    int,
-    typer.Option(min=0, max=LARGEST_SEED, help="The seed of the simulation, the folds and the boosting."),
-]
-GenesOption = Annotated[
-    int | None, typer.Option(min=1, help="Simulate only this many genes instead of all 18,211.")
-]
 
 
 @options.with_several
@@ -31,8 +22,11 @@ def command(
     device: options.DeviceOption = "auto",
     recipe: options.RecipeOption = "best",
     quick: options.QuickOption = False,
-    seed: SeedOption = 0,
-    genes: GenesOption = None,
+    seed: options.DemoSeedOption = 0,
+    genes: options.DemoGenesOption = None,
+    training_pairs: options.TrainingPairsOption = None,
+    cell_types: options.CellTypesOption = None,
+    compounds: options.CompoundsOption = None,
     data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
     where: options.Where = options.HERE,
     overwrite: options.OverwriteOption = False,
@@ -45,9 +39,11 @@ def command(
 
     config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
     resolve_device(device)  # before anything is written
+    asked = {"training_pairs": training_pairs, "cell_types": cell_types, "compounds": compounds}
+    size = {name: number for name, number in asked.items() if number is not None}
     with LiveStages().stage("simulate"), locked(out):
         try:
-            files = simulated(out, seed, genes, overwrite)
+            files = simulated(out, seed, genes, size, overwrite)
         except OSError as error:  # such as a folder that was deleted meanwhile
             raise InputError(f"--out {out}: cannot be written ({error.strerror}); make room there") from error
     if data_only:
@@ -57,15 +53,15 @@ def command(
     evaluate.command(out / "submission.csv", files.truth, files.train)
 
 
-def simulated(out: Path, seed: int, genes: int | None, overwrite: bool) -> "DemoFiles":
+def simulated(out: Path, seed: int, genes: int | None, size: dict[str, int], overwrite: bool) -> "DemoFiles":
     """Write the data of a demo to `out`/data; InputError where `out` holds the results of a run on others."""
     from tempfile import TemporaryDirectory
 
     from rapids_pipeline.backend.files import MANIFEST, UNFINISHED, recorded_hash, sha256_of
-    from rapids_pipeline.data.demo import DemoFiles, write_demo
+    from rapids_pipeline.data.demo import DemoFiles, Size, write_demo
 
     with TemporaryDirectory(prefix=UNFINISHED, dir=out) as folder:
-        made = write_demo(Path(folder), seed, genes)
+        made = write_demo(Path(folder), seed, genes, Size(**size) if size else None)
         hashes = {name: recorded_hash(out / MANIFEST, name) for name in ("train", "test")}
         same = hashes == {"train": sha256_of(made.train), "test": sha256_of(made.test)}
         if (out / MANIFEST).exists() and not (

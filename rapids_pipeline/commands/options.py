@@ -140,6 +140,23 @@ GeneColumnOption = Annotated[
     typer.Option(help="The row annotation of an .h5ad, GCT or GCTX file that names the genes."),
 ]
 
+DemoSeedOption = Annotated[
+    int,
+    typer.Option(min=0, max=LARGEST_SEED, help="The seed of the simulation, the folds and the boosting."),
+]
+DemoGenesOption = Annotated[
+    int | None, typer.Option(min=1, help="Simulate only this many genes instead of all 18,211.")
+]
+
+
+TrainingPairsOption = Annotated[
+    int | None, typer.Option(min=3, help="Draw so many training pairs instead of the competition's 614.")
+]
+CellTypesOption = Annotated[
+    int | None, typer.Option(min=1, help="So many cell types instead of 6; further ones are simulated, too.")
+]
+CompoundsOption = Annotated[int | None, typer.Option(min=1, help="So many of the 146 compounds.")]
+
 
 def with_home(command: Callable[..., Any]) -> Callable[..., Any]:
     """Make a command take `~` in a path for the user's home folder, as a shell does not where it follows a `=`."""

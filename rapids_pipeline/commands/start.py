@@ -10,7 +10,6 @@ import typer
 
 from rapids_pipeline.backend.errors import InputError, visible
 from rapids_pipeline.commands import demo, evaluate, options
-from rapids_pipeline.commands.demo import GenesOption, SeedOption
 from rapids_pipeline.commands.run import run_files
 
 DataOption = Annotated[
@@ -26,8 +25,8 @@ def command(
     recipe: options.RecipeOption = "best",
     quick: options.QuickOption = False,
     device: options.DeviceOption = "auto",
-    seed: SeedOption = 0,
-    demo_genes: GenesOption = None,
+    seed: options.DemoSeedOption = 0,
+    demo_genes: options.DemoGenesOption = None,
     overwrite: options.OverwriteOption = False,
 ) -> None:
     """Run on the training file and the pairs of a folder; where it holds nothing, run the demo."""

@@ -10,7 +10,7 @@ from sklearn.svm import SVR
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data import demo
-from rapids_pipeline.data.demo import DemoData, simulate, write_demo
+from rapids_pipeline.data.demo import DemoData, Size, simulate, write_demo
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
@@ -251,3 +251,60 @@ def test_written_files_read_back_and_are_identical_when_written_twice(
     assert write_demo(tmp_path / "new" / "folder", seed=0, n_genes=600) == written
     assert [path.read_bytes() for path in files] == before
     assert write_demo(tmp_path / "new" / "folder", seed=1, n_genes=3).train.read_bytes() != before[0]
+
+
+# --- other sizes ------------------------------------------------------------------------------------------
+
+
+def test_another_size_has_its_pairs_its_cell_types_and_real_compounds() -> None:
+    data, real = simulate(3, 40, Size(1000, 20, 90)), simulate(3, 40)
+    assert len(data.de_train) == 1000 and len(data.id_map) == len(data.de_test) == 415
+    both = pd.concat([data.de_train[["cell_type", "sm_name"]], data.id_map[["cell_type", "sm_name"]]])
+    assert not both.duplicated().any() and both["cell_type"].nunique() == 20
+    known = dict(zip(real.de_train["sm_name"], real.de_train["SMILES"], strict=True))
+    assert data.de_train["sm_name"].nunique() == 90
+    assert all(known[row.sm_name] == row.SMILES for row in data.de_train.itertuples())
+    assert set(real.de_train["cell_type"]) < set(both["cell_type"]) and "cell type 20" in set(
+        both["cell_type"]
+    )
+    again = simulate(3, 40, Size(1000, 20, 90))
+    pd.testing.assert_frame_equal(again.de_train, data.de_train)
+    assert not simulate(4, 40, Size(1000, 20, 90)).id_map.equals(data.id_map)
+
+
+def test_relatives_respond_more_alike_than_strangers() -> None:
+    data = simulate(0, 400, Size(2300, 18, 130))
+    frame = pd.concat([data.de_train, data.de_test.drop(columns="id")]).set_index(["cell_type", "sm_name"])
+    cells = sorted(set(data.de_train["cell_type"]), key=lambda name: (len(name), name))
+    names = [*dict.fromkeys(simulate(0, 1).de_train["cell_type"])]
+    layout = demo._resized(demo._read_layout(), Size(2300, 18, 130), np.random.default_rng(0))
+    genes = frame.columns[3:]
+
+    def alike(one: str, other: str) -> float:
+        both = frame.loc[one].index.intersection(frame.loc[other].index)
+        a, b = (frame.loc[cell].loc[both, genes].to_numpy() for cell in (one, other))
+        return float(np.corrcoef((a - a.mean(axis=0)).ravel(), (b - b.mean(axis=0)).ravel())[0, 1])
+
+    assert len(cells) == 18 and set(names) == set(layout.cell_types[:6])
+    cd4, cd8 = layout.cell_types[3], layout.cell_types[4]
+    assert alike(cd4, "cell type 10") > 0.2, "which is its relative"
+    assert alike(cd4, cd8) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (Size(compounds=147), "147 compounds: there are 1 to 146 with real structures"),
+        (
+            Size(876, 6, 146),
+            "876 training pairs of 6 cell types and 146 compounds: there are 876 pairs, of which",
+        ),
+        (
+            Size(2, 6, 146),
+            "2 training pairs of 6 cell types and 146 compounds: there are 876 pairs, of which",
+        ),
+    ],
+)
+def test_a_size_that_cannot_be_had_is_named(size: Size, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        simulate(0, 5, size)
