@@ -118,6 +118,13 @@ def test_many_rows_are_solved_alike_by_iterations_and_on_landmarks(targets, monk
         )
 
 
+def test_the_choice_of_the_engine_says_when_it_iterates(monkeypatch):
+    Y = example()[2]
+    assert COMPOSITE.engine_choice(Y, "cpu") == "ridge (asked for)"
+    monkeypatch.setattr("rapids_pipeline.stack.members.composite.ITERATES_FROM", 10)
+    assert COMPOSITE.engine_choice(Y, "cpu") == "ridge (asked for; by conjugate gradients from 10 rows)"
+
+
 def test_few_landmarks_are_said_in_the_notes(monkeypatch):
     train, _, Y = example()
     monkeypatch.setattr(kernel_model, "ITERATES_FROM", 10)

@@ -84,7 +84,9 @@ class CompositeMember(Member):
     def engine_choice(self, Y: Float32, device: DeviceName) -> str:
         """Return which engine solves `known_compounds`, and why."""
         known, _ = (choose_engine(model.engine, to_device(Y[:1], device)) for model in self.models)
-        return f"{known.engine.name} ({known.reason})"
+        iterates = known.engine.name == "ridge" and len(Y) >= ITERATES_FROM
+        how = f"; by conjugate gradients from {ITERATES_FROM:,} rows" if iterates else ""
+        return f"{known.engine.name} ({known.reason}{how})"
 
     def side_by_side(self, n: int) -> bool:
         """Say whether fits run side by side: those by a factorisation do, with small Gram matrices and one thread."""
