@@ -124,7 +124,7 @@ class Size:
 
     @property
     def test_pairs(self) -> int:
-        """Pairs to predict: as many for each training pair as in the real layout, if there are so many left."""
+        """Pairs to predict at most: as many for each training pair as in the real layout."""
         left = self.cell_types * self.compounds - self.training_pairs
         return min(left, max(1, round(self.training_pairs * TEST_PAIRS)))
 
@@ -259,7 +259,7 @@ def _read_layout() -> _Layout:
 
 
 def _resized(layout: _Layout, size: Size, rng: np.random.Generator) -> _Layout:
-    """Return a layout of another size, its pairs drawn."""
+    """Return a layout of another size, its pairs drawn; each compound to predict is among the training pairs."""
     pairs, n_compounds = size.cell_types * size.compounds, len(layout.compounds)
     if not 1 <= size.compounds <= n_compounds:
         raise InputError(f"{size.compounds} compounds: there are 1 to {n_compounds} with real structures")
@@ -272,7 +272,16 @@ def _resized(layout: _Layout, size: Size, rng: np.random.Generator) -> _Layout:
         *layout.cell_types,
         *(f"cell type {k}" for k in range(len(layout.cell_types) + 1, size.cell_types + 1)),
     ]
-    drawn = rng.permutation(pairs)[: size.training_pairs + size.test_pairs]
+    drawn = rng.permutation(pairs)
+    train, rest = drawn[: size.training_pairs], drawn[size.training_pairs :]
+    known = np.isin(
+        rest % size.compounds, train % size.compounds
+    )  # structures stand in the training file alone
+    if not known.any():
+        raise InputError(
+            f"{size.training_pairs} training pairs: no pair is left whose compound is among them"
+        )
+    drawn = np.concatenate([train, rest[known][: size.test_pairs]])
     return replace(
         layout,
         cell_types=named[: size.cell_types],

@@ -272,6 +272,12 @@ def test_another_size_has_its_pairs_its_cell_types_and_real_compounds() -> None:
     assert not simulate(4, 40, Size(1000, 20, 90)).id_map.equals(data.id_map)
 
 
+def test_every_compound_to_predict_has_a_training_row() -> None:
+    data = simulate(0, 3, Size(150, 20, 146))
+    assert set(data.id_map["sm_name"]) <= set(data.de_train["sm_name"])
+    assert 0 < len(data.id_map) <= 62 and data.de_train["sm_name"].nunique() < 146
+
+
 def test_relatives_respond_more_alike_than_strangers() -> None:
     data = simulate(0, 400, Size(2300, 18, 130))
     frame = pd.concat([data.de_train, data.de_test.drop(columns="id")]).set_index(["cell_type", "sm_name"])
