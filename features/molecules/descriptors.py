@@ -28,7 +28,7 @@ REMEMBERED = 16_384
 """Molecules whose descriptors a process remembers: 30 MB."""
 
 SEVERAL_PROCESSES_FROM = 300
-"""Molecules that are computed by one process a processor; starting these takes as long as a hundred molecules."""
+"""Molecules that are computed by one process a processor; on two, starting them takes as long as is saved then."""
 
 
 def raw_descriptors(smiles: Iterable[str]) -> tuple[list[str], Float64]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from rapids_pipeline.backend.devices import DeviceName
+from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.errors import InputError
 
 Array = Any
@@ -99,14 +99,12 @@ def multiplied(A: Array, B: Array, dtype: Any) -> Array:
         return product(blocks[0])
     if not isinstance(A, np.ndarray):
         return xp.concat([product(rows) for rows in blocks])
-    from joblib import cpu_count
-
     found = np.empty((n, B.shape[1]), dtype)
 
     def place(rows: slice) -> None:
         found[rows] = product(rows)
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(processor_count()) as pool:
         list(pool.map(place, blocks))
     return found
 

@@ -73,7 +73,7 @@ class Cluster(Executor):
     ) -> None:
         super().__init__(log)
         self.client, self.name, self.least_hang = client, name, least_hang
-        self._workers = 0
+        self._workers: int | None = None  # not counted yet
         self.began: dict[str, tuple[float, str]] = {}
         self._sent: WeakKeyDictionary[Shared, Any] = WeakKeyDictionary()
         self._versions = _versions_here()
@@ -113,7 +113,9 @@ class Cluster(Executor):
         return sum(found.values())
 
     def workers(self) -> str:
-        """Return how many workers there were when they were last counted."""
+        """Return how many workers there were when they were last counted; empty before that."""
+        if self._workers is None:
+            return ""
         return f"{self._workers} worker{'s' * (self._workers != 1)}"
 
     def lost(self) -> UnavailableError:
@@ -421,7 +423,7 @@ def _memory_stays() -> Iterator[None]:
 @contextmanager
 def _client(distributed: Any, given: dict[str, Any], cluster: str) -> Iterator[Any]:
     try:
-        client = distributed.Client(**given, timeout=SCHEDULER, set_as_default=False, direct_to_workers=True)
+        client = distributed.Client(**given, timeout=SCHEDULER, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise UnavailableError(f"--cluster {cluster}: no scheduler answers ({error})") from None
     try:

@@ -274,9 +274,8 @@ def _resized(layout: _Layout, size: Size, rng: np.random.Generator) -> _Layout:
     ]
     drawn = rng.permutation(pairs)
     train, rest = drawn[: size.training_pairs], drawn[size.training_pairs :]
-    known = np.isin(
-        rest % size.compounds, train % size.compounds
-    )  # structures stand in the training file alone
+    # A compound to predict must be known: structures stand in the training file alone.
+    known = np.isin(rest % size.compounds, train % size.compounds)
     if not known.any():
         raise InputError(
             f"{size.training_pairs} training pairs: no pair is left whose compound is among them"

@@ -161,9 +161,8 @@ class LearntKernel:
         for start in range(0, len(pairs), step):
             some = np.arange(start, min(start + step, len(pairs)))
             block = here.take(some)
-            if (
-                len(here.rows.levels.compounds) > step
-            ):  # matrices between distinct ones are no larger than the block
+            # So matrices between distinct molecules are no larger than the block.
+            if len(here.rows.levels.compounds) > step:
                 block.rows = block.rows.alone()
             K[start : start + len(some), :] = xp.astype(self._block(block, there), dtype, copy=False)
         return K

@@ -44,7 +44,7 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.backend.store import Kept, Store, content_hash
 from rapids_pipeline.data.untested import Imputed
-from rapids_pipeline.stack.members.member import Fits, Learnt, Member, Model, TrainingSet
+from rapids_pipeline.stack.members.member import Fits, Member, Model, Predictions, TrainingSet
 from rapids_pipeline.stack.target_space import keep, kept
 
 
@@ -182,7 +182,9 @@ class PreparedMember:
             return self._fits[0]
 
 
-def learnt_from(first: Sequence[FittedMember], labels: Labels | None, unseen: int | None) -> Learnt:
+def predictions_without(
+    unseen: int | None, first: Sequence[FittedMember], labels: Labels | None
+) -> Predictions:
     """Return the predictions that fits learn from which fold `unseen` reaches in no way; None: fits to all rows."""
     stacked = [member.without(unseen) for member in first]
     if labels is None:
@@ -190,9 +192,9 @@ def learnt_from(first: Sequence[FittedMember], labels: Labels | None, unseen: in
     return stacked, labels.test if unseen is None else labels.nested[unseen]
 
 
-def learning_from(whole: PreparedMember, learnt: Learnt) -> PreparedMember:
+def learning_from(whole: PreparedMember, given: Predictions) -> PreparedMember:
     """Return the fits of the same member to the same rows that learn from other predictions."""
-    return PreparedMember(whole.member, whole.data.learning_from(learnt))
+    return PreparedMember(whole.member, whole.data.learning_from(given))
 
 
 Task = tuple[Indices, list[Indices] | None]
@@ -261,7 +263,9 @@ class _MemberFits:
     def whole(self) -> PreparedMember:
         """Return the fits to all rows."""
         data = self.rows.training_set(self.labels)
-        return PreparedMember(self.member, data.learning_from(learnt_from(self.first, self.labels, None)))
+        return PreparedMember(
+            self.member, data.learning_from(predictions_without(None, self.first, self.labels))
+        )
 
     def results(self, tasks: Sequence[tuple[int | None, Task]], whole: PreparedMember) -> Iterator[Kept]:
         """Return what tasks find, in their order; each has the fold that may not reach it (None: `whole`)."""
@@ -269,7 +273,7 @@ class _MemberFits:
         units = []
         for place, (unseen, task) in enumerate(tasks):
             if unseen not in shared:
-                differing = partial(learnt_from, self.first, self.labels, unseen)
+                differing = partial(predictions_without, unseen, self.first, self.labels)
                 shared[unseen] = Shared(differing, of=shared[None], vary=learning_from)
             name = f"{self.member.name} {place + 1}/{len(tasks)}"
             units.append(Unit(name, shared[unseen], task, (self.key, unseen, *task)))

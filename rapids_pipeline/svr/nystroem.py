@@ -27,7 +27,7 @@ from rapids_pipeline.svr.dual import take
 LEFT = 1e-3
 """Share of the trace of K at which there are enough landmarks."""
 MOST_LANDMARKS = 4000
-"""Their cost grows with their square. On simulated rows of known rank they lose to all rows: docs/methods/scale.md."""
+"""Their cost grows with their square. Where K fits, all rows are better and quicker: docs/methods/scale.md."""
 BLOCK = 250
 """Landmarks that are drawn at a time."""
 ROWS_AT_ONCE = 4096

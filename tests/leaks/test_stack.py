@@ -10,7 +10,7 @@ from features.rows import Pairs, Rows, contexts_of
 from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members import svr as svr_members
-from rapids_pipeline.stack.nested import FoldedRows, Labels, learnt_from
+from rapids_pipeline.stack.nested import FoldedRows, Labels, predictions_without
 from rapids_pipeline.svr import kernel_ridge
 from tests.stack_example import (
     BOOSTER,
@@ -99,7 +99,7 @@ def test_what_is_imputed_in_a_folds_training_rows_never_saw_the_rows_held_out(la
         rows = FoldedRows(train, test, y, folds, 0, "cpu")
         made = np.zeros((N_FOLDS, m, Y.shape[1]), np.float32)
         labels = Labels(made, made[0], 1.0) if labelled else None
-        found = rows.training_set(labels).learning_from(learnt_from((), labels, 1))
+        found = rows.training_set(labels).learning_from(predictions_without(1, (), labels))
         return found.targets(np.concatenate([training, np.arange(len(Y), len(found.Y))]))
 
     before, after = (targets(y, inside) for y in (Y, changed))

@@ -11,7 +11,7 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack import nested
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.nested import FoldedRows, Labels, PreparedMember, fit_member, learnt_from
+from rapids_pipeline.stack.nested import FoldedRows, Labels, PreparedMember, fit_member, predictions_without
 from rapids_pipeline.stack.target_space import kept
 from tests.stack_example import (
     BOOSTER,
@@ -130,7 +130,7 @@ def test_the_second_level_reads_the_members_side_by_side_in_the_order_asked_for(
         (None, [(member.oof, member.test) for member in (other, first)]),
         (1, [(member.nested[1], member.nested_test[1]) for member in (other, first)]),
     ):
-        data = rows.training_set(None).learning_from(learnt_from((other, first), None, unseen))
+        data = rows.training_set(None).learning_from(predictions_without(unseen, (other, first), None))
         expected = np.hstack([np.concatenate(both)[which] for both in parts])
         np.testing.assert_array_equal(data.take(which).predictions, expected)
         assert data.rows.predictions is None

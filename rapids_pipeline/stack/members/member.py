@@ -86,7 +86,7 @@ class Model(Protocol):
         """Return what it has learnt, as plain data."""
 
 
-Learnt = tuple[Sequence[tuple[Float32, Float32]], Float32 | None]
+Predictions = tuple[Sequence[tuple[Float32, Float32]], Float32 | None]
 """Predictions that fits learn from: of training and test rows by each member that is stacked on; pseudo-labels."""
 
 
@@ -123,9 +123,9 @@ class TrainingSet:
             made = Imputed(self.Y, self.rows.obs["cell_type"].iloc[: len(self.Y)])
             object.__setattr__(self, "measured", made)
 
-    def learning_from(self, learnt: Learnt) -> "TrainingSet":
+    def learning_from(self, given: Predictions) -> "TrainingSet":
         """Return the same rows with these predictions to learn from."""
-        stacked, labels = learnt
+        stacked, labels = given
         assert self.measured is not None
         Y = self.measured.Y if labels is None else np.concatenate([self.measured.Y, labels])
         return replace(self, Y=Y, stacked=stacked)
