@@ -30,7 +30,7 @@ from features.rows import Pairs, Rows
 from rapids_pipeline.data.demo import Size, simulate
 from rapids_pipeline.kernels.composite import LearntKernel
 from rapids_pipeline.stack.members.kernel_model import learn_space
-from rapids_pipeline.stack.recipe import COMPOSITE
+from rapids_pipeline.stack.named_recipes import COMPOSITE
 from rapids_pipeline.svr import kernel_ridge, nystroem
 
 COMPOUNDS = 146

@@ -6,10 +6,12 @@ import pandas as pd
 from features.feature_sets import feature_set
 from features.rows import Rows
 from rapids_pipeline.evaluation.splits import random_folds
+from rapids_pipeline.nets.settings import Block, EmbeddingMlp, Mlp, Training
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.kernel_model import KernelModelConfig
 from rapids_pipeline.stack.members.member import TrainingSet
+from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
 from rapids_pipeline.stack.nested import FoldedRows, fit_member
 from rapids_pipeline.stack.recipe import Recipe
@@ -47,6 +49,21 @@ COMPOSITE = CompositeMember(
         update={"weights": {"cell_type": 1.0, "rbf(made up)": 1.0}, "transform": "none"}
     ),
 )
+
+
+NET = NetMember(
+    architecture=EmbeddingMlp(embedding=4, blocks=(Block(width=12, dropout=0.1),)),
+    training=Training(learning_rate=0.02, batch_size=16, epochs=8),
+    n_components=5,
+    replicas=2,
+)
+
+
+def net(*stacks_on, **changed):
+    """A net on the columns of a feature set, on predictions of some members or on none."""
+    features = with_made_up("boosting" if stacks_on else "svr_loo")
+    settings = {"architecture": Mlp(blocks=(Block(width=12),)), "features": features, "name": features.name}
+    return NET.updated(**settings | changed, stacks_on=stacks_on)
 
 
 def booster(*stacks_on, **changed):

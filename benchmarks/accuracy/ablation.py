@@ -24,7 +24,7 @@ from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.evaluation.splits import Split, named_splits
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.recipe import COMPOSITE
+from rapids_pipeline.stack.named_recipes import COMPOSITE
 
 REPEATS = {"scarce": 2, "made_scarce": 2, "compound": 2, "cell_type": 1}
 AS_IT_IS = "as it is"

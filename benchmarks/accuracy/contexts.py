@@ -37,7 +37,8 @@ from rapids_pipeline.evaluation.splits import bootstrap_units, named_splits
 from rapids_pipeline.evaluation.uncertainty import paired_intervals, replicate_weights
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.recipe import RunConfig, recipe
+from rapids_pipeline.stack.named_recipes import recipe
+from rapids_pipeline.stack.recipe import RunConfig
 from rapids_pipeline.studies.cv import CvRequest, cross_validate
 
 METADATA = ["cell_type", "sm_name", "SMILES", "dose_uM", "time_h", "batch", "replicate"]

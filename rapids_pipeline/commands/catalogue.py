@@ -30,7 +30,8 @@ def recipes(name: RecipeArgument = None, toml: TomlOption = False) -> None:
     """List the recipes, or show one: its members and settings."""
     from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import recipe_table, recipes_table
-    from rapids_pipeline.stack.recipe import RECIPES, recipe, to_toml
+    from rapids_pipeline.stack.named_recipes import RECIPES, recipe
+    from rapids_pipeline.stack.recipe import to_toml
 
     if name is None:
         _refuse_toml(toml, "recipe")

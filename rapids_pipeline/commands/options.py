@@ -320,7 +320,8 @@ def run_config(name: str, changes: RecipeChanges, molecules: str, seed: int) -> 
         There is no such recipe or feature set, or a value is out of range; the message names the option.
     """
     from features.molecules.weights import chosen_encoder
-    from rapids_pipeline.stack.recipe import RunConfig, recipe
+    from rapids_pipeline.stack.named_recipes import recipe
+    from rapids_pipeline.stack.recipe import RunConfig
 
     changed = changed_recipe(recipe(name), changes)
     encoder, because = chosen_encoder(molecules)

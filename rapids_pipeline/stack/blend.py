@@ -14,7 +14,7 @@ other rows come from models that were trained on fold k, and choices fitted to t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -127,20 +127,23 @@ class Evidence:
         Of all members and rows; see `rapids_pipeline.stack.nested.FittedMember`.
     folds : ndarray of int, (n,)
     shrink : bool
+    fixed : mapping of member to float
+        What members count where that is no question of evidence; none that it lacks. Empty where weights are learnt.
     """
 
     oof: Products
     judged: Products
     folds: Indices
     shrink: bool
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     def weights(self, names: Sequence[str]) -> Weights:
         """Return the weights of the test rows, from all training rows."""
-        return best_weights(self.oof.take(np.arange(len(self.folds)), names), shrink=self.shrink)
+        return self._best(self.oof.take(np.arange(len(self.folds)), names))
 
     def weights_for(self, fold: int, names: Sequence[str]) -> Weights:
         """Return the weights of the rows of a fold, from the rows of the next."""
-        return best_weights(self.judged.take(self._next(fold), names), shrink=self.shrink)
+        return self._best(self.judged.take(self._next(fold), names))
 
     def chosen(self, candidates: Mapping[K, Sequence[str]]) -> K:
         """Return which of several lists of members has the best nested score."""
@@ -152,7 +155,7 @@ class Evidence:
 
         def score(name: K) -> float:
             products = self.judged.take(judges, candidates[name])
-            return float(products.rowwise_rmse(best_weights(products, shrink=self.shrink)).mean())
+            return float(products.rowwise_rmse(self._best(products)).mean())
 
         return min(candidates, key=score)
 
@@ -163,6 +166,14 @@ class Evidence:
             rows = np.flatnonzero(self.folds == fold)
             errors[rows] = self.oof.take(rows).rowwise_rmse(self.weights_for(fold, names))
         return float(errors.mean())
+
+    def _best(self, products: Products) -> Weights:
+        """Return the weights that evidence asks for, or the fixed ones; alike where a fixed sum would be 0."""
+        if not self.fixed:
+            return best_weights(products, shrink=self.shrink)
+        counts = {name: self.fixed.get(name, 0.0) for name in products.names}
+        total = sum(counts.values())
+        return Weights({name: w / total if total else 1 / len(counts) for name, w in counts.items()})
 
     def _next(self, fold: int) -> Indices:
         after = next(k for k, before in neighbours(self.folds) if before == fold)

@@ -128,6 +128,7 @@ def _fitted(
     rows = FoldedRows(train, test, Y, folds, seed, device, weight)
     store = None if folder is None else Store(folder, "stack", train, test, Y, folds, seed, device, weight)
     fitted: dict[str, FittedMember] = {}
+    read = {name for member in recipe.members for name in member.stacks_on}
     for form in recipe.forms:
         member = form.member
         with stages.stage(form.name) as progress:
@@ -136,7 +137,9 @@ def _fitted(
             if form.labelled:
                 teachers = [fitted[teacher.name] for teacher in recipe.teachers_of(member)]
                 labels = Labels.mean_of(teachers, member.pseudo_labels.weight)
-            fitted[form.name] = fit_member(member, rows, first, labels, progress, executor, store)
+            fitted[form.name] = fit_member(
+                member, rows, first, labels, progress, executor, store, read=member.name in read
+            )
     with stages.stage("blend"):
         return _blended(fitted, Y, folds, recipe)
 
@@ -144,7 +147,9 @@ def _fitted(
 def _blended(fitted: Mapping[str, FittedMember], Y: Float32, folds: Indices, recipe: Recipe) -> FittedStack:
     oof = {name: member.oof for name, member in fitted.items()}
     judged = {name: member.judged for name, member in fitted.items()}
-    evidence = Evidence(Products.of(oof, Y), Products.of(judged, Y), folds, recipe.blend.shrink)
+    counts = recipe.blend.weights
+    fixed = {form.name: counts.get(form.member.name, 0.0) for form in recipe.forms} if counts else {}
+    evidence = Evidence(Products.of(oof, Y), Products.of(judged, Y), folds, recipe.blend.shrink, fixed)
     candidates = _candidates(recipe)
     chosen = evidence.chosen(candidates)
     blended = candidates[chosen]

@@ -9,7 +9,8 @@ training rows outside the folds in A:
     test, outer k      test row            S({k})
     test               test row            S(∅), the model that is kept
 
-S({k, j}) serves outer fold k and outer fold j alike, so the nesting costs n(n−1)/2 + n fits instead of n².
+S({k, j}) serves outer fold k and outer fold j alike, so the nesting costs n(n−1)/2 + n fits instead of n². Where no
+member stacks on this one, the nested predictions of neighbouring folds are enough, for what is judged: 2n fits.
 
 Any other fit also learns from predictions: those of the members it stacks on, or pseudo-labels of the test rows. With
 R(k, u) its fit to the training rows outside the folds k and u, on predictions by models that never saw fold u:
@@ -217,6 +218,8 @@ def fit_member(
     progress: Progress | None = None,
     executor: Executor = THREADS,
     store: Store | None = None,
+    *,
+    read: bool = True,
 ) -> FittedMember:
     """Fit a member to all rows, and nested over the outer folds.
 
@@ -234,8 +237,10 @@ def fit_member(
         Runs the fits. Threads run them side by side on a CPU for a kind that says so.
     store : Store, optional
         Where finished fits are kept and looked for; made for `rows`.
+    read : bool
+        Whether members stack on it, which takes its nested predictions.
     """
-    return _MemberFits(member, rows, first, labels, progress or Progress(), executor, store).run()
+    return _MemberFits(member, rows, first, labels, progress or Progress(), executor, store, read).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +254,7 @@ class _MemberFits:
     progress: Progress
     executor: Executor
     store: Store | None
+    read: bool
 
     def run(self) -> FittedMember:
         return self._refitted() if self.first or self.labels is not None else self._nested()
@@ -292,26 +298,27 @@ class _MemberFits:
         rows, folds = self.rows, self.rows.folds
         n, n_folds, m, t = len(folds), int(folds.max()) + 1, len(rows.test.obs), rows.Y.shape[1]
         tests, held_out = np.arange(n, n + m), [np.flatnonzero(folds == k) for k in range(n_folds)]
-        pairs = list(combinations(range(n_folds), 2))
+        pairs = list(combinations(range(n_folds), 2)) if self.read else neighbours(folds)
         tasks: list[Task] = [(np.arange(n), None)]
         tasks += [(np.flatnonzero(folds != k), [held_out[k], tests]) for k in range(n_folds)]
         tasks += [(np.flatnonzero((folds != k) & (folds != j)), [held_out[k], held_out[j]]) for k, j in pairs]
-        whole = self.whole()
+        whole, before = self.whole(), set(neighbours(folds))
         results = self.results([(None, task) for task in tasks], whole)
         model = self.model_of(next(results))
         oof = np.empty((n, t), dtype=np.float32)
-        nested = np.zeros((n_folds, n, t), dtype=np.float32)
+        nested = np.zeros((n_folds, n, t), dtype=np.float32) if self.read else None
+        judged = np.empty_like(oof)
         nested_test = np.empty((n_folds, m, t), dtype=np.float32)
         for k in range(n_folds):
             oof[held_out[k]], nested_test[k] = kept(next(results))
         for (k, j), fit in zip(pairs, results, strict=True):
             of_k, of_j = kept(fit)
-            nested[k, held_out[j]], nested[j, held_out[k]] = of_j, of_k
-            nested[k, held_out[k]] += of_k / (n_folds - 1)
-            nested[j, held_out[j]] += of_j / (n_folds - 1)
-        judged = np.empty_like(oof)
-        for k, before in neighbours(folds):
-            judged[held_out[k]] = nested[before][held_out[k]]
+            for one, other, of_one in ((k, j, of_k), (j, k, of_j)):
+                if (one, other) in before:  # by a model that saw neither, judged for the fold before
+                    judged[held_out[one]] = of_one
+                if nested is not None:
+                    nested[other, held_out[one]] = of_one
+                    nested[one, held_out[one]] += of_one / (n_folds - 1)
         test = model.predict(whole.data.take(tests))
         return FittedMember(model, oof, judged, nested_test, test, self.key, nested)
 

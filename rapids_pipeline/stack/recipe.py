@@ -1,6 +1,6 @@
 """A recipe: a method's members, which of them stack on others, and their blend; all of it checked.
 
-`RECIPES` has those with a name, a TOML file defines others:
+`rapids_pipeline.stack.named_recipes` has those with a name, a TOML file defines others:
 
     name = "mine"
     description = "one SVR and a quick booster that reads its predictions"
@@ -24,7 +24,6 @@ complete: together with the input files it determines every number of a run, and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tomli_w
@@ -34,20 +33,15 @@ from features.feature_sets import FEATURE_SETS, FeatureSet
 from features.molecules import NONE, TABLE, is_table
 from features.rows import varying
 from rapids_pipeline.backend.errors import InputError, quoted, shown
-from rapids_pipeline.backend.settings import LARGEST_SEED, bounded, by_name_or_toml, named, words
+from rapids_pipeline.backend.settings import LARGEST_SEED, bounded, named, words
 from rapids_pipeline.stack.members import KINDS
-from rapids_pipeline.stack.members.booster import BoosterMember
-from rapids_pipeline.stack.members.composite import CompositeMember
-from rapids_pipeline.stack.members.kernel_model import KernelModelConfig
 from rapids_pipeline.stack.members.member import (
     MOST_MEMBERS,
     PSEUDO,
     REMEDY,
     Member,
-    PseudoLabels,
     StageConfig,
 )
-from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,11 +79,14 @@ AnyMember = Annotated[SerializeAsAny[Member], PlainValidator(_member)]
 class BlendConfig(StageConfig):
     """The weighted sum of the members: `shrink` lets the weights sum to less than one, `clip` bounds the result.
 
-    The bounds are the smallest and the largest training value of each gene.
+    The bounds are the smallest and the largest training value of each gene. `weights` says what members count, by
+    name, before these numbers are divided by their sum; a member that it leaves out counts nothing. Without it the
+    weights are learnt from out-of-fold predictions.
     """
 
     shrink: bool = True
     clip: bool = True
+    weights: dict[str, Annotated[float, bounded(0.0, 1e6)]] = Field(default={}, max_length=MOST_MEMBERS)
 
 
 @dataclass(frozen=True)
@@ -140,6 +137,11 @@ class Recipe(StageConfig):
                     raise ValueError(f"{member.name} names a member twice")
             for below in self.named(member.stacks_on):
                 _require_first_level(member, below)
+        unknown = sorted(set(self.blend.weights) - set(names))
+        if unknown:
+            raise ValueError(f"blend.weights: there is no member {shown(unknown[0])}")
+        if self.blend.weights and not sum(self.blend.weights.values()):
+            raise ValueError("blend.weights: all of them are 0")
         return self
 
     def named(self, names: Sequence[str]) -> list[Member]:
@@ -274,111 +276,14 @@ class RunConfig(StageConfig):
         return self.model_copy(update={"recipe": self.recipe.in_contexts(varying(obs))})
 
 
-BEST, STANDARD, PUBLISHED, QUICK = "best", "standard", "published", "quick"
-
-_SHARED, _PER_TARGET = SvrMember(), OwnTargetSvrMember()
-
-COMPOSITE = CompositeMember(
-    known_compounds=KernelModelConfig(
-        weights={
-            "cell_type": 1.5,
-            "tanimoto": 0.7,
-            "correlation * tanimoto": 1.5,
-            "correlation * profile_linear": 7.0,
-            "correlation * profile_rbf": 2.0,
-        },
-        context_weights={
-            "compound * dose * time": 7.0,
-            "cell_type * compound * dose * time": 7.0,
-            "compound * time": 5.0,
-            "dose * time": 2.0,
-            "time": 2.0,
-        },
-        profile_shrinkage=1.0,
-        transform="asinh",
-        transform_scale=2.0,
-        penalty=1.8,
-        penalty_growth=1.0,
-        noise_exponent=0.1,
-    ),
-    new_compounds=KernelModelConfig(
-        weights={
-            "cell_type": 0.1,
-            "correlation * tanimoto^2": 2.0,
-            "rbf(descriptors)": 0.7,
-        },
-        context_weights={"dose * time": 0.5, "time": 0.5, "tanimoto * dose * time": 2.0},
-        transform="none",
-        penalty=3.0,
-        penalty_growth=0.0,
-        noise_exponent=0.6,
-    ),
-)
-"""Settings chosen by cross-validation on the training rows of lincs_lung, those of contexts on Open TG-GATEs."""
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name=BEST,
-            description="the most accurate: composite kernels with response profiles, a booster on top",
-            members=(COMPOSITE, BoosterMember(stacks_on=("composite",))),
-        ),
-        Recipe(
-            name=STANDARD,
-            description="SVRs with and without each gene's own statistics, a booster on top, their blend",
-            members=(
-                _SHARED,
-                _PER_TARGET,
-                BoosterMember(stacks_on=("svr_shared", "svr_per_target"), pseudo_labels=PseudoLabels()),
-            ),
-        ),
-        Recipe(
-            name=PUBLISHED,
-            description="the settings of the fourth place of the competition, its leaks closed",
-            members=(
-                _SHARED,
-                _PER_TARGET,
-                BoosterMember(
-                    stacks_on=("svr_shared", "svr_per_target"),
-                    pseudo_labels=PseudoLabels(),
-                    n_estimators=1000,
-                    learning_rate=0.01,
-                    max_depth=10,
-                    features=FEATURE_SETS["boosting_aggregates"],
-                ),
-            ),
-        ),
-        Recipe(
-            name=QUICK,
-            description="a first look: one SVR, few folds and trees, no pseudo-labels",
-            n_folds=3,
-            members=(
-                SvrMember(tol=1e-2),
-                BoosterMember(stacks_on=("svr_shared",), n_estimators=100, learning_rate=0.1),
-            ),
-        ),
-    )
-}
-
-
-def recipe(name: str | Path) -> Recipe:
-    """Return the recipe of a name, or the one that a TOML file defines.
-
-    Raises
-    ------
-    InputError
-        No such recipe (the message lists them) or file, or a file that defines none (the message names the key).
-    """
-    return by_name_or_toml(name, RECIPES, Recipe, "recipe")
-
-
 def to_toml(found: Recipe) -> str:
     """Return a recipe as the TOML file that defines it; feature sets that have a name are named.
 
-    Members that stack on none, or have no pseudo-labels, say nothing of it.
+    Members that stack on none, or have no pseudo-labels, say nothing of it, nor does a blend whose weights are learnt.
     """
     content = found.model_dump(mode="json", exclude_none=True)
+    if not found.blend.weights:
+        del content["blend"]["weights"]
     for member, settings in zip(found.members, content["members"], strict=True):
         if member.pseudo_labels.use == "off":
             del settings["pseudo_labels"]

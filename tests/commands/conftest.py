@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from rapids_pipeline.stack.recipe import RECIPES
+from rapids_pipeline.stack.named_recipes import RECIPES
 from tests.command_line import run_arguments, succeed
 
 TABLE = """cell_type,sm_name,SMILES,G1,G2

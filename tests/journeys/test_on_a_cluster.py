@@ -10,7 +10,8 @@ from rapids_pipeline.backend.parallel import THREADS, executor_of
 from rapids_pipeline.data.problem import ProblemFiles, open_problem
 from rapids_pipeline.pipeline import run
 from rapids_pipeline.predictions.predict import predict_file
-from rapids_pipeline.stack.recipe import RunConfig, recipe
+from rapids_pipeline.stack.named_recipes import recipe
+from rapids_pipeline.stack.recipe import RunConfig
 from rapids_pipeline.studies.cv import CvRequest, cross_validate
 from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 from rapids_pipeline.studies.tune.study import TuneRequest, tune

@@ -18,6 +18,7 @@ from tests.stack_example import (
     KERNEL_MODEL,
     LOO,
     N_FOLDS,
+    NET,
     OWN,
     SVR,
     UNMOVED,
@@ -27,6 +28,7 @@ from tests.stack_example import (
     fitted,
     folded,
     moved,
+    net,
     recipe,
     stacked_svr,
     with_made_up,
@@ -47,6 +49,12 @@ RECIPES = {
     ),
     "an SVR of the second level": recipe(SVR, COMPOSITE, stacked_svr("composite", "svr_shared")),
     "a booster of the first level": recipe(booster(name="below"), booster("below")),
+    "nets of both levels": recipe(SVR, NET, net("svr_shared", name="above")),
+    "nets that teach each other": recipe(
+        NET.updated(pseudo_labels=ON | {"teacher": ("embedding_mlp", "svr_loo")}),
+        net(),
+        net("svr_loo", name="above"),
+    ),
     "pseudo-labels of members of both levels": recipe(
         SVR.model_copy(update={"pseudo_labels": SVR.pseudo_labels.model_copy(update=AUTO)}),
         COMPOSITE.model_copy(
@@ -71,6 +79,14 @@ def test_no_rows_own_target_moves_its_out_of_fold_prediction(row, name):
     train, test, Y = example()
     folds = folded(Y)
     assert_leak_free(moved(Y, [row], oof_of(train, test, folds, RECIPES[name])), [row], folds)
+
+
+def test_no_rows_own_target_chooses_the_epoch_of_its_out_of_fold_prediction():
+    train, test, Y = example()
+    folds, training = folded(Y), NET.training.model_copy(update={"checkpoint": "best", "validation_folds": 3})
+    for row in (0, 20):
+        found = moved(Y, [row], oof_of(train, test, folds, recipe(NET.updated(training=training))))
+        assert all(by_row[row] <= UNMOVED and by_row.max() > 0 for by_row in found.values())
 
 
 def with_gaps(Y, seed=0):
@@ -138,7 +154,9 @@ def test_no_compounds_targets_move_its_out_of_fold_predictions():
     assert_leak_free(moved(Y, rows, oof_of(train, test, folds, which)), rows, folds)
 
 
-@pytest.mark.parametrize("member", [SVR, LOO, OWN, COMPOSITE, booster()], ids=lambda member: member.name)
+@pytest.mark.parametrize(
+    "member", [SVR, LOO, OWN, COMPOSITE, booster(), NET, net()], ids=lambda member: member.name
+)
 def test_nested_predictions_of_an_outer_fold_never_see_it(member):
     train, test, Y = example()
     folds = folded(Y)

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.accuracy import ablation, compare, jobs, peers, tables
 from rapids_pipeline.backend.store import content_hash
-from rapids_pipeline.stack.recipe import RECIPES, to_toml
+from rapids_pipeline.stack.named_recipes import RECIPES
+from rapids_pipeline.stack.recipe import to_toml
 
 N_GENES = 12
 

@@ -20,10 +20,10 @@ DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rg
 
 ENTRIES = {
     *("__main__.py", "screen.py", "pipeline.py", "commands", "reports", "studies", "predictions", "stack"),
-    *("evaluation", "kernels", "svr", "boosting", "data", "backend"),
+    *("evaluation", "kernels", "svr", "boosting", "nets", "data", "backend"),
 }
 
-SOLVERS = {"boosting", "svr", "kernels"}
+SOLVERS = {"boosting", "svr", "nets", "kernels"}
 STACK = SOLVERS | {"evaluation", "data", "features", "backend"}
 MAY_IMPORT = {
     "backend": set(),
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "data": {"backend", "features"},
     "boosting": {"backend"},
     "svr": {"backend"},
+    "nets": {"backend"},
     "kernels": {"backend", "features"},
     "evaluation": {"backend", "features", "data"},
     "stack": STACK,

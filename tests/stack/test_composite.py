@@ -19,7 +19,7 @@ from rapids_pipeline.stack.members.kernel_model import (
     row_noise,
 )
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.recipe import COMPOSITE as SHIPPED
+from rapids_pipeline.stack.named_recipes import COMPOSITE as SHIPPED
 from rapids_pipeline.svr import kernel_ridge, nystroem
 from tests.stack_example import (
     COMPOSITE,

@@ -10,7 +10,8 @@ from features.rows import Rows
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members.member import TrainingSet
-from rapids_pipeline.stack.recipe import RECIPES, RunConfig
+from rapids_pipeline.stack.named_recipes import RECIPES
+from rapids_pipeline.stack.recipe import RunConfig
 from tests.stack_example import folded
 
 CELLS, WIDTH, GENES = 3, 4, 30

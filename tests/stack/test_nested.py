@@ -120,6 +120,18 @@ def test_fits_that_learn_from_predictions_equal_their_steps_by_hand(member, labe
     np.testing.assert_allclose(found.test, by_hand(None, everything, tests), **close)
 
 
+@pytest.mark.parametrize("n_folds", [3, 5])
+def test_a_member_that_none_reads_is_fitted_less_often_and_predicts_the_same(n_folds):
+    train, test, Y = example(n_genes=6)
+    folds, progress = random_folds(len(Y), n_folds, seed=1), Counted()
+    whole = fitted(SVR, train, test, Y, folds)
+    found = fitted(SVR, train, test, Y, folds, progress=progress, read=False)
+    assert progress.total == progress.done == 1 + 2 * n_folds
+    assert found.nested is None
+    for name in ("oof", "judged", "nested_test", "test"):
+        assert getattr(found, name).tobytes() == getattr(whole, name).tobytes(), name
+
+
 def test_the_second_level_reads_the_members_side_by_side_in_the_order_asked_for():
     train, test, Y = example(n_genes=4)
     folds = folded(Y)

@@ -11,8 +11,8 @@ from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members import KINDS
 from rapids_pipeline.stack.members.member import Fits, Member
+from rapids_pipeline.stack.named_recipes import recipe as named_recipe
 from rapids_pipeline.stack.recipe import Recipe, to_toml
-from rapids_pipeline.stack.recipe import recipe as named_recipe
 from tests.command_line import succeed
 from tests.stack_example import N_FOLDS, SVR, assert_leak_free, booster, example, folded, moved
 

@@ -12,7 +12,8 @@ from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.kernel_model import KernelModelConfig
 from rapids_pipeline.stack.members.svr import SvrMember
-from rapids_pipeline.stack.recipe import RECIPES, RESERVED, Recipe, RunConfig, recipe, to_toml
+from rapids_pipeline.stack.named_recipes import RECIPES, recipe
+from rapids_pipeline.stack.recipe import RESERVED, Recipe, RunConfig, to_toml
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -326,7 +327,8 @@ def test_no_member_has_a_name_that_scores_use():
 
 def test_unknown_names_and_files():
     with pytest.raises(
-        InputError, match="no recipe 'magic'; choose among best, standard, published, quick, or name"
+        InputError,
+        match=r"no recipe 'magic'; choose among best, standard, published, quick, third_place.*, or name",
     ):
         recipe("magic")
     with pytest.raises(InputError, match=r"missing\.toml: No such file"):

@@ -13,7 +13,7 @@ from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.fit import fit_stack
-from rapids_pipeline.stack.recipe import RECIPES
+from rapids_pipeline.stack.named_recipes import RECIPES
 
 SHARE = 0.3
 

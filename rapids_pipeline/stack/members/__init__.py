@@ -3,6 +3,7 @@
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.member import Member
+from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
 
 KINDS: dict[str, type[Member]] = {
@@ -10,4 +11,5 @@ KINDS: dict[str, type[Member]] = {
     "own_target_svr": OwnTargetSvrMember,
     "composite": CompositeMember,
     "booster": BoosterMember,
+    "net": NetMember,
 }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rapids_pipeline.stack.members.kernel_model import KernelModelConfig, fit_kernel_model
-from rapids_pipeline.stack.recipe import RECIPES
+from rapids_pipeline.stack.named_recipes import RECIPES
 from rapids_pipeline.stack.target_space import TRANSFORMS
 from rapids_pipeline.studies.tune.space import N_COMPONENTS, Grid, ModelSpace, Range
 

@@ -11,7 +11,8 @@ from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.store import FOLDER
-from rapids_pipeline.stack.recipe import RECIPES, RunConfig
+from rapids_pipeline.stack.named_recipes import RECIPES
+from rapids_pipeline.stack.recipe import RunConfig
 from rapids_pipeline.studies.tune.results import results_of, tuned_recipe
 from rapids_pipeline.studies.tune.study import TimeUpError, TuneRequest, open_studies, search
 from rapids_pipeline.studies.tune.task import mean_loss

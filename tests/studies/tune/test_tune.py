@@ -16,7 +16,8 @@ from rapids_pipeline.reports import page
 from rapids_pipeline.reports import tune as report
 from rapids_pipeline.reports.page import LiveStages
 from rapids_pipeline.stack.members.booster import BoosterMember
-from rapids_pipeline.stack.recipe import RECIPES, recipe, to_toml
+from rapids_pipeline.stack.named_recipes import RECIPES, recipe
+from rapids_pipeline.stack.recipe import to_toml
 from rapids_pipeline.studies.tune.results import Course
 from rapids_pipeline.studies.tune.study import ModelStudy
 from tests.command_line import error_line, invoke, manifest_of, names_in, run_arguments, succeed
