@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-contexts bench-batches bench-scale bench-cluster fuzz campaign clean
+.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-contexts bench-batches bench-scale bench-nets bench-cluster fuzz campaign clean
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
@@ -34,6 +34,7 @@ help:
 	@echo 'make bench-evaluation   which split foretells the error on the pairs to predict (15 minutes)'
 	@echo 'make bench-accuracy   every method on real data, three tasks: scores with intervals, time, memory (50 minutes)'
 	@echo 'make bench-contexts   unseen doses, times and compounds, on Open TG-GATEs (7 minutes)'
+	@echo 'make bench-nets   nets: many at once beside one after the other, what each idea is worth, recipes (25 minutes)'
 	@echo 'make bench-scale   how the default recipe grows with rows and genes, and kernel ridge beside other libraries (25 minutes)'
 	@echo 'make bench-batches   memory and speed of predicting more and more pairs (10 minutes)'
 	@echo 'make bench-cluster   what a cluster costs, and work that is cut off: killed workers, resumed runs (15 minutes)'
@@ -117,6 +118,11 @@ bench-accuracy: $(VENV)/.ready-to-run
 
 bench-contexts: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.contexts
+
+bench-nets: $(VENV)/.ready-to-test
+	$(BIN)/python -m benchmarks.nets
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.compare --recipes $(NET_RECIPES) --methods $(NET_RECIPES) \
+		--json benchmarks/results/accuracy_nets.json
 
 bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python -m benchmarks.predictions.big_batches

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from multiprocessing import current_process
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -371,6 +372,13 @@ def _workers(distributed: Any, cluster: str, modules: Sequence[str]) -> Iterator
         if not number.isdigit() or not 1 <= int(number) <= MOST_WORKERS:
             raise InputError(
                 f"--cluster {cluster}: give a number of workers from 1 to {MOST_WORKERS}, such as local:4"
+            )
+        if getattr(
+            current_process(), "_inheriting", False
+        ):  # a worker that imports the script which starts it
+            raise InputError(
+                f"--cluster {cluster}: a script that starts workers is imported by them; put what it does under "
+                "`if __name__ == '__main__':`"
             )
         n = int(number)
         how: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": host_bytes() // n}

@@ -124,6 +124,7 @@ def _parts(problems: list[Problem]) -> Iterator[Part]:
     for name, booster in boosting.ENGINES.items():
         device = ", ".join(booster.devices)
         yield Part("boosting", name, device, (gpu if device == "cuda" else "") or _obstacle(booster.require))
+    yield Part("nets", "torch", "cpu, cuda", _lacking("nets", "torch"))
     for name in ("morgan", "descriptors"):
         yield Part("molecules", name, "cpu", _lacking("chem", "rdkit"))
     yield Part("molecules", "chemberta", "cpu, cuda", _lacking("chemberta", "rdkit", "torch", "transformers"))

@@ -165,6 +165,8 @@ STAGE_2 = {
 """The nets of the second stage, by their published names."""
 # fmt: on
 
+SOUND_EPOCHS, SOUND_REPLICAS = 40, 8
+
 STAGE_2_WEIGHTS = {
     **{
         "1a": 0.03950,
@@ -187,6 +189,20 @@ STAGE_2_WEIGHTS = {
     **{"7a": 0.48650, "7b": 0.01708, "8a": 0.26623, "8b": 0.20727, "8c": 0.47400, "8d": 0.67585},
 }
 """What the nets of the second stage count, before these numbers are divided by their sum."""
+
+
+def _sound(number: int) -> NetMember:
+    """Return a net of the first stage as the recipe third_place trains it: four times faster, and better."""
+    net = STAGE_1[number]
+    return net.updated(
+        architecture=net.architecture.model_copy(update={"norm_momentum": 0.1}),
+        training=net.training.model_copy(
+            update={"loss": {"mrrmse": 1.0}, "schedule": "linear", "epochs": SOUND_EPOCHS}
+        ),
+        transform="asinh",
+        replicas=SOUND_REPLICAS,
+        pseudo_labels=PseudoLabels(),
+    )
 
 
 def _third_place() -> Recipe:
@@ -254,7 +270,7 @@ RECIPES = {
             name=THIRD_PLACE,
             description="the third place's nets on names alone, few and fast, taught by their own predictions",
             n_folds=3,
-            members=(STAGE_1[6], STAGE_1[8]),
+            members=(_sound(6), _sound(1)),
         ),
         _third_place(),
     )

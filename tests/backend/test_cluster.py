@@ -218,3 +218,18 @@ def test_a_scheduler_that_is_lost_is_a_line_and_finished_units_are_kept(tmp_path
             process.kill()
             process.wait()
     assert [store.get(k) is not None for k in range(3)] == [True] * 3 and store.get(8) is None
+
+
+def test_a_script_whose_workers_import_what_starts_them_is_told_what_to_do(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\nfrom rapids_pipeline.backend.parallel import executor_of\n"
+        "with executor_of('local:1'):\n    time.sleep(3)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (
+        "--cluster local:1: a script that starts workers is imported by them; put what it does under"
+        in done.stderr
+    )

@@ -23,7 +23,7 @@ ON_PYPI = {
     "pytorch-gpu": "torch",
 }
 ONLY_CONDA = {"python", "pip", "cuda-version"}
-EXTRAS = ("chem", "chemberta", "h5ad", "cluster", "gpu-cu13")
+EXTRAS = ("chem", "nets", "chemberta", "h5ad", "cluster", "gpu-cu13")
 
 
 def parsed(spec):

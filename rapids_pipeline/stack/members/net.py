@@ -173,7 +173,7 @@ def require_torch() -> Any:
         import torch
     except ImportError:
         raise UnavailableError(
-            "members of kind net need PyTorch: pip install 'rapids-perturb[nets]', or take a recipe without nets"
+            "members of kind net need PyTorch: pip install '.[nets]', or take a recipe without nets"
         ) from None
     return torch
 
