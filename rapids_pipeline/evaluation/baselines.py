@@ -55,6 +55,8 @@ Baseline = Callable[[PerturbationData, pd.DataFrame], Float32]
 
 PENALTIES = tuple(float(x) for x in 10.0 ** np.arange(-2.0, 4.5, 0.5))
 NEIGHBOURS = 5
+NULL = 1e-12
+"""Eigenvalues below this share of the largest are rounding."""
 
 
 def zeros(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
@@ -143,13 +145,14 @@ def additive(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     levels = [np.unique(training.obs[column].to_numpy(str)) for column in ("cell_type", "sm_name")]
     Z, asked = _indicators(training.obs, levels), _indicators(pairs, levels)
     Y = _complete(training)
-    products, normal = Y @ Y.T, Z.T @ Z
+    factor, normal = _factor(Y), Z.T @ Z
     kinds = np.repeat([0, 1, 2], [1, *map(len, levels)])  # the intercept has no penalty
     weights, errors = [], []
     for a in PENALTIES[::2]:
         for b in PENALTIES[::2]:
             weights.append(np.linalg.solve(normal + np.diag(np.array([0.0, a, b])[kinds]), Z.T))
-            errors.append(leave_one_out_error(Z @ weights[-1], products))
+            leverage = np.einsum("ij,ji->i", Z, weights[-1])
+            errors.append(leave_one_out_error(factor, Z @ (weights[-1] @ factor), leverage))
     effects = weights[int(np.argmin(errors))] @ Y
     return (asked @ effects).astype(np.float32)
 
@@ -176,18 +179,22 @@ def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
         return np.hstack([cells, fingerprints(list(rows["SMILES"]))]).astype(np.float64)
 
     X, asked = columns(training.obs), columns(pairs)
-    Y = _complete(training) if has_gaps(training.Y) else training.Y
-    gram, products, n = X @ X.T, _products(Y), len(X)
-    values, vectors = np.linalg.eigh(_centred(gram))
-    values = np.maximum(values, 0)
-    errors = [
-        leave_one_out_error((vectors * (values / (values + penalty))) @ vectors.T + 1 / n, products)
-        for penalty in PENALTIES
-    ]
+    mean, centre = training.Y.mean(axis=0, dtype=np.float64), X.mean(axis=0)
+    if has_gaps(training.Y):
+        mean = (filled := _complete(training)).mean(axis=0)
+        Y = filled - mean
+    else:
+        Y = training.Y - mean
+    vectors, values = _spectrum(X - centre)  # of (X − centre)(X − centre)ᵀ: H = V diag(s/(s + λ)) Vᵀ + 1/n
+    factor = _factor(Y)
+    inside, squares, errors = vectors.T @ factor, vectors**2, []
+    for penalty in PENALTIES:
+        share = values / (values + penalty)
+        leverage = squares @ share + 1 / len(X)
+        errors.append(leave_one_out_error(factor, vectors @ (share[:, None] * inside), leverage))
     penalty = PENALTIES[int(np.argmin(errors))]
-    mean = Y.mean(axis=0, dtype=np.float64)
-    weights = vectors @ ((vectors.T @ (Y - mean)) / (values + penalty)[:, None])  # columns sum to zero
-    return np.asarray(mean + (asked @ X.T - gram.mean(axis=0)) @ weights, dtype=np.float32)
+    dual = vectors @ ((vectors.T @ Y) / (values + penalty)[:, None])
+    return np.asarray(mean + (asked - centre) @ ((X - centre).T @ dual), dtype=np.float32)
 
 
 def tanimoto_neighbours(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
@@ -276,18 +283,18 @@ def context_mean(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     return out
 
 
-def leave_one_out_error(H: Float64, products: Float64) -> float:
-    """Return Σ_i |y_i − ŷ_i without row i|² over all genes, of the smoother Ŷ = H Y.
+def leave_one_out_error(Y: Float64, fitted: Float64, leverage: Float64) -> float:
+    """Return Σ_i |y_i − ŷ_i without row i|² over all genes = Σ_i |y_i − ŷ_i|² / (1 − h_i)², of a smoother Ŷ = H Y.
 
     Parameters
     ----------
-    H : ndarray of float64, (n, n)
-    products : ndarray of float64, (n, n)
-        Y Yᵀ.
+    Y, fitted : ndarray of float64, (n, r)
+        Targets and H Y, or F and H F with F Fᵀ = Y Yᵀ.
+    leverage : ndarray of float64, (n,)
+        h, the diagonal of H.
     """
-    residual = np.eye(len(H)) - H
-    squares = np.einsum("ij,ij->i", residual @ products, residual)
-    return float((squares / np.maximum(np.diag(residual), 1e-12) ** 2).sum())
+    squares = np.square(Y - fitted).sum(axis=1)
+    return float((squares / np.maximum(1 - leverage, 1e-12) ** 2).sum())
 
 
 def _level_means(training: PerturbationData, pairs: pd.DataFrame, column: str) -> Float32:
@@ -307,14 +314,24 @@ def _complete(training: PerturbationData) -> Float64:
     return additive_fill(training.Y, training.obs["cell_type"].to_numpy(str))
 
 
-def _products(Y: Float32 | Float64) -> Float64:
-    wide = Y.astype(np.float64)
-    return wide @ wide.T
+def _factor(Y: Float64) -> Float64:
+    """Return F, (n, min(n, t)), with F Fᵀ = Y Yᵀ: what errors that are summed over genes can be computed from."""
+    n, t = Y.shape
+    if t <= n:
+        return Y
+    values, vectors = np.linalg.eigh(Y @ Y.T)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
 
 
-def _centred(K: Float64) -> Float64:
-    by_column = K.mean(axis=0)
-    return np.asarray(K - by_column[None, :] - by_column[:, None] + by_column.mean())
+def _spectrum(X: Float64) -> tuple[Float64, Float64]:
+    """Return eigenvectors (n, r) and eigenvalues (r,) of X Xᵀ, X (n, p): all that are not 0, by the smaller side."""
+    n, p = X.shape
+    if n <= p:
+        values, vectors = np.linalg.eigh(X @ X.T)
+        return vectors, np.maximum(values, 0)
+    values, right = np.linalg.eigh(X.T @ X)
+    kept = values > values.max() * NULL
+    return X @ (right[:, kept] / np.sqrt(values[kept])), values[kept]
 
 
 def _shrinkage(Y: Float64, sums: Float64, count: Indices) -> float:

@@ -19,6 +19,8 @@ from rapids_pipeline.evaluation.baselines import (
     CONTEXT_BASELINES,
     NEIGHBOURS,
     PENALTIES,
+    _factor,
+    _spectrum,
     context_baselines,
     leave_one_out_error,
     usable_baselines,
@@ -160,9 +162,10 @@ def test_neighbours_by_a_loop():
         np.testing.assert_allclose(found[pair], total / weight, atol=1e-5)
 
 
-def test_leave_one_out_has_a_closed_form():
+@pytest.mark.parametrize("n_genes", [3, 40])
+def test_leave_one_out_has_a_closed_form(n_genes):
     rng = np.random.default_rng(0)
-    X, Y = rng.normal(size=(12, 4)), rng.normal(size=(12, 3))
+    X, Y = rng.normal(size=(12, 4)), rng.normal(size=(12, n_genes))
     M = np.hstack([np.ones((12, 1)), X])
     penalty = np.diag([0.0, 2, 2, 2, 2])
     H = M @ np.linalg.solve(M.T @ M + penalty, M.T)
@@ -171,7 +174,22 @@ def test_leave_one_out_has_a_closed_form():
         weights = np.linalg.solve(M[others].T @ M[others] + penalty, M[others].T @ Y[others])
         return Y[i] - M[i] @ weights
 
-    assert leave_one_out_error(H, Y @ Y.T) == pytest.approx(naive_leave_one_out(residual, 12))
+    factor = _factor(Y)
+    assert factor.shape == (12, min(12, n_genes))
+    found = leave_one_out_error(factor, H @ factor, np.diag(H))
+    assert found == pytest.approx(naive_leave_one_out(residual, 12))
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
+def test_the_spectrum_is_the_same_by_either_side(shape):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=shape)
+    X -= X.mean(axis=0)
+    X[:, 3] = X[:, 1]
+    vectors, values = _spectrum(X)
+    assert vectors.shape[1] <= min(shape)
+    np.testing.assert_allclose((vectors * values) @ vectors.T, X @ X.T, atol=1e-10)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(values)), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ALL_BASELINES)
