@@ -11,16 +11,19 @@ row's tested entries.
 For the test rows the mean is over all training rows, predicted out-of-fold. For the out-of-fold blend of fold k it
 is over the rows of the next fold alone, by models that never saw fold k: the usual out-of-fold predictions of the
 other rows come from models that were trained on fold k, and choices fitted to them would carry its targets over.
+
+A member that knows pairs by their names alone (`Member.by_names`) knows nothing of a pair whose cell type or compound
+is new. There its weight goes to the other members, in proportion to theirs; where there are no others, it stays.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 from scipy.optimize import minimize
 
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.nested import neighbours
 
@@ -35,9 +38,24 @@ class Weights:
     weights: Mapping[str, float]
     amplitude: float = 1.0
 
-    def mix(self, predictions: Mapping[str, Float32]) -> Float32:
-        """Return the blend of the members' predictions, float32."""
-        parts = (np.float32(self.amplitude * w) * predictions[name] for name, w in self.weights.items())
+    def mix(
+        self, predictions: Mapping[str, Float32], new: Mask | None = None, by_names: Collection[str] = ()
+    ) -> Float32:
+        """Return the blend of the members' predictions, float32.
+
+        The members `by_names` count nothing where `new`, (m,), is true.
+        """
+        mixed = self._sum(predictions, self.weights)
+        others = {name: w for name, w in self.weights.items() if name not in by_names}
+        total = sum(others.values())
+        if new is None or not new.any() or not total or len(others) == len(self.weights):
+            return mixed
+        shares = {name: w / total for name, w in others.items()}
+        mixed[new] = self._sum({name: predictions[name][new] for name in others}, shares)
+        return mixed
+
+    def _sum(self, predictions: Mapping[str, Float32], weights: Mapping[str, float]) -> Float32:
+        parts = (np.float32(self.amplitude * w) * predictions[name] for name, w in weights.items())
         return np.asarray(sum(parts), dtype=np.float32)
 
     def state(self) -> State:

@@ -30,7 +30,7 @@ from rapids_pipeline.stack.blend import Evidence, Products
 from rapids_pipeline.stack.members.member import PSEUDO
 from rapids_pipeline.stack.nested import FittedMember, FoldedRows, Labels, fit_member, neighbours
 from rapids_pipeline.stack.recipe import Recipe
-from rapids_pipeline.stack.saved import StackModel, stacks_on_of
+from rapids_pipeline.stack.saved import StackModel, by_names_of, new_pairs, stacks_on_of
 
 OFF, ON = "off", "on"
 """What is chosen between for a member: without and with pseudo-labels."""
@@ -141,10 +141,11 @@ def _fitted(
                 member, rows, first, labels, progress, executor, store, read=member.name in read
             )
     with stages.stage("blend"):
-        return _blended(fitted, Y, folds, recipe)
+        return _blended(fitted, rows, recipe)
 
 
-def _blended(fitted: Mapping[str, FittedMember], Y: Float32, folds: Indices, recipe: Recipe) -> FittedStack:
+def _blended(fitted: Mapping[str, FittedMember], rows: FoldedRows, recipe: Recipe) -> FittedStack:
+    Y, folds = rows.Y, rows.folds
     oof = {name: member.oof for name, member in fitted.items()}
     judged = {name: member.judged for name, member in fitted.items()}
     counts = recipe.blend.weights
@@ -162,19 +163,38 @@ def _blended(fitted: Mapping[str, FittedMember], Y: Float32, folds: Indices, rec
         weights=evidence.weights(blended),
         low=low,
         high=high,
+        by_names=by_names_of(recipe, blended),
+        cell_types=_labels(rows.train, "cell_type"),
+        compounds=_labels(rows.train, "sm_name"),
     )
     test = {name: member.test for name, member in fitted.items()}
     forms = [form for form in recipe.forms if form.name in blended]
     return FittedStack(
         model,
-        _out_of_fold(evidence, candidates, oof, Y, recipe.blend.clip),
-        model.blend(test),
+        _out_of_fold(evidence, candidates, oof, rows, recipe),
+        model.blend(test, rows.test),
         oof,
         test,
         _dropping(evidence, blended),
         _compared(evidence, candidates, chosen, recipe),
-        [note for form in forms for note in form.member.notes(fitted[form.name].model)],
+        [
+            *(note for form in forms for note in form.member.notes(fitted[form.name].model)),
+            *_notes_on_new(model, rows.test),
+        ],
     )
+
+
+def _labels(rows: Rows, column: str) -> tuple[str, ...]:
+    return tuple(sorted(set(rows.obs[column].astype(str))))
+
+
+def _notes_on_new(model: StackModel, test: Rows) -> list[str]:
+    """Return for how many pairs to predict some members count nothing."""
+    count = int(new_pairs(test.obs, model.cell_types, model.compounds).sum())
+    if not model.by_names or not count:
+        return []
+    who = f"{', '.join(model.by_names)} know pairs by names alone and count nothing there"
+    return [f"{count} pairs have a new cell type or compound; {who}"]
 
 
 def _candidates(recipe: Recipe) -> dict[Uses, list[str]]:
@@ -195,17 +215,19 @@ def _out_of_fold(
     evidence: Evidence,
     candidates: Mapping[Uses, list[str]],
     oof: Mapping[str, Float32],
-    Y: Float32,
-    clip: bool,
+    rows: FoldedRows,
+    recipe: Recipe,
 ) -> Float32:
     """Return the blend of every fold's rows, with choices, weights and bounds that never saw the fold."""
-    blended = np.empty_like(Y)
+    blended = np.empty_like(rows.Y)
     for fold, _ in neighbours(evidence.folds):
-        rows = evidence.folds == fold
+        here = evidence.folds == fold
         members = candidates[evidence.chosen_for(fold, candidates)]
-        weights = evidence.weights_for(fold, members)
-        low, high = _bounds(Y[~rows], clip)
-        blended[rows] = np.clip(weights.mix({name: oof[name][rows] for name in members}), low, high)
+        weights, others = evidence.weights_for(fold, members), rows.train.take(np.flatnonzero(~here))
+        asked = rows.train.obs.iloc[np.flatnonzero(here)]
+        new = new_pairs(asked, _labels(others, "cell_type"), _labels(others, "sm_name"))
+        mixed = weights.mix({name: oof[name][here] for name in members}, new, by_names_of(recipe, members))
+        blended[here] = np.clip(mixed, *_bounds(rows.Y[~here], recipe.blend.clip))
     return blended
 
 

@@ -15,7 +15,7 @@ and cannot do: docs/methods/trust.md.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from features.molecules.smiles import canonical_smiles
 from features.molecules.table import EmbeddingTable
 from features.molecules.weights import recorded
 from features.rows import DOSE, TIME, Rows
-from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.backend.arrays import Float32, Indices, Mask
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
@@ -67,6 +67,10 @@ class StackModel:
         Of the members that are blended.
     low, high : ndarray of float32, (t,)
         Bounds of the blend.
+    by_names : collection of str
+        Members that know pairs by names alone; they count nothing for a new cell type or compound.
+    cell_types, compounds : collection of str
+        Of the training rows; needed where there are such members.
     """
 
     models: Mapping[str, Model]
@@ -74,6 +78,9 @@ class StackModel:
     weights: Weights
     low: Float32
     high: Float32
+    by_names: Collection[str] = ()
+    cell_types: Collection[str] = ()
+    compounds: Collection[str] = ()
 
     def predict(self, rows: Rows) -> Float32:
         """Return the blend's predictions, (m, t) float32, in the unit of the training targets.
@@ -90,12 +97,13 @@ class StackModel:
             for name, read in self.stacks_on.items():
                 stacked = np.hstack([members[other] for other in read])
                 members[name] = self.models[name].predict(replace(rows.take(some), predictions=stacked))
-            predicted[some] = self.blend(members)
+            predicted[some] = self.blend(members, rows.take(some))
         return predicted
 
-    def blend(self, members: Mapping[str, Float32]) -> Float32:
-        """Return the bounded weighted sum of members' predictions."""
-        return np.clip(self.weights.mix(members), self.low, self.high)
+    def blend(self, members: Mapping[str, Float32], rows: Rows) -> Float32:
+        """Return the bounded weighted sum of members' predictions of rows."""
+        new = new_pairs(rows.obs, self.cell_types, self.compounds) if self.by_names else None
+        return np.clip(self.weights.mix(members, new, self.by_names), self.low, self.high)
 
     def state(self) -> State:
         """Return what it has learnt, a part for each model."""
@@ -105,6 +113,11 @@ class StackModel:
             "weights": self.weights.state(),
             "low": self.low,
             "high": self.high,
+            **(
+                {"cell_types": list(self.cell_types), "compounds": list(self.compounds)}
+                if self.by_names
+                else {}
+            ),
         }
         return models | {"blend": blend}
 
@@ -127,13 +140,27 @@ class StackModel:
         if not len(blended) == len(weights.weights) == len(recipe.members):
             raise blend.fault("the weights are not those of the recipe's members")
         low, high = (blend.array(bound, np.float32, (n_targets,)) for bound in ("low", "high"))
-        return cls(models, stacks_on, weights, low, high)
+        by_names = by_names_of(recipe, list(weights.weights))
+        known = [tuple(blend.levels(name)) for name in ("cell_types", "compounds")] if by_names else []
+        return cls(models, stacks_on, weights, low, high, by_names, *known)
 
 
 def stacks_on_of(recipe: Recipe, names: Sequence[str]) -> dict[str, Sequence[str]]:
     """Return whose predictions forms of a recipe read, for those that read any."""
     forms = {form.name: form.member for form in recipe.forms}
     return {name: forms[name].stacks_on for name in names if forms[name].stacks_on}
+
+
+def new_pairs(asked: pd.DataFrame, cell_types: Collection[str], compounds: Collection[str]) -> Mask:
+    """Return which of the pairs `asked` have a cell type or a compound that is not among these, (m,)."""
+    known = asked["cell_type"].astype(str).isin(cell_types) & asked["sm_name"].astype(str).isin(compounds)
+    return np.asarray(~known, dtype=np.bool_)
+
+
+def by_names_of(recipe: Recipe, names: Sequence[str]) -> tuple[str, ...]:
+    """Return those forms of a recipe that know pairs by names alone."""
+    forms = {form.name: form.member for form in recipe.forms}
+    return tuple(name for name in names if forms[name].by_names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rapids_pipeline.backend.errors import InputError
@@ -10,6 +11,7 @@ from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse, rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.blend import Evidence, Products, Weights, best_weights, weights_from_state
+from rapids_pipeline.stack.saved import new_pairs
 
 
 def noisy(n_members, seed=0, scale=1.0):
@@ -45,6 +47,24 @@ def test_products_give_the_score_of_any_blend():
     expected = Products.of({name: predictions[name][[5, 2]] for name in ("m2", "m0")}, Y[[5, 2]])
     np.testing.assert_allclose(part.values, expected.values)
     assert part.names == ["m2", "m0"]
+
+
+def test_members_that_know_names_alone_count_nothing_for_new_pairs():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(size=(3, 4, 5)).astype(np.float32)
+    weights, new = Weights({"a": 0.5, "b": 0.3, "c": 0.2}, 0.9), np.array([False, True, False, True])
+    found = weights.mix({"a": a, "b": b, "c": c}, new, ("a",))
+    np.testing.assert_allclose(found[~new], 0.9 * (0.5 * a + 0.3 * b + 0.2 * c)[~new], rtol=1e-5)
+    np.testing.assert_allclose(found[new], 0.9 * (0.6 * b + 0.4 * c)[new], rtol=1e-5)
+    alone = weights.mix({"a": a, "b": b, "c": c}, new, ("a", "b", "c"))
+    assert alone.tobytes() == weights.mix({"a": a, "b": b, "c": c}).tobytes(), (
+        "where all are such, nothing changes"
+    )
+
+
+def test_a_pair_is_new_where_its_cell_type_or_its_compound_is():
+    asked = pd.DataFrame({"cell_type": ["A", "A", "C", "C"], "sm_name": ["x", "z", "x", "z"]})
+    assert new_pairs(asked, ("A", "B"), ("x", "y")).tolist() == [False, True, True, True]
 
 
 def test_products_are_of_tested_entries():

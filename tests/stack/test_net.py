@@ -17,6 +17,7 @@ from rapids_pipeline.nets.settings import Block, EmbeddingMlp, Mlp
 from rapids_pipeline.nets.training import Examples, trained
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members.net import NetMember, _nearest
+from rapids_pipeline.stack.saved import StackModel
 from rapids_pipeline.stack.target_space import TargetSpace
 from tests.stack_example import (
     NET,
@@ -251,6 +252,23 @@ def test_nets_of_both_levels_are_blended_with_other_members():
     found = fit_stack(train, test, Y, folded(Y), recipe(SVR, NET, above), 0, "cpu")
     assert list(found.members) == ["svr_shared", "embedding_mlp", "above"]
     assert any("the target space of embedding_mlp keeps" in note for note in found.notes)
+
+
+def test_for_a_new_compound_the_other_members_answer():
+    train, test, Y = example()
+    new = test.obs.assign(sm_name=[*test.obs["sm_name"][:3], "new", "new", "new"])
+    asked = Rows(new, test.molecules)
+    which = recipe(SVR, NET, blend={"weights": {"svr_shared": 3.0, "embedding_mlp": 1.0}})
+    found = fit_stack(train, asked, Y, folded(Y), which, 0, "cpu")
+    weights = found.model.weights
+    assert weights.weights == {"svr_shared": 0.75, "embedding_mlp": 0.25} and weights.amplitude == 1
+    alone = np.clip(weights.amplitude * found.test_members["svr_shared"], found.model.low, found.model.high)
+    np.testing.assert_allclose(found.test[3:], alone[3:], rtol=1e-5)
+    assert np.abs(found.test[:3] - alone[:3]).max() > 1e-3
+    assert "3 pairs have a new cell type or compound; embedding_mlp know" in found.notes[-1]
+    state = StateReader(found.model.state(), "model")
+    again = StackModel.from_state(which, Y.shape[1], state)
+    np.testing.assert_array_equal(again.predict(asked), found.test)
 
 
 def test_without_pytorch_a_recipe_with_nets_ends_in_one_line(monkeypatch):

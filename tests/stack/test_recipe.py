@@ -328,7 +328,7 @@ def test_no_member_has_a_name_that_scores_use():
 def test_unknown_names_and_files():
     with pytest.raises(
         InputError,
-        match=r"no recipe 'magic'; choose among best, standard, published, quick, third_place.*, or name",
+        match=r"no recipe 'magic'; choose among best, best_with_nets, .*third_place_faithful, or name",
     ):
         recipe("magic")
     with pytest.raises(InputError, match=r"missing\.toml: No such file"):

@@ -228,6 +228,11 @@ class Member(StageConfig, ABC):
         """Return the member with `encoder` where it names none."""
         return self
 
+    @property
+    def by_names(self) -> bool:
+        """Whether it tells pairs apart by names alone, so that it knows nothing of a new cell type or compound."""
+        return False
+
     def in_contexts(self, columns: Sequence[str]) -> Self:
         """Return the member for training rows that differ in `columns`, of `dose_uM` and `time_h` one or both."""
         return self

@@ -84,6 +84,11 @@ class NetMember(Member):
         """The feature set, where it reads one."""
         return [] if self.features is None else [self.features]
 
+    @property
+    def by_names(self) -> bool:
+        """Whether it reads no columns."""
+        return self.features is None
+
     def with_molecules(self, encoder: str) -> Self:
         """Return the member with `encoder` in the blocks of molecules that name none."""
         return self._with_features(None if self.features is None else self.features.with_molecules(encoder))
