@@ -31,7 +31,7 @@ from benchmarks import harness
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
 from rapids_pipeline.data.tables import read_responses, read_training
-from rapids_pipeline.evaluation.metrics import MRRMSE, rowwise_scores
+from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import bootstrap_units, named_splits
 from rapids_pipeline.evaluation.uncertainty import paired_intervals, replicate_weights
 from rapids_pipeline.nets.modules import net_of
@@ -190,8 +190,8 @@ def ideas() -> dict[str, NetMember]:
     assert isinstance(net.architecture, EmbeddingMlp)
     columns = Mlp(blocks=net.architecture.blocks)
     published = {"mse": 0.32, "mae": 0.24, "log_cosh": 0.24, "sigmoid_bce": 0.2}
-    molecules = net.updated(architecture=columns, features="svr_shared", name="").with_molecules("morgan")
-    one_hot = net.updated(architecture=columns, features="onehot", name="")
+    molecules = net.updated(architecture=columns, features="svr_shared").with_molecules("morgan")
+    one_hot = net.updated(architecture=columns, features="onehot")
     return {
         "as published: 112 epochs, constant rate, slow running values, raw targets": STAGE_1[6].updated(
             replicas=4
@@ -216,10 +216,8 @@ def ideas() -> dict[str, NetMember]:
             training=net.training.model_copy(update={"masking": 0.3})
         ),
         "one-hot columns and Morgan fingerprints": molecules,
-        "one-hot columns and leave-one-out means": net.updated(
-            architecture=columns, features="onehot_loo", name=""
-        ),
-        "leave-one-out means alone": net.updated(architecture=columns, features="loo", name=""),
+        "one-hot columns and leave-one-out means": net.updated(architecture=columns, features="onehot_loo"),
+        "leave-one-out means alone": net.updated(architecture=columns, features="loo"),
         "a single block of 512": net.updated(
             architecture=EmbeddingMlp(embedding=60, norm=True, blocks=(Block(width=512, dropout=0.25),))
         ),
@@ -262,9 +260,7 @@ def measured_ideas(data: Path) -> list[dict[str, Any]]:
     lines: dict[str, dict[str, Any]] = {name: {"idea": name, "core-s": s} for name, (_, s) in answers.items()}
     for part, (which, about) in parts.items():
         errors = [
-            np.concatenate(
-                [rowwise_scores(y, p)[MRRMSE] for y, p in zip(truth[which], found[which], strict=True)]
-            )
+            np.concatenate([rowwise_rmse(y, p) for y, p in zip(truth[which], found[which], strict=True)])
             for found, _ in answers.values()
         ]
         units = bootstrap_units("compound", about)
