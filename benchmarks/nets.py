@@ -207,7 +207,7 @@ def ideas() -> dict[str, NetMember]:
         "the first place's sum of four losses": trained_with(loss=published),
         "one replica": net.updated(replicas=1),
         "eight replicas": net.updated(replicas=8),
-        "the mean of replicas, not their median": net.updated(aggregate="mean"),
+        "the median of replicas, not their mean": net.updated(aggregate="median"),
         "60 components": net.updated(n_components=60),
         "all genes, no components": net.updated(n_components="none"),
         "the best of 40 epochs by a tenth of the rows": trained_with(checkpoint="best"),

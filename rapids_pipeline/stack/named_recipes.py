@@ -126,6 +126,7 @@ def third_place_net(
         ),
         n_components=n_components,
         replicas=replicas,
+        aggregate="median",
     )
 
 
@@ -202,6 +203,7 @@ def _sound(number: int, labels: PseudoLabels) -> NetMember:
         ),
         transform="asinh",
         replicas=SOUND_REPLICAS,
+        aggregate="mean",
         pseudo_labels=labels,
     )
 

@@ -63,7 +63,7 @@ def test_a_member_equals_its_steps_by_hand():
             ]
         )
 
-    net = net_of(ARCHITECTURE, 2, [len(cells) + 1, len(compounds) + 1], z.shape[1])
+    net = net_of(ARCHITECTURE, 3, [len(cells) + 1, len(compounds) + 1], z.shape[1])
     examples = Examples(codes(train), torch.from_numpy(z / np.float32(unit)), torch.ones(len(Y)))
     trained(net, examples, TRAINING, 7)
     np.testing.assert_allclose(
@@ -83,7 +83,7 @@ def test_columns_of_a_feature_set_are_standardised_by_the_training_rows():
     def columns(x):
         return torch.from_numpy((x - mean.astype(np.float32)) / spread.astype(np.float32))
 
-    net = net_of(MLP.architecture, 2, [X.shape[1]], z.shape[1])
+    net = net_of(MLP.architecture, 3, [X.shape[1]], z.shape[1])
     trained(
         net, Examples(columns(X), torch.from_numpy(z / np.float32(unit)), torch.ones(len(Y))), TRAINING, 7
     )
@@ -209,7 +209,7 @@ def test_a_damaged_state_is_refused():
     for name, broken, says in (
         (
             "weights",
-            {**state["weights"], "layer_0_weight": np.zeros((2, 3, 4), np.float32)},
+            {**state["weights"], "layer_0_weight": np.zeros((3, 3, 4), np.float32)},
             "layer_0_weight must be float32",
         ),
         (
