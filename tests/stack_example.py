@@ -55,6 +55,7 @@ NET = NetMember(
     architecture=EmbeddingMlp(embedding=4, blocks=(Block(width=12, dropout=0.1),)),
     training=Training(learning_rate=0.02, batch_size=16, epochs=8),
     n_components=5,
+    transform="none",
     replicas=3,
     aggregate="median",
 )

@@ -125,6 +125,7 @@ def third_place_net(
             schedule="constant",
         ),
         n_components=n_components,
+        transform="none",
         replicas=replicas,
         aggregate="median",
     )

@@ -16,7 +16,7 @@ from rapids_pipeline.backend.parallel import THREADS, Shared, Unit, executor_of,
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.store import Store
 from rapids_pipeline.stack.fit import fit_stack
-from tests.stack_example import BOOSTER, COMPOSITE, SVR, example, folded, recipe
+from tests.stack_example import BOOSTER, COMPOSITE, NET, SVR, example, folded, recipe
 
 pytest.importorskip("distributed")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,7 +52,7 @@ def products(executor, n, function=product, **how):
 
 def test_a_stack_has_the_bytes_of_threads(cluster):
     train, test, Y = example()
-    which = recipe(SVR, COMPOSITE, BOOSTER)
+    which = recipe(SVR, COMPOSITE, BOOSTER, NET)
     one, other = (
         fit_stack(train, test, Y, folded(Y), which, 0, "cpu", executor=executor)
         for executor in (THREADS, cluster)

@@ -84,9 +84,10 @@ def test_no_rows_own_target_moves_its_out_of_fold_prediction(row, name):
 def test_no_rows_own_target_chooses_the_epoch_of_its_out_of_fold_prediction():
     train, test, Y = example()
     folds, training = folded(Y), NET.training.model_copy(update={"checkpoint": "best", "validation_folds": 3})
-    for row in (0, 20):
+    for row in (0, 20):  # the first chooses epochs where it could teach, the other teaches
         found = moved(Y, [row], oof_of(train, test, folds, recipe(NET.updated(training=training))))
-        assert all(by_row[row] <= UNMOVED and by_row.max() > 0 for by_row in found.values())
+        assert all(by_row[row] <= UNMOVED for by_row in found.values())
+    assert all(by_row.max() > 1 for by_row in found.values())
 
 
 def with_gaps(Y, seed=0):

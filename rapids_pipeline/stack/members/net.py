@@ -54,7 +54,7 @@ class NetMember(Member):
     features: Features | None = None
     standardise: bool = True
     encoder_sigma: Annotated[float, bounded(0.0, 100.0, "it is the noise of an encoding of size 1")] = 0.0
-    transform: TransformName = "none"
+    transform: TransformName = "asinh"
     transform_scale: Annotated[float, bounded(*SCALES, "it counts root mean squares")] = 2.0
     centre: bool = False
     n_components: Annotated[int | Literal["none"], bounded(1, MOST_COMPONENTS, words=["none"])] = 100
