@@ -5,6 +5,8 @@
     BatchNorm     (x − μ)/√(v + ε) γ + β        μ, v over the b rows of a net's own batch
     Dropout       x m / (1 − p)    m is 0 with probability p
     Embedding     rows of a table  (R, levels, e)
+    LayerNorm     (x − μ)/√(v + ε) γ + β        μ, v over the d numbers of a row
+    Convolution, Recurrence     PyTorch's functions, net by net: these are large enough to be called one by one
 
 The nets of the winners are small: one after the other they keep a processor busy with calls rather than with products.
 Stacked, a layer is one batched product. No layer but BatchNorm lets the rows of a batch see each other, and that only
@@ -19,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Initial = Literal["torch", "keras"]
 """What initial weights are drawn from. torch: U(±1/√d), biases too; keras: Glorot's U(±√(6/(d + o))), biases 0."""
@@ -169,3 +172,95 @@ class Dropout(Layer):
         mask = torch.empty_like(x, requires_grad=False)
         torch.ge(bits[: x.numel()].view(x.shape), self.dropped - LEVELS // 2, out=mask)
         return x * mask.mul_(LEVELS / (LEVELS - self.dropped))
+
+
+class LayerNorm(Layer):
+    """Normalisation of each row over its last axis: (R, …, d)."""
+
+    def __init__(self, nets: int, d: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(nets, d)), nn.Parameter(torch.zeros(nets, d))
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Start from γ = 1 and β = 0."""
+        with torch.no_grad():
+            self.weight.fill_(1), self.bias.fill_(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised activations."""
+        shape = (len(x), *[1] * (x.ndim - 2), x.shape[-1])
+        normal = functional.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return torch.addcmul(self.bias.view(shape), normal, self.weight.view(shape))
+
+
+class Convolution(Layer):
+    """A convolution over one or two axes for each of R nets: (R, b, c, …) → (R, b, o, …); U(±1/√(c · kernel))."""
+
+    def __init__(
+        self,
+        nets: int,
+        c: int,
+        o: int,
+        kernel: int,
+        axes: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(nets, o, c, *[kernel] * axes))
+        self.bias = nn.Parameter(torch.empty(nets, o)) if bias else None
+        self.how: dict[str, int] = {"stride": stride, "padding": padding}
+        self.convolved = functional.conv1d if axes == 1 else functional.conv2d
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw the initial parameters."""
+        bound = 1 / math.sqrt(self.weight[0, 0].numel())
+        with torch.no_grad():
+            self.weight.uniform_(-bound, bound, generator=generator)
+            if self.bias is not None:
+                self.bias.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolved rows."""
+        biases = [None] * len(x) if self.bias is None else self.bias
+        found = [self.convolved(*parts, **self.how) for parts in zip(x, self.weight, biases, strict=True)]
+        return torch.stack(found)
+
+
+class Recurrence(Layer):
+    """An LSTM or a GRU for each of R nets: steps (R, b, L, D) → outputs of the top layer (R, b, L, h), last hidden
+    states of all layers (R, b, layers · h); drawn from U(±1/√h).
+    """
+
+    def __init__(self, nets: int, cell: Literal["lstm", "gru"], d: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        self.cell, self.hidden, self.layers = cell, hidden, layers
+        gates = {"lstm": 4, "gru": 3}[cell] * hidden
+        shapes = [
+            shape
+            for layer in range(layers)
+            for shape in ((gates, hidden if layer else d), (gates, hidden), (gates,), (gates,))
+        ]
+        self.parts = nn.ParameterList(nn.Parameter(torch.empty(nets, *shape)) for shape in shapes)
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw the initial parameters."""
+        bound = 1 / math.sqrt(self.hidden)
+        with torch.no_grad():
+            for part in self.parts:
+                part.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs and the last hidden states."""
+        start, outputs, states = x.new_zeros(self.layers, x.shape[1], self.hidden), [], []
+        first, run = ((start, start), torch.lstm) if self.cell == "lstm" else (start, torch.gru)
+        for net, rows in enumerate(x):
+            weights = [part[net] for part in self.parts]
+            found = run(rows, first, weights, True, self.layers, 0.0, self.training, False, True)
+            outputs.append(found[0])
+            # (layers, b, h): the batch comes first, or a row would get the states of others
+            states.append(found[1].transpose(0, 1).flatten(1))
+        return torch.stack(outputs), torch.stack(states)

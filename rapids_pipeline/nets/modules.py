@@ -1,18 +1,44 @@
 """The nets themselves, R of one architecture at once: inputs (R, b, …) → outputs (R, b, k).
 
     EmbeddingMlpNet   codes (R, b, 2): numbers of cell type and compound, those of compounds after all cell types
-    MlpNet            features (R, b, p)
+    all others        features (R, b, p), whose columns are those of a feature set's blocks
 
 Sizes come from the data. With the published sizes the numbers of parameters are the published ones, as tests show.
 """
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from rapids_pipeline.nets.layers import BatchNorm, Dropout, Embedding, Initial, Linear
-from rapids_pipeline.nets.settings import Architecture, Block, EmbeddingMlp, Mlp
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.nets.layers import (
+    BatchNorm,
+    Convolution,
+    Dropout,
+    Embedding,
+    Initial,
+    LayerNorm,
+    Linear,
+    Recurrence,
+)
+from rapids_pipeline.nets.settings import (
+    Architecture,
+    Block,
+    Conv1d,
+    ConvResNet,
+    EmbeddingMlp,
+    Mlp,
+    Recurrent,
+    Transformer,
+)
+
+LEAST_COLUMNS = 77
+"""Columns that the first place's convolutions need to leave one."""
 
 
 def dense(
@@ -59,11 +85,191 @@ class MlpNet(nn.Sequential):
         super().__init__(*layers, Linear(nets, last, k))
 
 
+def head(nets: int, width: int, widths: Sequence[int], dropout: float, k: int) -> nn.Sequential:
+    """Return the dense head of the first place's nets: linear, dropout, ReLU for each width, then a linear layer."""
+    layers: list[nn.Module] = []
+    for o in widths:
+        layers += [Linear(nets, width, o), Dropout(dropout), nn.ReLU()]
+        width = o
+    return nn.Sequential(*layers, Linear(nets, width, k))
+
+
+class RecurrentNet(nn.Module):
+    """An LSTM or a GRU over the folded columns, and a dense head."""
+
+    def __init__(self, settings: Recurrent, nets: int, p: int, k: int) -> None:
+        super().__init__()
+        d = math.isqrt(p - 1) + 1
+        self.steps, self.d = settings.fold or (-(-p // d), d)
+        if self.steps * self.d < p:
+            raise InputError(
+                f"fold = {self.steps} steps of {self.d} columns are fewer than the {p} there are"
+            )
+        self.recurrence = Recurrence(nets, settings.cell, self.d, settings.hidden, settings.layers)
+        width = settings.hidden * (self.steps + settings.layers)
+        self.head = head(nets, width, settings.head, settings.dropout, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        folded = functional.pad(x, (0, self.steps * self.d - x.shape[2])).unflatten(2, (self.steps, self.d))
+        outputs, states = self.recurrence(folded)
+        found: Tensor = self.head(torch.cat([outputs.flatten(2), states], dim=2))
+        return found
+
+
+class Conv1dNet(nn.Module):
+    """Convolutions over the columns, and a dense head."""
+
+    def __init__(self, settings: Conv1d, nets: int, p: int, k: int) -> None:
+        super().__init__()
+        self.p, drop = max(p, LEAST_COLUMNS), settings.dropout
+        self.first = nn.Sequential(
+            *(Convolution(nets, 1, 8, 5), Dropout(drop), Convolution(nets, 8, 8, 5), nn.ReLU()),
+            *(Convolution(nets, 8, 16, 5, stride=2), Dropout(drop)),
+        )
+        self.last = Convolution(nets, 16, 8, 3, stride=3)
+        length = ((self.p - 8 - 5) // 2 + 1 - 11) // 11 + 1
+        self.head = head(nets, 8 * ((length - 3) // 3 + 1), settings.head, drop, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        found = self.first(functional.pad(x, (0, self.p - x.shape[2])).unsqueeze(2))
+        pooled = functional.avg_pool1d(found.flatten(0, 1), 11).unflatten(0, found.shape[:2])
+        outputs: Tensor = self.head(self.last(pooled).flatten(2))
+        return outputs
+
+
+class EncoderLayer(nn.Module):
+    """A layer of a transformer encoder, normalised after its steps: tokens (R, b, T, d) → the same; exact GELU."""
+
+    def __init__(self, settings: Transformer, nets: int) -> None:
+        super().__init__()
+        d, self.heads = settings.width, settings.heads
+        self.project, self.out = Linear(nets, d, 3 * d), Linear(nets, d, d)
+        self.up, self.down = Linear(nets, d, settings.feed_forward), Linear(nets, settings.feed_forward, d)
+        self.norms = nn.ModuleList([LayerNorm(nets, d), LayerNorm(nets, d)])
+        self.drop = Dropout(settings.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tokens; those of a row read each other, and no other row's."""
+        R, b, T, d = x.shape
+        # q, k, v: (R, b, heads, T, d / heads)
+        q, k, v = (
+            self.project(x.flatten(1, 2))
+            .view(R, b, T, 3, self.heads, d // self.heads)
+            .permute(3, 0, 1, 4, 2, 5)
+        )
+        attention = self.drop((q @ k.transpose(-1, -2) / math.sqrt(d // self.heads)).softmax(-1))
+        read = (attention @ v).transpose(2, 3).reshape(R, b * T, d)
+        x = self.norms[0](x + self.drop(self.out(read)).view(R, b, T, d))
+        inner = self.drop(functional.gelu(self.up(x.flatten(1, 2))))
+        found: Tensor = self.norms[1](x + self.drop(self.down(inner)).view(R, b, T, d))
+        return found
+
+
+class TransformerNet(nn.Module):
+    """Projections of the blocks, joined or as tokens, an encoder, a linear layer. The last norm is the first one."""
+
+    def __init__(self, settings: Transformer, nets: int, blocks: Sequence[int], k: int) -> None:
+        super().__init__()
+        d, self.blocks, self.single = settings.width, list(blocks), settings.tokens == "single"
+        self.projections = nn.ModuleList(Linear(nets, p, d) for p in blocks)
+        self.joined = Linear(nets, d * len(blocks), d) if self.single else None
+        self.norm = LayerNorm(nets, d)
+        self.encoder = nn.Sequential(*(EncoderLayer(settings, nets) for _ in range(settings.layers)))
+        self.out = Linear(nets, d, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        parts = zip(self.projections, x.split(self.blocks, dim=2), strict=True)
+        tokens = torch.stack([project(part) for project, part in parts], dim=2)
+        if self.joined is not None:
+            tokens = self.joined(tokens.flatten(2)).unsqueeze(2)
+        found: Tensor = self.out(self.norm(self.encoder(self.norm(tokens))).mean(2))
+        return found
+
+
+class Maps(nn.Module):
+    """A convolution of images, normalised by its batch: (R, b, c, s, s) → (R, b, o, s', s')."""
+
+    def __init__(self, nets: int, c: int, o: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.convolution = Convolution(nets, c, o, kernel, 2, stride, kernel // 2, bias=False)
+        self.norm = BatchNorm(nets, o, 0.1, 1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the maps; a channel is normalised over all pixels of a batch."""
+        maps = self.convolution(x)
+        pixels = maps.movedim(2, -1)
+        normal: Tensor = self.norm(pixels.flatten(1, 3)).view(pixels.shape)
+        return normal.movedim(-1, 2)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside the identity, or beside a convolution of size 1 where shapes change (ResNet-18)."""
+
+    def __init__(self, nets: int, c: int, o: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(Maps(nets, c, o, 3, stride), nn.ReLU(), Maps(nets, o, o, 3))
+        self.beside = Maps(nets, c, o, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of both ways."""
+        return functional.relu(self.body(x) + self.beside(x))
+
+
+class ConvResNetNet(nn.Module):
+    """Convolutions over the columns, a linear layer to an image, a ResNet-18 of one channel.
+
+    Source: He et al., Deep residual learning for image recognition (2016), table 1, 18 layers.
+    """
+
+    def __init__(self, settings: ConvResNet, nets: int, p: int, k: int) -> None:
+        super().__init__()
+        channels, self.side = (1, 16, 32, 64), settings.side
+        self.columns = nn.Sequential(
+            *(
+                layer
+                for c, o in pairwise(channels)
+                for layer in (Convolution(nets, c, o, 3, padding=1), nn.ReLU(), Dropout(settings.dropout))
+            )
+        )
+        self.image = Linear(nets, channels[-1] * p, self.side**2)
+        self.stem = nn.Sequential(Maps(nets, 1, 64, 7, 2), nn.ReLU())
+        stages = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
+        self.residual = nn.Sequential(
+            *(
+                part
+                for c, o, stride in stages
+                for part in (Residual(nets, c, o, stride), Residual(nets, o, o, 1))
+            )
+        )
+        self.out = Linear(nets, 512, k)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        columns = self.columns(x.unsqueeze(2)).flatten(2)
+        image = self.image(columns).unflatten(2, (1, self.side, self.side))
+        maps = self.stem(image)
+        pooled = functional.max_pool2d(maps.flatten(0, 1), 3, 2, 1).unflatten(0, maps.shape[:2])
+        found: Tensor = self.out(self.residual(pooled).mean((3, 4)))
+        return found
+
+
 def net_of(settings: Architecture, nets: int, width: Sequence[int], k: int) -> nn.Module:
-    """Return R nets with k outputs for inputs of a width: levels of each column of codes, or the number of features."""
+    """Return R nets with k outputs; `width`: levels of each column of codes, or columns of each block of features."""
     if isinstance(settings, EmbeddingMlp):
         return EmbeddingMlpNet(settings, nets, sum(width), len(width), k)
-    return MlpNet(settings, nets, width[0], k)
+    if isinstance(settings, Transformer):
+        return TransformerNet(settings, nets, width, k)
+    of_columns: dict[type, Any] = {
+        Mlp: MlpNet,
+        Recurrent: RecurrentNet,
+        Conv1d: Conv1dNet,
+        ConvResNet: ConvResNetNet,
+    }
+    net: nn.Module = of_columns[type(settings)](settings, nets, sum(width), k)
+    return net
 
 
 def predicted(net: nn.Module, inputs: Tensor) -> Tensor:

@@ -68,7 +68,68 @@ class Mlp(NetSettings):
     )
 
 
-Architecture = Annotated[EmbeddingMlp | Mlp, Field(discriminator="kind")]
+class Recurrent(NetSettings):
+    """First place: the columns in a row, folded into steps of √p columns, an LSTM or a GRU over them, a dense head.
+
+    The head reads the top layer's outputs at all steps and the last hidden states of all layers. `fold` is (steps,
+    columns a step) as published; without it √p of each. The order of the columns has no meaning; this is the winner's
+    idea, not ours.
+    """
+
+    kind: Literal["recurrent"] = "recurrent"
+    cell: Literal["lstm", "gru"] = "lstm"
+    hidden: Width = 128
+    layers: Annotated[int, bounded(1, 10)] = 2
+    head: tuple[Width, ...] = Field(default=(1024, 512), max_length=MOST_BLOCKS)
+    dropout: Share = 0.3
+    fold: tuple[Width, Width] | None = None
+
+
+class Conv1d(NetSettings):
+    """First place: four convolutions over the columns in a row, with one nonlinearity among them, and a dense head.
+
+    It needs 77 columns or more; fewer are padded with zeros.
+    """
+
+    kind: Literal["conv1d"] = "conv1d"
+    head: tuple[Width, ...] = Field(default=(1024, 512), max_length=MOST_BLOCKS)
+    dropout: Share = 0.3
+
+
+class Transformer(NetSettings):
+    """Second place: every block of the feature set projected to `width` numbers, then a transformer encoder.
+
+    With `tokens` "single" the projections of a row are joined to one token, so attention has nothing to attend to: the
+    published net without its fault, which let the rows of a batch attend to each other. With "blocks" every block of a
+    row is a token, and their mean is read.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    tokens: Literal["single", "blocks"] = "single"
+    width: Width = 128
+    layers: Annotated[int, bounded(1, 100)] = 6
+    heads: Annotated[int, bounded(1, 1024)] = 8
+    feed_forward: Width = 2048
+    dropout: Share = 0.3
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, and {self.width} is none of {self.heads}")
+        return self
+
+
+class ConvResNet(NetSettings):
+    """Fourth place: three convolutions over the columns, a linear layer to an image of `side` squared, a ResNet-18."""
+
+    kind: Literal["conv_resnet"] = "conv_resnet"
+    side: Annotated[int, bounded(32, 512, "the image is halved five times")] = 64
+    dropout: Share = 0.2
+
+
+Architecture = Annotated[
+    EmbeddingMlp | Mlp | Recurrent | Conv1d | Transformer | ConvResNet, Field(discriminator="kind")
+]
 
 
 def _loss(value: Any) -> Any:

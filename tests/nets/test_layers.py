@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from rapids_pipeline.nets.layers import LEVELS, BatchNorm, Dropout, Embedding, Linear, prepare
+from rapids_pipeline.nets.layers import (
+    LEVELS,
+    BatchNorm,
+    Convolution,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Recurrence,
+    prepare,
+)
+from rapids_pipeline.nets.modules import Maps
 
 R, B, D, O = 3, 7, 5, 4  # noqa: E741
 
@@ -124,3 +135,47 @@ def test_layers_draw_from_their_generator_and_from_no_other():
     one, again, other = run(3), run(3), run(4)
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_layer_normalisation_is_pytorchs():
+    layer, x = drawn(LayerNorm(R, D)), inputs(R, B, 2, D)
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2), layer.bias.uniform_(-1, 1)
+    for r in range(R):
+        expected = nn.functional.layer_norm(x[r], (D,), layer.weight[r], layer.bias[r])
+        torch.testing.assert_close(layer(x)[r], expected)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_every_net_of_a_convolution_is_pytorchs(axes):
+    layer, x = drawn(Convolution(R, 3, 4, 3, axes, stride=2, padding=1)), inputs(R, B, 3, *[9] * axes)
+    convolved = nn.functional.conv1d if axes == 1 else nn.functional.conv2d
+    for r in range(R):
+        expected = convolved(x[r], layer.weight[r], layer.bias[r], stride=2, padding=1)
+        torch.testing.assert_close(layer(x)[r], expected)
+    bound = 1 / math.sqrt(3 * 3**axes)
+    assert layer.weight.abs().max() <= bound and layer.weight.abs().max() > 0.9 * bound
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_every_net_of_a_recurrence_is_pytorchs_and_each_row_has_its_own_last_states(cell):
+    layer, x = drawn(Recurrence(R, cell, D, 6, 2)), inputs(R, B, 4, D)
+    outputs, states = layer(x)
+    for r in range(R):
+        theirs = (nn.LSTM if cell == "lstm" else nn.GRU)(D, 6, 2, batch_first=True)
+        with torch.no_grad():
+            for mine, its in zip(layer.parts, theirs.parameters(), strict=True):
+                its.copy_(mine[r])
+        expected, last = theirs(x[r])
+        last = last[0] if cell == "lstm" else last
+        torch.testing.assert_close(outputs[r], expected)
+        for b in range(B):  # the first place's net gave row b the states of rows 2b and 2b + 1
+            torch.testing.assert_close(states[r, b], torch.cat([last[0, b], last[1, b]]))
+
+
+def test_maps_are_normalised_as_pytorchs():
+    layer, x = drawn(Maps(R, 3, 4, 3, 2)).train(), inputs(R, B, 3, 8, 8)
+    found = layer(x)
+    for r in range(R):
+        maps = nn.functional.conv2d(x[r], layer.convolution.weight[r], stride=2, padding=1)
+        torch.testing.assert_close(found[r], nn.BatchNorm2d(4)(maps), atol=1e-5, rtol=1e-5)

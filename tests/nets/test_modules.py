@@ -3,16 +3,43 @@
 import pytest
 import torch
 
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.nets.layers import prepare
 from rapids_pipeline.nets.modules import net_of, predicted
-from rapids_pipeline.nets.settings import Block, EmbeddingMlp, Mlp
+from rapids_pipeline.nets.settings import (
+    Block,
+    Conv1d,
+    ConvResNet,
+    EmbeddingMlp,
+    Mlp,
+    Recurrent,
+    Transformer,
+)
 from rapids_pipeline.stack.named_recipes import STAGE_1, STAGE_2
 
 PUBLISHED = {1: 331_842, 2: 582_572, 3: 553_567, 5: 360_007, 6: 297_282, 7: 529_740, 8: 257_500}
 """Trainable parameters of the nets of stage 1 of the third place."""
+FOLDS = {"initial": (74_196, (229, 324)), "light": (37_774, (187, 202)), "heavy": (110_618, (779, 142))}
+"""Columns of the first place's schemes, and their steps and columns a step."""
+FIRST_PLACE = {
+    "lstm": {"initial": 40_510_243, "light": 34_942_755, "heavy": 112_506_659},
+    "gru": {"initial": 40_419_107, "light": 34_867_235, "heavy": 112_438_819},
+    "cnn": {"initial": 19_077_299, "light": 14_555_315, "heavy": 23_591_091},
+}
+GENES = 18_211
+BLOCK = Block(width=9, dropout=0.3)
 NETS = {
     "embedding_mlp": (EmbeddingMlp(embedding=4, norm=True, blocks=(Block(width=9, dropout=0.3),)), [4, 6]),
-    "mlp": (Mlp(blocks=(Block(width=9, dropout=0.3), Block(width=8, order="linear relu norm drop"))), [5]),
+    "mlp": (Mlp(blocks=(BLOCK, Block(width=8, order="linear relu norm drop"))), [2, 3]),
+    "lstm": (Recurrent(hidden=6, head=(9, 8)), [2, 3]),
+    "gru": (Recurrent(cell="gru", hidden=6, layers=3, head=()), [2, 3]),
+    "conv1d": (Conv1d(head=(9, 8)), [2, 3]),
+    "transformer": (Transformer(width=8, layers=2, heads=2, feed_forward=12), [2, 3]),
+    "transformer of blocks": (
+        Transformer(tokens="blocks", width=8, layers=2, heads=2, feed_forward=12),
+        [2, 3],
+    ),
+    "conv_resnet": (ConvResNet(side=32), [2, 3]),
 }
 
 
@@ -33,7 +60,7 @@ def made(name, nets=3, k=7, seed=0):
 
 def rows_of(name, n=11, seed=1):
     g = torch.Generator().manual_seed(seed)
-    if name == "mlp":
+    if name != "embedding_mlp":
         return torch.randn(n, 5, generator=g)
     return torch.stack([torch.randint(4, (n,), generator=g), 4 + torch.randint(6, (n,), generator=g)], 1)
 
@@ -46,6 +73,36 @@ def test_published_nets_have_the_published_numbers_of_parameters(number):
         ten = net_of(member.architecture, 10, [6, 146], member.n_components)
     assert parameters(net) == PUBLISHED[number]
     assert parameters(ten) == 10 * PUBLISHED[number]
+
+
+@pytest.mark.parametrize("scheme", FOLDS)
+@pytest.mark.parametrize("net", FIRST_PLACE)
+def test_nets_of_the_first_place_have_the_published_numbers_of_parameters(net, scheme):
+    p, fold = FOLDS[scheme]
+    settings = Conv1d() if net == "cnn" else Recurrent(cell=net, fold=fold)
+    with torch.device("meta"):
+        assert parameters(net_of(settings, 1, [p], GENES)) == FIRST_PLACE[net][scheme]
+
+
+@pytest.mark.parametrize(("statistics", "published"), [(4, 15_284_259), (2, 10_622_243)])
+def test_nets_of_the_second_place_have_the_published_numbers_of_parameters(statistics, published):
+    with torch.device("meta"):
+        net = net_of(Transformer(), 1, [152, statistics * GENES], GENES)
+        assert parameters(net) == published
+
+
+@pytest.mark.parametrize(("k", "published"), [(45, 34_798_221), (35, 29_550_211)])
+def test_nets_of_the_fourth_place_have_the_published_numbers_of_parameters(k, published):
+    with torch.device("meta"):
+        assert parameters(net_of(ConvResNet(), 1, [k, k], k)) == published
+
+
+def test_columns_are_folded_into_a_square_where_no_fold_is_given():
+    with torch.device("meta"):
+        net = net_of(Recurrent(), 1, [74_196], 3)
+    assert (net.steps, net.d) == (272, 273)
+    with pytest.raises(InputError, match="fold = 2 steps of 2 columns are fewer than the 5 there are"):
+        net_of(Recurrent(fold=(2, 2)), 1, [5], 3)
 
 
 def test_nets_of_the_second_stage_have_between_258_and_661_thousand_parameters():
@@ -83,3 +140,44 @@ def test_what_is_unknown_gets_the_mean_vector_of_its_column():
     torch.testing.assert_close(net[0].weight[:, 9], weight[:, 4:9].mean(1))
     known = [0, 1, 2, *range(4, 9)]
     assert torch.equal(net[0].weight[:, known], weight[:, known])
+
+
+def test_tokens_of_blocks_read_each_other_and_a_single_token_does_not():
+    rows, changed = rows_of("mlp"), rows_of("mlp")
+    changed[:, :2] += 1
+    for name in ("transformer", "transformer of blocks"):
+        net = made(name)
+        assert (predicted(net, rows) - predicted(net, changed)).abs().max() > 1e-4
+    layer = made("transformer of blocks").encoder[0].eval()
+    x = torch.randn(3, 4, 2, 8, generator=torch.Generator().manual_seed(0))
+    other = x.clone()
+    other[:, :, 1] += 1
+    moved = (layer(x) - layer(other)).abs().amax((0, 2, 3))
+    assert (moved > 1e-5).all()
+    other = x.clone()
+    other[:, 1] += 1
+    moved = (layer(x) - layer(other)).abs().amax((0, 2, 3))
+    assert (moved > 1e-5).tolist() == [False, True, False, False], "rows read no other row"
+
+
+def test_a_layer_of_the_encoder_is_pytorchs():
+    ours = made("transformer of blocks").encoder[0].eval()
+    x = torch.randn(3, 4, 2, 8, generator=torch.Generator().manual_seed(0))
+    for r in range(3):
+        how = {"dropout": 0.0, "activation": "gelu", "batch_first": True}
+        theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, **how).eval()
+        theirs.load_state_dict(
+            {
+                "self_attn.in_proj_weight": ours.project.weight[r].T,
+                "self_attn.in_proj_bias": ours.project.bias[r, 0],
+                "self_attn.out_proj.weight": ours.out.weight[r].T,
+                "self_attn.out_proj.bias": ours.out.bias[r, 0],
+                "linear1.weight": ours.up.weight[r].T,
+                "linear1.bias": ours.up.bias[r, 0],
+                "linear2.weight": ours.down.weight[r].T,
+                "linear2.bias": ours.down.bias[r, 0],
+                **{f"norm{n + 1}.weight": norm.weight[r] for n, norm in enumerate(ours.norms)},
+                **{f"norm{n + 1}.bias": norm.bias[r] for n, norm in enumerate(ours.norms)},
+            }
+        )
+        torch.testing.assert_close(ours(x)[r], theirs(x[r]), atol=1e-5, rtol=1e-5)

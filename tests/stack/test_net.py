@@ -13,7 +13,7 @@ from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.state import StateReader, joined, split
 from rapids_pipeline.nets.modules import net_of, predicted
-from rapids_pipeline.nets.settings import Block, EmbeddingMlp, Mlp
+from rapids_pipeline.nets.settings import Block, Conv1d, ConvResNet, EmbeddingMlp, Mlp, Recurrent, Transformer
 from rapids_pipeline.nets.training import Examples, trained
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members.net import NetMember, _nearest
@@ -169,6 +169,29 @@ def test_nets_come_back_from_their_state(member, changed):
     _, test, _ = example()
     member = member.updated(**changed)
     model = fitted(member)
+    tree, arrays = split(model.state(), "net")
+    again = member.model_from_state(StateReader(joined(tree, "net", arrays), "model"))
+    np.testing.assert_array_equal(again.predict(test), model.predict(test))
+    assert_alone_as_among_others(model.predict, test)
+
+
+OTHERS = {
+    "lstm": Recurrent(hidden=6, head=(9,)),
+    "gru": Recurrent(cell="gru", hidden=6, head=(9,)),
+    "conv1d": Conv1d(head=(9,)),
+    "transformer": Transformer(width=8, layers=1, heads=2, feed_forward=12),
+    "transformer of blocks": Transformer(tokens="blocks", width=8, layers=1, heads=2, feed_forward=12),
+    "conv_resnet": ConvResNet(side=32),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_architecture_learns_is_saved_and_predicts_rows_alone(name):
+    train, test, _ = example()
+    how = TRAINING.model_copy(update={"epochs": 2, "masking": 0.3, "clip_norm": 1.0})
+    member = net(architecture=OTHERS[name], training=how, replicas=2)
+    model = fitted(member)
+    assert np.std(model.predict(train)) > 1e-3
     tree, arrays = split(model.state(), "net")
     again = member.model_from_state(StateReader(joined(tree, "net", arrays), "model"))
     np.testing.assert_array_equal(again.predict(test), model.predict(test))

@@ -7,8 +7,9 @@ from its own training rows. u is the root mean square of the targets, so that pu
 targets of about unit size, serve targets of any unit. Replicas are trained as one (`rapids_pipeline.nets`).
 
 What a pair is to a net: the numbers of its cell type and compound, and of its dose and time where training rows differ
-in them (`embedding_mlp`), or the columns of a feature set, standardised (`mlp`). An unknown cell type or compound has
-the mean vector of the known ones. An unknown dose or time is that of the nearest known one, by its logarithm.
+in them (`embedding_mlp`), or the columns of a feature set, standardised (all other architectures). An unknown cell type
+or compound has the mean vector of the known ones. An unknown dose or time is that of the nearest known one, by its
+logarithm.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ class NetMember(Member):
 
     The defaults are the eighth net of the third place, trained as the recipe `third_place` trains its nets. Predictions
     of the replicas are reduced by `aggregate`, gene by gene: their mean, or the median as published.
-    `features` is for architectures that read columns (`mlp`), which are standardised by the training rows with
+    `features` is for architectures that read columns, which are standardised by the training rows with
     `standardise`; `encoder_sigma` is the noise of leave-one-out encodings among them.
     """
 
@@ -265,7 +266,8 @@ class _Columns:
 
     @property
     def width(self) -> list[int]:
-        return [len(self.mean)]
+        """Columns of each block."""
+        return list(self.table.columns_.values())
 
     def of(self, rows: Rows) -> Float32:
         return self._standardised(self.table.transform(rows))
