@@ -37,7 +37,7 @@ help:
 	@echo 'make bench-nets   nets: many at once beside one after the other, what each idea is worth, recipes (25 minutes)'
 	@echo 'make bench-scale   how the default recipe grows with rows and genes, and kernel ridge beside other libraries (25 minutes)'
 	@echo 'make bench-batches   memory and speed of predicting more and more pairs (10 minutes)'
-	@echo 'make bench-cluster   what a cluster costs, and work that is cut off: killed workers, resumed runs (15 minutes)'
+	@echo 'make bench-cluster   what a cluster costs, and work that is cut off: killed workers, resumed runs (25 minutes)'
 	@echo 'make fuzz   bad input of every kind: no crash, no hang, one line of text (12 minutes; benchmarks/results/)'
 	@echo 'make campaign   kills, full disks, signals and bad input: nothing lost, nothing half-written (30 minutes)'
 	@echo 'make bench-svr   SVR engines against the loops they replace: time, error, memory (5 minutes)'

@@ -4,11 +4,12 @@
 
 busy      64 simulated workers, whose units wait instead of fitting: how much of their time they are busy from the
           first unit to the last, while they get what units share, too; and the bytes that move for a unit
-overhead  `run` on two workers of this machine and without a cluster, in turns: `published` on lincs_lung, and `best` on
-          the demo at full size
+overhead  `run` on two workers of this machine and without a cluster, in turns: `published` on lincs_lung, `best` and
+          `published` on the demo at full size
 killed    a run on a cluster of two workers of which one is killed with SIGKILL every 20 s
 lost      a run whose scheduler is killed: how it ends, and the same command afterwards
-resumed   the demo at full size, killed with SIGKILL after half of its time and typed again; and once more when finished
+resumed   the demo at full size, `best` and `published`, killed with SIGKILL after half of its time and typed again; and
+          once more when finished
 
 Every run is a process of its own, and its submission and out-of-fold predictions are compared by their bytes with those
 of the run without a cluster. Prints a table and writes benchmarks/results/cluster.json and cluster.md.
@@ -264,17 +265,21 @@ def main() -> None:
                 **{"check": True, "capture_output": True, "cwd": harness.REPOSITORY},
             )
             demo = [*RUN, *files_of(room / "demo" / "data")]
+            long = [*demo, "--recipe", "published"]
             whole, like = timed(demo, room / "whole"), room / "whole"
         if "overhead" in parts:
             published = [*RUN, "--recipe", "published", *files_of(asked.data / "lincs_lung")]
             found["overhead, published on lincs_lung"] = overhead(published, room / "lung")
             found["overhead, best on the demo"] = overhead(demo, room / "overhead")
+            found["overhead, published on the demo"] = overhead(long, room / "long")
         if "killed" in parts:
             found["killed"] = killed(demo, like, room / "killed")
         if "lost" in parts:
             found["lost"] = lost(demo, like, room / "lost", whole / 2)
         if "resumed" in parts:
-            found["resumed"] = resumed(demo, like, room / "resumed", timed(demo, room / "warm"))
+            found["resumed, best"] = resumed(demo, like, room / "resumed", timed(demo, room / "warm"))
+            seconds, like = timed(long, room / "long alone"), room / "long alone"
+            found["resumed, published"] = resumed(long, like, room / "long resumed", seconds)
     harness.written(asked.out, markdown, parts=found)
 
 
