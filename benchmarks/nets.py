@@ -10,7 +10,8 @@ ideas    one thing at a time is changed in a net of the recipe `third_place` (th
          training rows of lincs_lung in whose cell types only few compounds stay (split `made_scarce`) and on the test
          rows, with the difference from the net as it is and the 95 % interval of a bootstrap over compounds
 
-Settings were chosen on the training rows. Prints tables and writes benchmarks/results/nets.json and nets.md.
+Settings were chosen on the training rows, but for asinh, which comes from the recipe `best`. Prints tables and writes
+benchmarks/results/nets.json and nets.md.
 """
 
 import math

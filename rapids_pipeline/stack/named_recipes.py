@@ -195,7 +195,7 @@ STAGE_2_WEIGHTS = {
 
 
 def _sound(number: int, labels: PseudoLabels) -> NetMember:
-    """Return a net of the first stage as the recipe third_place trains it: a quarter of the steps, and better."""
+    """Return a net of the first stage as the recipe third_place trains it: a third of the epochs, and better."""
     net = STAGE_1[number]
     return net.updated(
         architecture=net.architecture.model_copy(update={"norm_momentum": 0.1}),
