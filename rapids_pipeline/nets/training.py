@@ -108,7 +108,6 @@ def trained(
     seed: int,
     judges: Examples | None = None,
     name: str = "net",
-    tell: Callable[[int], None] | None = None,
 ) -> nn.Module:
     """Train nets that are not initialised yet, in place, and return them.
 
@@ -123,8 +122,6 @@ def trained(
         Rows that choose each net's epoch where `settings.checkpoint` is "best".
     name : str
         What messages call it.
-    tell : callable, optional
-        Is told the number of every epoch, from 1, when it ends.
 
     Raises
     ------
@@ -132,7 +129,7 @@ def trained(
         The loss is no finite number; the epoch is named, and nothing is kept.
     """
     with one_thread():
-        return _Run(net, examples, settings, seed, judges, name).trained(tell)
+        return _Run(net, examples, settings, seed, judges, name).trained()
 
 
 class _Run:
@@ -154,7 +151,7 @@ class _Run:
         self.nets = len(self.parameters[0])
         self.optimizer = optimizer_of(settings, self.parameters)
 
-    def trained(self, tell: Callable[[int], None] | None) -> nn.Module:
+    def trained(self) -> nn.Module:
         best = _Best(self.net, self.nets)
         schedule = self._schedule()
         for epoch in range(1, self.settings.epochs + 1):
@@ -167,8 +164,6 @@ class _Run:
             schedule(float(loss.mean()))
             if self.judges is not None:
                 best.saw(epoch, self._judged(self.judges))
-            if tell is not None:
-                tell(epoch)
             if self.settings.patience is not None and epoch - best.latest >= self.settings.patience:
                 break
         if self.judges is not None:

@@ -173,7 +173,7 @@ def judged_run(checkpoint, epochs=200, patience=None):
     inner = run._judged
     run._judged = lambda rows: seen.append(inner(rows)) or seen[-1]
     with one_thread():
-        run.trained(None)
+        run.trained()
     return inner(judges), seen
 
 
@@ -208,7 +208,7 @@ def test_a_linear_schedule_takes_the_learning_rate_to_zero_by_equal_steps():
     )
     epoch = run._epoch
     run._epoch = lambda: rates.append(run.optimizer.param_groups[0]["lr"]) or epoch()
-    run.trained(None)
+    run.trained()
     np.testing.assert_allclose(rates, [0.01, 0.0075, 0.005, 0.0025])
 
 
@@ -219,7 +219,7 @@ def test_a_plateau_lowers_the_learning_rate():
     net = net_of(Mlp(blocks=(Block(width=4),)), 1, [2], 2)
     how = settings(epochs=60, schedule="plateau", plateau_patience=2, factor=0.5, least_learning_rate=1e-4)
     run = _Run(net, noise, how, 0, None, "net")
-    run.trained(None)
+    run.trained()
     assert 1e-4 <= run.optimizer.param_groups[0]["lr"] < 0.01
 
 
