@@ -125,7 +125,8 @@ class NetMember(Member):
             raise UnavailableError(
                 "--device cuda: this PyTorch has no CUDA; install one that has, or use --device cpu"
             )
-        return f"torch {torch.__version__.split('+')[0]} on {device}, {self.replicas} replicas as one"
+        together = f", {self.replicas} replicas as one" if self.replicas > 1 else ""
+        return f"torch {torch.__version__.split('+')[0]} on {device}{together}"
 
     def side_by_side(self, n: int) -> bool:
         """Say that fits run side by side: a step is too small to be divided among processors."""
