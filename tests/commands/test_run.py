@@ -14,6 +14,7 @@ from rapids_pipeline.backend import devices
 from rapids_pipeline.backend.devices import Problem
 from rapids_pipeline.backend.files import sha256_of
 from rapids_pipeline.stack import nested
+from rapids_pipeline.stack.named_recipes import RECIPES
 from tests.command_line import (
     RESULTS,
     error_line,
@@ -198,7 +199,7 @@ def test_too_few_rows_are_refused(tiny):
     assert line.startswith("error: 3 folds of 4 training rows: need at least 2 folds and 2 rows")
 
 
-ASKED = "choose among best, standard, published, quick, or name a .toml"
+ASKED = f"choose among {', '.join(RECIPES)}, or name a .toml"
 BAD_OPTIONS = [
     ("--device", "tpu", "--device tpu: choose one of auto, cpu, cuda"),
     ("--folds", 2, "--folds: must be a whole number from 3 to 20, not 2: every member"),
