@@ -8,9 +8,8 @@
     LayerNorm     (x − μ)/√(v + ε) γ + β        μ, v over the d numbers of a row
     Convolution, Recurrence     PyTorch's functions, net by net: these are large enough to be called one by one
 
-The nets of the winners are small: one after the other they keep a processor busy with calls rather than with products.
-Stacked, a layer is one batched product. No layer but BatchNorm lets the rows of a batch see each other, and that only
-in training.
+The nets of the winners are small. Stacked, a layer is one batched product. No layer but BatchNorm lets the rows of a
+batch see each other, and that only in training.
 
 All randomness, of initial weights and of dropout, comes from one generator that `prepare` hands to the layers.
 PyTorch's own dropout draws from a generator of the whole process, which fits side by side would share.

@@ -69,12 +69,15 @@ class EmbeddingMlpNet(nn.Sequential):
             Embedding(nets, levels, settings.embedding), *norm, *layers, Linear(nets, last, k, "keras")
         )
 
-    def learn_unknown(self, sizes: Sequence[int]) -> None:
-        """Give the last level of each column, which no row has, the mean vector of the others; `sizes` count it."""
+    def learn_unknown(self, sizes: Sequence[int], codes: Tensor) -> None:
+        """Give levels that no row of `codes` has the mean vector of those of their column that some row has."""
         weight = self[0].weight
+        seen = torch.zeros(weight.shape[1], dtype=torch.bool, device=weight.device)
+        seen[codes.to(weight.device).flatten()] = True
         with torch.no_grad():
-            for known in weight.split(list(sizes), dim=1):
-                known[:, -1] = known[:, :-1].mean(1)
+            for part, here in zip(weight.split(list(sizes), dim=1), seen.split(list(sizes)), strict=True):
+                if here.any():
+                    part[:, ~here] = part[:, here].mean(1, keepdim=True)
 
 
 class MlpNet(nn.Sequential):

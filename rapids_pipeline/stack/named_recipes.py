@@ -104,7 +104,6 @@ def third_place_net(
     widths: Sequence[int],
     dropout: Sequence[float],
     n_components: int,
-    replicas: int = 10,
 ) -> NetMember:
     """Return a net of the third place; its columns are those of the published tables."""
     loss, orders = FAMILIES[family]
@@ -126,7 +125,7 @@ def third_place_net(
         ),
         n_components=n_components,
         transform="none",
-        replicas=replicas,
+        replicas=10,
         aggregate="median",
     )
 
@@ -169,28 +168,13 @@ STAGE_2 = {
 # fmt: on
 
 SOUND_EPOCHS, SOUND_REPLICAS = 40, 8
-
+# fmt: off
 STAGE_2_WEIGHTS = {
-    **{
-        "1a": 0.03950,
-        "2a": 0.22778,
-        "2b": 0.64705,
-        "2c": 0.14998,
-        "3a": 0.24180,
-        "3b": 0.01823,
-        "4a": 0.06708,
-    },
-    **{
-        "4b": 0.45476,
-        "5a": 0.89537,
-        "5b": 0.23417,
-        "5c": 0.37805,
-        "6a": 0.34287,
-        "6b": 0.58025,
-        "6c": 0.81582,
-    },
-    **{"7a": 0.48650, "7b": 0.01708, "8a": 0.26623, "8b": 0.20727, "8c": 0.47400, "8d": 0.67585},
+    "1a": 0.03950, "2a": 0.22778, "2b": 0.64705, "2c": 0.14998, "3a": 0.24180, "3b": 0.01823, "4a": 0.06708,
+    "4b": 0.45476, "5a": 0.89537, "5b": 0.23417, "5c": 0.37805, "6a": 0.34287, "6b": 0.58025, "6c": 0.81582,
+    "7a": 0.48650, "7b": 0.01708, "8a": 0.26623, "8b": 0.20727, "8c": 0.47400, "8d": 0.67585,
 }
+# fmt: on
 """What the nets of the second stage count, before these numbers are divided by their sum."""
 
 

@@ -135,11 +135,13 @@ def test_nets_made_together_are_nets_made_alone(name):
 def test_what_is_unknown_gets_the_mean_vector_of_its_column():
     net = made("embedding_mlp")
     weight = net[0].weight.detach().clone()
-    net.learn_unknown([4, 6])
+    net.learn_unknown([4, 6], torch.tensor([[0, 4], [1, 5], [2, 6], [0, 7], [1, 8]]))
     torch.testing.assert_close(net[0].weight[:, 3], weight[:, :3].mean(1))
     torch.testing.assert_close(net[0].weight[:, 9], weight[:, 4:9].mean(1))
     known = [0, 1, 2, *range(4, 9)]
     assert torch.equal(net[0].weight[:, known], weight[:, known])
+    net.learn_unknown([4, 6], torch.tensor([[3, 9]]))
+    assert torch.equal(net[0].weight[:, 3], net[0].weight[:, 0]), "the last level is known where a row has it"
 
 
 def test_tokens_of_blocks_read_each_other_and_a_single_token_does_not():

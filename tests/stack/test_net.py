@@ -133,6 +133,20 @@ def test_doses_are_told_apart_where_training_rows_differ_in_them():
     assert high.mean() - low.mean() > 2
 
 
+def test_a_missing_dose_is_a_level_of_its_own_and_a_fit_may_have_no_other():
+    train, test, Y = example()
+    member = NET.in_contexts(("dose_uM",))
+    for doses, learnt in (
+        (np.where(np.arange(len(Y)) % 2, np.nan, 1.0), True),
+        (np.full(len(Y), np.nan), False),
+    ):
+        data = training_set(with_doses(train, doses), with_doses(test, 1.0), Y, None, 0)
+        model = member.prepare(data).fit(np.arange(len(Y)))
+        missing, given = (model.predict(with_doses(test, dose)) for dose in (np.nan, 1.0))
+        assert np.isfinite(missing).all() and np.isfinite(given).all()
+        assert bool(np.abs(missing - given).max() > 1e-4) == learnt
+
+
 def test_the_nearest_dose_is_nearest_by_its_logarithm():
     known = np.array([0.0, 0.1, 1.0, 100.0])
     found = _nearest(np.array([0.0, 0.09, 5.0, 20.0, 1e4, np.nan]), known)

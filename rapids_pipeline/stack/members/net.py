@@ -190,7 +190,7 @@ def require_torch() -> Any:
 class _Codes:
     """Numbers of a pair's cell type, compound and contexts among those of the training rows.
 
-    The numbers of a column follow those of the one before. A column's last number stands for what is unknown.
+    The numbers of a column follow those of the one before. A column's last number is for what is unknown or missing.
     """
 
     levels: tuple[tuple[str, ...], ...]
@@ -219,9 +219,9 @@ class _Codes:
         first = np.cumsum([0, *self.width[:-1]])
         return np.asarray(np.array(columns, dtype=np.intp).T.reshape(len(rows.obs), -1) + first)
 
-    def finish(self, net: "nn.Module") -> None:
-        """Give the trained nets what stands for unknown levels."""
-        net.learn_unknown(self.width)
+    def finish(self, net: "nn.Module", codes: "Tensor") -> None:
+        """Give the nets, trained on rows of these numbers, what stands for levels that none of the rows has."""
+        net.learn_unknown(self.width, codes)
 
     def state(self) -> State:
         (cells, compounds), values = self.levels, zip(self.contexts, self.values, strict=True)
@@ -276,7 +276,7 @@ class _Columns:
     def _standardised(self, X: Float32) -> Float32:
         return (X - self.mean) / self.spread
 
-    def finish(self, net: "nn.Module") -> None:
+    def finish(self, net: "nn.Module", columns: "Tensor") -> None:
         """Add nothing: columns of unknown levels are the table's concern."""
 
     def state(self) -> State:
@@ -335,8 +335,6 @@ class NetFits(Fits[NetMember]):
 
     def fit(self, training: Indices) -> Nets:
         """Fit to some rows."""
-        import torch
-
         from rapids_pipeline.nets.training import trained
 
         data, member = self.data, self.member
@@ -360,10 +358,9 @@ class NetFits(Fits[NetMember]):
             some = training[judging]
             z = space.transform(data.targets(some)) / np.float32(unit)
             judges = self._examples(inputs.of(data.take(some)), z, some)
-        with torch.device(data.device):
-            net = member._net(inputs.width, scores.shape[1], data.device)
+        net = member._net(inputs.width, scores.shape[1], data.device)
         net = trained(net, examples, member.training, data.seed, judges, member.name)
-        inputs.finish(net)
+        inputs.finish(net, examples.inputs)
         return Nets(inputs, space, unit, net, member.aggregate)
 
     def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
@@ -396,8 +393,4 @@ class NetFits(Fits[NetMember]):
         weight = np.ones(len(rows)) if self.data.weight is None else self.data.weight[rows]
         weight = (weight / weight.mean()).astype(np.float32)
         parts = (np.ascontiguousarray(inputs), np.ascontiguousarray(targets), weight)
-        return Examples(*(_on(torch.from_numpy(part), self.data.device) for part in parts))
-
-
-def _on(tensor: "Tensor", device: DeviceName) -> "Tensor":
-    return tensor.to(device)
+        return Examples(*(torch.from_numpy(part).to(self.data.device) for part in parts))
