@@ -68,15 +68,7 @@ class BlockSpec(BaseModel):
         return self.fits
 
     def maker(self, sigma: float = 0.0, seed: int = 0) -> Maker:
-        """Return a new maker of the block's columns.
-
-        Parameters
-        ----------
-        sigma : float
-            Multiplicative noise of leave-one-out encodings.
-        seed : int
-            Of whatever the block draws.
-        """
+        """Return a new maker of its columns; `sigma` is the noise of leave-one-out encodings."""
         plain = self._plain_maker(sigma, seed)
         return plain if self._reduced_to is None else Reduced(plain, self._reduced_to)
 
@@ -179,6 +171,9 @@ class StatisticsBlock(BlockSpec):
     `own_target` says that each target's model gets the statistics of that target alone, as the per-target SVRs
     of the published pipeline do. `leaky` gives a training row statistics that include its own targets, to reproduce
     published numbers: the name says so, and a run notes it.
+
+    With `n_targets` they are of those targets alone that vary most over the training rows, a training row's own among
+    them.
     """
 
     kind: Literal["statistics"] = "statistics"
@@ -187,6 +182,7 @@ class StatisticsBlock(BlockSpec):
     smoothing: Annotated[float, bounded(0.0, 1e9, "it counts rows")] = 0.0
     n_folds: Annotated[int, bounded(2, 1000, "the statistics are made anew for each")] = 5
     n_components: Components = None
+    n_targets: Annotated[int | None, bounded(1, 1_000_000, optional=True)] = None
     own_target: bool = False
     leaky: bool = False
 
@@ -197,6 +193,8 @@ class StatisticsBlock(BlockSpec):
 
     def _plain(self) -> tuple[str, str]:
         name = f"{'leaky:' if self.leaky else ''}statistics:{self.column}:{'+'.join(self.statistics)}"
+        if self.n_targets is not None:
+            return f"{name}:top_{self.n_targets}", f"{len(self.statistics)} × {self.n_targets}"
         return name, f"{len(self.statistics)}" + ("" if self.own_target else " × targets")
 
     def _plain_maker(self, sigma: float, seed: int) -> Maker:
@@ -209,7 +207,7 @@ class StatisticsBlock(BlockSpec):
             random_state=seed,
             leaky=self.leaky,
         )
-        return Encoded(self.column, encoder, self.own_target)
+        return Encoded(self.column, encoder, self.own_target, self.n_targets)
 
 
 class PredictionBlock(BlockSpec):
@@ -360,8 +358,10 @@ class LogScaled:
 class Encoded:
     """Encodings of one column by the targets: each target's statistics, or its leave-one-out mean."""
 
-    def __init__(self, column: str, encoder: Any, own_target: bool = False) -> None:
-        self._column, self._encoder, self._own = column, encoder, own_target
+    def __init__(
+        self, column: str, encoder: Any, own_target: bool = False, n_targets: int | None = None
+    ) -> None:
+        self._column, self._encoder, self._own, self._n_targets = column, encoder, own_target, n_targets
 
     def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
         """Fit on training rows and return their columns."""
@@ -371,6 +371,9 @@ class Encoded:
                 f"for {targets.shape[1]} targets; screen one gene with it, or set own_target = false"
             )
         groups = groups_of(rows.obs, self._column)
+        if self._n_targets is not None:
+            most = np.argsort(-targets.std(axis=0, dtype=np.float64), kind="stable")[: self._n_targets]
+            targets = targets[:, np.sort(most)]
         return np.asarray(self._encoder.fit_transform(groups, targets, contexts_of(rows.obs)))
 
     def transform(self, rows: Rows) -> Float32:
@@ -389,8 +392,8 @@ class Encoded:
         found, n_targets = self._encoder.statistics_, self._encoder.table_.values.shape[2]
         if found != wanted:
             raise reader.fault(f"statistics are {', '.join(found)}, not {', '.join(wanted)}")
-        if self._own and n_targets != 1:
-            raise reader.fault(f"statistics of each target's own are of {n_targets} targets")
+        if n_targets > (1 if self._own else self._n_targets or n_targets):
+            raise reader.fault(f"they are statistics of too many targets, {n_targets}")
         return int(self._encoder.n_columns_)
 
 

@@ -18,6 +18,7 @@ from rapids_pipeline.data.untested import imputed
 
 PUBLISHED_CELL_TYPES = ("B cells", "Myeloid cells")
 PUBLISHED_FOLDS = 3
+OF_COMPOUNDS = ("compound", "scaffold", "joint", "dose", "time", "scarce", "made_scarce")
 N_CLUSTERS, LEAST_IN_CLUSTER, N_COMPONENTS = 10, 20, 45
 
 
@@ -91,7 +92,7 @@ def bootstrap_units(name: str, obs: pd.DataFrame) -> Indices:
 
     They are the rows of one compound where compounds are held out: those are no independent evidence about new ones.
     """
-    if name not in ("compound", "scaffold", "joint", "dose", "time", "scarce", "made_scarce"):
+    if name not in OF_COMPOUNDS:
         return np.arange(len(obs))
     return numbered(obs["sm_name"].to_numpy(str))[1]
 
@@ -143,9 +144,7 @@ def random_folds(n_rows: int, n_folds: int, seed: int) -> Indices:
         Fewer than two folds, or fewer than two rows a fold.
     """
     if n_folds < 2 or n_rows < 2 * n_folds:
-        raise InputError(
-            f"{n_folds} folds of {n_rows} training rows: need at least 2 folds and 2 rows a fold"
-        )
+        raise InputError(f"{n_folds} folds of {n_rows} training rows: take 2 folds or more of 2 rows or more")
     return dealt_folds(n_rows, n_folds, seed)
 
 
@@ -157,6 +156,37 @@ def context_folds(obs: pd.DataFrame, n_folds: int, seed: int) -> Indices:
     """
     contexts = contexts_of(obs)
     return random_folds(int(contexts.max(initial=-1)) + 1, n_folds, seed)[contexts]
+
+
+def judging_folds(name: str, obs: pd.DataFrame, Y: Float32, n_folds: int, seed: int) -> Indices:
+    """Return the folds of rows by which a model that is trained on the others is judged; −1: never.
+
+    Parameters
+    ----------
+    name : {"rows", "clusters", "scarce", "most_measured"}
+        rows: all, as `context_folds`. clusters: as the split cluster. scarce: compounds within the cell types that have
+        at most half as many as the one with the most, as the split scarce, where other cell types have them; as
+        rows, where there are no such cell types. most_measured: compounds within the cell type that has the most.
+    obs : DataFrame, (n,)
+    Y : ndarray of float32, (n, t)
+    n_folds : int
+        At most as many as there are compounds to deal; InputError where there are too few rows.
+    seed : int
+    """
+    compounds = obs.groupby("cell_type", observed=True)["sm_name"].nunique()
+    scarce = list(compounds.index[compounds <= compounds.max() / 2])
+    if name == "rows" or (name == "scarce" and not scarce):
+        return context_folds(obs, n_folds, seed)
+    about = obs.assign(SMILES=obs.get("SMILES", ""))
+    pairs = about[about["cell_type"].isin(scarce if name == "scarce" else [compounds.idxmax()])]
+    if name == "clusters":
+        splits = _cluster(Task(about, n_folds, seed, None, Y))
+    else:
+        splits = _scarce(Task(about, min(n_folds, pairs["sm_name"].nunique()), seed, pairs, None))
+    folds = np.full(len(obs), -1, dtype=np.intp)
+    for number, split in enumerate(splits):
+        folds[split.held_out] = number
+    return folds
 
 
 def same_compound(names: Labels, smiles: Labels) -> Indices:

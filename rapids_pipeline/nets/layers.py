@@ -4,6 +4,7 @@
     Linear        x W + c          W (R, d, o), c (R, 1, o)
     BatchNorm     (x − μ)/√(v + ε) γ + β        μ, v over the b rows of a net's own batch
     Dropout       x m / (1 − p)    m is 0 with probability p
+    PRelu         max(x, 0) + a min(x, 0)       a (R, 1, d)
     Embedding     rows of a table  (R, levels, e)
     LayerNorm     (x − μ)/√(v + ε) γ + β        μ, v over the d numbers of a row
     Convolution, Recurrence     PyTorch's functions, net by net: these are large enough to be called one by one
@@ -171,6 +172,23 @@ class Dropout(Layer):
         mask = torch.empty_like(x, requires_grad=False)
         torch.ge(bits[: x.numel()].view(x.shape), self.dropped - LEVELS // 2, out=mask)
         return x * mask.mul_(LEVELS / (LEVELS - self.dropped))
+
+
+class PRelu(Layer):
+    """max(x, 0) + a min(x, 0) with a slope a of each column's own, (R, 1, d), which starts from 1/4."""
+
+    def __init__(self, nets: int, d: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(nets, 1, d))
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Start from 1/4."""
+        with torch.no_grad():
+            self.weight.fill_(0.25)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activations."""
+        return torch.where(x > 0, x, self.weight * x)
 
 
 class LayerNorm(Layer):

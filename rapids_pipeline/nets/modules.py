@@ -7,7 +7,8 @@ Sizes come from the data. With the published sizes the numbers of parameters are
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -24,21 +25,27 @@ from rapids_pipeline.nets.layers import (
     Initial,
     LayerNorm,
     Linear,
+    PRelu,
     Recurrence,
 )
 from rapids_pipeline.nets.settings import (
     Architecture,
     Block,
+    ConditionalEncoderDecoder,
     Conv1d,
     ConvResNet,
     EmbeddingMlp,
     Mlp,
     Recurrent,
+    SampleGeneMlp,
+    Tower,
     Transformer,
 )
 
 LEAST_COLUMNS = 77
 """Columns that the first place's convolutions need to leave one."""
+FURTHER_TOWER = Tower(of="cell_type", widths=(32,))
+"""Of a block that no tower is listed for."""
 
 
 def dense(
@@ -170,14 +177,29 @@ class EncoderLayer(nn.Module):
         return found
 
 
+def grouped(blocks: Sequence[int], groups: Sequence[int]) -> Iterator[int]:
+    """Yield the columns of groups of so many blocks that follow each other, then those of each further block."""
+    at = 0
+    for size in groups:
+        if at + size > len(blocks):
+            raise InputError(f"groups of {sum(groups)} blocks, and the feature set has {len(blocks)}")
+        yield sum(blocks[at : at + size])
+        at += size
+    yield from blocks[at:]
+
+
 class TransformerNet(nn.Module):
     """Projections of the blocks, joined or as tokens, an encoder, a linear layer. The last norm is the first one."""
 
     def __init__(self, settings: Transformer, nets: int, blocks: Sequence[int], k: int) -> None:
         super().__init__()
-        d, self.blocks, self.single = settings.width, list(blocks), settings.tokens == "single"
-        self.projections = nn.ModuleList(Linear(nets, p, d) for p in blocks)
-        self.joined = Linear(nets, d * len(blocks), d) if self.single else None
+        d, self.blocks, self.single = (
+            settings.width,
+            list(grouped(blocks, settings.groups)),
+            settings.tokens == "single",
+        )
+        self.projections = nn.ModuleList(Linear(nets, p, d) for p in self.blocks)
+        self.joined = Linear(nets, d * len(self.blocks), d) if self.single else None
         self.norm = LayerNorm(nets, d)
         self.encoder = nn.Sequential(*(EncoderLayer(settings, nets) for _ in range(settings.layers)))
         self.out = Linear(nets, d, k)
@@ -227,9 +249,10 @@ class ConvResNetNet(nn.Module):
     Source: He et al., Deep residual learning for image recognition (2016), table 1, 18 layers.
     """
 
-    def __init__(self, settings: ConvResNet, nets: int, p: int, k: int) -> None:
+    def __init__(self, settings: ConvResNet, nets: int, blocks: Sequence[int], k: int) -> None:
         super().__init__()
-        channels, self.side = (1, 16, 32, 64), settings.side
+        p, channels, self.side = sum(blocks), (1, 16, 32, 64), settings.side
+        self.in_turn = len(blocks) if settings.interleaved and len(set(blocks)) == 1 else 1
         self.columns = nn.Sequential(
             *(
                 layer
@@ -251,7 +274,8 @@ class ConvResNetNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs."""
-        columns = self.columns(x.unsqueeze(2)).flatten(2)
+        in_turn = x.unflatten(2, (self.in_turn, -1)).transpose(2, 3).flatten(2)
+        columns = self.columns(in_turn.unsqueeze(2)).flatten(2)
         image = self.image(columns).unflatten(2, (1, self.side, self.side))
         maps = self.stem(image)
         pooled = functional.max_pool2d(maps.flatten(0, 1), 3, 2, 1).unflatten(0, maps.shape[:2])
@@ -259,19 +283,102 @@ class ConvResNetNet(nn.Module):
         return found
 
 
+class SampleGeneMlpNet(nn.Module):
+    """A net over all channels of all targets, and one that all targets share. Weights as Keras draws them."""
+
+    def __init__(self, settings: SampleGeneMlp, nets: int, blocks: Sequence[int], k: int) -> None:
+        super().__init__()
+        if set(blocks) != {k}:
+            raise InputError(
+                f"sample_gene_mlp reads blocks of one column a target, {k} of them, and those of the feature set have "
+                f"{', '.join(map(str, blocks))}"
+            )
+        self.channels = len(blocks)
+        self.sample = slopes(nets, (k * self.channels, *settings.sample, k * self.channels))
+        self.gene = slopes(nets, (2 * self.channels, *settings.gene, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        both = torch.cat([x, self.sample(x)], dim=2).unflatten(2, (2 * self.channels, -1))
+        # (R, b, channels, k) → (R, b · k, channels): a target of a row is a row of the shared net
+        found: Tensor = self.gene(both.transpose(2, 3).flatten(1, 2)).view(*x.shape[:2], -1)
+        return found
+
+
+def slopes(nets: int, widths: Sequence[int]) -> nn.Sequential:
+    """Return linear layers without biases, with a PReLU between them."""
+    layers: list[nn.Module] = []
+    for d, o in pairwise(widths):
+        layers += [Linear(nets, d, o, "keras", bias=False), PRelu(nets, o)]
+    return nn.Sequential(*layers[:-1])
+
+
+def exponential(
+    settings: ConditionalEncoderDecoder, nets: int, width: int, widths: Sequence[int]
+) -> nn.Sequential:
+    """Return the layers of ScAPE, each dropout, normalisation, linear, ELU. Weights as Keras draws them."""
+    layers: list[nn.Module] = []
+    for d, o in pairwise((width, *widths)):
+        norm = BatchNorm(nets, d, settings.norm_momentum)
+        layers += [Dropout(settings.dropout), norm, Linear(nets, d, o, "keras"), nn.ELU()]
+    return nn.Sequential(*layers)
+
+
+class ConditionalEncoderDecoderNet(nn.Module):
+    """Towers of compound and cell type, a code of both, and a decoder with towers of the cell type of its own."""
+
+    def __init__(self, settings: ConditionalEncoderDecoder, nets: int, blocks: Sequence[int], k: int) -> None:
+        super().__init__()
+        further = [FURTHER_TOWER] * (len(blocks) - len(settings.towers))
+        towers, layers = [*settings.towers, *further], partial(exponential, settings, nets)
+        if len(towers) > len(blocks):
+            raise InputError(f"there are {len(towers)} towers, and the feature set has {len(blocks)} blocks")
+        self.blocks, self.of_cell = list(blocks), [tower.of == "cell_type" for tower in towers]
+        parts = list(zip(blocks, towers, self.of_cell, strict=True))
+        self.towers = nn.ModuleList(layers(p, tower.widths) for p, tower, _ in parts)
+        self.conditions = nn.ModuleList(layers(p, tower.widths) for p, tower, of_cell in parts if of_cell)
+        cell = sum(tower.widths[-1] for _, tower, of_cell in parts if of_cell)
+        compound = sum(tower.widths[-1] for _, tower, of_cell in parts if not of_cell)
+        self.compound = layers(compound, settings.compound)
+        self.code = layers(cell + (compound, *settings.compound)[-1], settings.code)
+        self.condition = layers(cell, settings.condition)
+        read = (cell, *settings.condition)[-1] + settings.code[-1]
+        self.decoder, last = layers(read, settings.decoder), (read, *settings.decoder)[-1]
+        norm = BatchNorm(nets, last, settings.norm_momentum)
+        self.out = nn.Sequential(Dropout(settings.last_dropout), norm, Linear(nets, last, k, "keras"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        parts = x.split(self.blocks, dim=2)
+        read = [tower(part) for tower, part in zip(self.towers, parts, strict=True)]
+        of_cell = [part for part, cell in zip(read, self.of_cell, strict=True) if cell]
+        of_compound = [part for part, cell in zip(read, self.of_cell, strict=True) if not cell]
+        code = self.code(torch.cat([*of_cell, self.compound(torch.cat(of_compound, dim=2))], dim=2))
+        cells = (part for part, cell in zip(parts, self.of_cell, strict=True) if cell)
+        own = [tower(part) for tower, part in zip(self.conditions, cells, strict=True)]
+        condition = self.condition(torch.cat(own, dim=2))
+        outputs: Tensor = self.out(self.decoder(torch.cat([condition, code], dim=2)))
+        return outputs
+
+
+OF_BLOCKS: dict[type, Any] = {
+    Transformer: TransformerNet,
+    ConvResNet: ConvResNetNet,
+    SampleGeneMlp: SampleGeneMlpNet,
+    ConditionalEncoderDecoder: ConditionalEncoderDecoderNet,
+}
+"""Architectures that tell the blocks of a feature set apart."""
+OF_COLUMNS: dict[type, Any] = {Mlp: MlpNet, Recurrent: RecurrentNet, Conv1d: Conv1dNet}
+
+
 def net_of(settings: Architecture, nets: int, width: Sequence[int], k: int) -> nn.Module:
     """Return R nets with k outputs; `width`: levels of each column of codes, or columns of each block of features."""
     if isinstance(settings, EmbeddingMlp):
         return EmbeddingMlpNet(settings, nets, sum(width), len(width), k)
-    if isinstance(settings, Transformer):
-        return TransformerNet(settings, nets, width, k)
-    of_columns: dict[type, Any] = {
-        Mlp: MlpNet,
-        Recurrent: RecurrentNet,
-        Conv1d: Conv1dNet,
-        ConvResNet: ConvResNetNet,
-    }
-    net: nn.Module = of_columns[type(settings)](settings, nets, sum(width), k)
+    if type(settings) in OF_BLOCKS:
+        net: nn.Module = OF_BLOCKS[type(settings)](settings, nets, width, k)
+    else:
+        net = OF_COLUMNS[type(settings)](settings, nets, sum(width), k)
     return net
 
 

@@ -101,11 +101,13 @@ class Transformer(NetSettings):
 
     With `tokens` "single" the projections of a row are joined to one token, so attention has nothing to attend to: the
     published net without its fault, which let the rows of a batch attend to each other. With "blocks" every block of a
-    row is a token, and their mean is read.
+    row is a token, and their mean is read. `groups` says how many blocks that follow each other are projected as one:
+    (2, 2) makes two of four. Without it each is projected by itself, and so are blocks beyond the groups.
     """
 
     kind: Literal["transformer"] = "transformer"
     tokens: Literal["single", "blocks"] = "single"
+    groups: tuple[Annotated[int, bounded(1, MOST_BLOCKS)], ...] = Field(default=(), max_length=MOST_BLOCKS)
     width: Width = 128
     layers: Annotated[int, bounded(1, 100)] = 6
     heads: Annotated[int, bounded(1, 1024)] = 8
@@ -120,15 +122,78 @@ class Transformer(NetSettings):
 
 
 class ConvResNet(NetSettings):
-    """Fourth place: three convolutions over the columns, a linear layer to an image of `side` squared, a ResNet-18."""
+    """Fourth place: three convolutions over the columns, a linear layer to an image of `side` squared, a ResNet-18.
+
+    With `interleaved` blocks of one width take turns, as published: the first column of each, then the second, and so
+    on, so that a convolution reads what all blocks say of one component.
+    """
 
     kind: Literal["conv_resnet"] = "conv_resnet"
+    interleaved: bool = True
     side: Annotated[int, bounded(32, 512, "the image is halved five times")] = 64
     dropout: Share = 0.2
 
 
+class SampleGeneMlp(NetSettings):
+    """JN-AP-OP2: a net over all genes of a pair, then one small net that all genes share.
+
+    Every block of the feature set must have one column a target, such as means by cell type and by compound: they are
+    the channels of a target. The first net reads all channels of all targets and makes as many. The second makes a
+    target's prediction of its channels before and after. No layer has a bias.
+    """
+
+    kind: Literal["sample_gene_mlp"] = "sample_gene_mlp"
+    sample: tuple[Width, ...] = Field(
+        default=(16, 128, 128, 64, 32, 16), min_length=1, max_length=MOST_BLOCKS
+    )
+    gene: tuple[Width, ...] = Field(default=(12, 12, 12, 12), min_length=1, max_length=MOST_BLOCKS)
+
+
+class Tower(NetSettings):
+    """The layers that a block of the feature set goes through, and which side of the encoder it belongs to."""
+
+    of: Literal["cell_type", "compound"]
+    widths: tuple[Width, ...] = Field(min_length=1, max_length=MOST_BLOCKS)
+
+
+class ConditionalEncoderDecoder(NetSettings):
+    """ScAPE: towers for what is known of compound and cell type, a code of both, a decoder that reads the cell type.
+
+    `towers` are those of the feature set's blocks, in their order; a block beyond them has a tower of the cell type
+    with one layer of 32. The compound's towers are joined by the layers of `compound`, all towers by those of `code`.
+    The decoder has towers of the cell type of its own, joined by `condition`, and the layers of `decoder`.
+    """
+
+    kind: Literal["conditional_encoder_decoder"] = "conditional_encoder_decoder"
+    towers: tuple[Tower, ...] = Field(
+        default=(Tower(of="cell_type", widths=(32,)), Tower(of="compound", widths=(256, 128))),
+        max_length=MOST_BLOCKS,
+    )
+    compound: tuple[Width, ...] = Field(default=(128, 128), max_length=MOST_BLOCKS)
+    code: tuple[Width, ...] = Field(default=(128, 128), min_length=1, max_length=MOST_BLOCKS)
+    condition: tuple[Width, ...] = Field(default=(32,), max_length=MOST_BLOCKS)
+    decoder: tuple[Width, ...] = Field(default=(128, 512), max_length=MOST_BLOCKS)
+    dropout: Share = 0.05
+    last_dropout: Share = 0.1
+    norm_momentum: Momentum = 0.1
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> Self:
+        if {tower.of for tower in self.towers} != {"cell_type", "compound"}:
+            raise ValueError("towers must have one of the cell type and one of the compound at least")
+        return self
+
+
 Architecture = Annotated[
-    EmbeddingMlp | Mlp | Recurrent | Conv1d | Transformer | ConvResNet, Field(discriminator="kind")
+    EmbeddingMlp
+    | Mlp
+    | Recurrent
+    | Conv1d
+    | Transformer
+    | ConvResNet
+    | SampleGeneMlp
+    | ConditionalEncoderDecoder,
+    Field(discriminator="kind"),
 ]
 
 
@@ -161,6 +226,11 @@ class Training(NetSettings):
     checkpoint : {"last", "best"}
         best: the parameters after the epoch with the lowest loss on one of `validation_folds` folds of a fit's own
         rows, which are then not trained on. Each replica has its own best epoch.
+    validation : {"rows", "clusters", "scarce", "most_measured"}
+        What those folds are made of. rows: all rows. clusters: all rows, each kind of response in every fold (second
+        place). scarce: compounds within the cell types that have at most half as many compounds as the one with the
+        most, where others have them, too; rows, where there are no such cell types (fourth place). most_measured:
+        compounds within the cell type that has the most (ScAPE).
     validation_folds : int
     patience : int, optional
         With "best": epochs without a better loss in any replica after which training ends.
@@ -192,7 +262,8 @@ class Training(NetSettings):
     epochs: Annotated[int, bounded(1, 1_000_000)] = 40
     clip_norm: Annotated[float | None, bounded(1e-6, 1e6, optional=True)] = None
     checkpoint: Literal["last", "best"] = "last"
-    validation_folds: Annotated[int, bounded(2, 100, "one of them is not trained on")] = 10
+    validation: Literal["rows", "clusters", "scarce", "most_measured"] = "rows"
+    validation_folds: Annotated[int, bounded(2, 1000, "one of them is not trained on")] = 10
     patience: Annotated[int | None, bounded(1, 1_000_000, optional=True)] = None
     masking: Share = 0.0
     input_noise: Annotated[float, bounded(0.0, 1e3)] = 0.0

@@ -160,7 +160,7 @@ def test_statistics_of_each_targets_own_are_of_one_target():
     changes = [{"own_target": True} if block.kind == "statistics" else {} for block in blocks]
     made = [block.model_copy(update=change) for block, change in zip(blocks, changes, strict=True)]
     own = FeatureSet(name="own", blocks=tuple(made))
-    with pytest.raises(InputError, match="statistics of each target's own are of 7 targets"):
+    with pytest.raises(InputError, match="they are statistics of too many targets, 7"):
         FeatureTable.from_state(own, reader(shared.state()))
 
 

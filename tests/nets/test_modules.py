@@ -8,11 +8,14 @@ from rapids_pipeline.nets.layers import prepare
 from rapids_pipeline.nets.modules import net_of, predicted
 from rapids_pipeline.nets.settings import (
     Block,
+    ConditionalEncoderDecoder,
     Conv1d,
     ConvResNet,
     EmbeddingMlp,
     Mlp,
     Recurrent,
+    SampleGeneMlp,
+    Tower,
     Transformer,
 )
 from rapids_pipeline.stack.named_recipes import STAGE_1, STAGE_2
@@ -40,7 +43,25 @@ NETS = {
         [2, 3],
     ),
     "conv_resnet": (ConvResNet(side=32), [2, 3]),
+    "conv_resnet of blocks in turn": (ConvResNet(side=32), [2, 2]),
+    "sample_gene_mlp": (SampleGeneMlp(sample=(5, 6), gene=(4, 3)), [7, 7]),
+    "conditional_encoder_decoder": (
+        ConditionalEncoderDecoder(
+            towers=(Tower(of="compound", widths=(6, 5)), Tower(of="cell_type", widths=(4,))),
+            compound=(5,),
+            code=(6, 5),
+            decoder=(8,),
+        ),
+        [2, 3, 2],
+    ),
 }
+TOWERS = (
+    Tower(of="compound", widths=(256, 128)),
+    Tower(of="compound", widths=(256, 128)),
+    Tower(of="cell_type", widths=(32,)),
+    Tower(of="cell_type", widths=(32, 16)),
+)
+"""Of ScAPE, for log p and log fold changes."""
 
 
 def parameters(net):
@@ -61,7 +82,7 @@ def made(name, nets=3, k=7, seed=0):
 def rows_of(name, n=11, seed=1):
     g = torch.Generator().manual_seed(seed)
     if name != "embedding_mlp":
-        return torch.randn(n, 5, generator=g)
+        return torch.randn(n, sum(NETS[name][1]), generator=g)
     return torch.stack([torch.randint(4, (n,), generator=g), 4 + torch.randint(6, (n,), generator=g)], 1)
 
 
@@ -89,6 +110,61 @@ def test_nets_of_the_second_place_have_the_published_numbers_of_parameters(stati
     with torch.device("meta"):
         net = net_of(Transformer(), 1, [152, statistics * GENES], GENES)
         assert parameters(net) == published
+
+
+def test_grouped_blocks_are_projected_as_one():
+    with torch.device("meta"):
+        net = net_of(Transformer(groups=(2, 2)), 1, [6, 146, 2 * GENES, 2 * GENES], GENES)
+        assert parameters(net) == 15_284_259
+        further = net_of(Transformer(groups=(2,)), 1, [2, 3, 4], 5)
+    assert [p.weight.shape[1] for p in further.projections] == [5, 4]
+    with pytest.raises(InputError, match="groups of 5 blocks, and the feature set has 3"):
+        net_of(Transformer(groups=(2, 3)), 1, [2, 3, 4], 5)
+
+
+def test_the_net_of_jn_ap_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        net = net_of(SampleGeneMlp(), 1, [GENES, GENES], GENES)
+    assert parameters(net) == 1_195_612
+    assert parameters(net.gene) == 540
+
+
+@pytest.mark.parametrize(("n", "k", "published"), [(64, GENES, 9_632_483), (256, 256, None)])
+def test_the_net_of_scape_has_the_published_number_of_parameters(n, k, published):
+    with torch.device("meta"):
+        net = net_of(ConditionalEncoderDecoder(towers=TOWERS), 1, [n, n, n, n], k)
+    # Keras counts running values, which it does not train, among all parameters.
+    running = sum(value.numel() for name, value in net.state_dict().items() if "running" in name)
+    if published is None:
+        assert parameters(net) + running == 554_048
+    else:
+        assert (parameters(net), parameters(net) + running) == (published, 9_637_475)
+
+
+def test_a_shared_net_of_all_targets_needs_a_column_a_target():
+    with pytest.raises(InputError, match="reads blocks of one column a target, 7 of them"):
+        net_of(SampleGeneMlp(), 1, [7, 5], 7)
+
+
+def test_an_encoder_refuses_more_towers_than_blocks():
+    with pytest.raises(InputError, match="there are 4 towers, and the feature set has 2 blocks"):
+        net_of(ConditionalEncoderDecoder(towers=TOWERS), 1, [7, 5], 7)
+
+
+def test_the_decoder_reads_the_cell_type_alone():
+    """The code enters behind the decoder's own towers: those of the compound do not reach its condition."""
+    net = made("conditional_encoder_decoder")
+    assert len(net.towers) == 3 and len(net.conditions) == 2  # a tower for the block beyond those listed
+    assert net.conditions[0][2].weight.shape == (3, 3, 4)
+
+
+def test_blocks_of_one_width_take_turns_in_convolutions():
+    net, x = made("conv_resnet of blocks in turn"), torch.arange(4.0).expand(3, 1, 4)
+    plain = made("conv_resnet of blocks in turn")
+    plain.in_turn = 1
+    with torch.no_grad():
+        net.eval(), plain.eval()
+        torch.testing.assert_close(net(x), plain(x[..., [0, 2, 1, 3]]))
 
 
 @pytest.mark.parametrize(("k", "published"), [(45, 34_798_221), (35, 29_550_211)])

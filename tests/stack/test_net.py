@@ -13,7 +13,18 @@ from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.state import StateReader, joined, split
 from rapids_pipeline.nets.modules import net_of, predicted
-from rapids_pipeline.nets.settings import Block, Conv1d, ConvResNet, EmbeddingMlp, Mlp, Recurrent, Transformer
+from rapids_pipeline.nets.settings import (
+    Block,
+    ConditionalEncoderDecoder,
+    Conv1d,
+    ConvResNet,
+    EmbeddingMlp,
+    Mlp,
+    Recurrent,
+    SampleGeneMlp,
+    Tower,
+    Transformer,
+)
 from rapids_pipeline.nets.training import Examples, trained
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members.net import NetMember, _nearest
@@ -76,7 +87,7 @@ def test_columns_of_a_feature_set_are_standardised_by_the_training_rows():
     space, table = TargetSpace(5, products="float32"), FeatureTable(MLP.features, 0.0, 7)
     z = space.components_for(Y)
     unit = np.sqrt((z.astype(np.float64) ** 2).sum() / Y.size)
-    X = table.fit_transform(train, z)
+    X = table.fit_transform(train, z / np.float32(unit))
     mean, deviation = X.mean(0, dtype=np.float64), X.std(0, dtype=np.float64)
     spread = np.where(deviation > 1e-9, deviation, 1)
 
@@ -112,7 +123,7 @@ def test_unknown_cell_types_and_compounds_are_predicted_and_no_row_is_dropped(me
 
 
 def test_the_vector_of_what_is_unknown_is_the_mean_of_the_known_ones():
-    weight = fitted(NET).net[0].weight.detach()
+    weight = fitted(NET).groups[0].net[0].weight.detach()
     torch.testing.assert_close(weight[:, 4], weight[:, :4].mean(1))
     torch.testing.assert_close(weight[:, -1], weight[:, 5:-1].mean(1))
 
@@ -196,6 +207,12 @@ OTHERS = {
     "transformer": Transformer(width=8, layers=1, heads=2, feed_forward=12),
     "transformer of blocks": Transformer(tokens="blocks", width=8, layers=1, heads=2, feed_forward=12),
     "conv_resnet": ConvResNet(side=32),
+    "conditional_encoder_decoder": ConditionalEncoderDecoder(
+        towers=(Tower(of="cell_type", widths=(4,)), Tower(of="compound", widths=(6, 5))),
+        compound=(5,),
+        code=(6,),
+        decoder=(8,),
+    ),
 }
 
 
@@ -212,6 +229,18 @@ def test_every_architecture_learns_is_saved_and_predicts_rows_alone(name):
     assert_alone_as_among_others(model.predict, test)
 
 
+def test_the_net_that_all_targets_share_reads_their_means_by_cell_type_and_compound():
+    train, test, _ = example()
+    member = MLP.updated(
+        architecture=SampleGeneMlp(sample=(6, 5), gene=(4, 3)), features="loo", standardise=False
+    )
+    model = fitted(member)
+    assert np.std(model.predict(train)) > 1e-3
+    assert_alone_as_among_others(model.predict, test)
+    with pytest.raises(InputError, match="one column a target, 5 of them"):
+        fitted(member.updated(features=with_made_up("svr_loo")))
+
+
 def test_a_single_net_gives_scores_that_stand_for_its_predictions():
     train, test, Y = example()
     member = NET.updated(replicas=1)
@@ -225,11 +254,11 @@ def test_the_epoch_is_chosen_by_rows_that_are_not_trained_on():
     train, test, Y = example()
     member = NET.updated(training=TRAINING.model_copy(update={"checkpoint": "best", "validation_folds": 4}))
     data = training_set(train, test, Y, None, 7)
-    judging = member.prepare(data)._judging(np.arange(len(Y)))
+    [judging] = member.prepare(data)._judging(np.arange(len(Y)))
     assert 8 <= judging.sum() <= 16
     changed = Y.copy()
     changed[judging] *= -1
-    one, other = (fitted(member, rows=(train, test, y)) for y in (Y, changed))
+    one, other = (fitted(member, rows=(train, test, y)).groups[0] for y in (Y, changed))
     np.testing.assert_array_equal(one.space.svd_.components_, other.space.svd_.components_)
 
 
@@ -238,11 +267,43 @@ def test_pseudo_labelled_rows_never_choose_the_epoch():
     member = NET.updated(training=TRAINING.model_copy(update={"checkpoint": "best", "validation_folds": 2}))
     data = training_set(train, test, Y, None, 7)
     both = np.arange(len(Y) + 6)
-    assert not member.prepare(data)._judging(both)[len(Y) :].any()
+    [judging] = member.prepare(data)._judging(both)
+    assert judging.any() and not judging[len(Y) :].any()
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_with_every_fold_each_row_is_left_out_once_and_all_nets_are_reduced(checkpoint):
+    train, test, Y = example()
+    how = TRAINING.model_copy(update={"checkpoint": checkpoint, "validation_folds": 3})
+    member = NET.updated(training=how, every_fold=True, replicas=2, aggregate="mean")
+    data = training_set(train, test, Y, None, 7)
+    judging = member.prepare(data)._judging(np.arange(len(Y)))
+    np.testing.assert_array_equal(np.sum(judging, axis=0), 1)
+    model = fitted(member)
+    assert model.replicas == 6
+    each = [member.prepare(data)._group(np.arange(len(Y)), rows, k) for k, rows in enumerate(judging)]
+    parts = [group.space.inverse_transform(z) for group in each for z in group.scores(test)]
+    np.testing.assert_allclose(model.predict(test), np.mean(parts, axis=0), atol=1e-5)
+    tree, arrays = split(model.state(), "net")
+    again = member.model_from_state(StateReader(joined(tree, "net", arrays), "model"))
+    np.testing.assert_array_equal(again.predict(test), model.predict(test))
+
+
+def test_a_left_out_row_reaches_a_group_in_no_way():
+    train, test, Y = example()
+    how = TRAINING.model_copy(update={"validation_folds": 3})
+    member = MLP.updated(training=how, every_fold=True, features=with_made_up("onehot_loo"))
+    first = member.prepare(training_set(train, test, Y, None, 7))
+    judging = first._judging(np.arange(len(Y)))[1]
+    changed = Y.copy()
+    changed[judging] *= -1
+    other = member.prepare(training_set(train, test, changed, None, 7))
+    one, two = (fits._group(np.arange(len(Y)), judging, 1).scores(test) for fits in (first, other))
+    np.testing.assert_array_equal(one, two)
 
 
 def test_a_damaged_state_is_refused():
-    state = dict(fitted(NET).state())
+    state = dict(fitted(NET).state()["group_0"])
     for name, broken, says in (
         (
             "weights",
@@ -258,7 +319,10 @@ def test_a_damaged_state_is_refused():
         ("unit", "large", "unit is no finite number"),
     ):
         with pytest.raises(InputError, match=says):
-            NET.model_from_state(StateReader({**state, name: broken}, "model"))
+            NET.model_from_state(StateReader({"group_0": {**state, name: broken}}, "model"))
+    for groups in ({}, {"group_0": state, "group_1": state}):
+        with pytest.raises(InputError, match=f"there are {len(groups)} groups of nets"):
+            NET.model_from_state(StateReader(groups, "model"))
 
 
 def test_a_huge_architecture_in_a_saved_model_allocates_nothing():

@@ -4,6 +4,7 @@ from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.member import Member
 from rapids_pipeline.stack.members.net import NetMember
+from rapids_pipeline.stack.members.response_transfer import ResponseTransferMember
 from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
 
 KINDS: dict[str, type[Member]] = {
@@ -12,4 +13,5 @@ KINDS: dict[str, type[Member]] = {
     "composite": CompositeMember,
     "booster": BoosterMember,
     "net": NetMember,
+    "response_transfer": ResponseTransferMember,
 }

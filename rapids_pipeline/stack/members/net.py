@@ -3,8 +3,9 @@
     ŷ = mean over replicas of the inverse of the target space ( u · net (codes of the pair, or columns of a table) )
 
 Whatever a fit learns from or is built on (target space, unit u, levels, columns and their spread, the best epoch) comes
-from its own training rows. u is the root mean square of the targets, so that published learning rates, which are for
-targets of about unit size, serve targets of any unit. Replicas are trained as one (`rapids_pipeline.nets`).
+from its own training rows; with `every_fold` all of it is learnt anew for the nets of each fold. u is the root mean
+square of the targets, so that published learning rates, which are for targets of about unit size, serve targets of any
+unit. Replicas are trained as one (`rapids_pipeline.nets`).
 
 What a pair is to a net: the numbers of its cell type and compound, and of its dose and time where training rows differ
 in them (`embedding_mlp`), or the columns of a feature set, standardised (all other architectures). An unknown cell type
@@ -21,22 +22,21 @@ from pydantic import Field, model_validator
 
 from features.feature_sets import FeatureSet, FeatureTable
 from features.rows import Rows, context_numbers, log10_of
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import UnavailableError
 from rapids_pipeline.backend.settings import bounded
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.nets.settings import Architecture, EmbeddingMlp, Training
-from rapids_pipeline.stack.members.booster import aggregated
+from rapids_pipeline.stack.members.booster import SEED_STRIDE, aggregated
 from rapids_pipeline.stack.members.member import MOST_COMPONENTS, Features, Fits, Member, TrainingSet
 from rapids_pipeline.stack.target_space import SCALES, Compact, Part, TargetSpace, TransformName
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor, nn
 
-ROWS_AT_ONCE = 512
-"""Rows whose predictions by all replicas are in memory at once."""
+PREDICTED_AT_ONCE = 4096
+"""Rows times replicas whose predictions are in memory at once."""
 LABELS = ("cell_type", "sm_name")
 MOST_REPLICAS = 1000
 
@@ -47,7 +47,9 @@ class NetMember(Member):
     The defaults are the eighth net of the third place, trained as the recipe `third_place` trains its nets. Predictions
     of the replicas are reduced by `aggregate`, gene by gene: their mean, or the median as published.
     `features` is for architectures that read columns, which are standardised by the training rows with
-    `standardise`; `encoder_sigma` is the noise of leave-one-out encodings among them.
+    `standardise`; `encoder_sigma` is the noise of leave-one-out encodings among them. Encodings by the targets are of
+    their components. With `every_fold` there are `replicas` nets for each of the folds of `training.validation`, which
+    are trained without it.
     """
 
     kind: Literal["net"] = "net"
@@ -61,6 +63,7 @@ class NetMember(Member):
     n_components: Annotated[int | Literal["none"], bounded(1, MOST_COMPONENTS, words=["none"])] = 100
     training: Training = Training(learning_rate=0.009719, batch_size=192)
     replicas: Annotated[int, bounded(1, MOST_REPLICAS, "each is a net of its own")] = 3
+    every_fold: bool = False
     aggregate: Literal["median", "mean"] = "mean"
     contexts: tuple[Literal["dose_uM", "time_h"], ...] = Field(default=(), max_length=2)
 
@@ -138,11 +141,18 @@ class NetMember(Member):
 
     def notes(self, model: "Nets") -> list[str]:
         """Return how much of the targets its space keeps."""
-        share = model.space.explained_share_
+        share = model.groups[0].space.explained_share_
         return [f"the target space of {self.name} keeps {share:.1%} of the sum of squared targets"]
 
     def model_from_state(self, reader: StateReader) -> "Nets":
         """Make fitted nets of their state."""
+        groups = reader.names()
+        if not groups or len(groups) > (self.training.validation_folds if self.every_fold else 1):
+            raise reader.fault(f"there are {len(groups)} groups of nets")
+        found = (reader.part(f"group_{number}") for number in range(len(groups)))
+        return Nets([self._group_from_state(group) for group in found], self.aggregate)
+
+    def _group_from_state(self, reader: StateReader) -> "NetGroup":
         inputs = (
             _Codes.from_state(reader, self) if self.features is None else _Columns.from_state(reader, self)
         )
@@ -157,7 +167,7 @@ class NetMember(Member):
         import torch
 
         net.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()}, assign=True)
-        return Nets(inputs, space, reader.number("unit"), net.eval(), self.aggregate)
+        return NetGroup(inputs, space, reader.number("unit"), net.eval())
 
     def _net(self, width: Sequence[int], k: int, device: str) -> "nn.Module":
         """Return nets of random or, on the device "meta", of no values, for inputs of a width and k outputs."""
@@ -294,14 +304,13 @@ class _Columns:
 
 
 @dataclass(frozen=True, eq=False)
-class Nets:
-    """Trained replicas with what their rows and targets go through."""
+class NetGroup:
+    """Replicas that were trained as one, with what their rows and targets go through."""
 
     inputs: _Codes | _Columns
     space: TargetSpace
     unit: float
     net: "nn.Module"
-    aggregate: str
 
     def scores(self, rows: Rows) -> Float32:
         """Return what each replica predicts in the space, (R, m, k) float32 on the host."""
@@ -314,31 +323,55 @@ class Nets:
             found = predicted(self.net, torch.from_numpy(self.inputs.of(rows))).cpu().numpy()
         return np.asarray(found * np.float32(self.unit), dtype=np.float32)
 
-    def predict(self, rows: Rows) -> Float32:
-        """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
-        m = len(rows.obs)
-        made = np.empty((m, len(self.space.unit_)), dtype=np.float32)
-        for start in range(0, m, ROWS_AT_ONCE):
-            some = np.arange(start, min(start + ROWS_AT_ONCE, m))
-            each = [self.space.inverse_transform(scores) for scores in self.scores(rows.take(some))]
-            made[some] = aggregated(each, self.aggregate)
-        return made
-
     def state(self) -> State:
         """Return what they have learnt."""
         weights = {_saved_as(name): x.cpu().numpy() for name, x in self.net.state_dict().items()}
         return {**self.inputs.state(), "space": self.space.state(), "unit": self.unit, "weights": weights}
 
 
+@dataclass(frozen=True, eq=False)
+class Nets:
+    """Groups of trained replicas; the predictions of all are aggregated gene by gene."""
+
+    groups: Sequence[NetGroup]
+    aggregate: str
+
+    @property
+    def replicas(self) -> int:
+        """How many nets there are."""
+        return sum(len(next(group.net.parameters())) for group in self.groups)
+
+    def predict(self, rows: Rows) -> Float32:
+        """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
+        m, at_once = len(rows.obs), max(1, PREDICTED_AT_ONCE // self.replicas)
+        made = np.empty((m, len(self.groups[0].space.unit_)), dtype=np.float32)
+        for start in range(0, m, at_once):
+            some = np.arange(start, min(start + at_once, m))
+            few = rows.take(some)
+            each = [group.space.inverse_transform(z) for group in self.groups for z in group.scores(few)]
+            made[some] = aggregated(each, self.aggregate)
+        return made
+
+    def state(self) -> State:
+        """Return what they have learnt, group by group."""
+        return {f"group_{number}": group.state() for number, group in enumerate(self.groups)}
+
+
 class NetFits(Fits[NetMember]):
-    """Fits of all replicas at once."""
+    """Fits of all replicas of a group at once, one group after the other."""
 
     def fit(self, training: Indices) -> Nets:
         """Fit to some rows."""
+        groups = enumerate(self._judging(training))
+        return Nets(
+            [self._group(training, judging, number) for number, judging in groups], self.member.aggregate
+        )
+
+    def _group(self, training: Indices, judging: Mask, number: int) -> NetGroup:
+        """Fit a group to rows of which some judge it."""
         from rapids_pipeline.nets.training import trained
 
-        data, member = self.data, self.member
-        judging = self._judging(training)
+        data, member, seed = self.data, self.member, self.data.seed + SEED_STRIDE * number
         learning = training[~judging]
         space, rows = member.space, data.take(learning)
         scores = space.components_for(data.targets(learning))
@@ -346,44 +379,45 @@ class NetFits(Fits[NetMember]):
             np.sqrt(np.mean(np.square(scores, dtype=np.float64)) * (scores.shape[1] / len(space.unit_)))
         )
         unit = unit or 1.0
+        scores = scores / np.float32(unit)
         inputs: _Codes | _Columns
         if member.features is None:
             inputs = _Codes.learnt(rows, member.contexts)
             X: Any = inputs.of(rows)
         else:
-            inputs, X = _Columns.learnt(member, rows, scores, data.seed)
-        examples = self._examples(X, scores / np.float32(unit), learning)
+            inputs, X = _Columns.learnt(member, rows, scores, seed)
+        examples = self._examples(X, scores, learning)
         judges = None
-        if judging.any():
+        if judging.any() and member.training.checkpoint == "best":
             some = training[judging]
             z = space.transform(data.targets(some)) / np.float32(unit)
             judges = self._examples(inputs.of(data.take(some)), z, some)
         net = member._net(inputs.width, scores.shape[1], data.device)
-        net = trained(net, examples, member.training, data.seed, judges, member.name)
+        net = trained(net, examples, member.training, seed, judges, member.name)
         inputs.finish(net, examples.inputs)
-        return Nets(inputs, space, unit, net, member.aggregate)
+        return NetGroup(inputs, space, unit, net)
 
     def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
         """Return the scores that a single net predicts; of several replicas the targets, which are aggregated."""
-        if self.member.replicas > 1:
+        if self.member.replicas > 1 or self.member.every_fold:
             return super().fit_compact(training, groups)
-        nets = self.fit(training)
+        [nets] = self.fit(training).groups
         t = len(nets.space.unit_)
         found = [nets.scores(self.data.take(group))[0] for group in groups]
         return [Compact(len(z), t, [Part(np.arange(len(z)), z, nets.space)]) for z in found]
 
-    def _judging(self, training: Indices) -> Any:
-        """Return which measured rows choose the epoch: one fold of them, or none where the last epoch is kept."""
-        settings = self.member.training
-        chosen = np.zeros(len(training), dtype=bool)
-        if settings.checkpoint == "best":
-            from rapids_pipeline.evaluation.splits import context_folds
+    def _judging(self, training: Indices) -> list[Mask]:
+        """Return for every group which rows it is not trained on: measured ones of a fold, or none."""
+        from rapids_pipeline.evaluation.splits import judging_folds
 
+        how = self.member.training
+        folds = np.full(len(training), -1, dtype=np.intp)
+        if how.checkpoint == "best" or self.member.every_fold:
             assert self.data.measured is not None
             measured = np.flatnonzero(training < len(self.data.measured.Y))
-            obs: pd.DataFrame = self.data.rows.obs.iloc[training[measured]]
-            chosen[measured] = context_folds(obs, settings.validation_folds, self.data.seed) == 0
-        return chosen
+            obs, Y = self.data.rows.obs.iloc[training[measured]], self.data.targets(training[measured])
+            folds[measured] = judging_folds(how.validation, obs, Y, how.validation_folds, self.data.seed)
+        return [folds == k for k in range(int(folds.max()) + 1 if self.member.every_fold else 1)]
 
     def _examples(self, inputs: Any, targets: Float32, rows: Indices) -> Any:
         import torch
