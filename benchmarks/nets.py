@@ -40,8 +40,9 @@ from rapids_pipeline.nets.settings import Block, EmbeddingMlp, Mlp, Training
 from rapids_pipeline.nets.training import Examples, one_thread, trained
 from rapids_pipeline.stack.members.member import PseudoLabels, TrainingSet
 from rapids_pipeline.stack.members.net import NetMember
-from rapids_pipeline.stack.named_recipes import RECIPES, STAGE_1, STAGE_2, THIRD_PLACE, THIRD_PLACE_FAITHFUL
+from rapids_pipeline.stack.named_recipes import RECIPES
 from rapids_pipeline.stack.recipe import Recipe
+from rapids_pipeline.stack.winners.third_place import STAGE_1, STAGE_2, THIRD_PLACE, THIRD_PLACE_FAITHFUL
 
 N_TRAIN, N_TEST, LEVELS = 614, 255, (6, 146)
 REPLICAS, EPOCHS, ROUNDS, SIDE = 10, 5, 3, 2048

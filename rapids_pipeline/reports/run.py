@@ -114,9 +114,9 @@ def feature_set_table(recipe: "FeatureSet") -> Table:
 
 def recipes_table(recipes: "Mapping[str, Recipe]") -> Table:
     """Return a table of recipes."""
-    table = Table(Column("recipe", no_wrap=True), "what it does", "members")
+    table = Table(Column("recipe", no_wrap=True), "what it does", "published by")
     for name, recipe in recipes.items():
-        table.add_row(name, recipe.description, ", ".join(member.name for member in recipe.members))
+        table.add_row(name, recipe.description, recipe.source.split(",")[0])
     return table
 
 
@@ -124,7 +124,9 @@ def recipe_table(recipe: "Recipe") -> Table:
     """Return a table of the settings of a recipe, member by member."""
     columns = (Column(name, overflow="fold") for name in ("stage", "setting", "value"))
     table = Table(*columns, title=f"{recipe.name}: {recipe.description}", title_justify="left")
-    stages = [("stack", {"n_folds": recipe.n_folds})]
+    published = {"source": recipe.source, "differs": "\n".join(recipe.differs)}
+    stages: list[tuple[str, dict[str, Any]]] = [("published", published)] if recipe.source else []
+    stages.append(("stack", {"n_folds": recipe.n_folds}))
     for member in recipe.members:
         stages += _settings_of(member)
     stages.append(("blend", recipe.blend.model_dump()))

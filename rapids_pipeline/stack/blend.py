@@ -147,6 +147,8 @@ class Evidence:
     shrink : bool
     fixed : mapping of member to float
         What members count where that is no question of evidence; none that it lacks. Empty where weights are learnt.
+    amplitude : float
+        That of the fixed weights.
     """
 
     oof: Products
@@ -154,6 +156,7 @@ class Evidence:
     folds: Indices
     shrink: bool
     fixed: Mapping[str, float] = field(default_factory=dict)
+    amplitude: float = 1.0
 
     def weights(self, names: Sequence[str]) -> Weights:
         """Return the weights of the test rows, from all training rows."""
@@ -191,7 +194,8 @@ class Evidence:
             return best_weights(products, shrink=self.shrink)
         counts = {name: self.fixed.get(name, 0.0) for name in products.names}
         total = sum(counts.values())
-        return Weights({name: w / total if total else 1 / len(counts) for name, w in counts.items()})
+        shares = {name: w / total if total else 1 / len(counts) for name, w in counts.items()}
+        return Weights(shares, self.amplitude)
 
     def _next(self, fold: int) -> Indices:
         after = next(k for k, before in neighbours(self.folds) if before == fold)

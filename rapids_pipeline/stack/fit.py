@@ -150,7 +150,8 @@ def _blended(fitted: Mapping[str, FittedMember], rows: FoldedRows, recipe: Recip
     judged = {name: member.judged for name, member in fitted.items()}
     counts = recipe.blend.weights
     fixed = {form.name: counts.get(form.member.name, 0.0) for form in recipe.forms} if counts else {}
-    evidence = Evidence(Products.of(oof, Y), Products.of(judged, Y), folds, recipe.blend.shrink, fixed)
+    how = recipe.blend.shrink, fixed, recipe.blend.amplitude
+    evidence = Evidence(Products.of(oof, Y), Products.of(judged, Y), folds, *how)
     candidates = _candidates(recipe)
     chosen = evidence.chosen(candidates)
     blended = candidates[chosen]

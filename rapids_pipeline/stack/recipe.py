@@ -80,13 +80,20 @@ class BlendConfig(StageConfig):
     """The weighted sum of the members: `shrink` lets the weights sum to less than one, `clip` bounds the result.
 
     The bounds are the smallest and the largest training value of each gene. `weights` says what members count, by
-    name, before these numbers are divided by their sum; a member that it leaves out counts nothing. Without it the
-    weights are learnt from out-of-fold predictions.
+    name, before these numbers are divided by their sum; a member that it leaves out counts nothing. The sum of the
+    predictions is then multiplied by `amplitude`. Without `weights` both are learnt from out-of-fold predictions.
     """
 
     shrink: bool = True
     clip: bool = True
     weights: dict[str, Annotated[float, bounded(0.0, 1e6)]] = Field(default={}, max_length=MOST_MEMBERS)
+    amplitude: Annotated[float, bounded(1e-3, 1e3)] = 1.0
+
+    @model_validator(mode="after")
+    def _amplitude_of_weights(self) -> "BlendConfig":
+        if self.amplitude != 1 and not self.weights:
+            raise ValueError("amplitude needs weights: learnt weights have an amplitude of their own")
+        return self
 
 
 @dataclass(frozen=True)
@@ -99,10 +106,15 @@ class Form:
 
 
 class Recipe(StageConfig):
-    """A method: members, how they are stacked, blended and, where the evidence says so, trained again."""
+    """A method: members, how they are stacked, blended and, where the evidence says so, trained again.
+
+    `source` says who published it, `differs` what is otherwise here.
+    """
 
     name: Annotated[str, named()]
     description: Annotated[str, words()] = ""
+    source: Annotated[str, words()] = ""
+    differs: tuple[Annotated[str, words()], ...] = Field(default=(), max_length=50)
     n_folds: Annotated[int, bounded(3, 20, "every member is fitted once a fold")] = 5
     members: tuple[AnyMember, ...] = Field(min_length=1, max_length=MOST_MEMBERS)
     blend: BlendConfig = BlendConfig()
@@ -283,7 +295,10 @@ def to_toml(found: Recipe) -> str:
     """
     content = found.model_dump(mode="json", exclude_none=True)
     if not found.blend.weights:
-        del content["blend"]["weights"]
+        del content["blend"]["weights"], content["blend"]["amplitude"]
+    for name in ("source", "differs"):
+        if not content[name]:
+            del content[name]
     for member, settings in zip(found.members, content["members"], strict=True):
         if member.pseudo_labels.use == "off":
             del settings["pseudo_labels"]

@@ -18,7 +18,7 @@ from rapids_pipeline.nets.settings import (
     Tower,
     Transformer,
 )
-from rapids_pipeline.stack.named_recipes import STAGE_1, STAGE_2
+from rapids_pipeline.stack.winners.third_place import STAGE_1, STAGE_2
 
 PUBLISHED = {1: 331_842, 2: 582_572, 3: 553_567, 5: 360_007, 6: 297_282, 7: 529_740, 8: 257_500}
 """Trainable parameters of the nets of stage 1 of the third place."""

@@ -91,8 +91,9 @@ class NetMember(Member):
 
     @property
     def by_names(self) -> bool:
-        """Whether it reads no columns."""
-        return self.features is None
+        """Whether it reads no columns, or none of molecules and of other members' predictions."""
+        blocks = () if self.features is None else self.features.blocks
+        return all(block.fitted_on in ("levels", "targets") for block in blocks)
 
     def with_molecules(self, encoder: str) -> Self:
         """Return the member with `encoder` in the blocks of molecules that name none."""

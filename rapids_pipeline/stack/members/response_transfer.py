@@ -3,18 +3,17 @@
 With s(a, c) the mean score of compound c's training rows in cell type a, in a space of the targets, and B(a, t) a ridge
 regression over the compounds that both cell types have:
 
-    ŷ(t, c) = inverse of the space ( Σ_a w_at [z̄_at + (s(a, c) − x̄_at) B(a, t)] / Σ_a w_at ),   a ≠ t with s(a, c)
+    ŷ(t, c) = inverse of the space ( mean over cell types a ≠ t that have c of z̄_at + (s(a, c) − x̄_at) B(a, t) )
 
-    x̄_at, z̄_at   means of s(a, ·) and s(t, ·) over the common compounds
-    penalty      of each B(a, t): the one with the least leave-one-compound-out error, or a given one
-    w_at         1 over that error's mean square, or 1
+with x̄_at and z̄_at the means of s(a, ·) and s(t, ·) over the common compounds. The penalty of each B(a, t) is the one
+with the least leave-one-compound-out error, or a given one.
 
 Leave-one-out has a closed form, e = (z − ẑ)/(1 − h), with h the diagonal of the regression's hat matrix. A pair without
 a source has the mean of its cell type's compounds, one of an unknown cell type the mean of the compound over cell
 types, one with neither the mean over all cell types. Doses and times of a compound are averaged over.
 
 It is what the autoencoder of the notebook "0720" comes down to, which the fourth place of the competition blended in:
-there s is a code of 512 numbers, the penalty 55 and w = 1.
+there s(a, c) is a code of 512 numbers, and the penalty 55.
 """
 
 from collections.abc import Sequence
@@ -40,16 +39,14 @@ class ResponseTransferMember(Member):
     """Ridge regressions from each cell type's responses to each other's; it knows pairs by their names alone.
 
     `n_components` leading components of the targets are transferred, after a `transform`. `penalty` is that of the
-    ridge, in squares of scores; "auto" finds it for every two cell types. Sources count alike ("mean") or by the
-    precision of their leave-one-out predictions.
+    ridge, in squares of scores; "auto" finds it for every two cell types.
     """
 
     kind: Literal["response_transfer"] = "response_transfer"
     transform: TransformName = "asinh"
     transform_scale: Annotated[float, bounded(*SCALES, "it counts root mean squares")] = 2.0
-    n_components: Annotated[int, bounded(1, MOST_COMPONENTS)] = 100
+    n_components: Annotated[int, bounded(1, MOST_COMPONENTS)] = 40
     penalty: Annotated[float | Literal["auto"], bounded(1e-12, 1e12, words=["auto"])] = "auto"
-    sources: Literal["mean", "precision"] = "precision"
 
     @property
     def default_name(self) -> str:
@@ -157,21 +154,19 @@ def transferred(S: Float64, measured: Mask, member: ResponseTransferMember) -> F
     found[:c], found[c, m] = means[:, None], means.mean(axis=0)
     found[c, :m] = S.sum(axis=0) / measured.sum(axis=0)[:, None]
     for t in range(c):
-        sums, weights = np.zeros((m, k)), np.zeros(m)
+        sums, sources = np.zeros((m, k)), np.zeros(m)
         for a in range(c):
             common = measured[a] & measured[t]
             if a != t and common.sum() >= LEAST_COMMON:
-                predicted, precision = ridge(S[a, common], S[t, common], S[a, measured[a]], member.penalty)
-                weight = precision if member.sources == "precision" else 1.0
-                sums[measured[a]] += weight * predicted
-                weights[measured[a]] += weight
-        served = weights > 0
-        found[t, :m][served] = sums[served] / weights[served, None]
+                sums[measured[a]] += ridge(S[a, common], S[t, common], S[a, measured[a]], member.penalty)
+                sources[measured[a]] += 1
+        served = sources > 0
+        found[t, :m][served] = sums[served] / sources[served, None]
     return found
 
 
-def ridge(X: Float64, Z: Float64, asked: Float64, penalty: float | Literal["auto"]) -> tuple[Float64, float]:
-    """Regress Z on X, both centred; return what `asked` gives, and 1 / mean square of the leave-one-out errors.
+def ridge(X: Float64, Z: Float64, asked: Float64, penalty: float | Literal["auto"]) -> Float64:
+    """Regress Z on X, both centred, and return what the regression gives for `asked`.
 
     X and Z are (n, k), `asked` is (q, k), the result (q, k).
     """
@@ -186,6 +181,5 @@ def ridge(X: Float64, Z: Float64, asked: Float64, penalty: float | Literal["auto
         h = np.minimum(1 / n + U**2 @ kept, 1 - 1e-6)
         left_out = (Z - z - U @ (kept[:, None] * UZ)) / (1 - h)[:, None]
         errors.append(float(np.mean(left_out**2)))
-    best = int(np.argmin(errors))
-    B = Vt.T @ ((s / (squares + tried[best]))[:, None] * UZ)
-    return z + (asked - x) @ B, 1 / max(errors[best], np.finfo(float).tiny)
+    B = Vt.T @ ((s / (squares + tried[int(np.argmin(errors))]))[:, None] * UZ)
+    return np.asarray(z + (asked - x) @ B)
