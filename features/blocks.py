@@ -170,10 +170,7 @@ class StatisticsBlock(BlockSpec):
 
     `own_target` says that each target's model gets the statistics of that target alone, as the per-target SVRs
     of the published pipeline do. `leaky` gives a training row statistics that include its own targets, to reproduce
-    published numbers: the name says so, and a run notes it.
-
-    With `n_targets` they are of those targets alone that vary most over the training rows, a training row's own among
-    them.
+    published numbers: the name says so, and a run notes it. `n_targets` takes the targets alone that vary most.
     """
 
     kind: Literal["statistics"] = "statistics"

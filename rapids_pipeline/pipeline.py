@@ -30,6 +30,7 @@ from rapids_pipeline.evaluation.baselines import BASELINES, Baseline, context_ba
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.predictions.formats import write_kaggle_csv
+from rapids_pipeline.stack.duration import require_agreed
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.stack.saved import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
@@ -68,13 +69,15 @@ def run(
     overwrite: bool = False,
     stages: Stages | None = None,
     executor: Executor = THREADS,
+    long: bool = True,
 ) -> RunResult:
     """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.backend.files`).
 
     Rows are worked on in the order of (cell_type, sm_name), so the order of the files does not matter. How they are
     read follows the settings' molecules (`ProblemFiles.for_molecules`). Where the folder holds the results of this very
     run they are returned; `overwrite` makes them anew. A run that was stopped goes on from the fits that it had
-    finished.
+    finished. With `long` false a run whose nets would take hours on a CPU does not start
+    (`rapids_pipeline.stack.duration`).
 
     Raises
     ------
@@ -89,7 +92,7 @@ def run(
         if finished is not None:
             document = json.loads((out / SCORES).read_text())
             return RunResult(document, finished["shape"], finished["notes"], finished["created"])
-        return _made(files, folder, config, device, stages, executor)
+        return _made(files, folder, config, device, stages, executor, long)
 
 
 def _made(
@@ -99,6 +102,7 @@ def _made(
     device: Device,
     stages: Stages,
     executor: Executor,
+    long: bool,
 ) -> RunResult:
     """Do the work of a run, and publish its results."""
     left_out = config.left_out()
@@ -113,6 +117,8 @@ def _made(
         obs, asked = problem.data.obs, problem.to_predict
         molecules = encode_compounds(config.encoders, obs, asked, device.name, problem.table)
         train, test = Rows(problem.data.obs, molecules.training), Rows(problem.to_predict, molecules.others)
+    if not long:
+        require_agreed(recipe, train, len(asked), problem.data.Y.shape[1], device.name)
     fitted_to = train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages
     how: dict[str, Any] = {"weight": problem.data.weight, "executor": executor, "folder": folder.kept}
     stack = fit_stack(*fitted_to, **how)

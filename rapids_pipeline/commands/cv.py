@@ -35,6 +35,7 @@ def command(
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
     where: options.Where = options.HERE,
+    yes: options.YesOption = False,
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
     from rapids_pipeline.backend.devices import resolve_device
@@ -54,7 +55,7 @@ def command(
     with locked(out), where.executor() as executor:
         problem = options.ingest(files, chosen.name, stages)
         given = problem.data, problem.pairs, request, config, chosen
-        named: dict[str, Any] = {"source": problem.source, "table": problem.table}
+        named: dict[str, Any] = {"source": problem.source, "table": problem.table, "long": yes}
         try:
             found, predicted = cross_validate(*given, **named, folder=out, stages=stages, executor=executor)
         except KeyboardInterrupt:

@@ -110,6 +110,9 @@ LogOption = Annotated[
     Path | None, typer.Option(help="A file that gets a line for each fit: worker, seconds, memory.")
 ]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", help="Start although the nets of the recipe take hours on this CPU.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ReplicatesOption = Annotated[
     Literal["mean", "keep"],

@@ -30,6 +30,7 @@ def command(
     replicates: options.ReplicatesOption = "mean",
     where: options.Where = options.HERE,
     overwrite: options.OverwriteOption = False,
+    yes: options.YesOption = False,
 ) -> None:
     """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
     from rapids_pipeline.data.problem import ProblemFiles
@@ -37,7 +38,7 @@ def command(
     changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
     files = ProblemFiles(train, test, how, replicates)
-    run_files(files, out, config, device, overwrite, where)
+    run_files(files, out, config, device, overwrite, where, yes)
 
 
 def run_files(
@@ -47,6 +48,7 @@ def run_files(
     device: str,
     overwrite: bool,
     where: options.Where = options.HERE,
+    long: bool = True,
 ) -> None:
     """Run the pipeline on files and print what came of it; errors as `pipeline.run`'s and `resolve_device`'s."""
     from rapids_pipeline import pipeline
@@ -60,7 +62,7 @@ def run_files(
     try:
         with where.executor() as executor:
             how: dict[str, Any] = {"overwrite": overwrite, "stages": stages, "executor": executor}
-            result = pipeline.run(files, out, config, chosen, **how)
+            result = pipeline.run(files, out, config, chosen, **how, long=long)
     except (KeyboardInterrupt, SystemExit):
         if (out / KEPT).exists():
             stages.say(f"finished fits are kept in {out}/{KEPT}; the same command goes on from them")

@@ -138,10 +138,7 @@ class NamedSplit:
 def random_folds(n_rows: int, n_folds: int, seed: int) -> Indices:
     """Return the fold, 0 … n_folds-1, of every row: a seeded shuffle dealt out evenly.
 
-    Raises
-    ------
-    InputError
-        Fewer than two folds, or fewer than two rows a fold.
+    InputError where there are fewer than two folds, or fewer than two rows a fold.
     """
     if n_folds < 2 or n_rows < 2 * n_folds:
         raise InputError(f"{n_folds} folds of {n_rows} training rows: take 2 folds or more of 2 rows or more")
@@ -165,28 +162,28 @@ def judging_folds(name: str, obs: pd.DataFrame, Y: Float32, n_folds: int, seed: 
     ----------
     name : {"rows", "clusters", "scarce", "most_measured"}
         rows: all, as `context_folds`. clusters: as the split cluster. scarce: compounds within the cell types that have
-        at most half as many as the one with the most, as the split scarce, where other cell types have them; as
-        rows, where there are no such cell types. most_measured: compounds within the cell type that has the most.
+        at most half as many as the one with the most, where others have them, too. most_measured: likewise within the
+        cell type that has the most. As rows, where there are fewer than two such compounds, or too few for a cluster.
     obs : DataFrame, (n,)
     Y : ndarray of float32, (n, t)
-    n_folds : int
-        At most as many as there are compounds to deal; InputError where there are too few rows.
-    seed : int
+    n_folds, seed : int
+        No more folds than compounds to deal; InputError where there are too few rows.
     """
-    compounds = obs.groupby("cell_type", observed=True)["sm_name"].nunique()
-    scarce = list(compounds.index[compounds <= compounds.max() / 2])
-    if name == "rows" or (name == "scarce" and not scarce):
+    cells, compounds = obs["cell_type"].to_numpy(str), obs["sm_name"].to_numpy(str)
+    if name == "clusters" and len(Y) >= LEAST_IN_CLUSTER:
+        folds = np.full(len(obs), -1, dtype=np.intp)
+        for number, split in enumerate(_cluster(Task(obs, n_folds, seed, None, Y))):
+            folds[split.held_out] = number
+        return folds
+    measured = obs.groupby("cell_type", observed=True)["sm_name"].nunique()
+    few = list(measured.index[measured <= measured.max() / 2])
+    wanted: dict[str, list[Any]] = {"scarce": few, "most_measured": [measured.idxmax()]}
+    inside = np.isin(cells, wanted.get(name, []))
+    inside &= np.isin(compounds, compounds[~inside])
+    n_compounds = len(np.unique(compounds[inside]))
+    if n_compounds < 2:
         return context_folds(obs, n_folds, seed)
-    about = obs.assign(SMILES=obs.get("SMILES", ""))
-    pairs = about[about["cell_type"].isin(scarce if name == "scarce" else [compounds.idxmax()])]
-    if name == "clusters":
-        splits = _cluster(Task(about, n_folds, seed, None, Y))
-    else:
-        splits = _scarce(Task(about, min(n_folds, pairs["sm_name"].nunique()), seed, pairs, None))
-    folds = np.full(len(obs), -1, dtype=np.intp)
-    for number, split in enumerate(splits):
-        folds[split.held_out] = number
-    return folds
+    return _folds_among(inside, numbered(compounds)[1], min(n_folds, n_compounds), seed, "compounds")
 
 
 def same_compound(names: Labels, smiles: Labels) -> Indices:

@@ -229,8 +229,8 @@ class Training(NetSettings):
     validation : {"rows", "clusters", "scarce", "most_measured"}
         What those folds are made of. rows: all rows. clusters: all rows, each kind of response in every fold (second
         place). scarce: compounds within the cell types that have at most half as many compounds as the one with the
-        most, where others have them, too; rows, where there are no such cell types (fourth place). most_measured:
-        compounds within the cell type that has the most (ScAPE).
+        most, where others have them, too (fourth place). most_measured: likewise within the cell type that has the
+        most (ScAPE). Rows, where there are fewer than two such compounds.
     validation_folds : int
     patience : int, optional
         With "best": epochs without a better loss in any replica after which training ends.

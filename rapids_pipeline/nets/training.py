@@ -225,7 +225,8 @@ class _Run:
         self.net.eval()
         with torch.no_grad():
             y = self.net(judges.inputs.expand(self.nets, *judges.inputs.shape))
-            return (loss_of_rows(y, judges.targets, self.settings.loss) * judges.weight).mean(1)
+            targets = judges.targets.expand_as(y)
+            return (loss_of_rows(y, targets, self.settings.loss) * judges.weight).mean(1)
 
 
 class _Best:

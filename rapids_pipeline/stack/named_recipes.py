@@ -17,7 +17,7 @@ from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
 from rapids_pipeline.stack.recipe import Recipe
 from rapids_pipeline.stack.winners import WINNERS
 from rapids_pipeline.stack.winners.fourth_place import FOURTH_PLACE_MEMBERS, FOURTH_PLACE_SOURCE
-from rapids_pipeline.stack.winners.third_place import sound_net
+from rapids_pipeline.stack.winners.scape import SCAPE_NET
 
 BEST, STANDARD, PUBLISHED, QUICK = "best", "standard", "published", "quick"
 BEST_WITH_NETS = "best_with_nets"
@@ -72,12 +72,11 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name=BEST_WITH_NETS,
-            description="best and nets on names alone: level or better for known compounds, several times the time",
+            description="best and ScAPE's nets: better for known compounds, at several times the work",
             members=(
                 COMPOSITE,
                 BoosterMember(stacks_on=("composite",)),
-                sound_net(6, PseudoLabels(use="off")),
-                sound_net(1, PseudoLabels(use="off")),
+                SCAPE_NET,
             ),
         ),
         Recipe(

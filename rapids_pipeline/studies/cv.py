@@ -37,6 +37,7 @@ from rapids_pipeline.evaluation.audit import audit, audit_rows, recommended_spli
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, context_baselines, usable_baselines
 from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, context_folds, named_splits
+from rapids_pipeline.stack.duration import require_agreed
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import RunConfig
 
@@ -175,6 +176,7 @@ def cross_validate(
     folder: Path | None = None,
     stages: Stages | None = None,
     executor: Executor = THREADS,
+    long: bool = True,
 ) -> tuple[CrossValidation, pd.DataFrame]:
     """Cross-validate a recipe; return what it found, and the rows held out with their predictions as columns.
 
@@ -196,6 +198,8 @@ def cross_validate(
     stages : Stages, optional
     executor : Executor
         Runs the splits.
+    long : bool
+        Whether to start although the nets of the recipe take hours on a CPU.
 
     Raises
     ------
@@ -216,6 +220,8 @@ def cross_validate(
     with stages.stage("features"):
         molecules = encode_compounds(config.encoders, data.obs, None, device.name, table)
         train = Rows(data.obs, molecules.training)
+    if not long:
+        require_agreed(config.recipe, train, 0, data.Y.shape[1], device.name, times=sum(map(len, repeats)))
     settings = config.model_dump(mode="json", exclude={"molecules_because"})
     baselines = usable_baselines(data.obs) | context_baselines(data.obs)
     study = train, data.Y, data.weight, data.genes, settings, device.name, list(baselines), list(METRICS)

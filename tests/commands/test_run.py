@@ -196,7 +196,7 @@ def test_a_bad_file_ends_with_one_line_and_leaves_nothing(tiny, name, content, m
 
 def test_too_few_rows_are_refused(tiny):
     line = error_line(invoke(*run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out")))
-    assert line.startswith("error: 3 folds of 4 training rows: need at least 2 folds and 2 rows")
+    assert line.startswith("error: 3 folds of 4 training rows: take 2 folds or more of 2 rows or more")
 
 
 ASKED = f"choose among {', '.join(RECIPES)}, or name a .toml"

@@ -11,6 +11,21 @@ from rapids_pipeline.stack.winners.parts import COMPETITION, LEFT_OUT, ONE_HOT, 
 SECOND_PLACE_SOURCE = f"Eliorkalfon, second place, {COMPETITION}; github.com/Eliorkalfon/single_cell_pb"
 
 
+PUBLISHED_TRAINING = Training(
+    loss={"huber": 1.0},
+    optimizer="lion",
+    learning_rate=1e-5,
+    betas=(0.9, 0.99),
+    weight_decay=1e-4,
+    schedule="constant",
+    batch_size=32,
+    epochs=20_000,
+    clip_norm=1.0,
+    checkpoint="best",
+    patience=5_000,
+)
+
+
 def sound() -> Recipe:
     """Return the recipe that takes minutes on two cores."""
     sets = {
@@ -92,20 +107,7 @@ def faithful() -> Recipe:
                 transform="none",
                 n_components="none",
                 replicas=1,
-                training=Training(
-                    loss={"huber": 1.0},
-                    optimizer="lion",
-                    learning_rate=1e-5,
-                    betas=(0.9, 0.99),
-                    weight_decay=1e-4,
-                    schedule="constant",
-                    batch_size=32,
-                    epochs=20_000,
-                    clip_norm=1.0,
-                    checkpoint="best",
-                    validation=validation,  # type: ignore[arg-type]
-                    patience=5_000,
-                ),
+                training=PUBLISHED_TRAINING.model_copy(update={"validation": validation}),
             )
             for name, (columns, validation, _) in members.items()
         ),
