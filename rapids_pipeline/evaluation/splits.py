@@ -141,7 +141,7 @@ def random_folds(n_rows: int, n_folds: int, seed: int) -> Indices:
     InputError where there are fewer than two folds, or fewer than two rows a fold.
     """
     if n_folds < 2 or n_rows < 2 * n_folds:
-        raise InputError(f"{n_folds} folds of {n_rows} training rows: take 2 folds or more of 2 rows or more")
+        raise InputError(f"{n_folds} folds of {n_rows} training rows: at least 2 folds of 2 rows are needed")
     return dealt_folds(n_rows, n_folds, seed)
 
 

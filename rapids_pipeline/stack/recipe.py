@@ -7,7 +7,7 @@
     n_folds = 5
 
     [[members]]
-    kind = "svr"                   # or own_target_svr, composite, booster
+    kind = "svr"                   # or own_target_svr, composite, booster, net, response_transfer
     features = "svr_shared"        # a name, a .toml file beside this one, or a table (`features NAME --toml`)
     C = 2.0
 

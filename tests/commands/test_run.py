@@ -13,7 +13,7 @@ from rapids_pipeline import __version__, pipeline
 from rapids_pipeline.backend import devices
 from rapids_pipeline.backend.devices import Problem
 from rapids_pipeline.backend.files import sha256_of
-from rapids_pipeline.stack import nested
+from rapids_pipeline.stack import duration, nested
 from rapids_pipeline.stack.named_recipes import RECIPES
 from tests.command_line import (
     RESULTS,
@@ -196,7 +196,20 @@ def test_a_bad_file_ends_with_one_line_and_leaves_nothing(tiny, name, content, m
 
 def test_too_few_rows_are_refused(tiny):
     line = error_line(invoke(*run_arguments(tiny / "train.csv", tiny / "id_map.csv", tiny / "out")))
-    assert line.startswith("error: 3 folds of 4 training rows: take 2 folds or more of 2 rows or more")
+    assert line.startswith("error: 3 folds of 4 training rows: at least 2 folds of 2 rows are needed")
+
+
+def test_nets_that_take_hours_start_with_yes_alone(tiny, tmp_path, small_files, monkeypatch):
+    monkeypatch.setattr(duration, "LONG", 0.0)
+    recipe = tmp_path / "net.toml"
+    recipe.write_text(
+        'name = "net"\nn_folds = 3\n[[members]]\nkind = "net"\nreplicas = 1\ntraining = {epochs = 1}\n'
+    )
+    asked = run_arguments(small_files.train, small_files.test, tmp_path / "out", "--recipe", str(recipe))
+    line = error_line(invoke(*asked))
+    assert line.startswith("error: the nets of net need ") and line.endswith("finished fits are kept")
+    assert not (tmp_path / "out" / "submission.csv").exists()
+    succeed(*asked, "--yes")
 
 
 ASKED = f"choose among {', '.join(RECIPES)}, or name a .toml"

@@ -294,7 +294,7 @@ def test_folds_are_even_and_seeded(n_folds, extra, seed):
 
 @pytest.mark.parametrize(("n_rows", "n_folds"), [(10, 1), (9, 5), (0, 2), (10, 0)])
 def test_too_few_rows_or_folds(n_rows, n_folds):
-    with pytest.raises(InputError, match=f"{n_folds} folds of {n_rows} training rows: take 2 folds or more"):
+    with pytest.raises(InputError, match=f"{n_folds} folds of {n_rows} training rows: at least 2 folds"):
         random_folds(n_rows, n_folds, 0)
 
 

@@ -11,6 +11,7 @@ from features.feature_sets import feature_set as any_feature_set
 from features.rows import Rows, contexts_of
 from features.target_encoders import TargetEncoder
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.state import StateReader
 
 N, N_MOLECULES, N_TARGETS = 60, 20, 7
 EVERY_SET = pytest.mark.parametrize("name", sorted(FEATURE_SETS))
@@ -153,6 +154,24 @@ def test_statistics_blocks_are_cross_fitted_group_statistics():
     encoder = TargetEncoder(("mean", "quantile_0.25"), smoothing=2, n_folds=4, random_state=3)
     replicates = contexts_of(rows.obs)
     np.testing.assert_array_equal(found, encoder.fit_transform(rows.obs["sm_name"], Y, replicates))
+
+
+def test_statistics_of_some_targets_are_of_those_that_vary_most():
+    rows, Y = example()
+    Y = Y * np.array([1, 5, 1, 1, 9, 1, 3], np.float32)
+    how = {"column": "sm_name", "statistics": ("mean", "max"), "leaky": True}
+    few, every = (
+        FeatureTable(FeatureSet(name="s", blocks=(StatisticsBlock(**how, n_targets=n),))) for n in (3, None)
+    )
+    chosen = np.sort(np.argsort(-Y.std(0))[:3])
+    columns = [*chosen, *(7 + chosen)]
+    np.testing.assert_array_equal(few.fit_transform(rows, Y), every.fit_transform(rows, Y)[:, columns])
+    np.testing.assert_array_equal(few.transform(rows), every.transform(rows)[:, columns])
+    again = FeatureTable.from_state(few.feature_set, StateReader(few.state(), "table"))
+    np.testing.assert_array_equal(again.transform(rows), few.transform(rows))
+    assert few.feature_set.blocks[0].name == "leaky:statistics:sm_name:mean+max:top_3"
+    with pytest.raises(InputError, match="statistics of too many targets, 7"):
+        FeatureTable.from_state(few.feature_set, StateReader(every.state(), "table"))
 
 
 # --- sets as files ------------------------------------------------------------------------------------------

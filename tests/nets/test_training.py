@@ -10,6 +10,7 @@ from torch import nn
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.nets.layers import Linear, prepare
+from rapids_pipeline.nets.losses import loss_of_rows
 from rapids_pipeline.nets.modules import net_of, predicted
 from rapids_pipeline.nets.settings import Block, EmbeddingMlp, Mlp, Training
 from rapids_pipeline.nets.training import Examples, Lion, _batches, _Run, one_thread, trained
@@ -184,6 +185,17 @@ def test_the_best_checkpoint_is_the_recorded_best_epoch_of_each_net_and_the_last
     assert len(set(losses.argmin(0).tolist())) > 1, "nets have best epochs of their own"
     last, _ = judged_run("last")
     assert (last >= best).all() and (last > best).any()
+
+
+def test_judges_cost_the_same_by_any_loss_as_row_by_row():
+    both = problem(30, 5, 3)
+    loss = {"mse": 0.3, "mae": 0.2, "huber": 0.1, "log_cosh": 0.1, "sigmoid_bce": 0.2, "mrrmse": 0.1}
+    net = net_of(Mlp(blocks=(Block(width=8),)), R, [5], 3)
+    run = _Run(net, both, settings(epochs=2, checkpoint="best", loss=loss), 3, both, "net")
+    run.trained()
+    predictions = predicted(run.net, both.inputs)
+    each = [loss_of_rows(y, both.targets, loss).mean() for y in predictions]
+    torch.testing.assert_close(run._judged(both), torch.stack(each))
 
 
 def test_patience_ends_training_once_no_net_gets_better():

@@ -25,7 +25,7 @@ def lincs(shared_data):
     problem = open_problem(ProblemFiles(folder / "de_train.parquet", folder / "id_map.csv"))
     truth = read_responses(folder / "de_test.parquet")
     places = pd.Index(truth.obs["id"].astype(str)).get_indexer(problem.pairs["id"].astype(str))
-    recipe = RECIPES["best"].with_molecules("morgan")
+    recipe = RECIPES["best"].updated(n_folds=3).with_molecules("morgan")
     smiles = list(problem.data.obs["SMILES"]), list(problem.pairs["SMILES"])
     molecules = encode_molecules(recipe.encoders, *smiles, "cpu")
     train, test = Rows(problem.data.obs, molecules.training), Rows(problem.pairs, molecules.others)

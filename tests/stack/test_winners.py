@@ -14,8 +14,9 @@ from rapids_pipeline.nets.settings import Block, Conv1d, ConvResNet, Mlp, Recurr
 from rapids_pipeline.stack.duration import of_a_row, operations, require_agreed
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members.net import NetMember
+from rapids_pipeline.stack.members.response_transfer import ResponseTransferMember
 from rapids_pipeline.stack.named_recipes import RECIPES
-from rapids_pipeline.stack.recipe import Recipe, to_toml
+from rapids_pipeline.stack.recipe import BlendConfig, Recipe, to_toml
 from rapids_pipeline.stack.saved import StackModel
 from rapids_pipeline.stack.winners import WINNERS
 from tests.stack_example import assert_alone_as_among_others, example, folded
@@ -75,6 +76,17 @@ def test_the_weights_of_the_first_place_are_the_published_shares():
         ("cnn", 0.332),
     ):
         assert sum(w for name, w in weights.items() if part in name) == pytest.approx(share, abs=1e-3)
+
+
+def test_fixed_weights_are_multiplied_by_the_amplitude():
+    train, test, Y = example()
+    blend = {"weights": {"response_transfer": 2.0}, "amplitude": 1.3, "clip": False}
+    found = fit_stack(
+        train, test, Y, folded(Y), stack_recipe(ResponseTransferMember(), blend=blend), 0, "cpu"
+    )
+    np.testing.assert_allclose(found.test, 1.3 * found.test_members["response_transfer"], rtol=1e-5)
+    with pytest.raises(ValueError, match="amplitude needs weights"):
+        BlendConfig(amplitude=1.3)
 
 
 def test_the_second_place_amplifies():
