@@ -155,20 +155,24 @@ class _Run:
         best = _Best(self.net, self.nets)
         schedule = self._schedule()
         for epoch in range(1, self.settings.epochs + 1):
-            loss = self._epoch()
-            if not bool(torch.isfinite(loss).all()):
-                raise InputError(
-                    f"{self.name}: the loss is not finite in epoch {epoch} of {self.settings.epochs}; lower its "
-                    "learning_rate, or set clip_norm"
-                )
+            loss = self._finite(self._epoch(), epoch)
             schedule(float(loss.mean()))
             if self.judges is not None:
-                best.saw(epoch, self._judged(self.judges))
+                best.saw(epoch, self._finite(self._judged(self.judges), epoch))
             if self.settings.patience is not None and epoch - best.latest >= self.settings.patience:
                 break
         if self.judges is not None:
             best.restore()
         return self.net.eval()
+
+    def _finite(self, loss: Tensor, epoch: int) -> Tensor:
+        """Return each net's loss; InputError where one is not finite."""
+        if bool(torch.isfinite(loss).all()):
+            return loss
+        raise InputError(
+            f"{self.name}: the loss is not finite in epoch {epoch} of {self.settings.epochs}; lower its "
+            "learning_rate, or set clip_norm"
+        )
 
     def _schedule(self) -> Callable[[float], None]:
         """Return what changes the learning rate after an epoch, given its mean loss."""

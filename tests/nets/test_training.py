@@ -198,6 +198,14 @@ def test_judges_cost_the_same_by_any_loss_as_row_by_row():
     torch.testing.assert_close(run._judged(both), torch.stack(each))
 
 
+def test_a_loss_of_the_judges_that_is_not_finite_ends_in_the_same_line():
+    both = problem(30, 5, 3)
+    judges = Examples(both.inputs, both.targets * torch.inf, both.weight)
+    how = settings(epochs=2, checkpoint="best")
+    with pytest.raises(InputError, match="net: the loss is not finite in epoch 1 of 2"):
+        trained(net_of(MLP, R, [5], 3), both, how, 3, judges)
+
+
 def test_patience_ends_training_once_no_net_gets_better():
     _, all_of_them = judged_run("best")
     _, seen = judged_run("best", patience=5)
