@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.nets.settings import Conv1d, Recurrent, Transformer
+from rapids_pipeline.nets.settings import (
+    ConditionalEncoderDecoder,
+    Conv1d,
+    Recurrent,
+    SampleGeneMlp,
+    Transformer,
+)
 from tests.gpu.requirements import need, on_gpu
 from tests.stack_example import NET, example, net, training_set
 
@@ -17,6 +23,14 @@ MEMBERS = {
     "conv1d": net(architecture=Conv1d(head=(16,)), training=TRAINING),
     "transformer": net(
         architecture=Transformer(width=8, layers=1, heads=2, feed_forward=16), training=TRAINING
+    ),
+    "sample_gene_mlp": net(architecture=SampleGeneMlp(), features="loo", training=TRAINING),
+    "conditional_encoder_decoder": net(
+        architecture=ConditionalEncoderDecoder(), features="loo", training=TRAINING
+    ),
+    "every fold, the best epoch": NET.updated(
+        every_fold=True,
+        training=NET.training.model_copy(update={"epochs": 40, "checkpoint": "best", "validation_folds": 3}),
     ),
 }
 
