@@ -5,7 +5,8 @@
 speed    ten replicas of nets of the third place on 614 rows: PyTorch's own layers, one net after the other, on all
          processors and on one; ours one after the other and at once on one; and ours as fits run, half of them beside
          the other half. In turns; products of large matrices beside them, as the most that the machine can do
-stages   the arithmetic of the third place, 6 × parameters × rows × epochs × replicas, at the speed just measured
+stages   the arithmetic of the third place, 6 × parameters × rows × epochs × replicas, and that of all fits of the nets
+         of every winner's recipe at 614 × 18,211 (`rapids_pipeline.stack.duration`), at the speed just measured
 ideas    one thing at a time is changed in a net of the recipe `third_place` (the sixth, four replicas): MRRMSE on
          training rows of lincs_lung in whose cell types only few compounds stay (split `made_scarce`) and on the test
          rows, with the difference from the net as it is and the 95 % interval of a bootstrap over compounds
@@ -16,6 +17,7 @@ benchmarks/results/nets.json and nets.md.
 
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ from torch import nn
 from benchmarks import harness
 from features.molecules.encoders import encode_molecules
 from features.rows import Rows
+from rapids_pipeline.data.demo import write_demo
 from rapids_pipeline.data.tables import read_responses, read_training
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import bootstrap_units, named_splits
@@ -38,13 +41,15 @@ from rapids_pipeline.evaluation.uncertainty import paired_intervals, replicate_w
 from rapids_pipeline.nets.modules import net_of
 from rapids_pipeline.nets.settings import Block, EmbeddingMlp, Mlp, Training
 from rapids_pipeline.nets.training import Examples, one_thread, trained
+from rapids_pipeline.stack.duration import operations
 from rapids_pipeline.stack.members.member import PseudoLabels, TrainingSet
 from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.named_recipes import RECIPES
-from rapids_pipeline.stack.recipe import Recipe
-from rapids_pipeline.stack.winners.third_place import STAGE_1, STAGE_2, THIRD_PLACE, THIRD_PLACE_FAITHFUL
+from rapids_pipeline.stack.winners import WINNERS
+from rapids_pipeline.stack.winners.third_place import STAGE_1, STAGE_2, THIRD_PLACE
 
-N_TRAIN, N_TEST, LEVELS = 614, 255, (6, 146)
+N_TRAIN, N_TEST, LEVELS, GENES = 614, 255, (6, 146), 18_211
+MOLECULES = "morgan"
 REPLICAS, EPOCHS, ROUNDS, SIDE = 10, 5, 3, 2048
 SPEED_OF = (6, 8)
 
@@ -157,24 +162,19 @@ def speed() -> list[dict[str, Any]]:
     return rows
 
 
-def whole(recipe: Recipe) -> float:
-    """Return the operations of a run: every net fitted to all rows, and twice a fold without it and a neighbour."""
-    n = recipe.n_folds
-    rows = [N_TRAIN, *[N_TRAIN * (n - 1) / n] * n, *[N_TRAIN * (n - 2) / n] * n]
-    return sum(
-        flop(form.member, int(some) + form.labelled * N_TEST)
-        for form in recipe.forms
-        for some in rows  # type: ignore[arg-type]
-    )
-
-
 def stages(gflops: float) -> list[dict[str, Any]]:
-    """Return the arithmetic of the third place's stages and of our recipes, and their minutes at a speed."""
+    """Return the arithmetic of the third place's stages and of all winners' recipes, and their minutes at a speed."""
     done = {
         "first stage, 7 nets × 10": sum(flop(member, N_TRAIN) for member in STAGE_1.values()),
         "second stage, 20 nets × 10": sum(flop(member, N_TRAIN + N_TEST) for member in STAGE_2.values()),
-        **{f"recipe {name}, all fits": whole(RECIPES[name]) for name in (THIRD_PLACE, THIRD_PLACE_FAITHFUL)},
     }
+    with tempfile.TemporaryDirectory() as folder:
+        write_demo(Path(folder), n_genes=10)  # the layout of the competition's rows
+        obs = read_training(Path(folder) / "de_train.parquet").obs
+    rows = Rows(obs, encode_molecules([MOLECULES], list(obs["SMILES"]), (), "cpu").training)
+    for recipe in WINNERS:
+        work = operations(recipe.with_molecules(MOLECULES), rows, N_TEST, GENES)
+        done[f"recipe {recipe.name}, all fits of nets"] = work
     return [
         {"stage": stage, "TFLOP": work / 1e12, "minutes": work / gflops / 6e10}
         for stage, work in done.items()
@@ -201,7 +201,7 @@ def ideas() -> dict[str, NetMember]:
     assert isinstance(net.architecture, EmbeddingMlp)
     columns = Mlp(blocks=net.architecture.blocks)
     published = {"mse": 0.32, "mae": 0.24, "log_cosh": 0.24, "sigmoid_bce": 0.2}
-    molecules = net.updated(architecture=columns, features="svr_shared").with_molecules("morgan")
+    molecules = net.updated(architecture=columns, features="svr_shared").with_molecules(MOLECULES)
     one_hot = net.updated(architecture=columns, features="onehot")
     return {
         "as published: 112 epochs, constant rate, slow running values, raw targets": STAGE_1[6].updated(
@@ -241,7 +241,7 @@ def measured_ideas(data: Path) -> list[dict[str, Any]]:
     test = read_responses(data / "lincs_lung" / "de_test.parquet")
     columns = ["cell_type", "sm_name", "SMILES"]
     obs = pd.concat([train.obs[columns], test.obs[columns]], ignore_index=True)
-    molecules = encode_molecules(["morgan"], list(obs["SMILES"]), (), "cpu").training
+    molecules = encode_molecules([MOLECULES], list(obs["SMILES"]), (), "cpu").training
     rows, n = Rows(obs, molecules), len(train.Y)
     everyone, asked = np.arange(n), np.arange(n, len(obs))
     splits = named_splits("made_scarce", train.obs, pairs=test.obs)[0]

@@ -7,16 +7,14 @@ Members of other kinds are not counted: they take minutes where these take hours
 """
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from features.feature_sets import FeatureTable
 from features.rows import Rows
 from rapids_pipeline.backend.devices import DeviceName, processor_count
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.stack.members.net import NetMember, _Codes
+from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.recipe import Recipe
 
 LONG = 1.0
@@ -74,19 +72,15 @@ def of_a_row(member: NetMember, train: Rows, n_targets: int) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     k = n_targets if member.n_components == "none" else min(member.n_components, len(train.obs), n_targets)
-    if member.features is None:
-        width, x = _Codes.learnt(train, member.contexts).width, torch.zeros(1, 2, 2 + len(member.contexts))
-    else:
-        targets = np.random.default_rng(0).normal(size=(len(train.obs), k)).astype(np.float32)
-        table = FeatureTable(member.features)
-        table.fit_transform(replace(train, predictions=targets), targets)
-        width = list(table.columns_.values())
-        x = torch.zeros(1, 2, sum(width))
-    one = member.model_copy(update={"replicas": 1})
+    scores = np.random.default_rng(0).normal(size=(len(train.obs), k)).astype(np.float32)
+    width = member.width(train, scores)
     counter: Any = FlopCounterMode(display=False)
-    with counter:
-        x = x.to("meta", torch.int64 if member.features is None else torch.float32)
-        one._net(width, k, "meta")(x).sum().backward()
+    with torch.device("meta"), counter:
+        if member.features is None:
+            x = torch.zeros(1, 2, len(width), dtype=torch.int64)
+        else:
+            x = torch.zeros(1, 2, sum(width))
+        member.updated(replicas=1).nets(width, k, "meta")(x).sum().backward()
     how = member.training
     groups = how.validation_folds * (1 - 1 / how.validation_folds) if member.every_fold else 1.0
     return float(counter.get_total_flops() / 2 * how.epochs * member.replicas * groups)

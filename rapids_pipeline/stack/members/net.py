@@ -14,7 +14,7 @@ logarithm.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -159,7 +159,7 @@ class NetMember(Member):
         )
         space = self.space.restore(reader.part("space"))
         k = len(space.unit_) if space.svd_ is None else space.svd_.components_.shape[0]
-        net = self._net(inputs.width, k, "meta")
+        net = self.nets(inputs.width, k, "meta")
         weights, found = reader.part("weights"), {}
         for name, like in net.state_dict().items():
             found[name] = weights.array(_saved_as(name), np.float32, tuple(like.shape))
@@ -170,7 +170,15 @@ class NetMember(Member):
         net.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()}, assign=True)
         return NetGroup(inputs, space, reader.number("unit"), net.eval())
 
-    def _net(self, width: Sequence[int], k: int, device: str) -> "nn.Module":
+    def width(self, rows: Rows, scores: Float32) -> list[int]:
+        """Return how wide the inputs of rows with such scores are: levels of each column, or columns of each block."""
+        if self.features is None:
+            return _Codes.learnt(rows, self.contexts).width
+        table = FeatureTable(self.features)
+        table.fit_transform(replace(rows, predictions=scores), scores)
+        return list(table.columns_.values())
+
+    def nets(self, width: Sequence[int], k: int, device: str) -> "nn.Module":
         """Return nets of random or, on the device "meta", of no values, for inputs of a width and k outputs."""
         require_torch()
         import torch
@@ -393,7 +401,7 @@ class NetFits(Fits[NetMember]):
             some = training[judging]
             z = space.transform(data.targets(some)) / np.float32(unit)
             judges = self._examples(inputs.of(data.take(some)), z, some)
-        net = member._net(inputs.width, scores.shape[1], data.device)
+        net = member.nets(inputs.width, scores.shape[1], data.device)
         net = trained(net, examples, member.training, seed, judges, member.name)
         inputs.finish(net, examples.inputs)
         return NetGroup(inputs, space, unit, net)
