@@ -9,7 +9,7 @@
 
 NAME is the winner's idea with what the original meant to do and did not: statistics of a row without the row's own
 targets, checkpoints that are the best, seeds. Sizes come from the data, and targets and statistics are components, so
-that it takes minutes on two cores. NAME_faithful has the published numbers; on a CPU most of them take days.
+that it takes minutes on two cores. NAME_faithful has the published numbers; on a CPU they take hours or days.
 
 In no recipe do the rows of a batch see each other, as those of the first and the second place did. In all of them
 

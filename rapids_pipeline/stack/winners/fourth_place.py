@@ -86,7 +86,7 @@ def faithful() -> Recipe:
     transfer = ResponseTransferMember(transform="none", penalty=55.0)
     return Recipe(
         name="fourth_place_faithful",
-        description="the fourth place as published, its leaks closed (a day on a CPU)",
+        description="the fourth place as published, its leaks closed (most of a day on a CPU)",
         source=FOURTH_PLACE_SOURCE,
         differs=(
             "the epoch is chosen by MAE in the space of the components, not by MRRMSE against projected targets",

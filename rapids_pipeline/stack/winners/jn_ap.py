@@ -47,7 +47,7 @@ def faithful() -> Recipe:
     )
     return Recipe(
         name="jn_ap_faithful",
-        description="JN-AP-OP2 as published in Open Problems: two nets of 10 replicas (a day on a CPU)",
+        description="JN-AP-OP2 as published in Open Problems: two nets of 10 replicas (hours on a CPU)",
         source=JN_AP_SOURCE,
         differs=(
             "batches of 3 rows, not 200 batches an epoch, which is the same for the competition's 614 rows",

@@ -67,7 +67,7 @@ def faithful() -> Recipe:
     )
     return Recipe(
         name="scape_faithful",
-        description="ScAPE's base nets as published: one for every compound that is left out (days on a CPU)",
+        description="ScAPE's base nets as published: one for every compound that is left out (a day on a CPU)",
         source=SCAPE_SOURCE,
         differs=(
             "responses alone; the original also read log fold changes",
