@@ -22,8 +22,6 @@ from rapids_pipeline.stack.winners.scape import SCAPE_NET
 BEST, STANDARD, PUBLISHED, QUICK = "best", "standard", "published", "quick"
 BEST_WITH_NETS = "best_with_nets"
 
-_SHARED, _PER_TARGET = SvrMember(), OwnTargetSvrMember()
-
 COMPOSITE = CompositeMember(
     known_compounds=KernelModelConfig(
         weights={
@@ -61,6 +59,7 @@ COMPOSITE = CompositeMember(
     ),
 )
 """Settings chosen by cross-validation on the training rows of lincs_lung, those of contexts on Open TG-GATEs."""
+BEST_MEMBERS = COMPOSITE, BoosterMember(stacks_on=("composite",))
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -68,23 +67,19 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name=BEST,
             description="the most accurate: composite kernels with response profiles, a booster on top",
-            members=(COMPOSITE, BoosterMember(stacks_on=("composite",))),
+            members=BEST_MEMBERS,
         ),
         Recipe(
             name=BEST_WITH_NETS,
             description="best and ScAPE's nets: better for known compounds, at several times the work",
-            members=(
-                COMPOSITE,
-                BoosterMember(stacks_on=("composite",)),
-                SCAPE_NET,
-            ),
+            members=(*BEST_MEMBERS, SCAPE_NET),
         ),
         Recipe(
             name=STANDARD,
             description="SVRs with and without each gene's own statistics, a booster on top, their blend",
             members=(
-                _SHARED,
-                _PER_TARGET,
+                SvrMember(),
+                OwnTargetSvrMember(),
                 BoosterMember(stacks_on=("svr_shared", "svr_per_target"), pseudo_labels=PseudoLabels()),
             ),
         ),

@@ -17,6 +17,7 @@ from rapids_pipeline.evaluation.splits import (
     bootstrap_units,
     context_folds,
     group_folds,
+    judging_folds,
     named_splits,
     random_folds,
     same_compound,
@@ -356,3 +357,33 @@ def test_other_splits_need_no_structure(name):
 def table_without_structures():
     pairs = [(c, f"m{m}") for c in "ABC" for m in range(9)]
     return pd.DataFrame(pairs, columns=["cell_type", "sm_name"]).assign(SMILES="")
+
+
+@pytest.mark.parametrize("name", ["scarce", "most_measured"])
+def test_judging_folds_hold_compounds_of_the_right_cell_types(name):
+    obs = pd.DataFrame(
+        [(c, f"m{m}") for c, n in (("a", 12), ("b", 11), ("c", 4), ("d", 5)) for m in range(n)],
+        columns=["cell_type", "sm_name"],
+    )
+    folds = judging_folds(name, obs, np.zeros((len(obs), 2), np.float32), 3, 0)
+    judged = obs[folds >= 0]
+    assert set(judged["cell_type"]) == ({"c", "d"} if name == "scarce" else {"a"})
+    assert all(len(set(folds[(folds >= 0) & (obs["sm_name"] == m)])) == 1 for m in set(judged["sm_name"]))
+    assert set(folds) == {-1, 0, 1, 2}
+    # the compound that no other cell type has is never left out
+    assert "m11" not in set(judged["sm_name"])
+
+
+@pytest.mark.parametrize("name", ["rows", "scarce", "most_measured", "clusters"])
+def test_judging_folds_are_of_rows_where_there_is_nothing_else(name):
+    obs = pd.DataFrame({"cell_type": ["a"] * 12, "sm_name": [f"m{m}" for m in range(12)]})
+    folds = judging_folds(name, obs, np.zeros((12, 2), np.float32), 3, 0)
+    assert np.bincount(folds).tolist() == [4, 4, 4]
+
+
+def test_clusters_have_rows_in_every_fold():
+    Y = np.repeat([[0.0], [10.0]], 20, axis=0) + np.random.default_rng(0).normal(size=(40, 3))
+    obs = pd.DataFrame({"cell_type": ["a"] * 40, "sm_name": [f"m{m}" for m in range(40)]})
+    folds = judging_folds("clusters", obs, Y.astype(np.float32), 3, 0)
+    for part in (folds[:20], folds[20:]):
+        assert set(part) == {0, 1, 2}

@@ -151,11 +151,17 @@ def test_an_encoder_refuses_more_towers_than_blocks():
         net_of(ConditionalEncoderDecoder(towers=TOWERS), 1, [7, 5], 7)
 
 
-def test_the_decoder_reads_the_cell_type_alone():
-    """The code enters behind the decoder's own towers: those of the compound do not reach its condition."""
-    net = made("conditional_encoder_decoder")
-    assert len(net.towers) == 3 and len(net.conditions) == 2  # a tower for the block beyond those listed
-    assert net.conditions[0][2].weight.shape == (3, 3, 4)
+def test_the_decoders_condition_is_the_cell_types_alone():
+    net, seen = made("conditional_encoder_decoder").eval(), []
+    net.condition.register_forward_hook(lambda *parts: seen.append(parts[2]))
+    x = rows_of("conditional_encoder_decoder").expand(3, -1, -1)
+    compound, cell = x.clone(), x.clone()
+    compound[..., :2] += 1
+    cell[..., 2:] += 1  # two blocks: the second has no tower in the list, so it is the cell type's
+    with torch.no_grad():
+        same, of_compound, of_cell = (net(rows) for rows in (x, compound, cell))
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+    assert not torch.equal(same, of_compound) and not torch.equal(same, of_cell)
 
 
 def test_blocks_of_one_width_take_turns_in_convolutions():

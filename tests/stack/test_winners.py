@@ -3,15 +3,10 @@
 import tomllib
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from features.feature_sets import feature_set
-from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.evaluation.splits import judging_folds
-from rapids_pipeline.nets.settings import Block, Conv1d, ConvResNet, Mlp, Recurrent, Training
-from rapids_pipeline.stack.duration import of_a_row, operations, require_agreed
+from rapids_pipeline.nets.settings import Conv1d, ConvResNet, Recurrent
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.members.response_transfer import ResponseTransferMember
@@ -37,7 +32,7 @@ def small(recipe):
             if isinstance(net, ConvResNet | Recurrent | Conv1d):
                 smaller = {"side": 32} if isinstance(net, ConvResNet) else {"head": (16,)}
                 net = net.model_copy(update=smaller)
-            # folds that judge halve the work where every fold would have a net of its own
+            # one net a member, not one for each fold
             member = member.updated(training=how, replicas=1, architecture=net, every_fold=False)
         elif member.kind == "booster":
             member = member.updated(n_estimators=5, max_depth=3, n_components=5)
@@ -92,70 +87,3 @@ def test_fixed_weights_are_multiplied_by_the_amplitude():
 def test_the_second_place_amplifies():
     blend = BY_NAME["second_place_faithful"].blend
     assert blend.amplitude == 1.3 and sum(blend.weights.values()) == pytest.approx(1.3)
-
-
-def long_run(name, times=1):
-    train, test, _ = example()
-    require_agreed(RECIPES[name].with_molecules("made up"), train, len(test.obs), 25, "cpu", times=times)
-
-
-@pytest.mark.parametrize("name", ["best", "third_place", "scape", "jn_ap"])
-def test_short_work_needs_no_consent(name):
-    long_run(name)
-
-
-def test_long_work_names_its_hours_and_the_way_out():
-    with pytest.raises(
-        InputError, match=r"the nets of second_place_faithful need [\d,]+ TFLOP here, about [\d,]+ hours"
-    ) as e:
-        long_run("second_place_faithful", times=1000)
-    assert "take second_place, which takes minutes" in str(e.value) and "--yes" in str(e.value)
-    train, test, _ = example()
-    require_agreed(RECIPES["second_place_faithful"], train, len(test.obs), 25, "cuda", times=1000)
-
-
-def test_operations_are_those_of_the_products():
-    """An MLP of 14 → 16 → 25: three products a layer, of which the first has no gradient of its inputs."""
-    train, test, _ = example()
-    net = NetMember(
-        architecture=Mlp(blocks=(Block(width=16),)),
-        features=feature_set("onehot"),
-        n_components="none",
-        replicas=3,
-        training=Training(epochs=7),
-    )
-    p = len(set(train.obs.cell_type)) + len(set(train.obs.sm_name))
-    row = 2 * (2 * p * 16 + 3 * 16 * 25) * 7 * 3
-    assert of_a_row(net, train, 25) == row
-    fits = len(train.obs) * (1 + 3 * 2 / 3 + 3 * 1 / 3)  # whole, three without a fold, three without two
-    assert operations(stack_recipe(net), train, len(test.obs), 25) == pytest.approx(row * fits)
-
-
-@pytest.mark.parametrize("name", ["scarce", "most_measured"])
-def test_judging_folds_hold_compounds_of_the_right_cell_types(name):
-    obs = pd.DataFrame(
-        [(c, f"m{m}") for c, n in (("a", 12), ("b", 11), ("c", 4), ("d", 5)) for m in range(n)],
-        columns=["cell_type", "sm_name"],
-    )
-    folds = judging_folds(name, obs, np.zeros((len(obs), 2), np.float32), 3, 0)
-    judged = obs[folds >= 0]
-    assert set(judged["cell_type"]) == ({"c", "d"} if name == "scarce" else {"a"})
-    assert all(len(set(folds[(folds >= 0) & (obs["sm_name"] == m)])) == 1 for m in set(judged["sm_name"]))
-    assert set(folds) == {-1, 0, 1, 2}
-    # the compound that no other cell type has is never left out
-    assert "m11" not in set(judged["sm_name"])
-
-
-@pytest.mark.parametrize("name", ["rows", "scarce", "most_measured", "clusters"])
-def test_judging_folds_are_of_rows_where_there_is_nothing_else(name):
-    obs = pd.DataFrame({"cell_type": ["a"] * 12, "sm_name": [f"m{m}" for m in range(12)]})
-    folds = judging_folds(name, obs, np.zeros((12, 2), np.float32), 3, 0)
-    assert np.bincount(folds).tolist() == [4, 4, 4]
-
-
-def test_clusters_have_rows_in_every_fold():
-    Y = np.repeat([[0.0], [10.0]], 20, axis=0) + np.random.default_rng(0).normal(size=(40, 3))
-    obs = pd.DataFrame({"cell_type": ["a"] * 40, "sm_name": [f"m{m}" for m in range(40)]})
-    folds = judging_folds("clusters", obs, Y.astype(np.float32), 3, 0)
-    for part in (folds[:20], folds[20:]):
-        assert set(part) == {0, 1, 2}

@@ -91,7 +91,7 @@ class NetMember(Member):
 
     @property
     def by_names(self) -> bool:
-        """Whether it reads no columns, or none of molecules and of other members' predictions."""
+        """Whether it reads neither molecules nor other members' predictions."""
         blocks = () if self.features is None else self.features.blocks
         return all(block.fitted_on in ("levels", "targets") for block in blocks)
 

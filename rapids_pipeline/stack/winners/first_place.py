@@ -1,22 +1,11 @@
 """First place: LSTM, GRU and convolutions on one-hot columns and statistics of the targets."""
 
 from features.blocks import MoleculeBlock
-from rapids_pipeline.nets.settings import (
-    Architecture,
-    Conv1d,
-    LossName,
-    Recurrent,
-    Training,
-)
+from features.feature_sets import FeatureSet
+from rapids_pipeline.nets.settings import Architecture, Conv1d, LossName, Recurrent, Training
 from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.recipe import BlendConfig, Recipe
-from rapids_pipeline.stack.winners.parts import (
-    COMPETITION,
-    LEFT_OUT,
-    ONE_HOT,
-    feature_set_of,
-    statistics,
-)
+from rapids_pipeline.stack.winners.parts import COMPETITION, LEFT_OUT, ONE_HOT, statistics
 
 FIRST_PLACE_SOURCE = (
     f"Jean Kouagou, first place, {COMPETITION}; "
@@ -24,40 +13,53 @@ FIRST_PLACE_SOURCE = (
 )
 FOUR_LOSSES: dict[LossName, float] = {"mse": 0.32, "mae": 0.24, "log_cosh": 0.24, "sigmoid_bce": 0.2}
 SCHEMES = {
-    "initial": feature_set_of(
-        "first_initial", "first place, initial: mean and deviation", *LEFT_OUT, *statistics("std")
+    "initial": FeatureSet(
+        name="first_initial",
+        description="first place, initial: mean and deviation",
+        blocks=(
+            *LEFT_OUT,
+            *statistics("std"),
+        ),
     ),
-    "light": feature_set_of("first_light", "first place, light: means", *LEFT_OUT),
-    "heavy": feature_set_of(
-        "first_heavy",
-        "first place, heavy: means, and quartiles by cell type",
-        *LEFT_OUT,
-        *statistics("quantile_0.25", "quantile_0.5", "quantile_0.75", by=["cell_type"]),
+    "light": FeatureSet(name="first_light", description="first place, light: means", blocks=LEFT_OUT),
+    "heavy": FeatureSet(
+        name="first_heavy",
+        description="first place, heavy: means, and quartiles by cell type",
+        blocks=(
+            *LEFT_OUT,
+            *statistics("quantile_0.25", "quantile_0.5", "quantile_0.75", by=["cell_type"]),
+        ),
     ),
 }
 """What a net of first_place reads, by the published names; a row's statistics leave out the row itself or its fold."""
 PUBLISHED_SCHEMES = {
-    "initial": feature_set_of(
-        "first_initial_published",
-        "first place, initial",
-        *ONE_HOT,
-        *statistics("mean", "std", leaky=True),
-        MoleculeBlock(),
+    "initial": FeatureSet(
+        name="first_initial_published",
+        description="first place, initial",
+        blocks=(
+            *ONE_HOT,
+            *statistics("mean", "std", leaky=True),
+            MoleculeBlock(),
+        ),
     ),
-    "light": feature_set_of(
-        "first_light_published",
-        "first place, light",
-        *ONE_HOT,
-        *statistics("mean", leaky=True),
-        MoleculeBlock(),
+    "light": FeatureSet(
+        name="first_light_published",
+        description="first place, light",
+        blocks=(
+            *ONE_HOT,
+            *statistics("mean", leaky=True),
+            MoleculeBlock(),
+        ),
     ),
-    "heavy": feature_set_of(
-        "first_heavy_published",
-        "first place, heavy",
-        *ONE_HOT,
-        *statistics("quantile_0.25", "quantile_0.5", "quantile_0.75", leaky=True, by=["cell_type"]),
-        *statistics("mean", leaky=True),
-        MoleculeBlock(),
+    "heavy": FeatureSet(
+        name="first_heavy_published",
+        description="first place, heavy",
+        blocks=(
+            *ONE_HOT,
+            *statistics("quantile_0.25", "quantile_0.5", "quantile_0.75", leaky=True, by=["cell_type"]),
+            *statistics("mean", leaky=True),
+            MoleculeBlock(),
+        ),
     ),
 }
 FIRST_PLACE_WEIGHTS = {"light": (0.1772, 0.1533), "initial": (0.1932, 0.1533), "heavy": (0.1764, 0.1466)}
@@ -81,7 +83,7 @@ def sound() -> Recipe:
             "each net reads one of the three schemes, so there are 15 nets and not 45",
             "statistics are of 60 components and leave out the row's own targets",
             "there are no one-hot columns, by which a net could undo that",
-            "no molecules and no masking: both raised the error",
+            "no molecules and no masking, both of which raise the error of nets here",
             "the parameters of each net's best epoch are kept, as was meant",
             "weights of the blend are learnt from out-of-fold predictions",
         ),
@@ -121,7 +123,7 @@ def faithful() -> Recipe:
             "p columns are folded into √p steps; the published numbers are those of the competition's genes",
             "molecules are encoded as --molecules says, not by logits of a head with random weights",
             "quartiles are ordered by statistic, and 18,211 columns of zeros are left out",
-            "masks are drawn in every batch; the original masked a copy of the training rows once",
+            "masks are drawn in every batch; the original masked a copy of the rows once and trained on both",
             "folds of a net count alike, not 0.25, 0.15, 0.20, 0.15, 0.25",
         ),
         n_folds=3,

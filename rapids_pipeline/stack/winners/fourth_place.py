@@ -1,10 +1,7 @@
 """Fourth place: SVRs and a booster on them, a ResNet, response transfer."""
 
 from features.feature_sets import FEATURE_SETS
-from rapids_pipeline.nets.settings import (
-    ConvResNet,
-    Training,
-)
+from rapids_pipeline.nets.settings import ConvResNet, Training
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.member import PseudoLabels
 from rapids_pipeline.stack.members.net import NetMember
@@ -86,7 +83,7 @@ def faithful() -> Recipe:
     transfer = ResponseTransferMember(transform="none", penalty=55.0)
     return Recipe(
         name="fourth_place_faithful",
-        description="the fourth place as published, its leaks closed (most of a day on a CPU)",
+        description="the fourth place as published, its leaks closed (a day on a CPU)",
         source=FOURTH_PLACE_SOURCE,
         differs=(
             "the epoch is chosen by MAE in the space of the components, not by MRRMSE against projected targets",

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from features.blocks import LeaveOneOutBlock, OneHotBlock, StatisticsBlock
-from features.feature_sets import FeatureSet
 
 COMPETITION = "Open Problems – Single-Cell Perturbations, NeurIPS 2023"
 ONE_HOT = OneHotBlock(column="cell_type"), OneHotBlock(column="sm_name")
@@ -19,8 +18,3 @@ def statistics(
     """Return the blocks of statistics of the targets, by cell type and by compound."""
     how = {"statistics": names, "leaky": leaky, "n_targets": n_targets}
     return [StatisticsBlock.model_validate({"column": column, **how}) for column in by]
-
-
-def feature_set_of(name: str, description: str, *blocks: object) -> FeatureSet:
-    """Return a feature set."""
-    return FeatureSet.model_validate({"name": name, "description": description, "blocks": blocks})

@@ -1,13 +1,10 @@
 """ScAPE: an encoder of compound and cell type, and a decoder that reads the cell type."""
 
-from features.feature_sets import FEATURE_SETS
-from rapids_pipeline.nets.settings import (
-    ConditionalEncoderDecoder,
-    Training,
-)
+from features.feature_sets import FEATURE_SETS, FeatureSet
+from rapids_pipeline.nets.settings import ConditionalEncoderDecoder, Training
 from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.recipe import BlendConfig, Recipe
-from rapids_pipeline.stack.winners.parts import COMPETITION, feature_set_of, statistics
+from rapids_pipeline.stack.winners.parts import COMPETITION, statistics
 
 SCAPE_SOURCE = f"scapeML, 16th place and judges' prize, {COMPETITION}; github.com/scapeML/scape (MIT)"
 SCAPE_NET = NetMember(
@@ -43,8 +40,10 @@ def faithful() -> Recipe:
     net = NetMember(
         name="encoder_decoder",
         architecture=ConditionalEncoderDecoder(norm_momentum=0.01),
-        features=feature_set_of(
-            "scape_published", "ScAPE: medians of 64 genes", *statistics("median", leaky=True, n_targets=64)
+        features=FeatureSet(
+            name="scape_published",
+            description="ScAPE: medians of 64 genes",
+            blocks=(*statistics("median", leaky=True, n_targets=64),),
         ),
         standardise=False,
         transform="none",

@@ -1,12 +1,10 @@
 """Second place: a transformer encoder."""
 
-from rapids_pipeline.nets.settings import (
-    Training,
-    Transformer,
-)
+from features.feature_sets import FeatureSet
+from rapids_pipeline.nets.settings import Training, Transformer
 from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.recipe import BlendConfig, Recipe
-from rapids_pipeline.stack.winners.parts import COMPETITION, LEFT_OUT, ONE_HOT, feature_set_of, statistics
+from rapids_pipeline.stack.winners.parts import COMPETITION, LEFT_OUT, ONE_HOT, statistics
 
 SECOND_PLACE_SOURCE = f"Eliorkalfon, second place, {COMPETITION}; github.com/Eliorkalfon/single_cell_pb"
 
@@ -29,9 +27,14 @@ PUBLISHED_TRAINING = Training(
 def sound() -> Recipe:
     """Return the recipe that takes minutes on two cores."""
     sets = {
-        "means": feature_set_of("second_means", "second place: means", *LEFT_OUT),
-        "means_and_deviations": feature_set_of(
-            "second_means_std", "second place: means and deviations", *LEFT_OUT, *statistics("std")
+        "means": FeatureSet(name="second_means", description="second place: means", blocks=LEFT_OUT),
+        "means_and_deviations": FeatureSet(
+            name="second_means_std",
+            description="second place: means and deviations",
+            blocks=(
+                *LEFT_OUT,
+                *statistics("std"),
+            ),
         ),
     }
     return Recipe(
@@ -72,14 +75,21 @@ def sound() -> Recipe:
 
 def faithful() -> Recipe:
     """Return the recipe with the published numbers."""
-    both = feature_set_of(
-        "second_mean_std_published",
-        "second place: mean and deviation",
-        *ONE_HOT,
-        *statistics("mean", "std", leaky=True),
+    both = FeatureSet(
+        name="second_mean_std_published",
+        description="second place: mean and deviation",
+        blocks=(
+            *ONE_HOT,
+            *statistics("mean", "std", leaky=True),
+        ),
     )
-    means = feature_set_of(
-        "second_mean_published", "second place: mean", *ONE_HOT, *statistics("mean", leaky=True)
+    means = FeatureSet(
+        name="second_mean_published",
+        description="second place: mean",
+        blocks=(
+            *ONE_HOT,
+            *statistics("mean", leaky=True),
+        ),
     )
     members = {
         "clusters": (both, "clusters", 0.5),

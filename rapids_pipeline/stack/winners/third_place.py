@@ -2,19 +2,11 @@
 
 from collections.abc import Sequence
 
-from rapids_pipeline.nets.settings import (
-    Block,
-    EmbeddingMlp,
-    LossName,
-    Order,
-    Training,
-)
+from rapids_pipeline.nets.settings import Block, EmbeddingMlp, LossName, Order, Training
 from rapids_pipeline.stack.members.member import PseudoLabels
 from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.recipe import BlendConfig, Recipe
-from rapids_pipeline.stack.winners.parts import (
-    COMPETITION,
-)
+from rapids_pipeline.stack.winners.parts import COMPETITION
 
 THIRD_PLACE, THIRD_PLACE_FAITHFUL = "third_place", "third_place_faithful"
 THIRD_PLACE_SOURCE = (
