@@ -79,6 +79,10 @@ class InputError(PerturbError, ValueError):
     exit_code = EXIT_BAD_INPUT
 
 
+class DivergedError(InputError):
+    """A training whose loss is no finite number."""
+
+
 class UnavailableError(PerturbError, RuntimeError):
     """Something asked for by name that is not available on this machine (exit code 3)."""
 

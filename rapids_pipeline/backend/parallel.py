@@ -15,6 +15,7 @@ elsewhere, at most three times more; then one line names it and where its log is
 
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -238,7 +239,15 @@ class Threads(Executor):
         jobs = processor_count() if side_by_side else 1
         with threadpool_limits(1, "blas"):
             calls = (delayed(made)(place, unit) for place, unit in units)
-            yield from Parallel(jobs, prefer="threads", return_as="generator_unordered")(calls)
+            results = Parallel(jobs, prefer="threads", return_as="generator_unordered")(calls)
+            try:
+                for ended in results:  # noqa: UP028 (what is not yielded is closed below)
+                    yield ended
+            except GeneratorExit:  # broken off: whoever did so needs no warning that fits are lost
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    results.close()
+                raise
 
 
 THREADS = Threads()

@@ -9,6 +9,7 @@ their reason. What is wrong is said of the first fault, by the place of its key 
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -127,19 +128,36 @@ def bounded(
     """
     from pydantic import PlainValidator
 
-    named, whole = tuple(words), isinstance(low, int) and isinstance(high, int)
-    ends = " to ".join(f"{end:,}" if whole else f"{end:g}" for end in (low, high))
-    wanted = f"a {'whole ' * whole}number from {ends}" + "".join(f" or '{word}'" for word in named)
+    return PlainValidator(Bounds(low, high, why, tuple(words), optional))
 
-    def checked(value: Any) -> Any:
-        if (isinstance(value, str) and value in named) or (optional and value is None):
+
+@dataclass(frozen=True)
+class Bounds:
+    """The check of a number, as `bounded` describes it."""
+
+    low: float
+    high: float
+    why: str = ""
+    words: tuple[str, ...] = ()
+    optional: bool = False
+
+    def __call__(self, value: Any) -> Any:
+        """Return the number, or a word in its place; ValueError where it is neither."""
+        if (isinstance(value, str) and value in self.words) or (self.optional and value is None):
             return value
-        number = is_number(value)
-        if not number or not low <= value <= high or (whole and value != int(value)):
-            raise ValueError(f"must be {wanted}, not {_given(value)}" + f": {why}" * bool(why and number))
+        number, whole = is_number(value), isinstance(self.low, int) and isinstance(self.high, int)
+        if not number or not self.low <= value <= self.high or (whole and value != int(value)):
+            ends = " to ".join(f"{end:,}" if whole else f"{end:g}" for end in (self.low, self.high))
+            wanted = f"a {'whole ' * whole}number from {ends}" + "".join(f" or '{w}'" for w in self.words)
+            why = f": {self.why}" * bool(self.why and number)
+            raise ValueError(f"must be {wanted}, not {_given(value)}{why}")
         return int(value) if whole else float(value)
 
-    return PlainValidator(checked)
+
+def bounds_of(settings: "BaseModel", name: str) -> Bounds | None:
+    """Return the bounds of a field of settings, None where it is no number or has none."""
+    checks = (getattr(check, "func", None) for check in type(settings).model_fields[name].metadata)
+    return next((check for check in checks if isinstance(check, Bounds)), None)
 
 
 def is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""`tune`: find the settings of a recipe's composite kernels that are best on rows like the pairs to predict."""
+"""`tune`: find the settings of a member of a recipe that are best on rows like the pairs to predict."""
 
 import shlex
 from pathlib import Path
@@ -21,6 +21,12 @@ def command(
     ] = None,
     out: options.OutOption = Path("runs/tune"),
     recipe: options.RecipeOption = "best",
+    member: Annotated[
+        str | None,
+        typer.Option(
+            help="The member to tune: composite kernels, a booster or a net. Default: the first, in this order."
+        ),
+    ] = None,
     minutes: Annotated[
         float, typer.Option(min=0, max=1e6, help="The time for trials in this session.")
     ] = 10.0,
@@ -40,7 +46,7 @@ def command(
     replicates: options.ReplicatesOption = "mean",
     where: options.Where = options.HERE,
 ) -> None:
-    """Tune a recipe's composite kernels on held-out rows like the pairs to predict; leaves a recipe for run."""
+    """Tune a member of a recipe on held-out rows like the pairs to predict; leaves a recipe for run."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.backend.store import FOLDER
@@ -50,7 +56,7 @@ def command(
     from rapids_pipeline.studies.tune.study import TuneRequest, tune
 
     config = options.run_config(recipe, options.RecipeChanges(), molecules, seed)
-    request = TuneRequest(split, seed, minutes, trials)
+    request = TuneRequest(split, seed, minutes, trials, member)
     chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
     options.announce(stages, chosen, config)
     files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import DivergedError
 from rapids_pipeline.nets.layers import prepare
 from rapids_pipeline.nets.losses import loss_of_rows
 from rapids_pipeline.nets.settings import Training
@@ -125,7 +125,7 @@ def trained(
 
     Raises
     ------
-    InputError
+    DivergedError
         The loss is no finite number; the epoch is named, and nothing is kept.
     """
     with one_thread():
@@ -166,10 +166,10 @@ class _Run:
         return self.net.eval()
 
     def _finite(self, loss: Tensor, epoch: int) -> Tensor:
-        """Return each net's loss; InputError where one is not finite."""
+        """Return each net's loss; DivergedError where one is not finite."""
         if bool(torch.isfinite(loss).all()):
             return loss
-        raise InputError(
+        raise DivergedError(
             f"{self.name}: the loss is not finite in epoch {epoch} of {self.settings.epochs}; lower its "
             "learning_rate, or set clip_norm"
         )

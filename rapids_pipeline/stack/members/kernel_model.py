@@ -52,18 +52,8 @@ GRAM_SHARE = 0.7
 LEAST_NOISE = 1e-3
 """Part of the rows' mean square that is added to each row's before noise is made of it."""
 
-
-BOUNDS = {
-    "weights": (0.0, 1e6),
-    "profile_shrinkage": (0.0, 1e6),
-    "dose_length": (1e-3, 1e3),
-    "time_length": (1e-3, 1e3),
-    "transform_scale": SCALES,
-    "penalty": (1e-8, 1e8),
-    "penalty_growth": (0.0, 10.0),
-    "epsilon": (0.0, 1e6),
-}
-"""From the smallest to the largest number of each setting; a search stays within them, too."""
+WEIGHTS = (0.0, 1e6)
+"""From the smallest to the largest weight of a term; a search stays within them, too."""
 MOST_TERMS, LONGEST_TERM = 100, 200
 """Terms of a kernel, and characters of the name of one: each is a matrix between all pairs of rows."""
 
@@ -78,7 +68,7 @@ def _weights(value: Any) -> dict[str, float]:
         )
     weights = {}
     for name, weight in value.items():
-        low, high = BOUNDS["weights"]
+        low, high = WEIGHTS
         if len(str(name)) > LONGEST_TERM:
             raise ValueError(f"no kernel factor {quoted(name)}: it has {len(name):,} characters")
         if not is_number(weight) or not low <= weight <= high:
@@ -106,19 +96,17 @@ class KernelModelConfig(StageConfig):
 
     weights: Weights
     context_weights: Weights = Field(default_factory=dict)
-    profile_shrinkage: Annotated[float, bounded(*BOUNDS["profile_shrinkage"], "it counts rows")] = 1.0
-    dose_length: Annotated[float, bounded(*BOUNDS["dose_length"], "it counts decades")] = DOSE_LENGTH
-    time_length: Annotated[float, bounded(*BOUNDS["time_length"], "it counts decades")] = TIME_LENGTH
+    profile_shrinkage: Annotated[float, bounded(0.0, 1e6, "it counts rows")] = 1.0
+    dose_length: Annotated[float, bounded(1e-3, 1e3, "it counts decades")] = DOSE_LENGTH
+    time_length: Annotated[float, bounded(1e-3, 1e3, "it counts decades")] = TIME_LENGTH
     transform: TransformName = "asinh"
-    transform_scale: Annotated[float, bounded(*BOUNDS["transform_scale"], "it counts root mean squares")] = (
-        2.0
-    )
+    transform_scale: Annotated[float, bounded(*SCALES, "it counts root mean squares")] = 2.0
     n_components: Annotated[int, bounded(1, MOST_COMPONENTS)] = 120
     targets: Literal["components", "genes"] = "components"
     engine: Annotated[str, named()] = "ridge"
-    penalty: Annotated[float, bounded(*BOUNDS["penalty"], FAR)] = 1.5
-    penalty_growth: Annotated[float, bounded(*BOUNDS["penalty_growth"], "it is an exponent")] = 1.0
-    epsilon: Annotated[float, bounded(*BOUNDS["epsilon"], "components have size 1")] = 0.0
+    penalty: Annotated[float, bounded(1e-8, 1e8, FAR)] = 1.5
+    penalty_growth: Annotated[float, bounded(0.0, 10.0, "it is an exponent")] = 1.0
+    epsilon: Annotated[float, bounded(0.0, 1e6, "components have size 1")] = 0.0
     noise_exponent: Annotated[float, bounded(0.0, 1.0)] = 0.0
     tol: Annotated[float, bounded(1e-12, 1.0, "it is a share of what a solution may be off")] = 1e-3
     max_iter: Annotated[int | None, bounded(1, 1_000_000_000, optional=True)] = None

@@ -15,8 +15,9 @@ from rapids_pipeline.backend.arrays import Float64, Indices
 from rapids_pipeline.evaluation.splits import SPLITS
 from rapids_pipeline.evaluation.uncertainty import LEVEL, replicate_weights
 from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.member import Member
 from rapids_pipeline.stack.recipe import Recipe
-from rapids_pipeline.studies.tune.task import HOPELESS, mean_loss
+from rapids_pipeline.studies.tune.objective import HOPELESS, mean_loss
 
 if TYPE_CHECKING:
     from rapids_pipeline.studies.tune.study import ModelStudy, Trial
@@ -193,10 +194,10 @@ def results_of(
     return models, Change.of(observed, replicates)
 
 
-def tuned_recipe(recipe: Recipe, studies: "Sequence[ModelStudy]", source: str) -> Recipe:
-    """Return the recipe with the best trials' settings in its first composite member."""
-    first = next(member for member in recipe.members if isinstance(member, CompositeMember))
-    tuned = first.updated(**{study.duty.model: study.space.model_of(study.best.raw) for study in studies})
+def tuned_recipe(recipe: Recipe, member: Member, studies: "Sequence[ModelStudy]", source: str) -> Recipe:
+    """Return the recipe with the best trials' settings in the member that was tuned."""
+    best = {study.duty.model: study.space.model_of(study.best.raw) for study in studies}
+    tuned: Any = member.updated(**best) if isinstance(member, CompositeMember) else best[member.name]
     how = " and ".join(
         f"{study.duty.model} by {len(study.trials)} trials on "
         f"{' and '.join(lot.name for lot in study.duty.lots)}"
@@ -204,8 +205,8 @@ def tuned_recipe(recipe: Recipe, studies: "Sequence[ModelStudy]", source: str) -
     )
     return recipe.updated(
         name=RECIPE_NAME,
-        description=f"{recipe.name} with its kernels tuned: {how}; data: {source}",
-        members=tuple(tuned if member is first else member for member in recipe.members),
+        description=f"{recipe.name} with its member {member.name} tuned: {how}; data: {source}",
+        members=tuple(tuned if one is member else one for one in recipe.members),
     )
 
 

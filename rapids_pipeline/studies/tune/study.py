@@ -1,9 +1,10 @@
-"""The study: the settings of a recipe's composite kernels that are best on rows like the pairs to predict.
+"""The study: the settings of one member of a recipe that are best on rows like the pairs to predict.
 
     rapids-perturb tune --train de_train.parquet --test id_map.csv --out runs/tune --minutes 10
 
-The first composite member of the recipe is tuned. Each of its models is tuned on held-out rows like those that it will
-serve (`rapids_pipeline.studies.tune.task`), by exact fits.
+A composite member, a booster or a net is tuned: the one that is named, or else the recipe's first of these kinds in
+this order. Each of its models is tuned on held-out rows like those that it will serve
+(`rapids_pipeline.studies.tune.task`), by whole fits.
 
 Trials are numbered from 1 for each model. Trial 1 is the recipe's model, and the next ones are drawn near it. After
 `NEAR_TRIALS`, Optuna's multivariate tree-structured Parzen estimator draws trial k from the trials before it. The seed
@@ -18,7 +19,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Float64
 from rapids_pipeline.backend.devices import Device, provenance
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, quoted
 from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept, Store
@@ -36,27 +37,34 @@ from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import untested_notes
 from rapids_pipeline.evaluation.splits import same_compound
+from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember
+from rapids_pipeline.stack.members.member import Member, TrainingSet
+from rapids_pipeline.stack.members.net import NetMember
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
-from rapids_pipeline.studies.tune.results import Course, Tuned, results_of, tuned_recipe
-from rapids_pipeline.studies.tune.space import Grid, ModelSpace, Parameter, Range, Raw
-from rapids_pipeline.studies.tune.task import (
-    AUTO,
+from rapids_pipeline.studies.tune.objective import (
     KEPT_BYTES,
-    MODELS,
-    Duty,
+    OVERFLOWN,
+    KernelFits,
+    MemberFits,
     Objective,
+    TrialFits,
     kept_components,
     mean_loss,
-    plan,
+    predictions_below,
     score,
 )
+from rapids_pipeline.studies.tune.results import Course, Tuned, results_of, tuned_recipe
+from rapids_pipeline.studies.tune.space import Grid, ModelSpace, Parameter, Range, Raw
+from rapids_pipeline.studies.tune.task import AUTO, Duty, plan, served_by
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 NEAR_TRIALS = 10
 """Trials before the estimator takes over, the recipe's own among them."""
+KINDS = CompositeMember, BoosterMember, NetMember
+"""Members that have settings to tune; a recipe's first of them is tuned where none is named."""
 GOES_ON = 0.75
 """Share of the finished trials, stopped ones among them, that a trial must not be worse than after a lot to go on."""
 
@@ -71,6 +79,8 @@ class TuneRequest:
 
     Attributes
     ----------
+    member : str, optional
+        The member that is tuned.
     split : str
         One of `SPLITS`, or "auto": that which is most like the pairs.
     seed : int
@@ -84,6 +94,7 @@ class TuneRequest:
     seed: int = 0
     minutes: float = 10.0
     trials: int | None = None
+    member: str | None = None
 
     def __post_init__(self) -> None:
         if not self.minutes > 0:
@@ -105,7 +116,7 @@ def tune(
     stages: Stages | None = None,
     executor: Executor = THREADS,
 ) -> tuple[Tuned, Recipe]:
-    """Tune the first composite member of a recipe.
+    """Tune a member of a recipe.
 
     Parameters
     ----------
@@ -115,7 +126,7 @@ def tune(
         `cell_type`, `sm_name` and `SMILES` of the pairs to predict.
     request : TuneRequest
     config : RunConfig
-        With the recipe, and the encoder for rbf(molecules). Without structures, or with a table, the tuned recipe is
+        With the recipe, and the encoder for its members. Without structures, or with a table, the tuned recipe is
         one for such data.
     device : Device
     folder : Path
@@ -132,19 +143,17 @@ def tune(
     Raises
     ------
     InputError
-        The recipe has no kernels, the split cannot be used, or the time was over before there was a trial.
+        The recipe has no such member or none to tune, the split cannot be used, or the time was over before there was
+        a trial.
     """
     stages = stages or Stages()
-    if not any(isinstance(member, CompositeMember) for member in config.recipe.members):
-        raise InputError(
-            f"--recipe {config.recipe.name}: has no composite kernel to tune; take best, or a recipe with a member of "
-            'kind "composite"'
-        )
     config = config if reads_structures(config.molecules) else config.resolved()
     config = config.in_contexts(data.obs)
+    member = tuned_member(config.recipe, request.member)
     data = data.take(canonical_order(data.obs))
-    with stages.stage("features"):
-        studies, tuned_on = open_studies(data, pairs, request, config, device, folder, table, executor)
+    studies, tuned_on = open_studies(
+        data, pairs, member, request, config, device, folder, table, executor, stages
+    )
     with stages.stage("trials") as progress:
         search(studies, request, progress)
     with stages.stage("scores"):
@@ -157,38 +166,83 @@ def tune(
         "config": config.model_dump(mode="json"),
     }
     named = {"recipe": config.recipe.name, "molecules": config.molecules, "source": source}
-    result = Tuned(models, change, tuned_on, asdict(request) | named, found)
-    return result, tuned_recipe(config.recipe, studies, source)
+    result = Tuned(models, change, tuned_on, asdict(request) | named | {"member": member.name}, found)
+    return result, tuned_recipe(config.recipe, member, studies, source)
+
+
+def tuned_member(recipe: Recipe, name: str | None) -> Member:
+    """Return the member of a recipe that is tuned: the one of this name, or the first by `KINDS`.
+
+    Raises
+    ------
+    InputError
+        There is none of this name, or none of a kind that has settings to tune.
+    """
+    found = [member for kind in KINDS for member in recipe.members if isinstance(member, kind)]
+    if not found:
+        raise InputError(
+            f"--recipe {recipe.name}: has no member to tune; take best, or a recipe with a member of kind "
+            '"composite", "booster" or "net"'
+        )
+    if name is None:
+        return found[0]
+    listed = ", ".join(member.name for member in found)
+    for member in found:
+        if member.name == name:
+            return member
+    raise InputError(
+        f"--member {quoted(name)}: the recipe {recipe.name} has no such member to tune; it has {listed}"
+    )
 
 
 def open_studies(
     data: PerturbationData,
     pairs: pd.DataFrame | None,
+    member: Member,
     request: TuneRequest,
     config: RunConfig,
     device: Device,
     folder: Path,
     table: EmbeddingTable | None = None,
     executor: Executor = THREADS,
+    stages: Stages | None = None,
 ) -> "tuple[list[ModelStudy], list[str]]":
-    """Return the studies with the trials that are finished, and in words what is tuned on what."""
-    member = next(member for member in config.recipe.members if isinstance(member, CompositeMember))
-    encoders = member.with_molecules(config.molecules).encoders
-    train = Rows(data.obs, encode_compounds(encoders, data.obs, None, device.name, table).training)
-    rows = Pairs.of(train, encoders)
-    duties, sentences = plan(data.obs, data.Y, rows, pairs, request.split, request.seed)
+    """Return the studies of a member with the trials that are finished, and in words what is tuned on what."""
+    stages, recipe = stages or Stages(), config.recipe
+    below = [one.with_molecules(config.molecules) for one in recipe.named(member.stacks_on)]
+    fitted = member.with_molecules(config.molecules)
+    for one in (*below, fitted):
+        one.engine_choice(data.Y, device.name)
+    with stages.stage("features"):
+        encoders = sorted({name for one in (*below, fitted) for name in one.encoders})
+        train = Rows(data.obs, encode_compounds(encoders, data.obs, None, device.name, table).training)
+        rows = Pairs.of(train, fitted.encoders if isinstance(member, CompositeMember) else ())
+        duties, sentences = plan(
+            served_by(member), data.obs, data.Y, rows, pairs, request.split, request.seed
+        )
+    determines = train, data.Y, data.weight, data.genes, device.name, request.seed
+    whole = TrainingSet(train, data.Y, data.weight, (), request.seed, device.name)
+    all_splits = [split for duty in duties for lot in duty.lots for split in lot.splits]
+    kept = Store(folder, "below", *determines)
+    stacked = predictions_below(below, whole, all_splits, recipe.n_folds, stages, executor, kept)
     studies = []
     for duty in duties:
-        kept = kept_components(KEPT_BYTES // len(duties))
-        objective = Objective(
-            duty.lots, rows, data.Y, device.name, config.molecules, kept, data.weight, executor
-        )
-        space = ModelSpace.of(getattr(member, duty.model), duty.fewest_rows)
+        settings: Any = member
+        if isinstance(member, CompositeMember):
+            settings = getattr(member, duty.model)
+            memory = kept_components(KEPT_BYTES // len(duties))
+            fits: TrialFits = KernelFits(rows, data.Y, device.name, config.molecules, memory, data.weight)
+        else:
+            beside = device.name == "cpu" and member.side_by_side(len(data.Y))
+            fits = MemberFits(whole, config.molecules, stacked, beside)
+        space = ModelSpace.of(settings, duty.fewest_rows)
         splits = [(lot.name, split.training, split.held_out) for lot in duty.lots for split in lot.splits]
-        rest = duty.model, space.model, repr(space.parameters), splits
-        determines = train, data.Y, data.weight, data.genes, *rest
-        store = Store(folder, "tune", *determines, config.molecules, device.name, request.seed)
+        rest = duty.model, space.model, repr(space.parameters), splits, below, recipe.n_folds
+        store = Store(folder, "tune", *determines, *rest, config.molecules)
+        objective = Objective(duty.lots, fits, executor, None if space.model is not member else store)
         studies.append(ModelStudy(duty, space, objective, store, request.seed))
+    if member.pseudo_labels.use != "off":
+        sentences.append(f"{member.name} is tuned without pseudo-labels; a run fits it with them, too")
     return studies, [*sentences, *untested_notes(data)]
 
 
@@ -324,7 +378,7 @@ class ModelStudy:
         import optuna
 
         done = len(self.trials)
-        seeds = np.random.SeedSequence([self._seed, MODELS.index(self.duty.model), done])
+        seeds = np.random.SeedSequence([self._seed, self.duty.model == "new_compounds", done])
         seed = int(seeds.generate_state(1)[0])
         if done < NEAR_TRIALS:
             return self.space.near(np.random.default_rng(seed))
@@ -347,6 +401,10 @@ class ModelStudy:
             after.append(0.0 if reference is None else score(scores, reference))
             if len(losses) < len(self.duty.lots) and self._is_hopeless(after):
                 break
+        if reference is None and max(scores.values()) >= OVERFLOWN / len(values):
+            raise InputError(
+                f"{self.duty.model}: predictions with the recipe's own settings are not finite; lower its learning rate"
+            )
         pruned, seconds = len(losses) < len(self.duty.lots), round(time.perf_counter() - began, 3)
         return Trial(len(self.trials) + 1, raw, losses, after, pruned, total, seconds)
 

@@ -11,11 +11,21 @@ from rapids_pipeline.backend.devices import Device
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.store import FOLDER
+from rapids_pipeline.stack.members.booster import BoosterMember
+from rapids_pipeline.stack.members.member import PseudoLabels
+from rapids_pipeline.stack.members.net import NetMember
+from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.named_recipes import RECIPES
 from rapids_pipeline.stack.recipe import RunConfig
+from rapids_pipeline.studies.tune.objective import MemberFits, mean_loss
 from rapids_pipeline.studies.tune.results import results_of, tuned_recipe
-from rapids_pipeline.studies.tune.study import TimeUpError, TuneRequest, open_studies, search
-from rapids_pipeline.studies.tune.task import mean_loss
+from rapids_pipeline.studies.tune.study import (
+    TimeUpError,
+    TuneRequest,
+    open_studies,
+    search,
+    tuned_member,
+)
 
 N_TRIALS = 13
 """More than those drawn near the recipe."""
@@ -33,11 +43,12 @@ class Interrupts(Progress):
             raise KeyboardInterrupt
 
 
-def opened(task, folder, split="random", seed=0, molecules="morgan", device="cpu"):
+def opened(task, folder, split="random", seed=0, molecules="morgan", device="cpu", recipe=None, member=None):
     """Open the studies of a task as the command does."""
-    recipe = RECIPES["quick"].with_members(task.member)
+    recipe = recipe or RECIPES["quick"].with_members(task.member)
     config, request = RunConfig(recipe=recipe, molecules=molecules), TuneRequest(split, seed)
-    studies, _ = open_studies(task.data, task.pairs, request, config, Device(device, "asked for"), folder)
+    cpu, member = Device(device, "asked for"), tuned_member(recipe, member)
+    studies, _ = open_studies(task.data, task.pairs, member, request, config, cpu, folder)
     return studies
 
 
@@ -193,7 +204,7 @@ def test_importances_are_shares_and_wait_for_enough_trials(task, whole, monkeypa
 def test_the_tuned_recipe_has_the_best_model_and_all_else_of_the_recipe(task, whole):
     _, booster = RECIPES["best"].members
     recipe = RECIPES["best"].with_members(task.member, booster)
-    tuned = tuned_recipe(recipe, whole, "here.parquet")
+    tuned = tuned_recipe(recipe, task.member, whole, "here.parquet")
     [study] = whole
     assert tuned.members[0].known_compounds == study.space.model_of(study.best.raw)
     assert tuned.members[0].new_compounds == task.member.new_compounds
@@ -206,3 +217,88 @@ def test_optuna_keeps_quiet(task, tmp_path, capfd):
     run(opened(task, tmp_path, "made_scarce"), trials=11)
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == optuna.logging.WARNING
+
+
+# --- boosters and nets ------------------------------------------------------------------------------------
+
+BOOSTER = BoosterMember(n_estimators=4, n_components=4, max_depth=2, stacks_on=("svr_shared",))
+NET = NetMember(
+    architecture={"kind": "embedding_mlp", "embedding": 3, "blocks": [{"width": 8}]},
+    n_components=4,
+    replicas=2,
+    training={"epochs": 2, "batch_size": 64},
+    pseudo_labels=PseudoLabels(use="on", teacher=("svr_shared",)),
+)
+BOTH = RECIPES["quick"].with_members(SvrMember(), BOOSTER, NET)
+
+
+@pytest.mark.parametrize("name", ["boosting", "embedding_mlp"])
+def test_a_member_is_tuned_and_an_interrupted_study_goes_on(task, tmp_path, name):
+    if name == "embedding_mlp":
+        pytest.importorskip("torch")
+    whole = opened(task, tmp_path / "whole", recipe=BOTH, member=name)
+    run(whole, trials=5)
+    [study] = whole
+    assert (study.trials[0].score, study.best.score <= 0) == (0, True)
+    assert len({str(trial.raw) for trial in study.trials}) == 5
+    with pytest.raises(KeyboardInterrupt):
+        run(opened(task, tmp_path / "parts", recipe=BOTH, member=name), Interrupts(9), trials=5)
+    again = opened(task, tmp_path / "parts", recipe=BOTH, member=name)
+    assert 0 < len(again[0].trials) < 5
+    run(again, trials=5)
+    assert rows(again) == rows(whole)
+    tuned = tuned_recipe(BOTH, tuned_member(BOTH, name), again, "here.parquet")
+    changed = {one.name: one for one in tuned.members}
+    assert changed.pop(name) == study.space.model_of(study.best.raw)
+    assert [one for one in BOTH.members if one.name != name] == list(changed.values())
+    assert f"quick with its member {name} tuned: {name} by 5 trials on random" in tuned.description
+
+
+def test_the_fits_of_a_trial_that_was_broken_off_are_kept(task, tmp_path, monkeypatch):
+    [study] = opened(task, tmp_path, recipe=BOTH, member="boosting")
+    calls, fits = [], BoosterMember.prepare
+    monkeypatch.setattr(BoosterMember, "prepare", lambda self, data: calls.append(1) or fits(self, data))
+
+    def after_two_fits():
+        if len(calls) >= 2:
+            raise TimeUpError
+
+    with pytest.raises(TimeUpError):
+        study.one_more(after_two_fits)
+    made = len(calls)
+    [study] = opened(task, tmp_path, recipe=BOTH, member="boosting")
+    study.one_more()
+    splits = sum(len(lot.splits) for lot in study.duty.lots)
+    assert 2 <= made and len(calls) <= splits + 1, "at most the one that was broken off is made again"
+
+
+@pytest.mark.parametrize("what", ["below", "member", "folds"])
+def test_the_trials_of_another_member_or_stack_are_not_taken(task, tmp_path, what):
+    run(opened(task, tmp_path, recipe=BOTH, member="boosting"), trials=1)
+    others = {
+        "below": BOTH.with_members(SvrMember(C=2.0), BOOSTER, NET),
+        "member": BOTH.with_members(SvrMember(), BOOSTER.updated(reg_lambda=2.0), NET),
+        "folds": BOTH.updated(n_folds=4),
+    }
+    [study] = opened(task, tmp_path, recipe=others[what], member="boosting")
+    assert study.trials == []
+    [study] = opened(task, tmp_path, recipe=BOTH, member="boosting")
+    assert len(study.trials) == 1
+
+
+def test_which_member_is_tuned():
+    assert tuned_member(RECIPES["best"], None).kind == "composite"
+    assert tuned_member(BOTH, None).name == "boosting", "boosters come before nets"
+    assert tuned_member(BOTH, "embedding_mlp") == NET
+    with pytest.raises(InputError, match=r"--member 'svr_shared': .* it has boosting, embedding_mlp"):
+        tuned_member(BOTH, "svr_shared")
+    with pytest.raises(InputError, match="--recipe quick: has no member to tune"):
+        tuned_member(BOTH.with_members(SvrMember()), None)
+
+
+def test_settings_that_never_work_are_refused_with_the_remedy(task, tmp_path, monkeypatch):
+    nothing = np.full(8, np.nan)
+    monkeypatch.setattr(MemberFits, "predicted", lambda self, m, split: nothing + split.held_out[:, None])
+    with pytest.raises(InputError, match=r"boosting: .* are not finite; lower its learning rate"):
+        run(opened(task, tmp_path, recipe=BOTH, member="boosting"), trials=1)
+    assert opened(task, tmp_path, recipe=BOTH, member="boosting")[0].trials == []

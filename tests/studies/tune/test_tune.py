@@ -122,7 +122,10 @@ def test_the_same_command_goes_on_and_ends_where_one_run_ends(finished, argument
         ("--minutes 0", "--minutes 0: must be above 0"),
         ("--minutes 1e-9", "--minutes 1e-09: no trial of known_compounds finished in this time"),
         ("--split magic", "--split magic: choose among"),
-        ("--recipe quick", "--recipe quick: has no composite kernel to tune"),
+        (
+            "--member magic",
+            "--member 'magic': the recipe quick has no such member to tune; it has composite, boosting",
+        ),
         ("--recipe magic", "no recipe 'magic'"),
         ("--device tpu", "--device"),
     ],
