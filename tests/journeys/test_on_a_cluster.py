@@ -92,11 +92,13 @@ def test_a_screen(problem, cluster, search):
     assert one.selection == other.selection
 
 
-def test_a_tuning(problem, cluster, tmp_path):
+@pytest.mark.parametrize("name", ["best", "quick"])
+def test_a_tuning(problem, cluster, tmp_path, name):
+    """Of kernels, and of a booster that stacks on an SVR."""
     request = TuneRequest("random", trials=3)
     (one, recipe_one), (other, recipe_other) = (
-        tune(problem.data, problem.pairs, request, config_of("best"), CPU, tmp_path / name, executor=executor)
-        for name, executor in (("threads", THREADS), ("cluster", cluster))
+        tune(problem.data, problem.pairs, request, config_of(name), CPU, tmp_path / folder, executor=executor)
+        for folder, executor in (("threads", THREADS), ("cluster", cluster))
     )
     assert recipe_one.members == recipe_other.members
     assert len(one.models) == len(other.models) > 0

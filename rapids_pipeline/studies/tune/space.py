@@ -67,13 +67,14 @@ Raw = float | int | str
 
 @dataclass(frozen=True)
 class Range:
-    """A number from `low` to `high`; the start is any of them."""
+    """A number from `low` to `high`; the start is any of them. `whole`: beyond `high` there is nothing, as beyond 1."""
 
     name: str
     start: float
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def value(self, raw: Raw) -> float:
         """Return the setting that a number stands for."""
@@ -89,7 +90,8 @@ class Range:
         """Say whether a number is so near an end that one beyond it might be better; 0 is an end by nature."""
         low, high, x = (math.log(v) if self.log else v for v in (self.low, self.high, float(raw)))
         margin = EDGE * (high - low)
-        return x > high - margin or (x < low + margin and (self.log or self.low > 0))
+        above = x > high - margin and not self.whole
+        return above or (x < low + margin and (self.log or self.low > 0))
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def _of_kernels(model: KernelModelConfig, n_rows: int) -> Iterator[Parameter]:
     for name, start in (("dose", model.dose_length), ("time", model.time_length)):
         if name in factors:
             yield _around(f"{name}_length", start, LENGTH_REACH)
-    yield Range("noise_exponent", model.noise_exponent, 0.0, 1.0)
+    yield Range("noise_exponent", model.noise_exponent, 0.0, 1.0, whole=True)
     if model.engine != "ridge":
         yield _around("epsilon", model.epsilon) if model.epsilon else _from_zero("epsilon", 0.0, 0.5)
     yield from _of_targets(model, n_rows if by_components or model.kernel.of_profiles else 0)
@@ -250,7 +252,7 @@ def _of_booster(member: BoosterMember, n_rows: int) -> Iterator[Parameter]:
     yield _one_of("max_depth", member.max_depth, DEPTHS)
     yield _one_of("min_samples_leaf", member.min_samples_leaf, LEAVES)
     for name, share in (("colsample", member.colsample), ("subsample", member.subsample)):
-        yield Range(name, share, min(0.05, share), 1.0, log=True)
+        yield Range(name, share, min(0.05, share), 1.0, log=True, whole=True)
     yield (
         _around("reg_lambda", member.reg_lambda) if member.reg_lambda else _from_zero("reg_lambda", 0.0, 1.0)
     )

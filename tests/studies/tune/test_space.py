@@ -106,6 +106,7 @@ def test_the_edge_of_a_range():
     assert space.at_edge(space.start) == []
     moved = {"penalty": 14.9, "noise_exponent": 0.0, "penalty_growth": 2.0, "weights.cell_type": 0.05}
     assert space.at_edge(space.start | moved) == ["weights.cell_type", "penalty", "penalty_growth"]
+    assert space.at_edge(space.start | {"noise_exponent": 1.0}) == [], "there is nothing beyond 1"
 
 
 def test_lengths_are_tuned_where_a_kernel_compares_doses_or_times():
