@@ -23,7 +23,7 @@ from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.pairs import unseen_levels
-from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem
+from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem, require_pairs
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import has_gaps, never_tested, untested_notes
 from rapids_pipeline.evaluation.baselines import BASELINES, Baseline, context_baselines
@@ -105,22 +105,98 @@ def _made(
     long: bool,
 ) -> RunResult:
     """Do the work of a run, and publish its results."""
-    left_out = config.left_out()
     with stages.stage("ingest"):
         problem = open_problem(files, device.name)
-        config = config.resolved().in_contexts(problem.data.obs)
-        recipe = config.recipe
+        require_pairs(problem)
+    found = fit(problem, config, device, stages=stages, executor=executor, kept=folder.kept, long=long)
+    with stages.stage("write"), threadpool_limits(1, "blas"):  # the model's check predictions, to the bit
+        made = {
+            "config": found.config.model_dump(mode="json"),
+            "chosen": found.chosen,
+            "shape": problem.shape,
+            "blend": found.document["blend"],
+            "notes": found.notes,
+        }
+        folder.publish(writers_of(found), made | {"seconds": stages.seconds})
+    return RunResult(found.document, problem.shape, found.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A recipe that was fitted to a problem.
+
+    Attributes
+    ----------
+    problem : Problem
+    config : RunConfig
+        Resolved: every block of molecules names its encoder.
+    stack : FittedStack
+    model : SavedModel
+        What predicts new pairs, and can be saved.
+    document : dict
+        The content of scores.json (`scores_document`).
+    chosen : dict of str to str
+        The device, the engines and the molecule features, and why they were taken.
+    notes : list of str
+        What a reader of the scores should know.
+    """
+
+    problem: Problem
+    config: RunConfig
+    stack: FittedStack
+    model: SavedModel
+    document: dict[str, Any]
+    chosen: dict[str, str]
+    notes: list[str]
+
+
+def fit(
+    problem: Problem,
+    config: RunConfig,
+    device: Device,
+    *,
+    stages: Stages | None = None,
+    executor: Executor = THREADS,
+    kept: Path | None = None,
+    long: bool = True,
+) -> Fitted:
+    """Fit a recipe to a problem and score it out of fold; a problem without pairs to predict has no pseudo-labels.
+
+    Parameters
+    ----------
+    problem : Problem
+    config : RunConfig
+        Whose molecules are those that the problem's files were read for (`ProblemFiles.for_molecules`).
+    device : Device
+    stages : Stages, optional
+    executor : Executor
+    kept : Path, optional
+        The folder of finished fits.
+    long : bool
+        Whether to start although the nets of the recipe take hours on a CPU.
+
+    Raises
+    ------
+    InputError, UnavailableError
+        As `molecule_encoder`, `require_agreed` and `Executor.results`.
+    """
+    stages, left_out = stages or Stages(), config.left_out()
+    config = config.resolved().in_contexts(problem.data.obs)
+    asked, unlabelled = problem.asked, list[str]()
+    if not len(asked) and any(member.pseudo_labels.use != "off" for member in config.recipe.members):
+        config = config.model_copy(update={"recipe": config.recipe.without_pseudo_labels()})
+        unlabelled = ["there are no pairs to predict, so no member learns from pseudo-labels of them"]
+    recipe = config.recipe
+    with stages.stage("features"):
         folds = context_folds(problem.data.obs, recipe.n_folds, config.seed)
         chosen = engines_of(problem, recipe, device)
         chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
-    with stages.stage("features"):
-        obs, asked = problem.data.obs, problem.to_predict
-        molecules = encode_compounds(config.encoders, obs, asked, device.name, problem.table)
-        train, test = Rows(problem.data.obs, molecules.training), Rows(problem.to_predict, molecules.others)
+        molecules = encode_compounds(config.encoders, problem.data.obs, asked, device.name, problem.table)
+        train, test = Rows(problem.data.obs, molecules.training), Rows(asked, molecules.others)
     if not long:
         require_agreed(recipe, train, len(asked), problem.data.Y.shape[1], device.name)
     fitted_to = train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages
-    how: dict[str, Any] = {"weight": problem.data.weight, "executor": executor, "folder": folder.kept}
+    how: dict[str, Any] = {"weight": problem.data.weight, "executor": executor, "folder": kept}
     stack = fit_stack(*fitted_to, **how)
     with stages.stage("scores"):
         scores = out_of_fold_scores(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
@@ -129,23 +205,14 @@ def _made(
         *(f"{engine}: {why}" for engine, why in chosen.items() if engine.startswith("engine")),
         *stack.notes,
         *left_out,
+        *unlabelled,
         *molecules.notes,
         *problem.notes,
         *notes_on(problem, config),
         *untested_notes(problem.data),
     ]
-    with stages.stage("write"):
-        model = saved_model(stack, config, problem, train, test, molecules.weights)
-        made = {
-            "config": config.model_dump(mode="json"),
-            "chosen": chosen,
-            "shape": problem.shape,
-            "blend": document["blend"],
-            "notes": notes,
-        }
-        with threadpool_limits(1, "blas"):  # the model's check predictions, to the bit as everywhere
-            folder.publish(writers_of(problem, stack, document, model), made | {"seconds": stages.seconds})
-    return RunResult(document, problem.shape, notes)
+    model = saved_model(stack, config, problem, train, test, molecules.weights)
+    return Fitted(problem, config, stack, model, document, chosen, notes)
 
 
 def engines_of(problem: Problem, recipe: Recipe, device: Device) -> dict[str, str]:
@@ -200,18 +267,17 @@ def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[
     return found | {"weights": weights}
 
 
-def writers_of(
-    problem: Problem, stack: FittedStack, scores: dict[str, Any], model: SavedModel
-) -> dict[str, Callable[[Path], None]]:
+def writers_of(found: Fitted) -> dict[str, Callable[[Path], None]]:
     """Return what writes each result of a run, by file name."""
-    ids, genes = list(problem.to_predict["id"].iloc[problem.pairs_file_order]), problem.data.genes
+    problem, stack = found.problem, found.stack
+    ids, genes = list(problem.asked["id"].iloc[problem.pairs_file_order]), problem.data.genes
     obs, oof = problem.data.obs.iloc[problem.file_order], stack.oof[problem.file_order]
     test = stack.test[problem.pairs_file_order]
     return {
         SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, test),
         OOF: lambda path: write_oof(path, obs, genes, oof),
-        SCORES: lambda path: write_json(path, scores),
-        MODEL: lambda path: save_model(path, model),
+        SCORES: lambda path: write_json(path, found.document),
+        MODEL: lambda path: save_model(path, found.model),
     }
 
 
@@ -275,7 +341,7 @@ def write_oof(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: ND
 
 def notes_on(problem: Problem, config: RunConfig) -> list[str]:
     """Return what a reader should know of the pairs and the feature sets: unseen levels, leaks asked for."""
-    asked, known = problem.to_predict, problem.data.obs
+    asked, known = problem.asked, problem.data.obs
     return [
         *(note for name in PAIR for note in unseen_levels(name, asked[name], asked[name].isin(known[name]))),
         *(

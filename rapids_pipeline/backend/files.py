@@ -74,6 +74,20 @@ def written(path: Path) -> Iterator[Path]:
         ) from error
 
 
+@contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """Yield a place to make a folder at; on success it replaces `path`. Errors as `written`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=path.parent) as staging:
+            yield Path(staging, path.name)
+            move(Path(staging, path.name), path, Path(staging, f"replaced-{path.name}"))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); make room there, or choose another place"
+        ) from error
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise InputError where a command would replace the file `path`, named by --out, and was not told to."""
     if path.exists() and not overwrite:

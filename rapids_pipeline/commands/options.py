@@ -314,8 +314,8 @@ def folder_of(study: str, name: str) -> Path:
     return Path("runs") / f"{study}-{re.sub('[^A-Za-z0-9_.+-]', '-', name)[:100]}"
 
 
-def run_config(name: str, changes: RecipeChanges, molecules: str, seed: int) -> "RunConfig":
-    """Return the settings of a run; the molecules "auto" become an encoder that can be had here.
+def run_config(name: "str | Recipe", changes: RecipeChanges, molecules: str, seed: int) -> "RunConfig":
+    """Return the settings of a run by a recipe or its name; the molecules "auto" become what can be had here.
 
     Raises
     ------
@@ -326,7 +326,7 @@ def run_config(name: str, changes: RecipeChanges, molecules: str, seed: int) -> 
     from rapids_pipeline.stack.named_recipes import recipe
     from rapids_pipeline.stack.recipe import RunConfig
 
-    changed = changed_recipe(recipe(name), changes)
+    changed = changed_recipe(recipe(name) if isinstance(name, str) else name, changes)
     encoder, because = chosen_encoder(molecules)
     settings: dict[str, Any] = {"recipe": changed, "molecules": encoder, "molecules_because": because}
     return _named("--seed", lambda: RunConfig(**settings, seed=seed))

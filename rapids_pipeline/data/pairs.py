@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 
@@ -26,7 +27,13 @@ from features.molecules.smiles import canonical_smiles, told_smiles
 from features.rows import DOSE, TIME, context_numbers
 from rapids_pipeline.backend.arrays import Indices, Labels
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.frames import FrameLibrary, as_pandas, read_table
+from rapids_pipeline.backend.frames import (
+    FrameLibrary,
+    as_pandas,
+    read_table,
+    refuse_repeated_columns,
+    without_row_labels,
+)
 from rapids_pipeline.data.checks import (
     as_text,
     check_smiles,
@@ -85,7 +92,7 @@ class PairBatch:
 
 
 def read_pairs(
-    path: Path,
+    source: Any,
     training: pd.DataFrame,
     options: TableOptions = AS_OURS,
     *,
@@ -95,8 +102,9 @@ def read_pairs(
 
     Parameters
     ----------
-    path : Path
-        .csv, .tsv, .txt (also .gz) or .parquet with `id`, `cell_type` and `sm_name`, maybe `SMILES`.
+    source : Path or table
+        .csv, .tsv, .txt (also .gz) or .parquet with `id`, `cell_type` and `sm_name`, maybe `SMILES`; or a table in
+        memory of any frame library, whose rows are numbered where it has no ids.
     training : pandas.DataFrame
         `cell_type`, `sm_name` and `SMILES` of the training rows.
     options : TableOptions
@@ -117,23 +125,25 @@ def read_pairs(
         file or in file and training; invalid SMILES; a compound without SMILES that training does not have; a cell
         type that is nearly one of training's.
     """
-    found, notes = _read(path, options, library)
+    path, found, notes = _read(source, options, library)
+    if not isinstance(source, Path) and "id" not in found.columns:
+        found = found.assign(id=range(len(found)))
     require_columns(path, found, TEST_COLUMNS)
     _refuse_repeated_ids(path, found["id"])
     pairs, notes = _as_in_training(path, as_text(path, found, PAIR), training, notes)
     return with_smiles(pairs, training, path, options.structures), notes
 
 
-def read_batch(path: Path, training: pd.DataFrame, options: TableOptions = AS_OURS) -> PairBatch:
-    """Read the pairs of a file as a batch for a saved model.
+def read_batch(source: Any, training: pd.DataFrame, options: TableOptions = AS_OURS) -> PairBatch:
+    """Read the pairs of a file, or of a table in memory, as a batch for a saved model.
 
     Parameters and errors as in `read_pairs`, but `id`, and `sm_name` or `SMILES`, may be missing. `dose_uM` and
     `time_h` are read where `training` has them, too.
     """
-    found, notes = _read(path, options, "pandas")
+    path, found, notes = _read(source, options, "pandas")
     if numbered := "id" not in found.columns:
         found = found.assign(id=range(len(found)))
-        notes += ["the pairs have no id column: they are numbered from 0"]
+        notes += ["the pairs have no id column: they are numbered from 0"] if isinstance(source, Path) else []
     require_columns(path, found, ["cell_type", "id"])
     if not {"sm_name", "SMILES"} & set(found.columns):
         raise InputError(f"{path}: missing column sm_name or SMILES; a pair needs one of them")
@@ -309,10 +319,22 @@ def names_by_molecule(molecules: Mapping[str, str]) -> dict[str, str]:
     return {molecule: name for name, molecule in reversed(list(molecules.items())) if molecule}
 
 
-def _read(path: Path, options: TableOptions, library: FrameLibrary) -> tuple[pd.DataFrame, list[str]]:
-    """Return the columns of a file of pairs under our names, and a note on those of other names."""
-    found = as_pandas(read_table(path, library, text=read_as_text(options, "id")))
-    return with_meanings(path, found, options)
+def name_of(source: Any) -> Path:
+    """Return what messages call a file, or a table in memory."""
+    return source if isinstance(source, Path) else Path(f"the {type(source).__name__}")
+
+
+def _read(source: Any, options: TableOptions, library: FrameLibrary) -> tuple[Path, pd.DataFrame, list[str]]:
+    """Return what a file of pairs is called, its columns under our names, and a note on those of other names."""
+    if isinstance(source, Path):
+        path, found = source, as_pandas(read_table(source, library, text=read_as_text(options, "id")))
+    else:
+        path = name_of(source)
+        refuse_repeated_columns(str(path), list(getattr(source, "column_names", None) or source.columns))
+        found = as_pandas(without_row_labels(nw.from_native(source, eager_only=True)))
+    if not len(found):
+        raise InputError(f"{path}: has no rows")
+    return path, *with_meanings(path, found, options)
 
 
 def _as_in_training(

@@ -23,9 +23,9 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import describe_input
 from rapids_pipeline.backend.frames import FrameLibrary, library_for
 from rapids_pipeline.data import demo
-from rapids_pipeline.data.columns import TableOptions
+from rapids_pipeline.data.columns import TRAINING_COLUMNS, TableOptions
 from rapids_pipeline.data.labels import refuse_near
-from rapids_pipeline.data.pairs import context_notes, read_pairs, with_smiles
+from rapids_pipeline.data.pairs import context_notes, name_of, read_pairs, with_smiles
 from rapids_pipeline.data.tables import PerturbationData, read_training, training_from_frame
 
 Replicates = Literal["mean", "keep"]
@@ -37,13 +37,14 @@ PRIOR_REPLICATES = 4.0
 
 @dataclass(frozen=True)
 class ProblemFiles:
-    """The files of a problem and how to read them.
+    """The files of a problem, or tables in memory in their place, and how to read them.
 
     Attributes
     ----------
-    train : Path, optional
-        The training file; None stands for the demonstration data, which are simulated.
-    test : Path, optional
+    train : Path or table, optional
+        The training file, or what `training_from_frame` takes; None stands for the demonstration data, which are
+        simulated.
+    test : Path or table, optional
         The pairs to predict; the demonstration data have their own.
     options : TableOptions
         How they are read.
@@ -54,8 +55,8 @@ class ProblemFiles:
         Embeddings of perturbations (`features.molecules.table`).
     """
 
-    train: Path | None
-    test: Path | None = None
+    train: Any
+    test: Any = None
     options: TableOptions = field(default_factory=TableOptions)
     replicates: Replicates = "mean"
     table: Path | None = None
@@ -77,7 +78,7 @@ class ProblemFiles:
         return {
             name: describe_input(path)
             for name, path in named.items()
-            if path is not None and os.path.isfile(path)  # noqa: PTH113 (takes names of any length)
+            if isinstance(path, Path) and os.path.isfile(path)  # noqa: PTH113 (takes names of any length)
         }
 
 
@@ -113,11 +114,11 @@ class Problem:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def to_predict(self) -> pd.DataFrame:
-        """The pairs to predict; InputError where there are none."""
-        if self.pairs is None:
-            raise InputError("there are no pairs to predict; give a file of them with --test")
-        return self.pairs
+    def asked(self) -> pd.DataFrame:
+        """The pairs to predict, a table without rows where no file names any."""
+        if self.pairs is not None:
+            return self.pairs
+        return self.data.obs[TRAINING_COLUMNS].head(0).assign(id=[])
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -134,8 +135,14 @@ class Problem:
         }
 
 
+def require_pairs(problem: Problem) -> None:
+    """Raise InputError where a problem has no pairs to predict."""
+    if problem.pairs is None:
+        raise InputError("there are no pairs to predict; give a file of them with --test")
+
+
 def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
-    """Read and check the files of a problem by the frame library of a device.
+    """Read and check the files of a problem, or its tables, by the frame library of a device.
 
     Raises
     ------
@@ -143,7 +150,7 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         As `read_training`, `read_pairs`, `with_smiles`, `read_embedding_table` and `EmbeddingTable.require`; without
         structures also as `refuse_near`, for compounds. All training rows are alike.
     """
-    library = library_for(device)
+    library, train, test = library_for(device), _called(files.train), _called(files.test)
     if files.replicates not in get_args(Replicates):
         raise InputError(f"--replicates {files.replicates}: choose mean or keep")
     read, pairs = _training(files, library)
@@ -151,7 +158,7 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     data = averaged(measured) if files.replicates == "mean" else measured
     if len(data.Y) > 1 and (data.Y == data.Y[:1]).all():
         raise InputError(
-            f"{files.train}: every gene has one value in all rows, so there is nothing to learn from it"
+            f"{train}: every gene has one value in all rows, so there is nothing to learn from it"
         )
     notes = [*data.notes, *copies]
     if files.test is not None:
@@ -161,11 +168,11 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         pairs = with_smiles(pairs, data.obs, Path("the demo's id_map"), files.options.structures)
     table = None if files.table is None else read_embedding_table(files.table, files.options.combine)
     if table is not None:
-        table.require(list(data.obs["sm_name"]), str(files.train or "the demo"))
-        table.require([] if pairs is None else list(pairs["sm_name"]), str(files.test or "the demo's id_map"))
+        table.require(list(data.obs["sm_name"]), str(train))
+        table.require([] if pairs is None else list(pairs["sm_name"]), str(test))
     elif files.test is not None and pairs is not None and not files.options.structures:
         # Nothing but its name tells such a compound apart.
-        refuse_near(files.test, "sm_name", pairs["sm_name"], data.obs["sm_name"])
+        refuse_near(test, "sm_name", pairs["sm_name"], data.obs["sm_name"])
     order = canonical_order(data.obs)
     pairs_order = np.arange(0) if pairs is None else canonical_order(pairs)
     return Problem(
@@ -174,7 +181,7 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         table,
         np.argsort(order),
         np.argsort(pairs_order),
-        "demo data (simulated)" if files.train is None else str(files.train),
+        "demo data (simulated)" if files.train is None else str(train),
         files.described(),
         [*notes, *_notes(measured, data, pairs, files.replicates)],
     )
@@ -310,4 +317,10 @@ def _training(files: ProblemFiles, library: FrameLibrary) -> tuple[PerturbationD
     if files.train is None:
         made = demo.simulate()
         return training_from_frame(made.de_train, "demo"), made.id_map
-    return read_training(files.train, files.options, library=library), None
+    if isinstance(files.train, Path):
+        return read_training(files.train, files.options, library=library), None
+    return training_from_frame(files.train, str(name_of(files.train)), files.options), None
+
+
+def _called(source: Any) -> Path:
+    return Path("the demo") if source is None else name_of(source)

@@ -129,13 +129,49 @@ def evaluate_files(
     rows = match_rows(prediction, predicted.obs, truth, measured.obs, names)
     genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)
     pairs = _pairs(prediction, predicted.obs.iloc[rows].reset_index(drop=True), truth, measured.obs)
-    method, values = _method_name(prediction), predicted.Y[np.ix_(rows, genes)]
+    values = predicted.Y[np.ix_(rows, genes)]
+    read = partial(_read_for_baselines, measured.genes, options, library, replicates)
+    training, source, notes = _training(prediction, train, read)
+    given = values, measured, pairs, training, perturbations, replicates
+    found = evaluated(_method_name(prediction), *given, notes=notes)
+    return replace(found, matched_by=", ".join(names), train=source)
+
+
+def evaluated(
+    method: str,
+    values: Float32,
+    measured: PerturbationData,
+    pairs: pd.DataFrame | None,
+    training: PerturbationData | None,
+    perturbations: bool = False,
+    replicates: Replicates = "mean",
+    *,
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """Score predictions in memory and the baselines against the truth.
+
+    Parameters
+    ----------
+    method : str
+        What the predictions are called.
+    values : ndarray of float32, (n, t)
+        Predictions of the truth's rows and genes, in its order.
+    measured : PerturbationData
+        The truth.
+    pairs : DataFrame, optional
+        `cell_type` and `sm_name` of its rows, and `dose_uM` and `time_h` where they have them.
+    training : PerturbationData, optional
+        Rows with the truth's genes, for the baselines; without it only `zeros` is scored.
+    perturbations : bool
+    replicates : {"mean", "keep"}
+        As `evaluate_files`.
+    notes : sequence of str
+        What the result's note begins with.
+    """
     alone, said = None, list[str]()
     if pairs is not None:
         measured, values, alone, said = as_scored(replace(measured, obs=pairs), values, replicates)
         pairs = measured.obs
-    read = partial(_read_for_baselines, measured.genes, options, library, replicates)
-    training, source, notes = _training(prediction, train, read)
     made, found = _baseline_predictions(training, pairs, measured)
     predictions = {method: values} | made
     scores = {name: score_all(measured.Y, values) for name, values in predictions.items()}
@@ -150,13 +186,12 @@ def evaluate_files(
     return Evaluation(
         n_rows=len(measured.Y),
         n_genes=len(measured.genes),
-        matched_by=", ".join(names),
+        matched_by="",
         scores=scores,
         scaled=scaled_scores(scores, ALL_BASELINES),
         perturbation_scores=deviations,
         noise_ceiling=None if alone is None else alone.ceiling["mean_rowwise_rmse"],
         replicates=alone,
-        train=source,
         note="; ".join([*notes, *found, *said, *_untested(measured.Y)]) or None,
     )
 
@@ -392,7 +427,12 @@ def _read_for_baselines(
     genes: Sequence[str], options: TableOptions, library: FrameLibrary, replicates: Replicates, path: Path
 ) -> PerturbationData:
     """Return a training file's rows with the truth's genes, replicates as `run` takes them."""
-    training = read_responses(path, options, library=library)
+    found = with_genes(read_responses(path, options, library=library), genes, path)
+    return averaged(found) if replicates == "mean" else found
+
+
+def with_genes(training: PerturbationData, genes: Sequence[str], path: Path) -> PerturbationData:
+    """Return training rows with some genes, in this order, for the baselines; copies of a row are counted once."""
     absent = [name for name in PAIR if name not in training.obs.columns]
     if absent:
         raise InputError(f"{path}: missing column {', '.join(absent)}, which the baselines average over")
@@ -405,8 +445,7 @@ def _read_for_baselines(
     numbers = [name for name in (DOSE, TIME, CELLS, WEIGHT) if name in training.obs.columns]
     obs[numbers] = training.obs[numbers].to_numpy()
     found = PerturbationData(obs, training.Y[:, np.asarray(columns, dtype=np.intp)[order]], tuple(genes))
-    found, _ = without_copies(found)
-    return averaged(found) if replicates == "mean" else found
+    return without_copies(found)[0]
 
 
 def _seen_answers(training: PerturbationData, pairs: pd.DataFrame) -> list[str]:

@@ -44,7 +44,7 @@ from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 from rapids_pipeline.data.labels import refuse_near
-from rapids_pipeline.data.pairs import PairBatch, context_columns, fanned_out, read_batch
+from rapids_pipeline.data.pairs import PairBatch, context_columns, fanned_out, name_of, read_batch
 from rapids_pipeline.data.untested import never_tested_notes
 from rapids_pipeline.predictions.applicability import applicability
 from rapids_pipeline.predictions.dose_response import Curves, curves_of
@@ -289,25 +289,37 @@ def opened(
     doses: Sequence[float] = (),
     times: Sequence[float] = (),
 ) -> "PairPredictor":
-    """Return the model of a folder with the pairs of a file; errors as `load_model`, `read_batch` and `fanned_out`.
+    """Return the model of a folder with the pairs of a file; errors as `load_model` and `predictor_of`."""
+    return predictor_of(load_model(folder), pairs_file, str(folder), options, doses, times)
+
+
+def predictor_of(
+    model: SavedModel,
+    pairs: Any,
+    called: str,
+    options: TableOptions = AS_OURS,
+    doses: Sequence[float] = (),
+    times: Sequence[float] = (),
+) -> "PairPredictor":
+    """Return a model with pairs, of a file or of a table in memory; errors as `read_batch` and `fanned_out`.
 
     Raises
     ------
     InputError
-        A gene has the name of a metadata column.
+        A gene has the name of a metadata column; the message says what the model is `called`.
     """
-    model = load_model(folder)
     options = replace(options, structures=model.table is None and model.config.molecules != NONE)
-    batch = fanned_out(read_batch(pairs_file, model.obs, options), doses, times, model.obs)
+    batch = fanned_out(read_batch(pairs, model.obs, options), doses, times, model.obs)
     made = PairPredictor(model, batch)
+    path = name_of(pairs)
     if model.table is not None:
-        model.table.require(list(batch.known_as), str(pairs_file))
+        model.table.require(list(batch.known_as), str(path))
     elif not options.structures:
-        refuse_near(pairs_file, "sm_name", batch.table["sm_name"], model.obs["sm_name"])
+        refuse_near(path, "sm_name", batch.table["sm_name"], model.obs["sm_name"])
     taken = sorted(set(made.metadata.columns) & set(model.genes))
     if taken:
         raise InputError(
-            f"{folder}: a gene is called {taken[0]}, as a column of the predictions' metadata is"
+            f"{called}: a gene is called {taken[0]}, as a column of the predictions' metadata is"
         )
     return made
 

@@ -46,7 +46,7 @@ from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.backend.store import Kept, Store, content_hash
 from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.stack.members.member import Fits, Member, Model, Predictions, TrainingSet
-from rapids_pipeline.stack.target_space import keep, kept
+from rapids_pipeline.stack.target_space import Compact, keep, kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +207,15 @@ def fitted(prepared: PreparedMember, task: Task) -> Kept:
     training, groups = task
     if groups is None:
         return Kept.of_state(prepared.fits.fit(training).state())
-    return keep(prepared.fits.fit_compact(training, groups))
+    asked = iter(prepared.fits.fit_compact(training, [group for group in groups if len(group)]))
+    return keep([next(asked) if len(group) else Compact(0, prepared.data.Y.shape[1], []) for group in groups])
+
+
+def predictions_of(model: Model, data: TrainingSet, rows: Indices) -> Float32:
+    """Return what a model predicts of some rows, (m, t); there may be none."""
+    if not len(rows):
+        return np.empty((0, data.Y.shape[1]), dtype=np.float32)
+    return model.predict(data.take(rows))
 
 
 def fit_member(
@@ -319,7 +327,7 @@ class _MemberFits:
                 if nested is not None:
                     nested[other, held_out[one]] = of_one
                     nested[one, held_out[one]] += of_one / (n_folds - 1)
-        test = model.predict(whole.data.take(tests))
+        test = predictions_of(model, whole.data, tests)
         return FittedMember(model, oof, judged, nested_test, test, self.key, nested)
 
     def _refitted(self) -> FittedMember:
@@ -344,5 +352,5 @@ class _MemberFits:
                 oof[folds == k], nested_test[k] = found
             else:
                 judged[folds == k] = found[0]
-        test = model.predict(whole.data.take(tests))
+        test = predictions_of(model, whole.data, tests)
         return FittedMember(model, oof, judged, nested_test, test, self.key)

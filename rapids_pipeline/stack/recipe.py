@@ -37,6 +37,7 @@ from rapids_pipeline.backend.settings import LARGEST_SEED, bounded, named, words
 from rapids_pipeline.stack.members import KINDS
 from rapids_pipeline.stack.members.member import (
     MOST_MEMBERS,
+    OFF,
     PSEUDO,
     REMEDY,
     Member,
@@ -156,6 +157,10 @@ class Recipe(StageConfig):
             raise ValueError("blend.weights: all of them are 0")
         return self
 
+    def __repr__(self) -> str:
+        """Return its name and its members' names; `to_toml` has all of it."""
+        return f"<recipe {self.name}: {', '.join(member.name for member in self.members)}>"
+
     def named(self, names: Sequence[str]) -> list[Member]:
         """Return members by their names, in this order."""
         found = {member.name: member for member in self.members}
@@ -222,6 +227,10 @@ class Recipe(StageConfig):
                 f"--molecules {NONE}: the recipe {self.name} reads nothing but molecules; take another"
             )
         return self.with_members(*members)
+
+    def without_pseudo_labels(self) -> "Recipe":
+        """Return the recipe for a problem without pairs to predict, whose members learn from measured rows alone."""
+        return self.with_members(*(m.model_copy(update={"pseudo_labels": OFF}) for m in self.members))
 
     def with_members(self, *members: Member) -> "Recipe":
         """Return the recipe with other members, checked."""

@@ -98,7 +98,7 @@ class Method:
         return self.scores["mean_rowwise_rmse"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CrossValidation:
     """A finished cross-validation.
 
@@ -133,6 +133,18 @@ class CrossValidation:
     audit_rows: list[tuple[str, str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return the split and the error of the whole recipe."""
+        found = self.pipeline
+        error = f"MRRMSE {found.error:.4f} ({found.low:.4f} to {found.high:.4f})"
+        return f"<cross-validation by {self.split}, {self.n_rows} rows held out: {error}>"
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row a method: metrics, the interval of the MRRMSE, the difference from the recipe's with its own."""
+        names = ("low", "high", "difference", "difference_low", "difference_high")
+        rows = {one.name: one.scores | {name: getattr(one, name) for name in names} for one in self.methods}
+        return pd.DataFrame(rows).T
 
     @property
     def pipeline(self) -> Method:

@@ -18,6 +18,7 @@ from rapids_pipeline.data.problem import (
     averaged,
     canonical_order,
     open_problem,
+    require_pairs,
     without_copies,
 )
 from rapids_pipeline.data.tables import PerturbationData
@@ -43,9 +44,9 @@ def test_rows_and_pairs_are_in_canonical_order_and_lead_back_to_the_files(files)
     problem = open_problem(files)
     pairs = list(problem.data.obs[["cell_type", "sm_name"]].itertuples(index=False, name=None))
     assert pairs == sorted(pairs)
-    assert problem.to_predict["id"].tolist() == ["a", "b", "c"]
-    assert problem.to_predict["SMILES"].tolist() == ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "c1ccccc1"]
-    assert problem.to_predict["id"].iloc[problem.pairs_file_order].tolist() == list("cab")
+    assert problem.asked["id"].tolist() == ["a", "b", "c"]
+    assert problem.asked["SMILES"].tolist() == ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "c1ccccc1"]
+    assert problem.asked["id"].iloc[problem.pairs_file_order].tolist() == list("cab")
     read = pd.read_parquet(files.train)
     assert problem.data.obs["plate_number"].iloc[problem.file_order].tolist() == read["plate_number"].tolist()
     np.testing.assert_array_equal(problem.data.Y[problem.file_order, 0], read["A1BG"].astype(np.float32))
@@ -68,7 +69,8 @@ def test_a_problem_may_have_no_pairs(files):
     assert list(problem.inputs) == ["train"]
     assert problem.shape["test_rows"] == 0
     with pytest.raises(InputError, match="there are no pairs to predict; give a file of them with --test"):
-        _ = problem.to_predict
+        require_pairs(problem)
+    assert list(problem.asked.columns) == ["cell_type", "sm_name", "SMILES", "id"] and not len(problem.asked)
 
 
 def test_without_a_training_file_the_demo_is_the_problem(files, monkeypatch):
@@ -77,10 +79,10 @@ def test_without_a_training_file_the_demo_is_the_problem(files, monkeypatch):
     problem = open_problem(ProblemFiles(None))
     assert (problem.source, problem.inputs) == ("demo data (simulated)", {})
     assert problem.shape == {"training_rows": 614, "test_rows": 255, "genes": 2}
-    ids = problem.to_predict["id"].iloc[problem.pairs_file_order]
+    ids = problem.asked["id"].iloc[problem.pairs_file_order]
     assert ids.tolist() == made.id_map["id"].tolist()
     other = write(PAIRS.assign(cell_type="B cells", sm_name="Idelalisib"), files.test)
-    assert open_problem(ProblemFiles(None, other)).to_predict["id"].tolist() == list("cab")
+    assert open_problem(ProblemFiles(None, other)).asked["id"].tolist() == list("cab")
 
 
 def test_canonical_order_is_by_cell_type_then_compound():

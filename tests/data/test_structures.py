@@ -89,7 +89,7 @@ def test_a_problem_reads_its_table_and_wants_a_row_of_every_compound(tmp_path):
     embeddings.write_text("sm_name,e0\nethanol,1\nbenzene,2\naspirin,4\n")
     files = ProblemFiles(train, test, TableOptions(combine="mean")).for_molecules(str(embeddings))
     problem = open_problem(files)
-    assert problem.table.rows(list(problem.to_predict["sm_name"])).ravel().tolist() == [3, 2]
+    assert problem.table.rows(list(problem.asked["sm_name"])).ravel().tolist() == [3, 2]
     assert problem.inputs["molecules"]["path"] == str(embeddings)
     assert TableOptions.from_json(files.options.to_json()) == files.options
     embeddings.write_text("sm_name,e0\nethanol,1\nbenzene,2\n")

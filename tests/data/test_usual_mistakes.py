@@ -163,7 +163,7 @@ def test_a_constant_gene_is_only_noted():
 )
 def test_pairs_that_differ_in_case_blanks_or_dashes_are_known(tmp_path, pairs, found, note):
     problem = problem_of(tmp_path, pairs)
-    assert tuple(problem.to_predict[["cell_type", "sm_name"]].iloc[0]) == found
+    assert tuple(problem.asked[["cell_type", "sm_name"]].iloc[0]) == found
     spelled = [text for text in problem.notes if "spelled unlike" in text]
     assert spelled == [] if note is None else note in spelled[0]
 

@@ -76,6 +76,9 @@ class PseudoLabels(StageConfig):
     use: Literal["auto", "on", "off"] = "auto"
 
 
+OFF = PseudoLabels(use="off")
+
+
 class Model(Protocol):
     """A fitted member."""
 
@@ -195,7 +198,7 @@ class Member(StageConfig, ABC):
     kind: str
     name: Annotated[str, named()] = ""
     stacks_on: tuple[str, ...] = Field(default=(), max_length=MOST_MEMBERS)
-    pseudo_labels: PseudoLabels = PseudoLabels(use="off")
+    pseudo_labels: PseudoLabels = OFF
 
     @property
     @abstractmethod
