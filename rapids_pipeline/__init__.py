@@ -2,8 +2,8 @@
 
     from rapids_pipeline import PerturbationModel
 
-Importing this package is cheap: it loads neither torch, cuDF, XGBoost, RDKit nor pandas. `PerturbationModel` is loaded
-when it is first asked for.
+Importing this package is cheap: it loads neither torch, cuDF, XGBoost, RDKit nor pandas. `PerturbationModel` and
+the version are loaded when they are first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rapids_pipeline.commands.model import PerturbationModel
 
+    __version__: str
+
 __all__ = ["PerturbationModel", "__version__"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name != "PerturbationModel":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rapids_pipeline.commands.model import PerturbationModel
+    if name == "__version__":
+        from rapids_pipeline.backend.devices import VERSION
 
-    return PerturbationModel
+        return VERSION
+    if name == "PerturbationModel":
+        from rapids_pipeline.commands.model import PerturbationModel
+
+        return PerturbationModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "PerturbationModel"]
+    return [*globals(), *__all__]

@@ -28,9 +28,10 @@ from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
 
-from rapids_pipeline import __version__
 from rapids_pipeline.backend.errors import InputError, ProblemsError
 
+VERSION = "0.1.0"
+"""Of this package; pyproject.toml says the same."""
 DeviceName = Literal["cpu", "cuda"]
 DEVICE_OPTIONS = ("auto", "cpu", "cuda")
 
@@ -327,7 +328,7 @@ def installed_versions() -> dict[str, str]:
     """Return the versions of Python, of this package and of those of `RECORDED_PACKAGES` that are installed."""
     found = {name: installed_version(name) for name in RECORDED_PACKAGES}
     here = {name: version for name, version in found.items() if version is not None}
-    return {"python": platform.python_version(), "rapids-perturb": __version__} | here
+    return {"python": platform.python_version(), "rapids-perturb": VERSION} | here
 
 
 @lru_cache(1)

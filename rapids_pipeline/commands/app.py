@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-import rapids_pipeline
+from rapids_pipeline.backend.devices import VERSION
 from rapids_pipeline.backend.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -95,7 +95,7 @@ app = typer.Typer(name="rapids-perturb", add_completion=False, pretty_exceptions
 def print_version(asked: bool) -> None:
     """Print the version and end, where that is asked for."""
     if asked:
-        typer.echo(f"rapids-perturb {rapids_pipeline.__version__}")
+        typer.echo(f"rapids-perturb {VERSION}")
         raise typer.Exit
 
 
@@ -176,7 +176,7 @@ def main(name: str | None = None) -> None:
     _open_closed_outputs()
     sys.stdout, sys.stderr = Output.of(sys.stdout), Output.of(sys.stderr)
     found = find_spec("features")
-    if found is not None and Path(str(found.origin)).parents[1] != Path(rapids_pipeline.__file__).parents[1]:
+    if found is not None and Path(str(found.origin)).parents[1] != Path(__file__).parents[2]:
         hides = f"{found.origin} hides the package features of this program; rename it"
         sys.stderr.write(f"error: {one_line(hides)}\n")
         raise SystemExit(EXIT_BAD_INPUT)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from rapids_pipeline import __version__
 from rapids_pipeline.backend.devices import (
+    VERSION,
     Driver,
     DriverMissingError,
     Found,
@@ -89,7 +89,7 @@ def _machine() -> dict[str, Any]:
     except (AttributeError, ValueError, OSError):  # the system does not tell
         memory = None
     return {
-        "rapids-perturb": __version__,
+        "rapids-perturb": VERSION,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processors": processor_count(),
