@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,18 @@ from features.molecules.smiles import quiet_libraries
 from features.molecules.table import encode_compounds
 from features.molecules.weights import content_hash, model_folder
 from features.rows import Rows, varying
+from rapids_pipeline.backend.arrays import Float64
 from rapids_pipeline.backend.devices import Device, processor_count
-from rapids_pipeline.backend.files import MODEL, OOF, SCORES, SUBMISSION, RunFolder, write_json
+from rapids_pipeline.backend.files import (
+    MODEL,
+    OOF,
+    PREDICTIONS,
+    REPORT,
+    SCORES,
+    SUBMISSION,
+    RunFolder,
+    write_json,
+)
 from rapids_pipeline.backend.locks import locked
 from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Stages
@@ -27,15 +38,20 @@ from rapids_pipeline.data.problem import Problem, ProblemFiles, open_problem, re
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import has_gaps, never_tested, untested_notes
 from rapids_pipeline.evaluation.baselines import BASELINES, Baseline, context_baselines
-from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
+from rapids_pipeline.evaluation.metrics import mean_of_rows, rowwise_rmse
 from rapids_pipeline.evaluation.splits import context_folds
+from rapids_pipeline.predictions.applicability import refuse_taken_names
 from rapids_pipeline.predictions.formats import write_kaggle_csv
+from rapids_pipeline.predictions.predict import predictor_of
+from rapids_pipeline.predictions.readouts import Responses
 from rapids_pipeline.stack.duration import require_agreed
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.stack.saved import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
 
 PIPELINE = "pipeline"
+Report = Callable[["Fitted", Path], None]
+"""Writes the page of a run at a path, beside which all other results are."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,7 @@ def run(
     stages: Stages | None = None,
     executor: Executor = THREADS,
     long: bool = True,
+    report: Report | None = None,
 ) -> RunResult:
     """Train on one file, predict the pairs of another, and leave a run folder (`rapids_pipeline.backend.files`).
 
@@ -77,7 +94,7 @@ def run(
     read follows the settings' molecules (`ProblemFiles.for_molecules`). Where the folder holds the results of this very
     run they are returned; `overwrite` makes them anew. A run that was stopped goes on from the fits that it had
     finished. With `long` false a run whose nets would take hours on a CPU does not start
-    (`rapids_pipeline.stack.duration`).
+    (`rapids_pipeline.stack.duration`). `report` makes the page of the results from the folder that has all others.
 
     Raises
     ------
@@ -92,7 +109,7 @@ def run(
         if finished is not None:
             document = json.loads((out / SCORES).read_text())
             return RunResult(document, finished["shape"], finished["notes"], finished["created"])
-        return _made(files, folder, config, device, stages, executor, long)
+        return _made(files, folder, config, device, stages, executor, long, report)
 
 
 def _made(
@@ -103,11 +120,13 @@ def _made(
     stages: Stages,
     executor: Executor,
     long: bool,
+    report: Report | None,
 ) -> RunResult:
     """Do the work of a run, and publish its results."""
     with stages.stage("ingest"):
         problem = open_problem(files, device.name)
         require_pairs(problem)
+        refuse_taken_names(files.train, problem.data.genes)
     found = fit(problem, config, device, stages=stages, executor=executor, kept=folder.kept, long=long)
     with stages.stage("write"), threadpool_limits(1, "blas"):  # the model's check predictions, to the bit
         made = {
@@ -117,7 +136,8 @@ def _made(
             "blend": found.document["blend"],
             "notes": found.notes,
         }
-        folder.publish(writers_of(found), made | {"seconds": stages.seconds})
+        writers = writers_of(found) | ({} if report is None else {REPORT: partial(report, found)})
+        folder.publish(writers, made | {"seconds": stages.seconds})
     return RunResult(found.document, problem.shape, found.notes)
 
 
@@ -148,6 +168,14 @@ class Fitted:
     document: dict[str, Any]
     chosen: dict[str, str]
     notes: list[str]
+
+    @cached_property
+    def responses(self) -> Responses:
+        """What is predicted of the pairs, in the order of their file, and how far they are from the training rows."""
+        order = self.problem.pairs_file_order
+        pairs = predictor_of(self.model, self.problem.asked, "the model").metadata.iloc[order]
+        found = self.stack.test[order]
+        return Responses(pairs.reset_index(drop=True), self.model.genes, found, Path("the run"))
 
 
 def fit(
@@ -199,8 +227,8 @@ def fit(
     how: dict[str, Any] = {"weight": problem.data.weight, "executor": executor, "folder": kept}
     stack = fit_stack(*fitted_to, **how)
     with stages.stage("scores"):
-        scores = out_of_fold_scores(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
-    document = scores_document(scores, stack, config) | untested_document(problem.data)
+        errors = out_of_fold_errors(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
+    document = scores_document(errors, problem.data.obs, stack, config) | untested_document(problem.data)
     notes = [
         *(f"{engine}: {why}" for engine, why in chosen.items() if engine.startswith("engine")),
         *stack.notes,
@@ -269,22 +297,22 @@ def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[
 
 def writers_of(found: Fitted) -> dict[str, Callable[[Path], None]]:
     """Return what writes each result of a run, by file name."""
-    problem, stack = found.problem, found.stack
-    ids, genes = list(problem.asked["id"].iloc[problem.pairs_file_order]), problem.data.genes
-    obs, oof = problem.data.obs.iloc[problem.file_order], stack.oof[problem.file_order]
-    test = stack.test[problem.pairs_file_order]
+    problem, predicted, genes = found.problem, found.responses, found.problem.data.genes
+    ids = list(problem.asked["id"].iloc[problem.pairs_file_order])
+    obs, oof = problem.data.obs.iloc[problem.file_order], found.stack.oof[problem.file_order]
     return {
-        SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, test),
-        OOF: lambda path: write_oof(path, obs, genes, oof),
+        SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, predicted.Y),
+        PREDICTIONS: lambda path: write_rows(path, predicted.pairs, genes, predicted.Y),
+        OOF: lambda path: write_rows(path, obs, genes, oof),
         SCORES: lambda path: write_json(path, found.document),
         MODEL: lambda path: save_model(path, found.model),
     }
 
 
-def out_of_fold_scores(
+def out_of_fold_errors(
     data: PerturbationData, folds: NDArray[np.intp], predictions: Mapping[str, NDArray[np.float32]]
-) -> dict[str, dict[str, float]]:
-    """Return the MRRMSE of out-of-fold predictions, and of baselines that predict each fold from the others."""
+) -> dict[str, Float64]:
+    """Return the RMSE of every row, (n,), of out-of-fold predictions, and of baselines fitted to the other folds."""
     from joblib import Parallel, delayed
 
     def predicted(baseline: Baseline) -> NDArray[np.float32]:
@@ -294,28 +322,46 @@ def out_of_fold_scores(
             found[outside] = baseline(data.take(inside), data.obs.iloc[outside])
         return found
 
-    def score(method: NDArray[np.float32] | Baseline) -> dict[str, float]:
+    def errors(method: NDArray[np.float32] | Baseline) -> Float64:
         values = method if isinstance(method, np.ndarray) else predicted(method)
-        return {"mean_rowwise_rmse": mean_rowwise_rmse(data.Y, values)}
+        return np.asarray(rowwise_rmse(data.Y, values))
 
     methods: dict[str, Any] = {**predictions, **BASELINES, **context_baselines(data.obs)}
-    scores = Parallel(processor_count(), prefer="threads")(delayed(score)(one) for one in methods.values())
-    return dict(zip(methods, scores, strict=True))
+    found = Parallel(processor_count(), prefer="threads")(delayed(errors)(one) for one in methods.values())
+    return dict(zip(methods, found, strict=True))
 
 
 def scores_document(
-    scores: dict[str, dict[str, float]], stack: FittedStack, config: RunConfig
+    errors: Mapping[str, Float64], obs: pd.DataFrame, stack: FittedStack, config: RunConfig
 ) -> dict[str, Any]:
-    """Return the content of scores.json."""
+    """Return the content of scores.json; `errors` of `out_of_fold_errors`, the pipeline's first."""
     weights = stack.model.weights
+    scores = {name: {"mean_rowwise_rmse": mean_of_rows(rows)} for name, rows in errors.items()}
+    baselines = [name for name in scores if name != PIPELINE and name not in stack.members]
+    best = min(baselines, key=lambda name: scores[name]["mean_rowwise_rmse"])
     return {
         "split": f"{config.recipe.n_folds} folds of random rows, seed {config.seed}",
         "caution": "random rows share compounds and cell types with the training rows: unseen compounds and "
         "scarce cell types are harder than this; `rapids-perturb cv` with the same files says what to expect",
         "out_of_fold": scores,
+        "best_baseline": best,
+        "by_group": {
+            column: _by_group(obs[column], {PIPELINE: errors[PIPELINE], best: errors[best]})
+            for column in PAIR
+        },
         "blend": {"weights": dict(weights.weights), "amplitude": weights.amplitude},
         "cost_of_dropping": stack.dropping,
         "pseudo_labels": stack.pseudo_labels,
+    }
+
+
+def _by_group(labels: "pd.Series[Any]", errors: Mapping[str, Float64]) -> dict[str, dict[str, float]]:
+    """Return how many rows every cell type or compound has, and the MRRMSE of methods on them."""
+    rows = labels.astype(str).groupby(labels.astype(str).to_numpy()).indices
+    return {
+        str(name): {"rows": len(some)}
+        | {method: mean_of_rows(found[some]) for method, found in errors.items()}
+        for name, some in rows.items()
     }
 
 
@@ -328,8 +374,8 @@ def untested_document(data: PerturbationData) -> dict[str, Any]:
     return {"untested": {"share_of_targets": float(np.isnan(data.Y).mean()), "never_tested": names}}
 
 
-def write_oof(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: NDArray[np.float32]) -> None:
-    """Write out-of-fold predictions as Parquet: the training file's metadata columns, then its genes."""
+def write_rows(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: NDArray[np.float32]) -> None:
+    """Write predictions of rows as Parquet: their metadata columns, then the genes."""
     import pyarrow as pa
     from pyarrow.parquet import write_table
 

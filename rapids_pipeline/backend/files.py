@@ -1,10 +1,12 @@
 """Files that appear whole or not at all, and the folder that a run leaves behind, with its manifest.
 
-    submission.csv   the predictions of the test pairs
-    oof.parquet      out-of-fold predictions of the training rows: metadata columns, then genes
-    scores.json      out-of-fold scores of the pipeline, its members and the baselines
-    model/           the trained model (`rapids_pipeline.stack.saved`)
-    manifest.json    what made them: versions, device, settings, inputs with hashes, seeds, timings
+    submission.csv       the predictions of the test pairs, as Kaggle wants them: id, then genes
+    predictions.parquet  the same with what the ids stand for: pairs, how far they are from the training rows, genes
+    oof.parquet          out-of-fold predictions of the training rows: metadata columns, then genes
+    scores.json          out-of-fold scores of the pipeline, its members and the baselines
+    report.html          all of it in words, tables and pictures
+    model/               the trained model (`rapids_pipeline.stack.saved`)
+    manifest.json        what made them: versions, device, settings, inputs with hashes, seeds, timings
 
 A run computes everything first and writes it last; the manifest is written after the results it vouches for. Until
 then it keeps what it needs to go on in DIR/.run: its finished fits (`rapids_pipeline.backend.store`), and while it
@@ -26,12 +28,12 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.limits import require_file
 
 SUBMISSION, OOF, SCORES, MANIFEST = "submission.csv", "oof.parquet", "scores.json", "manifest.json"
-MODEL = "model"
+MODEL, PREDICTIONS, REPORT = "model", "predictions.parquet", "report.html"
 LONGEST_NAME = 1024
 """Letters of a path that settings name."""
 FOLDER = "folder"
 """In the context of validators: the folder of the file that settings come from; None for a saved model's."""
-RESULTS = (SUBMISSION, OOF, SCORES, MODEL, MANIFEST)
+RESULTS = (SUBMISSION, PREDICTIONS, OOF, SCORES, REPORT, MODEL, MANIFEST)
 MANIFEST_FORMAT = 1
 LOCK, UNFINISHED = ".lock", ".unfinished-"
 """The file that a process holds while it writes to a folder; what names of half-written files begin with."""

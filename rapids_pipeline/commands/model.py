@@ -35,6 +35,7 @@ from rapids_pipeline.data.readers import require_anndata
 from rapids_pipeline.data.tables import PerturbationData, read_responses, training_from_frame
 from rapids_pipeline.evaluation.evaluate import evaluated, with_genes
 from rapids_pipeline.predictions.predict import PairPredictor, predictor_of, rows_a_block
+from rapids_pipeline.predictions.readouts import drivers
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.stack.saved import SavedModel, load_model, save_model
 from rapids_pipeline.studies.cv import CrossValidation, CvRequest, cross_validate
@@ -184,6 +185,24 @@ class PerturbationModel(BaseEstimator):
     def applicability(self, pairs: Any) -> pd.DataFrame:
         """Return how far pairs are from the training rows (`rapids_pipeline.predictions.applicability`)."""
         return self._predictor(pairs).metadata
+
+    def drivers(self, pair: Sequence[str], gene: str | None = None, *, top: int | None = 20) -> pd.DataFrame:
+        """Return the training rows that drive a prediction of the composite kernels, exactly.
+
+        Parameters
+        ----------
+        pair : (cell type, compound) or (cell type, compound, SMILES)
+        gene : str, optional
+            By default all genes together.
+        top : int, optional
+            How many rows, those of the largest contributions; None for all.
+
+        Returns
+        -------
+        DataFrame
+            `rapids_pipeline.predictions.readouts.drivers`.
+        """
+        return drivers(self._predictor([tuple(pair)]), 0, gene, top)
 
     # --- how good is it -----------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ def command(
     overwrite: options.OverwriteOption = False,
     yes: options.YesOption = False,
 ) -> None:
-    """Train, predict every test pair, and leave submission.csv, oof.parquet, scores.json, manifest.json and model/."""
+    """Train, predict every test pair, and leave a folder of results: submission.csv, report.html, model/ and others."""
     from rapids_pipeline.data.problem import ProblemFiles
 
     changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
@@ -55,6 +55,7 @@ def run_files(
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import KEPT
     from rapids_pipeline.reports.page import LiveStages, print_report
+    from rapids_pipeline.reports.predicted import write_run_report
     from rapids_pipeline.reports.run import result_sentences, stack_table
 
     chosen, stages = resolve_device(device), LiveStages()
@@ -62,7 +63,7 @@ def run_files(
     try:
         with where.executor() as executor:
             how: dict[str, Any] = {"overwrite": overwrite, "stages": stages, "executor": executor}
-            result = pipeline.run(files, out, config, chosen, **how, long=long)
+            result = pipeline.run(files, out, config, chosen, **how, long=long, report=write_run_report)
     except (KeyboardInterrupt, SystemExit):
         if (out / KEPT).exists():
             stages.say(f"finished fits are kept in {out}/{KEPT}; the same command goes on from them")
@@ -73,6 +74,6 @@ def run_files(
     print_report(heading, table, *result_sentences(result.document), *result.notes)
     verb = "are in" if result.made else "written:"
     print_report(
-        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes {verb} {out}/submission.csv; "
-        "beside it oof.parquet, scores.json, manifest.json, model/"
+        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes {verb} {out}/submission.csv; beside it "
+        "report.html, predictions.parquet, oof.parquet, scores.json, manifest.json, model/"
     )

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from features.rows import DOSE, TIME, context_numbers, contexts_of, varying
-from rapids_pipeline.backend.arrays import Float32, Indices
+from features.rows import DOSE, TIME, context_numbers, varying
+from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import MANIFEST, recorded_input
 from rapids_pipeline.backend.frames import FrameLibrary
@@ -37,6 +37,7 @@ from rapids_pipeline.data.problem import CELLS, WEIGHT, Replicates, averaged, wi
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.data.untested import tested_mean
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS, context_baselines
+from rapids_pipeline.evaluation.matching import common_names, match_genes, match_rows, text_of
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from rapids_pipeline.evaluation.replicates import ReplicateScores, as_scored
@@ -125,7 +126,7 @@ def evaluate_files(
     measured = read_responses(truth, options, library=library)
     own = replace(options, layer=prediction_layer, columns={}, gene_column=None)
     predicted = read_responses(prediction, own, library=library, untested=False)
-    names = _common_names(prediction, predicted.obs, truth, measured.obs)
+    names = common_names(prediction, predicted.obs, truth, measured.obs)
     rows = match_rows(prediction, predicted.obs, truth, measured.obs, names)
     genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)
     pairs = _pairs(prediction, predicted.obs.iloc[rows].reset_index(drop=True), truth, measured.obs)
@@ -276,125 +277,11 @@ def scaled_scores(
     return out
 
 
-def match_rows(
-    path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame, names: Sequence[str]
-) -> Indices:
-    """Return, for every row of `truth_obs`, the row of `obs` with the same values of the columns `names`.
-
-    Raises
-    ------
-    InputError
-        A name has no value or occurs twice in a file, the two files do not name the same rows, or rows of one
-        id are two (cell type, compound) pairs. In the truth a name may occur again for replicates: rows of one pair,
-        dose and time.
-    """
-    contexts = contexts_of(truth_obs) if set(PAIR) <= set(truth_obs.columns) else None
-    mine, theirs = _row_names(path, obs, names), _row_names(truth, truth_obs, names, contexts)
-    what = "ids" if list(names) == ["id"] else "pairs"
-    _refuse_unlike(path, mine, f"the truth {truth}", theirs, what, "predict exactly the truth's rows")
-    rows = pd.Index(mine).get_indexer(pd.Index(theirs))
-    if what == "ids" and all(set(PAIR) <= set(frame.columns) for frame in (obs, truth_obs)):
-        _refuse_other_pairs(path, obs.iloc[rows].reset_index(drop=True), truth, truth_obs, theirs)
-    return rows.astype(np.intp)
-
-
-def match_genes(path: Path, found: Sequence[str], of: str, wanted: Sequence[str]) -> Indices:
-    """Return the position in `found`, the genes of `path`, of every gene in `wanted`, those of `of`.
-
-    Raises
-    ------
-    InputError
-        The two do not hold the same genes.
-    """
-    _refuse_unlike(path, found, of, wanted, "genes", "give every gene once, under the same name")
-    return pd.Index(found).get_indexer(pd.Index(wanted)).astype(np.intp)
-
-
-def _common_names(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame) -> list[str]:
-    common = set(obs.columns) & set(truth_obs.columns)
-    if "id" in common:
-        return ["id"]
-    if set(PAIR) <= common:
-        return [*PAIR, *(name for name in context_columns(obs) if name in common)]
-    have, truth_has = (", ".join(map(str, frame.columns[:6])) or "none" for frame in (obs, truth_obs))
-    raise InputError(
-        f"{path}: rows cannot be matched: it and the truth {truth} need a column id in both, or "
-        f"{' and '.join(PAIR)} in both; metadata columns here: {have}; in the truth: {truth_has}"
-    )
-
-
-def _row_names(
-    path: Path, obs: pd.DataFrame, names: Sequence[str], contexts: Indices | None = None
-) -> list[str]:
-    """Return the name of every row; InputError where two rows share theirs, unless they are of one context."""
-    columns = [_text(path, obs, name) for name in names]
-    keys = columns[0] if len(columns) == 1 else [str(key) for key in zip(*columns, strict=True)]
-    series = pd.Series(keys)
-    shared = series.duplicated(keep=False)
-    if contexts is not None and shared.any():
-        shared &= (pd.Series(contexts).groupby(series).transform("nunique") > 1).to_numpy()
-    repeated = series[shared]
-    if len(repeated):
-        what = "id" if len(names) == 1 else "pair"
-        same = [str(row + 1) for row in repeated.index[repeated == repeated.iloc[0]]]
-        raise InputError(
-            f"{path}: {what} {repeated.iloc[0]} occurs in rows {', '.join(same[:5])}"
-            f"{' …' if len(same) > 5 else ''}; {len(repeated)} rows share their {what} in all; "
-            f"keep one row for each {what}"
-            + ("" if contexts is None else ", dose_uM and time_h in both files")
-        )
-    return keys
-
-
-def _text(path: Path, obs: pd.DataFrame, name: str) -> list[str]:
-    """Return a column as text; a dose or time with six digits, "nan" where it is missing."""
-    if name in (DOSE, TIME):
-        return [f"{value:.6g}" for value in context_numbers(obs, name)[:, 0]]
-    column = obs[name]
-    absent = np.flatnonzero(column.isna())
-    if len(absent):
-        raise InputError(
-            f"{path}: column {name} has no value in row {absent[0] + 1}; fill it or drop the row"
-        )
-    if pd.api.types.is_float_dtype(column) and (column % 1 == 0).all():
-        column = column.astype(np.int64)  # ids that some program has turned into 0.0, 1.0, …
-    return [str(value) for value in column]
-
-
-def _refuse_unlike(
-    path: Path, found: Sequence[str], of: str, wanted: Sequence[str], what: str, remedy: str
-) -> None:
-    have, want = set(found), set(wanted)
-    missing, extra = (
-        [name for name in wanted if name not in have],
-        [name for name in found if name not in want],
-    )
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} of the {len(want)} {what} of {of} are missing ({_first(missing)})")
-    if extra:
-        faults.append(f"{len(extra)} of its {what} are not in {of} ({_first(extra)})")
-    if faults:
-        raise InputError(f"{path}: {'; '.join(faults)}; {remedy}")
-
-
-def _refuse_other_pairs(
-    path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame, ids: Sequence[str]
-) -> None:
-    mine = zip(*(_text(path, obs, name) for name in PAIR), strict=True)
-    theirs = zip(*(_text(truth, truth_obs, name) for name in PAIR), strict=True)
-    for name, here, there in zip(ids, mine, theirs, strict=True):
-        if here != there:
-            raise InputError(
-                f"{path}: id {name} is {here}, but {there} in the truth {truth}; use the ids of one test file"
-            )
-
-
 def _pairs(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataFrame) -> pd.DataFrame | None:
     """Return cell type and compound of every row, with what there is of dose, time and what the truth's rows count."""
     for source, frame in ((truth, truth_obs), (path, obs)):
         if set(PAIR) <= set(frame.columns):
-            found = pd.DataFrame({name: _text(source, frame, name) for name in PAIR})
+            found = pd.DataFrame({name: text_of(source, frame, name) for name in PAIR})
             break
     else:
         return None
@@ -441,7 +328,7 @@ def with_genes(training: PerturbationData, genes: Sequence[str], path: Path) -> 
     order = match_genes(path, [training.genes[k] for k in columns], "the truth", genes)
     known = "SMILES" in training.obs.columns and training.obs["SMILES"].notna().all()
     columns_read = [*PAIR, *(["SMILES"] if known else [])]
-    obs = pd.DataFrame({name: _text(path, training.obs, name) for name in columns_read})
+    obs = pd.DataFrame({name: text_of(path, training.obs, name) for name in columns_read})
     numbers = [name for name in (DOSE, TIME, CELLS, WEIGHT) if name in training.obs.columns]
     obs[numbers] = training.obs[numbers].to_numpy()
     found = PerturbationData(obs, training.Y[:, np.asarray(columns, dtype=np.intp)[order]], tuple(genes))
@@ -451,7 +338,7 @@ def with_genes(training: PerturbationData, genes: Sequence[str], path: Path) -> 
 def _seen_answers(training: PerturbationData, pairs: pd.DataFrame) -> list[str]:
     names = [*PAIR, *(name for name in context_columns(pairs) if name in training.obs.columns)]
     known, asked = (
-        pd.MultiIndex.from_arrays([_text(Path(), obs, name) for name in names])
+        pd.MultiIndex.from_arrays([text_of(Path(), obs, name) for name in names])
         for obs in (training.obs, pairs)
     )
     n_seen = int(asked.isin(known).sum())
@@ -466,7 +353,3 @@ def _seen_answers(training: PerturbationData, pairs: pd.DataFrame) -> list[str]:
 def _method_name(prediction: Path) -> str:
     name = prediction.name.removesuffix(".gz").rsplit(".", 1)[0]
     return name if name and name not in ALL_BASELINES else "prediction"
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -13,14 +13,18 @@ Which genes those are, by cell type, is in OUT.untested.csv or in the folder's m
 a compound known: stereoisomers share their fingerprint. Source of the measure: `features.molecules.morgan`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from features.molecules.morgan import fingerprints, nearest
+from features.rows import DOSE, TIME
 from rapids_pipeline.backend.arrays import Codes, Float32, Labels
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.pairs import (
+    COLUMNS,
     PairBatch,
     context_notes,
     names_by_molecule,
@@ -28,6 +32,11 @@ from rapids_pipeline.data.pairs import (
     unseen_levels,
 )
 
+METADATA = (
+    *(*COLUMNS, DOSE, TIME, "nearest_compound", "tanimoto", "cell_type_known", "compound_known"),
+    *("cell_type_rows", "compound_rows", "untested_genes"),
+)
+"""Columns of predictions that are no genes."""
 MOLECULES_AT_ONCE = 4096
 """Molecules compared at once (16 MB of Morgan fingerprints)."""
 
@@ -68,6 +77,15 @@ def applicability(batch: PairBatch, training: pd.DataFrame) -> tuple[pd.DataFram
         *context_notes(batch.table, training),
     ]
     return table, [*unseen, *_how_near(batch, table)]
+
+
+def refuse_taken_names(called: object, genes: Sequence[str]) -> None:
+    """Raise InputError where a gene has the name of a column that says what a predicted pair is."""
+    taken = sorted(set(METADATA) & set(genes))
+    if taken:
+        raise InputError(
+            f"{called}: a gene is called {taken[0]}, as a column of the predictions' metadata is"
+        )
 
 
 def _rows_of(values: "pd.Series[Any]", training: "pd.Series[Any]") -> Codes:

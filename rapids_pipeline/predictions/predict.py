@@ -46,7 +46,7 @@ from rapids_pipeline.data.columns import AS_OURS, TableOptions
 from rapids_pipeline.data.labels import refuse_near
 from rapids_pipeline.data.pairs import PairBatch, context_columns, fanned_out, name_of, read_batch
 from rapids_pipeline.data.untested import never_tested_notes
-from rapids_pipeline.predictions.applicability import applicability
+from rapids_pipeline.predictions.applicability import applicability, refuse_taken_names
 from rapids_pipeline.predictions.dose_response import Curves, curves_of
 from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv
 from rapids_pipeline.predictions.parts import PartFolder
@@ -316,11 +316,7 @@ def predictor_of(
         model.table.require(list(batch.known_as), str(path))
     elif not options.structures:
         refuse_near(path, "sm_name", batch.table["sm_name"], model.obs["sm_name"])
-    taken = sorted(set(made.metadata.columns) & set(model.genes))
-    if taken:
-        raise InputError(
-            f"{called}: a gene is called {taken[0]}, as a column of the predictions' metadata is"
-        )
+    refuse_taken_names(called, model.genes)
     return made
 
 
@@ -429,9 +425,13 @@ class PairPredictor:
 
     def predict_rows(self, which: Indices) -> Float32:
         """Return the predictions of rows, (m, t) float32, each made anew; errors as `features`."""
+        return self.model.stack.predict(self.rows(which))
+
+    def rows(self, which: Indices) -> Rows:
+        """Return rows as members see them; errors as `features`."""
         some = self.batch.table[self._columns].iloc[which]
         obs = some.assign(sm_name=self.batch.known_as[which]).reset_index(drop=True)
-        return self.model.stack.predict(Rows(obs, self.features(self.batch.molecule[which])))
+        return Rows(obs, self.features(self.batch.molecule[which]))
 
 
 def predicted_block(work: PairPredictor, rows: slice) -> Kept:

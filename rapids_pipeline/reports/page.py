@@ -6,6 +6,7 @@ file of them that needs no network, with a light and a dark theme.
 
 import base64
 import csv
+import hashlib
 import json
 import math
 import re
@@ -34,6 +35,17 @@ if TYPE_CHECKING:
 
 BETTER, WORSE, UNDECIDED, PLAIN, GREY = "#2166ac", "#b2182b", "#5b6673", "#2f7d8f", "#8a8f96"
 UNKNOWN = "–"
+SIMPLE = {
+    "zeros": "no response",
+    "mean_outcome": "mean response",
+    "mean_across_celltypes": "compound mean",
+    "mean_across_compounds": "cell-type mean",
+    "shrunken_compound_mean": "shrunken compound mean",
+    "tanimoto_neighbours": "mean of similar compounds",
+    "nearest_context": "nearest context",
+    "context_mean": "context mean",
+}
+"""What baselines are called for people; the others as in files."""
 LONGEST_NOTE = 4000
 """Characters of a line that a stage says: notes list names, of which there may be millions."""
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -175,6 +187,22 @@ def svg(draw: "Callable[[], Figure]", name: str, label: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
+def molecule(smiles: str, name: str) -> Markup:
+    """Return the drawing of a molecule by RDKit, empty where it has no structure."""
+    from rdkit import Chem
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    parsed = Chem.MolFromSmiles(smiles) if smiles else None
+    if parsed is None:
+        return Markup("")
+    drawer = rdMolDraw2D.MolDraw2DSVG(220, 160)
+    rdMolDraw2D.PrepareAndDrawMolecule(drawer, parsed)
+    drawer.FinishDrawing()
+    text = drawer.GetDrawingText()
+    svg = text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(name)}"', 1)
+    return Markup(svg)
+
+
 def _local(name: str) -> str:
     return name.rpartition("}")[2]
 
@@ -218,6 +246,8 @@ class Page:
     provenance: Mapping[str, Any]
     facts: Mapping[str, str] = field(default_factory=dict)
     banner: str = ""
+    sortable: bool = False
+    """Whether tables are sorted by a click on a heading, and searched where they are long."""
 
 
 def page_of(page: Page) -> str:
@@ -231,10 +261,16 @@ def page_of(page: Page) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    script = Path(__file__).with_name("templates").joinpath("tables.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     provenance = json.dumps(without_nan(page.provenance), indent=2, ensure_ascii=False, default=str)
     sections = [section for section in page.sections if section is not None]
     content = environment.get_template("page.html.j2").render(
-        page=page, sections=sections, provenance=provenance
+        page=page,
+        sections=sections,
+        provenance=provenance,
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
     )
     return STEERING.sub(lambda found: ascii(found[0])[1:-1], content)
 

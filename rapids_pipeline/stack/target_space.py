@@ -161,6 +161,13 @@ class TargetSpace:
         y = np.sinh(z) if self.name == "asinh" else z
         return np.asarray(y if self.name == "none" else y * self.unit_.astype(y.dtype), dtype=np.float32)
 
+    def direction(self, gene: int, by_genes: bool = False) -> tuple[Float64, float]:
+        """Return what scores (with `by_genes` z) are multiplied by to give a gene's z less μ, and the gene's μ."""
+        mean = 0.0 if self.mean_ is None else float(self.mean_[gene])
+        if self.svd_ is None or by_genes:
+            return np.eye(1, len(self.unit_), gene)[0], mean
+        return np.asarray(self.svd_.components_[:, gene], dtype=np.float64), mean
+
     def state(self) -> State:
         """Return what was learnt; the settings are saved apart."""
         mean = {} if self.mean_ is None else {"mean": self.mean_}

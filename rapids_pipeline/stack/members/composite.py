@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from features.molecules import NONE, fitted_in_fold
 from features.rows import Pairs, Rows
-from rapids_pipeline.backend.arrays import Float32, Indices, to_device
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, to_device
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.members.kernel_model import KernelModel, KernelModelConfig, fit_kernel_model
@@ -127,6 +127,38 @@ class CompositeModel:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
         pairs = Pairs.of(rows, self.encoders)
         return _by_model(pairs, self.known_compounds, lambda: self.new_compounds).dense()
+
+    def drivers(self, row: Rows, gene: int | None = None) -> tuple[Indices, Float64, float]:
+        """Return which training rows drive the prediction of one row, and how much.
+
+        The transformed prediction is z = μ + Σ_i (k_i β_i + b) V. Row i contributes what k_i β_i V adds to a gene's z;
+        or to all genes, k_i β_i · s / |s|, its part along s = Σ_i k_i β_i + b.
+
+        Parameters
+        ----------
+        row : Rows
+            One row.
+        gene : int, optional
+            The gene; by default all of them.
+
+        Returns
+        -------
+        rows : ndarray of int, (s,)
+            Training rows, in their order.
+        contributions : ndarray of float64, (s,)
+        rest : float
+            What b contributes, and for a gene μ: with it the contributions sum to z_gene, or to |s|.
+        """
+        pair = Pairs.of(row, self.encoders)
+        model = self.known_compounds if self.known_compounds.kernel.is_known(pair)[0] else self.new_compounds
+        products, b = model.products(pair), model.intercept.astype(np.float64)
+        if gene is None:
+            s = products.sum(axis=0) + b
+            along, offset = s / (np.linalg.norm(s) or 1.0), 0.0
+        else:
+            along, offset = model.space.direction(gene, model.by_genes)
+        rows = np.arange(len(model.kernel.rows)) if model.landmarks is None else model.landmarks
+        return rows, products @ along, float(b @ along) + offset
 
     def state(self) -> State:
         """Return what both have learnt."""

@@ -200,6 +200,11 @@ class KernelModel:
             found[some] = (K @ self.dual_coef.astype(np.float64)).astype(np.float32) + self.intercept
         return found
 
+    def products(self, pair: Pairs) -> Float64:
+        """Return k_i β_i of every training row (or landmark) for one pair, (s, q) or (s, t): its scores less b."""
+        k = self.kernel.between(pair, np.empty(0), self.landmarks)[0]
+        return np.asarray(k[:, None] * self.dual_coef.astype(np.float64))
+
     def part(self, pairs: Pairs, rows: Indices) -> Part:
         """Return the predictions of some of the pairs, as scores where components were solved."""
         scores = self.scores(pairs.take(rows))

@@ -1,0 +1,31 @@
+"""`report`: make the page of a run anew, with what a cross-validation says."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[Path, typer.Option(help="The folder of a run.")],
+    cv: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of a cross-validation (`rapids-perturb cv`) of the same recipe and training file, which "
+            "says what error to expect."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the page goes. Default: report.html in the run's folder.")
+    ] = None,
+) -> None:
+    """Write the page of a run: what to expect, which pairs respond, by which genes, how far to trust it."""
+    from rapids_pipeline.backend.files import REPORT, written
+    from rapids_pipeline.reports.page import page_of, print_report
+    from rapids_pipeline.reports.predicted import read_run, run_page, verdict
+
+    facts = read_run(run, cv)
+    place = out or run / REPORT
+    with written(place) as path:
+        path.write_text(page_of(run_page(facts)), encoding="utf-8")
+    print_report(verdict(facts), f"written: {place}")

@@ -1,0 +1,237 @@
+"""Read-outs of predictions: which genes a pair is predicted to move, up and down, and by how much.
+
+Predictions are read from a run folder, a Parquet file, or a folder of Parquet parts that `predict` wrote. Genes of a
+pair are ranked by the size of their response, 1 is the largest; equal ones in the order of the genes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv, dataset
+
+from features.rows import DOSE, TIME
+from rapids_pipeline.backend.arrays import Float32, Indices, gigabytes, host_bytes
+from rapids_pipeline.backend.errors import InputError, quoted
+from rapids_pipeline.backend.files import PREDICTIONS, written
+from rapids_pipeline.backend.frames import readable_as, table_suffix
+from rapids_pipeline.data.columns import PAIR
+from rapids_pipeline.data.labels import nearest_label
+from rapids_pipeline.predictions.applicability import METADATA
+from rapids_pipeline.predictions.predict import PairPredictor
+from rapids_pipeline.stack.members.composite import CompositeModel
+from rapids_pipeline.stack.saved import SavedModel
+
+SHARE = 0.8
+"""Share of the memory at hand that predictions may take."""
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Predicted responses of m pairs; t genes.
+
+    Attributes
+    ----------
+    pairs : DataFrame, (m,)
+        `id`, `cell_type`, `sm_name`, `SMILES`, dose and time where they have them, and the applicability.
+    genes : tuple of str
+    Y : ndarray of float32, (m, t)
+    source : Path
+        Where they are from, for messages.
+    """
+
+    pairs: pd.DataFrame
+    genes: tuple[str, ...]
+    Y: Float32
+    source: Path
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What each pair is called: cell type and compound, and dose and time where there are any."""
+        columns = [*PAIR, *(name for name in (DOSE, TIME) if name in self.pairs.columns)]
+        return [
+            ", ".join(_shown(value) for value in row) for row in self.pairs[columns].itertuples(index=False)
+        ]
+
+    def rows_of(self, asked: str) -> Indices:
+        """Return the rows of a pair that a person names as "CELL TYPE,COMPOUND"; names may have commas themselves.
+
+        Raises
+        ------
+        InputError
+            There is none; the message has the nearest name.
+        """
+        cells, compounds = (self.pairs[name].astype(str).to_numpy() for name in PAIR)
+        parts = asked.split(",")
+        for place in range(1, len(parts)):
+            cell, compound = (",".join(some).strip() for some in (parts[:place], parts[place:]))
+            found = np.flatnonzero((cells == cell) & (compounds == compound))
+            if len(found):
+                return found
+        raise InputError(f"--pair {quoted(asked)}: {self._why_not(parts, cells, compounds)}")
+
+    def _why_not(self, parts: Sequence[str], cells: Any, compounds: Any) -> str:
+        if len(parts) < 2:
+            return 'give "CELL TYPE,COMPOUND", such as "NK cells,Vorinostat"'
+        cell, compound = parts[0].strip(), ",".join(parts[1:]).strip()
+        for column, name, known in (("cell type", cell, cells), ("compound", compound, compounds)):
+            if name not in set(known):
+                near = nearest_label(name, dict.fromkeys(known))
+                hint = f"; {quoted(near)} is the nearest" if near else f", such as {quoted(str(known[0]))}"
+                return f"{self.source} has no {column} {quoted(name)}{hint}"
+        others = list(dict.fromkeys(cells[compounds == compound]))
+        return f"{self.source} has {quoted(compound)} in {', '.join(map(str, others[:5]))}, not in {quoted(cell)}"
+
+
+def read_responses_of(path: Path) -> Responses:
+    """Read predictions: of a run folder, a Parquet file, or a folder of Parquet parts.
+
+    Raises
+    ------
+    InputError
+        There is none, it is no prediction, or it takes more memory than there is.
+    """
+    inside = path / PREDICTIONS
+    source = inside if inside.is_file() else path
+    if not source.exists():
+        raise InputError(f"{source}: there is no such file or folder")
+    if path.is_dir() and source is path and not any(path.glob("*.parquet")):
+        raise InputError(
+            f"{path}: has neither {PREDICTIONS} nor Parquet parts; give a run folder, or what `predict` wrote"
+        )
+    with readable_as("Parquet", source):
+        found = dataset.dataset(source, format="parquet", exclude_invalid_files=False)
+        names = found.schema.names
+        if lacking := [name for name in PAIR if name not in names]:
+            raise InputError(
+                f"{source}: missing column {lacking[0]}; give a run folder, or what `predict` wrote"
+            )
+        metadata = [name for name in names if name in METADATA]
+        genes = [name for name in names if name not in set(metadata)]
+        rows = found.count_rows()
+        needed = 4 * rows * len(genes)
+        if needed > SHARE * host_bytes():
+            raise InputError(
+                f"{source}: {rows} pairs × {len(genes)} genes take {gigabytes(needed)} of memory; give fewer pairs"
+            )
+        pairs = found.to_table(columns=metadata).to_pandas()
+        Y = _matrix(found, genes, rows)
+    return Responses(pairs, tuple(genes), Y, source)
+
+
+def _matrix(found: Any, genes: Sequence[str], rows: int) -> Float32:
+    """Return the columns of genes as one matrix, a batch of rows at a time."""
+    Y, start = np.empty((rows, len(genes)), dtype=np.float32), 0
+    for batch in found.to_batches(columns=list(genes)):
+        stop = start + len(batch)
+        for place, column in enumerate(batch.columns):
+            if not pa.types.is_floating(column.type):
+                raise InputError(f"column {quoted(genes[place])} is no number for a gene")
+            Y[start:stop, place] = column.to_numpy(zero_copy_only=False)
+        start = stop
+    return Y
+
+
+def gene_table(found: Responses, row: int, top: int | None = None) -> pd.DataFrame:
+    """Return the genes of a pair, the largest response first: `gene`, `value`, `rank`; of all or the `top` ones."""
+    values = found.Y[row]
+    order = np.argsort(-np.abs(values), kind="stable")[:top]
+    genes = np.array(found.genes, object)[order]
+    return pd.DataFrame({"gene": genes, "value": values[order], "rank": np.arange(1, len(order) + 1)})
+
+
+def long_tables(found: Responses, rows: Indices, top: int | None = None) -> Iterator[pd.DataFrame]:
+    """Yield a table of every pair: what it is, `gene`, `value` and `rank`, the largest response first."""
+    kept = [name for name in ("id", *PAIR, DOSE, TIME) if name in found.pairs.columns]
+    for row in rows:
+        genes = gene_table(found, int(row), top)
+        for place, name in enumerate(kept):
+            genes.insert(place, name, found.pairs[name].iloc[row])
+        yield genes
+
+
+def write_long(path: Path, found: Responses, rows: Indices, top: int | None = None) -> None:
+    """Write the tables of `long_tables` as one CSV; its suffix is .csv or .csv.gz, and it is whole or not there.
+
+    Raises
+    ------
+    InputError
+        Another suffix, or a place where no file can be written.
+    """
+    if table_suffix(path) not in (".csv", ".csv.gz"):
+        raise InputError(f"--out {path}: name it .csv or .csv.gz")
+    compression = "gzip" if table_suffix(path) == ".csv.gz" else None
+    with written(path) as place, pa.output_stream(str(place), compression=compression) as sink:
+        writer = None
+        for genes in long_tables(found, rows, top):
+            table = pa.Table.from_pandas(genes, preserve_index=False)
+            writer = writer or csv.CSVWriter(sink, table.schema)
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+
+
+def strongest(found: Responses, count: int) -> Indices:
+    """Return the rows of the largest predicted responses (root mean square over genes), the largest first."""
+    strength = np.sqrt(np.einsum("ij,ij->i", found.Y, found.Y, dtype=np.float64))
+    return np.argsort(-strength, kind="stable")[:count].astype(np.intp)
+
+
+def has_kernels(model: SavedModel) -> bool:
+    """Say whether a model has composite kernels, so that `drivers` can tell the training rows behind a prediction."""
+    return any(isinstance(one, CompositeModel) for one in model.stack.models.values())
+
+
+def drivers(work: PairPredictor, row: int, gene: str | None = None, top: int | None = None) -> pd.DataFrame:
+    """Return the training rows that drive the prediction of a pair by the composite kernels, the largest first.
+
+    Parameters
+    ----------
+    work : PairPredictor
+    row : int
+        Place of the pair in its batch.
+    gene : str, optional
+        Whose response; by default that of all genes together.
+    top : int, optional
+        How many rows; all by default.
+
+    Returns
+    -------
+    DataFrame
+        `cell_type`, `sm_name` (dose and time where rows differ in them), `contribution`, and `share` of the whole:
+        with those of all rows and of what no row contributes, shares sum to 1 (`CompositeModel.drivers`).
+        `attrs["rest"]` is what no row contributes, `attrs["whole"]` the sum.
+
+    Raises
+    ------
+    InputError
+        The recipe has no composite kernels, or there is no such gene.
+    """
+    models = [model for model in work.model.stack.models.values() if isinstance(model, CompositeModel)]
+    if not models:
+        raise InputError(
+            f"the recipe {work.model.config.recipe.name} has no composite kernels, whose training rows could be told"
+        )
+    if gene is not None and gene not in work.model.genes:
+        near = nearest_label(gene, work.model.genes)
+        hint = f"; {quoted(near)} is the nearest" if near else ""
+        raise InputError(f"the model has no gene {quoted(gene)}{hint}")
+    place = None if gene is None else work.model.genes.index(gene)
+    rows, contributions, rest = models[0].drivers(work.rows(np.array([row])), place)
+    whole = float(contributions.sum()) + rest
+    order = np.argsort(-np.abs(contributions), kind="stable")[:top]
+    kept = [name for name in (*PAIR, DOSE, TIME) if name in work.model.obs.columns]
+    found = work.model.obs[kept].iloc[rows[order]].reset_index(drop=True)
+    found["contribution"] = contributions[order]
+    found["share"] = contributions[order] / whole if whole else np.nan
+    found.attrs |= {"rest": rest, "whole": whole}
+    return found
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,84 @@
+"""Charts of predicted responses: a heat map of pairs and genes, and the genes of pairs in order."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rapids_pipeline.backend.arrays import Float64, Indices
+from rapids_pipeline.predictions.readouts import Responses, gene_table
+from rapids_pipeline.reports import page
+from rapids_pipeline.reports.page import short, signed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEAT_GENES = 40
+"""Genes of a heat map: those that differ most between its pairs."""
+
+
+def heat_map(found: Responses, rows: Indices) -> "Figure":
+    """Draw pairs × the genes that differ most between them, both in an order that puts like beside like."""
+    from matplotlib.figure import Figure
+
+    values = found.Y[rows]
+    genes = np.argsort(-values.var(axis=0), kind="stable")[:HEAT_GENES]
+    shown = values[:, genes].astype(np.float64)
+    down, across = _order(shown), _order(shown.T)
+    shown = shown[np.ix_(down, across)]
+    figure = Figure(figsize=(11, 0.22 * len(rows) + 1.8), layout="constrained")
+    axes = figure.add_subplot()
+    most = float(np.quantile(np.abs(shown), 0.98)) or 1.0
+    drawn = axes.imshow(shown, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(rows)), [short(found.names[int(rows[row])], 40) for row in down], fontsize=7)
+    names = [short(found.genes[gene], 14) for gene in genes[across]]
+    axes.set_xticks(range(len(genes)), names, rotation=90, fontsize=7)
+    axes.tick_params(length=0)
+    figure.colorbar(drawn, ax=axes, label="predicted response", shrink=0.6)
+    return figure
+
+
+def _order(rows: Float64) -> Indices:
+    """Return an order of rows that puts like beside like: average linkage of cosine distances, optimal leaves."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import pdist
+
+    if len(rows) < 3:
+        return np.arange(len(rows))
+    away = np.nan_to_num(pdist(rows, "cosine"), nan=1.0)
+    return np.asarray(leaves_list(linkage(away, "average", optimal_ordering=True)), dtype=np.intp)
+
+
+def ranked(found: Responses, rows: Indices) -> "Figure":
+    """Draw the genes of some pairs in order of their response, the extreme ones named."""
+    from matplotlib.figure import Figure
+
+    columns = min(len(rows), 3)
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.4, 2.7 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for panel, row in zip(panels, rows, strict=False):
+        _ranked(panel, found, int(row))
+    for panel in panels[len(rows) :]:
+        panel.set_visible(False)
+    figure.supylabel("predicted response", fontsize=9)
+    figure.supxlabel("genes, in order", fontsize=9)
+    return figure
+
+
+def _ranked(axes: "Axes", found: Responses, row: int) -> None:
+    values, table = np.sort(found.Y[row]), gene_table(found, row)
+    places = np.arange(len(values))
+    some = np.unique(np.linspace(0, len(values) - 1, min(len(values), 400)).astype(int))
+    axes.axhline(0, color=page.GREY, linewidth=0.8)
+    axes.plot(places[some], values[some], color=page.PLAIN, linewidth=1.5)
+    for up in (True, False):
+        side = table[(table["value"] > 0) == up].head(3)
+        named = zip(side["gene"], side["value"], strict=True)
+        words = "\n".join(f"{short(str(gene), 14)} {signed(float(value), 2)}" for gene, value in named)
+        place = {"x": 0.97 if up else 0.03, "y": 0.95 if up else 0.05}
+        how = {"ha": "right" if up else "left", "va": "top" if up else "bottom"}
+        axes.text(**place, s=words, transform=axes.transAxes, fontsize=7, **how)  # type: ignore[arg-type]
+    axes.set_title(short(found.names[row], 34), fontsize=8, loc="left")
+    axes.set_xticks([])
+    axes.tick_params(labelsize=7)

@@ -1,0 +1,408 @@
+"""The page of predicted responses: what to expect, which pairs respond, by which genes, and how far to trust it.
+
+report.html   of a run, beside its other results; in one file that needs no network
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from rich.table import Column, Table
+
+from rapids_pipeline.backend.arrays import Indices
+from rapids_pipeline.backend.devices import provenance
+from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import MANIFEST, MODEL, SCORES, read_manifest
+from rapids_pipeline.evaluation.audit import recommended_split
+from rapids_pipeline.pipeline import PIPELINE, Fitted
+from rapids_pipeline.predictions.predict import PairPredictor, predictor_of
+from rapids_pipeline.predictions.readouts import (
+    Responses,
+    drivers,
+    has_kernels,
+    read_responses_of,
+    strongest,
+)
+from rapids_pipeline.reports import page
+from rapids_pipeline.reports.charts import heat_map, ranked
+from rapids_pipeline.reports.page import SIMPLE, Page, Section, Sheet, number, short, signed
+from rapids_pipeline.reports.run import result_sentences
+from rapids_pipeline.stack.saved import SavedModel, load_model
+
+MOST_PAIRS = 2000
+"""Pairs in the table of a page: those of the strongest responses."""
+NAMED = 5
+"""Genes that are named for each pair, up and down."""
+HEAT_PAIRS = 40
+PANELS = 6
+"""Pairs whose genes are drawn in order."""
+DRIVERS = 5
+"""Training rows that are named for each of them."""
+DRAWN = 12
+"""New compounds that are drawn beside the nearest training compound."""
+MOST_GROUPS = 500
+"""Compounds in the table of errors: those with the most rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunFacts:
+    """What a page says of the run behind the predictions.
+
+    Attributes
+    ----------
+    responses : Responses
+    model : SavedModel
+    document : dict
+        The content of scores.json.
+    settings : dict of str to str
+        What the head of the page names: recipe, molecules, device, training rows.
+    notes : list of str
+    provenance : dict
+    expected : dict, optional
+        What a cross-validation (cv.json) says.
+    """
+
+    responses: Responses
+    model: SavedModel
+    document: Mapping[str, Any]
+    settings: Mapping[str, str]
+    notes: Sequence[str]
+    provenance: Mapping[str, Any]
+    expected: Mapping[str, Any] | None = None
+
+    @cached_property
+    def work(self) -> PairPredictor:
+        """The model with the pairs of the strongest responses, the strongest first."""
+        rows = strongest(self.responses, PANELS)
+        return predictor_of(self.model, self.responses.pairs.iloc[rows].reset_index(drop=True), "the model")
+
+
+def write_run_report(found: Fitted, path: Path) -> None:
+    """Write the page of a run that was just fitted."""
+    config, data = found.config, found.problem.data
+    settings = {
+        "recipe": config.recipe.name,
+        "molecules": config.molecules,
+        "device": found.chosen["device"].partition(" ")[0],
+        "training data": Path(found.problem.source).name,
+        "training rows": f"{len(data.Y):,}",
+    }
+    made = provenance() | {"inputs": found.problem.inputs, "config": config.model_dump(mode="json")}
+    facts = RunFacts(found.responses, found.model, found.document, settings, found.notes, made)
+    path.write_text(page.page_of(run_page(facts)), encoding="utf-8")
+
+
+def read_run(folder: Path, cv: Path | None = None) -> RunFacts:
+    """Return what a page says of a run folder, and of a cross-validation of the same recipe and data.
+
+    Raises
+    ------
+    InputError
+        The folder holds no run, or the cross-validation is not of its training data and recipe.
+    """
+    manifest, scores = read_manifest(folder / MANIFEST), read_manifest(folder / SCORES)
+    if not manifest or "out_of_fold" not in scores:
+        raise InputError(f"--run {folder}: holds no finished run; `rapids-perturb run` makes one")
+    config = manifest["config"]
+    settings = {
+        "recipe": str(config["recipe"]["name"]),
+        "molecules": str(config["molecules"]),
+        "device": str(manifest["chosen"]["device"]).partition(" ")[0],
+        "training data": Path(manifest.get("inputs", {}).get("train", {}).get("path", "the demo")).name,
+        "training rows": f"{manifest['shape']['training_rows']:,}",
+    }
+    kept: dict[str, Any] = {
+        name: manifest[name] for name in ("inputs", "versions", "config", "created") if name in manifest
+    }
+    expected = None if cv is None else _expected(cv, manifest)
+    found = read_responses_of(folder)
+    return RunFacts(
+        found, load_model(folder / MODEL), scores, settings, list(manifest["notes"]), kept, expected
+    )
+
+
+def _expected(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a cross-validation's cv.json."""
+    found = read_manifest(folder / "cv.json")
+    if "methods" not in found:
+        raise InputError(f"--cv {folder}: holds no cross-validation; `rapids-perturb cv` makes one")
+    theirs = found["provenance"]
+    hashes = [one.get("inputs", {}).get("train", {}).get("sha256") for one in (theirs, manifest)]
+    recipes = [one["config"]["recipe"] for one in (theirs, manifest)]
+    for what, (one, other) in (("training data", hashes), ("recipe", recipes)):
+        if one != other:
+            raise InputError(f"--cv {folder}: is of another {what} than the run; cross-validate the same")
+    return found
+
+
+def run_page(facts: RunFacts) -> Page:
+    """Return the page of a run."""
+    found = facts.responses
+    order = strongest(found, min(len(found.Y), MOST_PAIRS))
+    heat, panels = order[:HEAT_PAIRS], order[:PANELS]
+    new = _new_compounds(found.pairs)
+    sections = [
+        Section(
+            "pairs",
+            "Which pairs respond, and by which genes",
+            f"{_counted(len(order), len(found.Y))}: the size of the response (root mean square over "
+            "genes), the genes that go up and down most, and how far the pair is from the training rows. A click on a "
+            "heading sorts.",
+            sheet=pair_sheet(found, order),
+        ),
+        Section(
+            "heat",
+            "The strongest responses",
+            f"{len(heat)} pairs and the genes that differ most between them, like beside like; red: up, blue: down.",
+            page.image(page.png(lambda: heat_map(found, heat)), "Heat map of the strongest responses"),
+        ),
+        Section(
+            "genes",
+            "Genes in order of their response",
+            "Every line is a pair, every point of it a gene. `rapids-perturb genes` lists the genes of any pair.",
+            page.svg(lambda: ranked(found, panels), "ranked", "Genes in order of their response"),
+        ),
+        _driven(facts.work, [found.names[row] for row in panels]) if has_kernels(facts.model) else None,
+        _drawn(new, facts.model.obs) if len(new) else None,
+        *_errors(facts.document),
+        _members(facts.document),
+        Section("notes", "Notes", items=list(facts.notes)) if facts.notes else None,
+    ]
+    counts = {
+        "pairs": f"{len(found.Y):,}",
+        "genes": f"{len(found.genes):,}",
+        "cell types": f"{facts.model.obs['cell_type'].nunique():,}",
+        "compounds": f"{facts.model.obs['sm_name'].nunique():,}",
+    }
+    named = dict(facts.settings)
+    return Page(
+        title=verdict(facts),
+        lead=f"predicted responses of {len(found.Y):,} pairs, by the recipe {named.pop('recipe')}",
+        facts=counts | named,
+        sentences=sentences(facts),
+        sections=sections,
+        provenance=facts.provenance,
+        sortable=True,
+    )
+
+
+def _counted(shown: int, pairs: int) -> str:
+    if shown < pairs:
+        return f"The {shown:,} of {pairs:,} pairs with the strongest responses"
+    return f"{pairs:,} pairs, the strongest responses first"
+
+
+# --- words ------------------------------------------------------------------------------------------------
+
+
+def verdict(facts: RunFacts) -> str:
+    """Return the first line of the page: the error to expect, beside that of the best simple method."""
+    if facts.expected is None:
+        error, best = _out_of_fold(facts.document)
+        return f"Error of held-out training rows: MRRMSE {number(error)} ({_simple(facts)}: {number(best)})"
+    ours, simple = _of_cv(facts.expected)
+    low, high = (number(ours[name]) for name in ("low", "high"))
+    where = "on your pairs" if ours["of_pairs"] else f"by the split {facts.expected['split']}"
+    named = SIMPLE.get(simple["name"], simple["name"])
+    return (
+        f"Expect MRRMSE {number(ours['error'])} ({low} to {high}) {where}; {named}: {number(simple['error'])}"
+    )
+
+
+def _simple(facts: RunFacts) -> str:
+    """Return what the best baseline is called."""
+    best = str(facts.document["best_baseline"])
+    return SIMPLE.get(best, best)
+
+
+def sentences(facts: RunFacts) -> list[str]:
+    """Return in words how far the scores and the predictions can be trusted."""
+    pairs, lines = facts.responses.pairs, []
+    ours, best = _out_of_fold(facts.document)
+    gain = 1 - ours / best if best else 0.0
+    if facts.expected is not None:
+        lines.append(
+            f"the expected error is of a cross-validation by the split {facts.expected['split']} "
+            f"({facts.expected['split_in_words']})"
+        )
+    lines.append(
+        f"on training rows held out at random the error is {page.percent(abs(gain))} "
+        f"{'below' if gain > 0 else 'ABOVE'} that of the {_simple(facts)}, the best simple method"
+    )
+    name, why = recommended_split(facts.model.obs, pairs.assign(SMILES=pairs["SMILES"].astype(str)))
+    if name != "random" and facts.expected is None:
+        lines.append(
+            f"your pairs are harder than random rows: {why}; `rapids-perturb cv` with the same files says what to "
+            "expect of them, and `rapids-perturb report --run DIR --cv DIR` puts it on this page"
+        )
+    for column, what in (("cell_type_known", "cell type"), ("compound_known", "compound")):
+        unknown = int((~pairs[column].astype(bool)).sum())
+        if unknown:
+            lines.append(f"{unknown:,} of {len(pairs):,} pairs have a {what} without any training row")
+    return [*lines, *result_sentences(facts.document)[1:]]
+
+
+def _out_of_fold(document: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the out-of-fold MRRMSE of the recipe and of the best baseline."""
+    scores = document["out_of_fold"]
+    return scores[PIPELINE]["mean_rowwise_rmse"], scores[document["best_baseline"]]["mean_rowwise_rmse"]
+
+
+def _of_cv(found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the error to expect by the recipe and by the best baseline, with its interval."""
+
+    def told(method: Mapping[str, Any]) -> dict[str, Any]:
+        expected = method["expected"]
+        if expected:
+            return {**expected, "name": method["name"], "of_pairs": True}
+        error = method["scores"]["mean_rowwise_rmse"]
+        return {
+            "error": error,
+            "low": method["low"],
+            "high": method["high"],
+            "name": method["name"],
+            "of_pairs": False,
+        }
+
+    ours, *others = (told(one) for one in found["methods"] if one["name"] == PIPELINE or one["baseline"])
+    return ours, min(others, key=lambda one: one["error"])
+
+
+# --- tables -----------------------------------------------------------------------------------------------
+
+
+def pair_sheet(found: Responses, rows: Indices) -> Sheet:
+    """Return a table of pairs: strength, genes up and down, and the applicability."""
+    strength = np.sqrt(np.mean(np.square(found.Y[rows], dtype=np.float64), axis=1))
+    decimals = min(page.decimals_for(strength.tolist()), 4)
+    cells = []
+    for row, size in zip(rows.tolist(), strength, strict=True):
+        pair = found.pairs.iloc[row]
+        near = "" if pd.isna(pair["tanimoto"]) else f"{pair['tanimoto']:.2f}"
+        cells.append(
+            [
+                found.names[row],
+                number(float(size), decimals),
+                _extreme(found, row, decimals, up=True),
+                _extreme(found, row, decimals, up=False),
+                str(pair["nearest_compound"]),
+                near,
+                f"{int(pair['cell_type_rows'])}",
+                f"{int(pair['compound_rows'])}",
+            ]
+        )
+    headings = [
+        *("pair", "size", "up", "down", "nearest training compound", "similarity"),
+        *("training rows of the cell type", "of the compound"),
+    ]
+    return Sheet(headings, cells, text=["up", "down", "nearest training compound"])
+
+
+def _extreme(found: Responses, row: int, decimals: int, *, up: bool) -> str:
+    """Return the genes that go up or down most, with their responses."""
+    values = found.Y[row]
+    order = np.argsort(-values if up else values, kind="stable")[:NAMED]
+    kept = [gene for gene in order if (values[gene] > 0) == up and values[gene] != 0]
+    return ", ".join(f"{found.genes[gene]} {signed(float(values[gene]), min(decimals, 2))}" for gene in kept)
+
+
+def _driven(work: PairPredictor, names: Sequence[str]) -> Section:
+    """Return the training rows that drive the strongest predictions, by the composite kernels."""
+    rows = []
+    for row, name in enumerate(names):
+        table = drivers(work, row, top=DRIVERS)
+        named = zip(table["cell_type"], table["sm_name"], table["share"].tolist(), strict=True)
+        rows += [
+            [name, f"{cell}, {compound}", page.percent(round(share, 3))] for cell, compound, share in named
+        ]
+    words = (
+        f"The {DRIVERS} training rows that add most to each of the strongest predictions of the composite kernels. The "
+        "shares of all rows, and of what no row adds, sum to 100 %."
+    )
+    sheet = Sheet(["pair", "training row", "share of the prediction"], rows, text=["training row"])
+    return Section("drivers", "Which training rows a prediction comes from", words, sheet=sheet)
+
+
+def gene_columns(table: pd.DataFrame) -> Table:
+    """Return a table of `gene_table` for a terminal."""
+    shown = Table(
+        *(Column(name, justify="right") for name in ("rank", "value")), Column("gene", overflow="fold")
+    )
+    decimals = min(page.decimals_for(np.abs(table["value"]).tolist()), 4)
+    for gene, value, rank in table.itertuples(index=False):
+        shown.add_row(str(rank), signed(float(value), decimals), str(gene))
+    return shown
+
+
+def _errors(document: Mapping[str, Any]) -> list[Section]:
+    """Return tables of the out-of-fold error by cell type and by compound, the most rows first."""
+    best, sections = document["best_baseline"], []
+    called = SIMPLE.get(best, best)
+    words = (
+        "Training rows that were held out at random, each predicted by models that never saw it; a change below 0 is "
+        f"better than the {called}."
+    )
+    for column, what in (("cell_type", "cell type"), ("sm_name", "compound")):
+        groups = sorted(document["by_group"][column].items(), key=lambda item: -item[1]["rows"])[:MOST_GROUPS]
+        rows = []
+        for name, one in groups:
+            ours, simple = one[PIPELINE], one[best]
+            changed = page.change(ours / simple - 1) if simple else page.UNKNOWN
+            rows.append([name, str(one["rows"]), number(ours), number(simple), changed])
+        sheet = Sheet([what, "training rows", "MRRMSE", called, "change"], rows)
+        sections.append(Section(f"by-{what.replace(' ', '-')}", f"Error by {what}", words, sheet=sheet))
+    return sections
+
+
+def _members(document: Mapping[str, Any]) -> Section:
+    """Return the table of members, baselines and weights."""
+    weights, dropping = document["blend"]["weights"], document["cost_of_dropping"]
+    rows = []
+    for name, row in document["out_of_fold"].items():
+        weight = f"{weights[name]:.2f}" if name in weights else ""
+        cost = signed(dropping[name]) if name in dropping else ""
+        rows.append([SIMPLE.get(name, name), number(row["mean_rowwise_rmse"]), weight, cost])
+    words = "Out-of-fold error of the whole recipe, of its members and of simple methods, and the weights in the sum."
+    headings = ["method", "MRRMSE", "weight", "rise of the error without it"]
+    return Section("members", "What the prediction is made of", words, sheet=Sheet(headings, rows, bold=[0]))
+
+
+# --- new compounds ----------------------------------------------------------------------------------------
+
+
+def _new_compounds(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return the first pair of every compound that is new to the model and has a structure, the most alike first."""
+    new = pairs[~pairs["compound_known"].astype(bool) & pairs["tanimoto"].notna()]
+    return new.drop_duplicates("SMILES").sort_values("tanimoto", ascending=False, kind="stable")
+
+
+def _drawn(new: pd.DataFrame, obs: pd.DataFrame) -> Section:
+    """Return new compounds beside the training compound that is most like each of them."""
+    known = obs.drop_duplicates("sm_name").set_index("sm_name")["SMILES"]
+    cards = []
+    for pair in new.head(DRAWN).itertuples():
+        near = str(pair.nearest_compound)
+        words = f"{short(str(pair.sm_name))}, and {short(near)}, the nearest (similarity {pair.tanimoto:.2f})"
+        cards += [
+            _card(str(pair.SMILES), str(pair.sm_name), "new"),
+            _card(str(known.get(near, "")), near, words),
+        ]
+    return Section(
+        "new",
+        "Compounds that are new to the model",
+        f"{len(new):,} compounds have no training row. Each is drawn with the training compound that is most like it "
+        f"(Tanimoto similarity of Morgan fingerprints){'; the most alike first' if len(new) > 1 else ''}.",
+        Markup('<div class="cards">{}</div>').format(Markup("").join(cards)),
+    )
+
+
+def _card(smiles: str, name: str, words: str) -> Markup:
+    """Return a drawn molecule with its name."""
+    return Markup("<figure>{}<figcaption><strong>{}</strong><br>{}</figcaption></figure>").format(
+        page.molecule(smiles, name), short(name), words
+    )
