@@ -172,8 +172,8 @@ class Fitted:
     @cached_property
     def responses(self) -> Responses:
         """What is predicted of the pairs, in the order of their file, and how far they are from the training rows."""
-        order = self.problem.pairs_file_order
-        pairs = predictor_of(self.model, self.problem.asked, "the model").metadata.iloc[order]
+        order, asked = self.problem.pairs_file_order, self.problem.asked
+        pairs = predictor_of(self.model, asked, "the model").metadata.iloc[order] if len(asked) else asked
         found = self.stack.test[order]
         return Responses(pairs.reset_index(drop=True), self.model.genes, found, Path("the run"))
 

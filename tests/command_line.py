@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 
 from rapids_pipeline.commands.app import app
 
-RESULTS = ["manifest.json", "model", "oof.parquet", "scores.json", "submission.csv"]
+RESULTS = [
+    *("manifest.json", "model", "oof.parquet", "predictions.parquet", "report.html", "scores.json"),
+    "submission.csv",
+]
 ANNOUNCED = ("device: ", "molecules: ", "  ")
 """How lines on stderr begin that are no messages: what was chosen, and the stages."""
 

@@ -24,7 +24,7 @@ from features.rows import DOSE, TIME
 from rapids_pipeline import pipeline
 from rapids_pipeline.backend.devices import resolve_device
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import model_folder, written_folder
+from rapids_pipeline.backend.files import model_folder, written, written_folder
 from rapids_pipeline.backend.parallel import executor_of
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.commands.options import FITS_IMPORT, RecipeChanges, run_config
@@ -145,7 +145,7 @@ class PerturbationModel(BaseEstimator):
             device = resolve_device(self.device)
             found = pipeline.fit(problem, config, device, stages=self._stages(), executor=executor)
         self._take(found.model)
-        self.data_ = problem.data
+        self.data_, self.fit_ = problem.data, found
         self.notes_ = found.notes
         blend, dropping = found.document["blend"]["weights"], found.document["cost_of_dropping"]
         scores = {name: row["mean_rowwise_rmse"] for name, row in found.document["out_of_fold"].items()}
@@ -273,6 +273,16 @@ class PerturbationModel(BaseEstimator):
         """Return −MRRMSE on measured responses, for model selection by scikit-learn; `y` is not used."""
         return -float(self.evaluate(data)["mean_rowwise_rmse"].iloc[0])
 
+    def report(self, path: str | Path) -> None:
+        """Write the page of the fit and of the pairs that `fit` was given: report.html of a run."""
+        from rapids_pipeline.reports.predicted import write_run_report
+
+        self._fitted()
+        if getattr(self, "fit_", None) is None or not len(self.fit_.responses.Y):
+            raise ValueError("fit the model with pairs to predict first: the page is about them")
+        with written(Path(path)) as place:
+            write_run_report(self.fit_, place)
+
     # --- files --------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -334,7 +344,7 @@ class PerturbationModel(BaseEstimator):
 
     def _take(self, model: SavedModel) -> None:
         """Take what a fitted or loaded model has; what an earlier fit left is forgotten."""
-        for name in {"data_", "scores_", "oof_"} & set(vars(self)):
+        for name in {"data_", "fit_", "scores_", "oof_"} & set(vars(self)):
             delattr(self, name)
         self.model_, self.genes_ = model, model.genes
 

@@ -313,7 +313,7 @@ def test_molecules_that_are_left_to_the_program_are_named_with_the_reason(
 @pytest.mark.parametrize(
     "error", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")]
 )
-@pytest.mark.parametrize("place", ["write_oof", "write_kaggle_csv"])
+@pytest.mark.parametrize("place", ["write_rows", "write_kaggle_csv"])
 def test_a_failure_while_writing_leaves_no_result_and_the_fits_for_the_next_run(
     small, tmp_path, monkeypatch, quick, place, error
 ):

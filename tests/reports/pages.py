@@ -1,6 +1,28 @@
-"""HTML pages as the tests read them."""
+"""HTML pages as the tests read them, and a browser to open them with."""
 
+import shutil
+import subprocess
 from html.parser import HTMLParser
+
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+UNREACHABLE = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
+in_a_browser = pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+
+
+def browse(page, *options):
+    """Open a file in a browser that reaches nothing; return what it prints, and what its console says."""
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *UNREACHABLE]
+    command += [
+        f"--user-data-dir={page.parent / 'profile'}",
+        "--enable-logging=stderr",
+        *options,
+        page.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -20,13 +19,11 @@ from rapids_pipeline.reports import screen as report
 from rapids_pipeline.reports.screen import screen_table, sentences, write_screen
 from rapids_pipeline.studies.screen.results import Agreement, GeneRmse, Screen, ScreenedSet
 from tests.command_line import names_in
-from tests.reports.pages import Page
+from tests.reports.pages import Page, browse, in_a_browser
 
 NAN = float("nan")
 FILES = ["screen.csv", "screen.html", "screen.json", "screen.png"]
 HOSTILE = ["<script>alert(1)</script>", "$\\frac{$", '"onload=x', "[red]x[/blue]", "a&b\x00\n"]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-UNREACHABLE = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
 def one_set(name, rank, score, low, high, improved=0.5, **changes):
@@ -365,16 +362,11 @@ def test_a_screen_with_hardly_anything_is_reported(sets, tmp_path):
 # --- browser ----------------------------------------------------------------------------------------------
 
 
-def browse(tmp_path, *options):
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", *UNREACHABLE]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", *options, (tmp_path / "screen.html").as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
-@pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+@in_a_browser
 def test_a_browser_without_network_shows_the_charts(panel, tmp_path):
     write_screen(panel, tmp_path)
-    dom = browse(tmp_path, "--dump-dom")
+    dom, console = browse(tmp_path / "screen.html", "--dump-dom")
+    assert console == []
     charts = re.findall(r"<svg.*?</svg>", dom, re.DOTALL)
     assert len(charts) == 3
     for chart, least in zip(charts, (5, 4, 15), strict=True):
@@ -382,13 +374,18 @@ def test_a_browser_without_network_shows_the_charts(panel, tmp_path):
         assert all(one.feature_set in chart for one in SETS if one.feature_set != "onehot")
 
 
-@pytest.mark.skipif(BROWSER is None, reason="neither chromium nor google-chrome is on the PATH")
+@in_a_browser
 @pytest.mark.parametrize(("scheme", "page_is_dark"), [(1, False), (0, True)])
 def test_a_browser_paints_the_page_in_light_and_dark(panel, tmp_path, scheme, page_is_dark):
     write_screen(panel, tmp_path)
     shot = tmp_path / "shot.png"
     size = "--window-size=1200,1800"
-    browse(tmp_path, f"--blink-settings=preferredColorScheme={scheme}", size, f"--screenshot={shot}")
+    browse(
+        tmp_path / "screen.html",
+        f"--blink-settings=preferredColorScheme={scheme}",
+        size,
+        f"--screenshot={shot}",
+    )
     pixels = image.imread(shot)[..., :3]
     assert (pixels[5, 5].max() < 0.3) == page_is_dark
     blue, white = [0x21 / 255, 0x66 / 255, 0xAC / 255], [1.0, 1.0, 1.0]
