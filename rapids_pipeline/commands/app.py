@@ -32,8 +32,8 @@ from rapids_pipeline.backend.errors import (
 from rapids_pipeline.commands.options import with_home
 
 PLACES = (
-    "run evaluate predict report genes submit cv tune screen catalogue.recipes catalogue.features demo start "
-    "catalogue.doctor"
+    "run evaluate predict report genes pathways rank submit cv tune screen catalogue.recipes catalogue.features "
+    "demo start catalogue.doctor"
 ).split()
 """FILE, or FILE.FUNCTION, of every subcommand, in the order of the help."""
 SUBCOMMANDS = {place.rpartition(".")[2]: place for place in PLACES}

@@ -37,7 +37,7 @@ def command(
     from rapids_pipeline.backend.files import refuse_existing
     from rapids_pipeline.predictions.readouts import gene_table, read_responses_of, strongest, write_long
     from rapids_pipeline.reports.page import print_report
-    from rapids_pipeline.reports.predicted import gene_columns
+    from rapids_pipeline.reports.run import frame_table
 
     if out is not None:
         refuse_existing(out, overwrite)
@@ -56,5 +56,5 @@ def command(
     for name, table in tables.items():
         print_report(
             f"{name}: {len(table)} of {len(found.genes)} genes, by the size of the response",
-            gene_columns(table),
+            frame_table(table[["rank", "value", "gene"]]),
         )

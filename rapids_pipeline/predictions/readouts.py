@@ -4,7 +4,7 @@ Predictions are read from a run folder, a Parquet file, or a folder of Parquet p
 pair are ranked by the size of their response, 1 is the largest; equal ones in the order of the genes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from rapids_pipeline.backend.files import PREDICTIONS, written
 from rapids_pipeline.backend.frames import readable_as, table_suffix
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.labels import nearest_label
+from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.predictions.applicability import METADATA
 from rapids_pipeline.predictions.predict import PairPredictor
 from rapids_pipeline.stack.members.composite import CompositeModel
@@ -29,6 +30,7 @@ from rapids_pipeline.stack.saved import SavedModel
 
 SHARE = 0.8
 """Share of the memory at hand that predictions may take."""
+ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,11 @@ class Responses:
     genes: tuple[str, ...]
     Y: Float32
     source: Path
+
+    def take(self, rows: Indices) -> "Responses":
+        """Return some of the pairs, in the order asked for."""
+        pairs = self.pairs.iloc[rows].reset_index(drop=True)
+        return Responses(pairs, self.genes, self.Y[rows], self.source)
 
     @cached_property
     def names(self) -> list[str]:
@@ -96,6 +103,42 @@ def read_responses_of(path: Path) -> Responses:
     InputError
         There is none, it is no prediction, or it takes more memory than there is.
     """
+    source, found = _opened(path)
+    genes = [name for name in found.schema.names if name not in METADATA]
+    with readable_as("Parquet", source):
+        rows = found.count_rows()
+    needed = 4 * rows * len(genes)
+    if needed > SHARE * host_bytes():
+        raise InputError(
+            f"{source}: {rows} pairs × {len(genes)} genes take {gigabytes(needed)} of memory; give fewer pairs"
+        )
+    parts = list(responses_in(path))
+    if not parts:
+        raise InputError(f"{source}: has no rows")
+    pairs = pd.concat([part.pairs for part in parts], ignore_index=True)
+    return Responses(pairs, tuple(genes), np.concatenate([part.Y for part in parts]), source)
+
+
+def responses_in(path: Path) -> Iterator[Responses]:
+    """Yield the predictions that `read_responses_of` reads, some rows at a time; errors as there."""
+    source, found = _opened(path)
+    metadata = [name for name in found.schema.names if name in METADATA]
+    genes = [name for name in found.schema.names if name not in METADATA]
+    with readable_as("Parquet", source):
+        for batch in found.to_batches(batch_size=ROWS_AT_ONCE):
+            if not len(batch):
+                continue
+            Y = np.empty((len(batch), len(genes)), dtype=np.float32)
+            for place, gene in enumerate(genes):
+                column = batch.column(gene)
+                if not pa.types.is_floating(column.type):
+                    raise InputError(f"{source}: column {quoted(gene)} has no numbers for a gene")
+                Y[:, place] = column.to_numpy(zero_copy_only=False)
+            yield Responses(batch.select(metadata).to_pandas(), tuple(genes), Y, source)
+
+
+def _opened(path: Path) -> tuple[Path, Any]:
+    """Return where the predictions of a place are, and the open Parquet data."""
     inside = path / PREDICTIONS
     source = inside if inside.is_file() else path
     if not source.exists():
@@ -105,36 +148,11 @@ def read_responses_of(path: Path) -> Responses:
             f"{path}: has neither {PREDICTIONS} nor Parquet parts; give a run folder, or what `predict` wrote"
         )
     with readable_as("Parquet", source):
-        found = dataset.dataset(source, format="parquet", exclude_invalid_files=False)
-        names = found.schema.names
-        if lacking := [name for name in PAIR if name not in names]:
-            raise InputError(
-                f"{source}: missing column {lacking[0]}; give a run folder, or what `predict` wrote"
-            )
-        metadata = [name for name in names if name in METADATA]
-        genes = [name for name in names if name not in set(metadata)]
-        rows = found.count_rows()
-        needed = 4 * rows * len(genes)
-        if needed > SHARE * host_bytes():
-            raise InputError(
-                f"{source}: {rows} pairs × {len(genes)} genes take {gigabytes(needed)} of memory; give fewer pairs"
-            )
-        pairs = found.to_table(columns=metadata).to_pandas()
-        Y = _matrix(found, genes, rows)
-    return Responses(pairs, tuple(genes), Y, source)
-
-
-def _matrix(found: Any, genes: Sequence[str], rows: int) -> Float32:
-    """Return the columns of genes as one matrix, a batch of rows at a time."""
-    Y, start = np.empty((rows, len(genes)), dtype=np.float32), 0
-    for batch in found.to_batches(columns=list(genes)):
-        stop = start + len(batch)
-        for place, column in enumerate(batch.columns):
-            if not pa.types.is_floating(column.type):
-                raise InputError(f"column {quoted(genes[place])} is no number for a gene")
-            Y[start:stop, place] = column.to_numpy(zero_copy_only=False)
-        start = stop
-    return Y
+        found = dataset.dataset(source, format="parquet")
+    lacking = [name for name in PAIR if name not in found.schema.names]
+    if lacking:
+        raise InputError(f"{source}: missing column {lacking[0]}; give a run folder, or what `predict` wrote")
+    return source, found
 
 
 def gene_table(found: Responses, row: int, top: int | None = None) -> pd.DataFrame:
@@ -155,8 +173,39 @@ def long_tables(found: Responses, rows: Indices, top: int | None = None) -> Iter
         yield genes
 
 
+def measured_responses(path: Path) -> Responses:
+    """Return the measured responses of a training file; errors as `read_responses`, or a gene was not tested."""
+    found = read_responses(path, untested=False)
+    lacking = [name for name in PAIR if name not in found.obs.columns]
+    if lacking:
+        raise InputError(f"{path}: missing column {lacking[0]}")
+    return Responses(found.obs, found.genes, found.Y, path)
+
+
+def of_cell_type(parts: Iterable[Responses], cell_type: str | None, source: Path) -> Iterator[Responses]:
+    """Yield the rows of a cell type, all rows without one; InputError where there are none."""
+    seen: dict[str, None] = {}
+    kept = 0
+    for part in parts:
+        cells = part.pairs["cell_type"].astype(str).to_numpy()
+        seen |= dict.fromkeys(cells)
+        rows = np.arange(len(cells)) if cell_type is None else np.flatnonzero(cells == cell_type)
+        kept += len(rows)
+        if len(rows):
+            yield part.take(rows)
+    if not kept:
+        near = nearest_label(str(cell_type), seen)
+        listed = f"{quoted(near)} is the nearest" if near else f"there are {', '.join(list(seen)[:8])}"
+        raise InputError(f"--cell-type {quoted(cell_type)}: {source} has none of it; {listed}")
+
+
 def write_long(path: Path, found: Responses, rows: Indices, top: int | None = None) -> None:
-    """Write the tables of `long_tables` as one CSV; its suffix is .csv or .csv.gz, and it is whole or not there.
+    """Write the tables of `long_tables` as one CSV; errors as `write_table`."""
+    write_table(path, long_tables(found, rows, top))
+
+
+def write_table(path: Path, tables: Iterable[pd.DataFrame]) -> None:
+    """Write tables of the same columns as one CSV; its suffix is .csv or .csv.gz, and it is whole or not there.
 
     Raises
     ------
@@ -168,8 +217,8 @@ def write_long(path: Path, found: Responses, rows: Indices, top: int | None = No
     compression = "gzip" if table_suffix(path) == ".csv.gz" else None
     with written(path) as place, pa.output_stream(str(place), compression=compression) as sink:
         writer = None
-        for genes in long_tables(found, rows, top):
-            table = pa.Table.from_pandas(genes, preserve_index=False)
+        for one in tables:
+            table = pa.Table.from_pandas(one, preserve_index=False)
             writer = writer or csv.CSVWriter(sink, table.schema)
             writer.write_table(table)
         if writer is not None:

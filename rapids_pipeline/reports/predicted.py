@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from rich.table import Column, Table
 
 from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.devices import provenance
@@ -92,7 +91,7 @@ def write_run_report(found: Fitted, path: Path) -> None:
         "training data": Path(found.problem.source).name,
         "training rows": f"{len(data.Y):,}",
     }
-    made = provenance() | {"inputs": found.problem.inputs, "config": config.model_dump(mode="json")}
+    made = provenance() | {"inputs": _named(found.problem.inputs), "config": config.model_dump(mode="json")}
     facts = RunFacts(found.responses, found.model, found.document, settings, found.notes, made)
     path.write_text(page.page_of(run_page(facts)), encoding="utf-8")
 
@@ -116,14 +115,18 @@ def read_run(folder: Path, cv: Path | None = None) -> RunFacts:
         "training data": Path(manifest.get("inputs", {}).get("train", {}).get("path", "the demo")).name,
         "training rows": f"{manifest['shape']['training_rows']:,}",
     }
-    kept: dict[str, Any] = {
-        name: manifest[name] for name in ("inputs", "versions", "config", "created") if name in manifest
-    }
+    kept: dict[str, Any] = {name: manifest.get(name) for name in ("versions", "config", "created")}
+    kept["inputs"] = _named(manifest.get("inputs", {}))
     expected = None if cv is None else _expected(cv, manifest)
     found = read_responses_of(folder)
     return RunFacts(
         found, load_model(folder / MODEL), scores, settings, list(manifest["notes"]), kept, expected
     )
+
+
+def _named(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of input files, with their names in the place of their paths: a page is sent on."""
+    return {name: dict(found) | {"path": Path(found["path"]).name} for name, found in inputs.items()}
 
 
 def _expected(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,17 +329,6 @@ def _driven(work: PairPredictor, names: Sequence[str]) -> Section:
     )
     sheet = Sheet(["pair", "training row", "share of the prediction"], rows, text=["training row"])
     return Section("drivers", "Which training rows a prediction comes from", words, sheet=sheet)
-
-
-def gene_columns(table: pd.DataFrame) -> Table:
-    """Return a table of `gene_table` for a terminal."""
-    shown = Table(
-        *(Column(name, justify="right") for name in ("rank", "value")), Column("gene", overflow="fold")
-    )
-    decimals = min(page.decimals_for(np.abs(table["value"]).tolist()), 4)
-    for gene, value, rank in table.itertuples(index=False):
-        shown.add_row(str(rank), signed(float(value), decimals), str(gene))
-    return shown
 
 
 def _errors(document: Mapping[str, Any]) -> list[Section]:

@@ -7,6 +7,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from features.feature_sets import FeatureSet
     from rapids_pipeline.evaluation.evaluate import Evaluation
     from rapids_pipeline.stack.members.member import Member
@@ -59,6 +61,21 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
             wins = value >= theirs if higher else value <= theirs
             cells = [_cell(value, wins), f"{theirs:.4f}", best]
         table.add_row(metric, "↑" if higher else "↓", *cells)
+    return table
+
+
+def frame_table(found: "pd.DataFrame") -> Table:
+    """Return a table for a terminal: numbers to the right with four digits, texts folded."""
+    numbers = [name for name in found.columns if found[name].dtype.kind in "if"]
+    columns = [
+        Column(name, justify="right", no_wrap=True) if name in numbers else Column(name, overflow="fold")
+        for name in map(str, found.columns)
+    ]
+    table = Table(*columns)
+    for row in found.itertuples(index=False):
+        table.add_row(
+            *(f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value) for value in row)
+        )
     return table
 
 

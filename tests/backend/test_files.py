@@ -14,6 +14,8 @@ from rapids_pipeline.backend.files import (
     MANIFEST,
     MODEL,
     OOF,
+    PREDICTIONS,
+    REPORT,
     RESULTS,
     SCORES,
     SUBMISSION,
@@ -24,7 +26,7 @@ from rapids_pipeline.backend.files import (
     written_atomically,
 )
 
-FILES = (SUBMISSION, OOF, SCORES)
+FILES = (SUBMISSION, PREDICTIONS, OOF, SCORES, REPORT)
 
 
 def writers(text, names=FILES, fail_at=None):
@@ -131,7 +133,7 @@ def test_a_manifest_that_is_none_names_nothing(tmp_path, content):
     assert recorded_hash(tmp_path / MANIFEST, "train") is None
 
 
-@pytest.mark.parametrize("after", range(4))
+@pytest.mark.parametrize("after", range(len(FILES) + 1))
 def test_an_interrupted_publish_destroys_nothing(tmp_path, monkeypatch, after):
     """However far the moves came, results are whole, no manifest vouches for a mixture, and the same run goes on."""
     old, new = {"config": {"seed": 0}}, {"config": {"seed": 1}}
@@ -150,7 +152,7 @@ def test_an_interrupted_publish_destroys_nothing(tmp_path, monkeypatch, after):
         with pytest.raises(KeyboardInterrupt):
             RunFolder(tmp_path, new, overwrite=True).publish(writers("new"), {"weights": "new"})
     found = contents(tmp_path)
-    assert [found[name] for name in (SUBMISSION, OOF, SCORES)] == ["new"] * after + ["old"] * (3 - after)
+    assert [found[name] for name in FILES] == ["new"] * after + ["old"] * (len(FILES) - after)
     assert not (tmp_path / MANIFEST).exists()
     with pytest.raises(InputError, match=r"holds another run's submission.csv; .* add --overwrite"):
         RunFolder(tmp_path, old)

@@ -190,8 +190,12 @@ def pages(done):
 
 def test_pages_have_no_tag_and_no_attribute_of_the_names(pages):
     for name, page in pages.items():
+        ours = 1 if name == "report.html" else 0
+        assert [tag for tag, _ in page.found].count("script") == ours, (
+            "tests/reports has the hash that it must have"
+        )
         for tag, attributes in page.found:
-            assert tag in TAGS, (name, tag)
+            assert tag in TAGS or (tag, ours, attributes) == ("script", 1, {}), (name, tag)
             bad = ("autofocus", "srcdoc", "formaction")
             handlers = [key for key in attributes if key.startswith("on") or key in bad]
             assert not handlers, (name, tag, attributes)
