@@ -38,8 +38,8 @@ UNKNOWN = "–"
 SIMPLE = {
     "zeros": "no response",
     "mean_outcome": "mean response",
-    "mean_across_celltypes": "compound mean",
-    "mean_across_compounds": "cell-type mean",
+    "mean_across_celltypes": "cell-type mean",
+    "mean_across_compounds": "compound mean",
     "shrunken_compound_mean": "shrunken compound mean",
     "tanimoto_neighbours": "mean of similar compounds",
     "nearest_context": "nearest context",

@@ -3,11 +3,15 @@
 import io
 import re
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rapids_pipeline.data.demo import simulate
+from rapids_pipeline.data.tables import training_from_frame
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.page import LiveStages, Page, PlainConsole, Section, Sheet, page_of, print_report
 from tests.reports import pages
@@ -134,3 +138,16 @@ def test_a_page_spells_out_what_steers_a_terminal(name):
     content = page_of(Page(name, name, [name], [section], {name: name}, {name: name}))
     raw = {sign for sign in content if not sign.isprintable() and sign not in "\n\u200b"}
     assert raw == set()
+
+
+def test_baselines_are_called_what_they_are():
+    """A mean "across cell types" is, as published, that of a cell type: over its compounds."""
+    data = simulate(0, 3)
+    training = training_from_frame(data.de_train, "demo")
+    asked = training.obs[["cell_type", "sm_name"]].head(1)
+    for name, column in (("mean_across_celltypes", "cell_type"), ("mean_across_compounds", "sm_name")):
+        rows = (training.obs[column] == asked[column].iloc[0]).to_numpy()
+        found = ALL_BASELINES[name](training, asked)[0]
+        np.testing.assert_allclose(found, training.Y[rows].mean(axis=0), rtol=1e-4)
+        assert page.SIMPLE[name] == {"cell_type": "cell-type mean", "sm_name": "compound mean"}[column]
+    assert set(page.SIMPLE) <= {*ALL_BASELINES, *CONTEXT_BASELINES}
