@@ -100,6 +100,7 @@ ROLES: dict[str, tuple[list[str], Callable[[], pd.DataFrame]]] = {
     "id map": ("submit --check submission.csv --genes genes.txt --id-map @".split(), pairs),
     "genes": ("submit --check submission.csv --id-map id_map.csv --genes @".split(), training),
     "embeddings": ([*RUN, "--molecules", "@"], embeddings),
+    "measured": ("rank --signature genes.txt --measured @".split(), training),
     "batch": ("predict --model out --out predicted.csv --pairs @".split(), pairs),
 }
 """What a file is read as: the command, in which @ is the file, and a table that it can read."""

@@ -29,8 +29,8 @@ from rapids_pipeline.backend.limits import refuse_large, require_file
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.predictions.readouts import Responses
 
-LEAST_GENES = 5
-"""Genes of a set or signature that the responses must have."""
+LEAST_GENES = 3
+"""Genes of a signature that the responses must have."""
 ROWS_AT_ONCE = 1024
 
 
