@@ -71,6 +71,8 @@ def read_labels(groups: Any) -> Labels:
     import pandas as pd
 
     labels = np.asarray(groups, dtype=object)
+    if labels.ndim == 2 and labels.shape[1] == 1:  # as a ColumnTransformer hands a list of one column over
+        labels = labels[:, 0]
     if labels.ndim != 1:
         raise InputError(f"groups must be one label a row, (n,), not {labels.shape}")
     missing = np.flatnonzero(pd.isna(labels))
@@ -81,7 +83,10 @@ def read_labels(groups: Any) -> Labels:
 
 
 def _column_of(groups: Any) -> str:
-    return str(getattr(groups, "name", None) or "group")
+    columns = getattr(groups, "columns", None)
+    return str(
+        columns[0] if columns is not None and len(columns) else getattr(groups, "name", None) or "group"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from features.group_statistics import (
@@ -30,13 +30,15 @@ from features.group_statistics import (
     sums_of_others,
 )
 from features.rows import places
-from rapids_pipeline.backend.arrays import Float32, Indices
+from rapids_pipeline.backend.arrays import Float32, Indices, Labels
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
 
-class GroupEncoder(BaseEstimator):
+class GroupEncoder(TransformerMixin, BaseEstimator):
     """Base of the encoders: statistics of every target by group.
+
+    In a ColumnTransformer it takes one column; `set_output(transform="pandas")` gives data frames.
 
     Attributes
     ----------
@@ -82,6 +84,16 @@ class GroupEncoder(BaseEstimator):
         check_is_fitted(self)
         codes = places(read_labels(groups), self.table_.levels)  # −1, where unseen: the table's last row
         return self.table_.values[codes].reshape(len(codes), self.n_columns_)
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> Labels:
+        """Return GROUP_STATISTIC_TARGET of every column, targets numbered from 0, with the column that was fitted."""
+        check_is_fitted(self)
+        n_targets = self.table_.values.shape[-1]
+        named = self.table_.column if input_features is None else str(np.asarray(input_features, object)[0])
+        names = [
+            f"{named}_{statistic}_{target}" for statistic in self.statistics_ for target in range(n_targets)
+        ]
+        return np.array(names, dtype=object)
 
     @property
     def n_columns_(self) -> int:

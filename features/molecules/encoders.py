@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -66,12 +66,27 @@ class MoleculeEncoder(TransformerMixin, BaseEstimator):
 
     def _distinct(self, smiles: Iterable[str]) -> tuple[list[str], Indices]:
         """As `distinct_molecules`, of largest fragments where `desalt`; counts molecules and salts."""
-        whole, row = distinct_molecules(smiles)
+        whole, row = distinct_molecules(one_column(smiles))
         self.n_molecules_, self.n_salts_ = len(whole), sum(map(is_salt, whole))
         if not self.desalt:
             return whole, row
         parents, number = distinct_molecules([largest_fragment(molecule) for molecule in whole])
         return parents, number[row]
+
+
+def one_column(smiles: Any) -> Any:
+    """Return the SMILES of a data frame or matrix of one column, as a ColumnTransformer hands it over.
+
+    Raises
+    ------
+    InputError
+        It has several columns, or none.
+    """
+    if getattr(smiles, "ndim", 1) != 2:
+        return smiles
+    if smiles.shape[1] != 1:
+        raise InputError(f"SMILES must be one column, and there are {smiles.shape[1]}")
+    return np.asarray(smiles)[:, 0]
 
 
 class ChemBERTaEncoder(MoleculeEncoder):

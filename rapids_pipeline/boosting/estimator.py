@@ -90,7 +90,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
         engine: str = "auto",
         random_state: int = 0,
         device: DeviceName = "cpu",
-        n_jobs: int = 1,
+        n_jobs: int | None = 1,
     ) -> None:
         self.n_estimators = n_estimators
         self.learning_rate = learning_rate
@@ -151,7 +151,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def predict(self, X: ArrayLike) -> Float32:
         """Return float32 predictions, (n_samples, n_outputs), or (n_samples,) where `y` was one-dimensional."""
         check_is_fitted(self)
-        predicted = self.model_.predict(self._features(X), n_threads=self.n_jobs)
+        predicted = self.model_.predict(self._features(X), n_threads=self.n_jobs or 1)
         return predicted[:, 0] if self._one_output else predicted
 
     @property
@@ -183,7 +183,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise InputError(f"reg_lambda must be 0 or more, not {self.reg_lambda!r}")
         numbers: dict[str, Any] = {name: int(getattr(self, name)) for name in whole}
         numbers |= {name: float(getattr(self, name)) for name in (*shares, "reg_lambda")}
-        return Settings(**numbers, seed=self.random_state, device=self.device, n_jobs=self.n_jobs)
+        return Settings(**numbers, seed=self.random_state, device=self.device, n_jobs=self.n_jobs or 1)
 
     def _training_rows(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None

@@ -77,7 +77,7 @@ def kernel_between(X: Array, Z: Array, kernel: Kernel, gamma: float) -> Array:
 def require_gamma(gamma: Any) -> None:
     """Raise InputError unless γ is a positive number or "scale"."""
     if gamma != "scale" and (isinstance(gamma, str) or not 0 < float(gamma) < float("inf")):
-        raise InputError(f"gamma must be positive or 'scale', not {gamma!r}")
+        raise InputError(f"gamma must be positive, 'scale' or, of an estimator, 'auto', not {gamma!r}")
 
 
 def scale_gamma(X: Array) -> float:

@@ -1,7 +1,7 @@
 """`MultiTargetSVR`: a thin scikit-learn estimator over the engines, and the checks of what it is given."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
@@ -14,6 +14,9 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.svr.dual import Gamma, GramTable, Kernel, kernel_between, require_room
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
 
+HARD, NO_LIMIT = 1e6, 2**31 - 1
+"""What stands for no bound on |β_i|, and for no limit of iterations."""
+
 
 class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Epsilon-SVR of every target, all targets at once from one Gram matrix.
@@ -24,18 +27,18 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Parameters
     ----------
     C : float or array, (n_targets,)
-        Bound on |β_i|, in the unit of the target.
+        Bound on |β_i|, in the unit of the target; infinity stands for `HARD`.
     epsilon : float or array, (n_targets,)
         Half-width of the tube in which errors cost nothing, in the unit of the target.
     kernel : {"rbf", "linear", "precomputed"}
         With "precomputed" the X of `fit` is the Gram matrix of the training rows (n_samples, n_samples), and the X of
         `predict` the kernel between new rows and those (n_new, n_samples), as in scikit-learn.
-    gamma : float or "scale"
-        For "rbf"; "scale" is 1 / (n_features · Var(X)) over the training rows.
+    gamma : float, "scale" or "auto"
+        For "rbf"; "scale" is 1 / (n_features · Var(X)) over the training rows, "auto" 1 / n_features.
     tol : float
         Bound on libsvm's U − L, in the unit of the target.
     max_iter : int, optional
-        Iterations a target may take; by default the limit of the engine.
+        Iterations a target may take; by default the limit of the engine, −1 for no limit.
     engine : str
         "auto" or a name in `rapids_pipeline.svr.engines.ENGINES`.
 
@@ -47,6 +50,8 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
     gamma_ : float
     engine_ : str
         The engine that solved it, and `engine_reason_` why it was chosen.
+    coef_ : array, (n_targets, n_features), or (n_features,) after a fit on a 1-D target
+        Of a linear kernel: βᵀ X.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Where X was a data frame.
@@ -58,7 +63,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         C: Array | float = 1.0,
         epsilon: Array | float = 0.1,
         kernel: Kernel = "rbf",
-        gamma: Gamma = "scale",
+        gamma: Gamma | Literal["auto"] = "scale",
         tol: float = 1e-3,
         max_iter: int | None = None,
         engine: str = "auto",
@@ -71,13 +76,13 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.max_iter = max_iter
         self.engine = engine
 
-    def fit(self, X: Any, Y: Any, sample_weight: Any = None, *, progress: Progress | None = None) -> Self:
-        """Solve every column of `Y` (n_samples, n_targets) or (n_samples,) on `X` (n_samples, n_features).
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, progress: Progress | None = None) -> Self:
+        """Solve every column of `y` (n_samples, n_targets) or (n_samples,) on `X` (n_samples, n_features).
 
         Parameters
         ----------
-        X, Y : array or data frame
-            numpy, cupy or torch arrays, both of one library, or whatever scikit-learn takes.
+        X, y : array or data frame
+            numpy, cupy or torch arrays, both of one library, or whatever scikit-learn takes; dask arrays are computed.
         sample_weight : array, (n_samples,), optional
             Multiplies C row by row, as in scikit-learn's SVR; 0 leaves a row out.
         progress : Progress, optional
@@ -93,19 +98,20 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         NotConvergedWarning
             With the names, or positions, of the targets that missed `tol`.
         """
-        X, Y, self._one_target, names = checked_training(self, X, Y)
+        X, Y, self._one_target, names = checked_training(self, computed(X), computed(y))
         choice = choose_engine(self.engine, Y)
         n = X.shape[0]
         require_room(X, n, n, choice.engine.work_bytes)
-        table, rows = GramTable(X, self.kernel, self.gamma), np.arange(n)
+        gamma_rule: Gamma = 1 / X.shape[1] if self.gamma == "auto" else self.gamma
+        table, rows = GramTable(X, self.kernel, gamma_rule), np.arange(n)
         gamma = table.gamma_of(rows)
         solution = solve_duals(
             table.gram(rows, rows, gamma),
             Y,
-            C=self.C,
+            C=np.where(np.isposinf(to_host(self.C)), HARD, to_host(self.C)),
             epsilon=self.epsilon,
             tol=self.tol,
-            max_iter=self.max_iter,
+            max_iter=NO_LIMIT if self.max_iter == -1 else self.max_iter,
             engine_name=self.engine,
             sample_weight=sample_weight,
             target_names=names,
@@ -126,11 +132,21 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         In the floating dtype of the Y of the fit; computed in float64.
         """
         check_is_fitted(self)
-        X = checked_features(self, X, self.dual_coef_)
+        X = checked_features(self, computed(X), self.dual_coef_)
         K = kernel_between(X, self.X_fit_, self.kernel, self.gamma_)
         predicted = K @ self.dual_coef_ + self.intercept_[None, :]
         predicted = namespace(predicted).astype(predicted, self._dtype, copy=False)
         return predicted[:, 0] if self._one_target else predicted
+
+    @property
+    def coef_(self) -> Array:
+        """The coefficients of the features; AttributeError where the kernel is not linear."""
+        if self.kernel != "linear":
+            raise AttributeError(f"coef_ is of a linear kernel, and this one is {self.kernel}")
+        check_is_fitted(self, "dual_coef_")
+        xp = namespace(self.dual_coef_)
+        found = xp.matrix_transpose(self.dual_coef_) @ self.X_fit_
+        return found[0, :] if self._one_target else found
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R², the mean over targets as scikit-learn takes it; computed on the host for every library."""
@@ -143,6 +159,11 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.pairwise = self.kernel == "precomputed"
         return tags
+
+
+def computed(x: Any) -> Any:
+    """Return a dask array or frame as what it computes to; anything else as it is."""
+    return x.compute() if hasattr(x, "__dask_graph__") else x
 
 
 def checked_training(estimator: Any, X: Any, Y: Any) -> tuple[Array, Array, bool, list[str] | None]:

@@ -79,7 +79,8 @@ def test_one_dimensional_targets_come_back_as_they_went_in():
 
 def test_threads_of_prediction_change_nothing():
     X, Y = problem(n=1000, missing=0.1)
-    one, four = (MultiOutputBooster(n_jobs=n).fit(X, Y).predict(X) for n in (1, 4))
+    one, four, default = (MultiOutputBooster(n_jobs=n).fit(X, Y).predict(X) for n in (1, 4, None))
+    np.testing.assert_array_equal(one, default)
     assert one.tobytes() == four.tobytes()
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import TargetEncoder as SklearnTargetEncoder
@@ -204,7 +205,10 @@ def named(Y):
         (lambda g, Y: LeaveOneOutEncoder().fit(g, named(broken(Y, np.nan))), "row 7 .* target C: nan is no"),
         (lambda g, Y: TargetEncoder().fit(g.where(g.index != 5), Y), "row 5 .* no group.* column sm_name"),
         (lambda g, Y: TargetEncoder().fit(g, Y).transform(g.where(g.index != 5, None)), "row 5 .* no group"),
-        (lambda g, Y: TargetEncoder().fit(g.to_frame(), Y), r"one label a row, \(n,\), not \(60, 1\)"),
+        (
+            lambda g, Y: TargetEncoder().fit(pd.concat([g, g], axis=1), Y),
+            r"one label a row, \(n,\), not \(60, 2\)",
+        ),
         (lambda g, Y: TargetEncoder().fit(g, Y[:, :, None]), r"must be \(n, n_targets\)"),
         (lambda g, Y: TargetEncoder().fit(g, np.full((60, 1), "high")), "Y must hold numbers"),
         (lambda g, Y: TargetEncoder(("mode",)).fit(g, Y), "no statistic 'mode'"),
@@ -312,3 +316,31 @@ def test_noise_multiplies_training_encodings_by_a_seeded_normal_one_draw_an_entr
     assert ratio.mean() == pytest.approx(1.0, abs=0.02) and ratio.std() == pytest.approx(0.21, rel=0.05)
     without = LeaveOneOutEncoder().fit(groups, Y)
     np.testing.assert_array_equal(encoder.fit(groups, Y).transform(["a", "b"]), without.transform(["a", "b"]))
+
+
+# --- in scikit-learn's hands ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", [TargetEncoder(("mean", "std"), n_folds=3), LeaveOneOutEncoder()])
+@pytest.mark.parametrize("columns", ["cell_type", ["cell_type"]])
+def test_encoders_work_in_a_column_transformer(encoder, columns):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"cell_type": rng.choice(list("ABC"), 30), "other": rng.normal(size=30)}, index=range(5, 35)
+    )
+    Y = rng.normal(size=(30, 2))
+    made = ColumnTransformer([("groups", encoder, columns)], remainder="passthrough")
+    plain = made.fit_transform(frame, Y)
+    np.testing.assert_array_equal(plain[:, :-1], encoder.fit_transform(frame["cell_type"], Y))
+    framed = made.set_output(transform="pandas").fit_transform(frame, Y)
+    statistics = encoder.statistics_ if hasattr(encoder, "statistics_") else ("mean",)
+    names = [f"groups__cell_type_{statistic}_{target}" for statistic in statistics for target in (0, 1)]
+    assert list(framed.columns) == [*names, "remainder__other"] and list(framed.index) == list(frame.index)
+    np.testing.assert_array_equal(
+        made.transform(frame)[names], encoder.fit(frame["cell_type"], Y).transform(frame["cell_type"])
+    )
+
+
+def test_several_columns_are_refused():
+    with pytest.raises(InputError, match=r"groups must be one label a row, \(n,\), not \(2, 2\)"):
+        TargetEncoder().fit(pd.DataFrame({"a": ["x", "y"], "b": ["x", "y"]}), [[1.0], [2.0]])

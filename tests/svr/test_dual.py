@@ -111,7 +111,7 @@ def test_refusals(X):
     with pytest.raises(ValueError, match="kernel must be rbf, linear or precomputed, not 'poly'"):
         GramTable(X, "poly")
     for gamma in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="gamma must be positive or 'scale'"):
+        with pytest.raises(ValueError, match="gamma must be positive, 'scale'"):
             GramTable(X, "rbf", gamma)
     with pytest.raises(ValueError, match=r"could not convert|gamma must be"):
         GramTable(X, "rbf", "auto")

@@ -20,17 +20,20 @@ WEIGHT_CHECK = "check_sample_weight_equivalence_on_dense_data"
 
 
 def expected_failures(estimator):
-    reasons = {
-        "rbf": "gamma='scale' is the variance over all rows whatever their weight, as in scikit-learn's SVR, which "
-        "has the same exception; with gamma given the property holds (tested below)",
-        "linear": "the check asks for equality within 1e-7 and a fit stops at tol=1e-3; with a small tol the "
-        "property holds (tested below)",
-    }
-    return {WEIGHT_CHECK: reasons[estimator.kernel]} if estimator.kernel in reasons else {}
+    reason = (
+        "gamma='scale' is the variance over all rows whatever their weight, as in scikit-learn's SVR, which has the "
+        "same exception; with gamma given the check passes (below)"
+    )
+    return {WEIGHT_CHECK: reason} if estimator.gamma == "scale" and estimator.kernel == "rbf" else {}
 
 
 @parametrize_with_checks(
-    [MultiTargetSVR(), MultiTargetSVR(kernel="linear"), MultiTargetSVR(kernel="precomputed")],
+    [
+        MultiTargetSVR(),
+        MultiTargetSVR(gamma=0.1, tol=1e-10, max_iter=-1),
+        MultiTargetSVR(kernel="linear", tol=1e-10, max_iter=-1),
+        MultiTargetSVR(kernel="precomputed"),
+    ],
     expected_failed_checks=expected_failures,
 )
 def test_is_a_scikit_learn_estimator(estimator, check):
@@ -66,6 +69,45 @@ def test_a_weight_of_zero_leaves_a_row_out_and_a_weight_of_two_repeats_it(kernel
     weighted = model.fit(X, Y, sample_weight=weight)
     np.testing.assert_allclose(weighted.predict(X_test), repeated, atol=1e-6)
     np.testing.assert_array_equal(weighted.dual_coef_[weight == 0], 0)
+
+
+def test_parameters_of_scikit_learn_mean_what_they_do_there():
+    X, Y, X_test = data(30)
+    for ours, theirs in (
+        ({"gamma": "auto"}, {"gamma": "auto"}),
+        ({"C": np.inf, "gamma": 2.0}, {"C": np.inf, "gamma": 2.0}),
+        ({"C": np.array([np.inf, 1.0, 1.0, 1.0]), "gamma": 2.0}, {"C": np.inf, "gamma": 2.0}),
+        ({"max_iter": -1, "gamma": 0.3}, {"gamma": 0.3}),
+    ):
+        model = MultiTargetSVR(tol=1e-6, engine="smo", **ours).fit(X=X, y=Y)
+        reference = SVR(tol=1e-6, **theirs).fit(X, Y[:, 0])
+        np.testing.assert_allclose(model.predict(X_test)[:, 0], reference.predict(X_test), atol=1e-4)
+    with pytest.raises(
+        ValueError, match="gamma must be positive, 'scale' or, of an estimator, 'auto', not 'wide'"
+    ):
+        MultiTargetSVR(gamma="wide").fit(X, Y)
+    with pytest.raises(ValueError, match="C must be positive and finite"):
+        MultiTargetSVR(C=np.nan).fit(X, Y)
+
+
+def test_coefficients_of_a_linear_kernel():
+    X, Y, X_test = data()
+    model = MultiTargetSVR(kernel="linear", tol=1e-7, engine="smo").fit(X, Y)
+    assert model.coef_.shape == (4, 5)
+    np.testing.assert_allclose(X_test @ model.coef_.T + model.intercept_, model.predict(X_test), atol=1e-10)
+    one = MultiTargetSVR(kernel="linear", tol=1e-7, engine="smo").fit(X, Y[:, 0])
+    reference = SVR(kernel="linear", tol=1e-7).fit(X, Y[:, 0])
+    np.testing.assert_allclose(one.coef_, reference.coef_[0], atol=1e-4)
+    rbf = MultiTargetSVR().fit(X, Y)
+    assert not hasattr(rbf, "coef_")
+
+
+def test_dask_arrays_are_computed():
+    dask = pytest.importorskip("dask.array")
+    X, Y, X_test = data()
+    ours = MultiTargetSVR().fit(dask.from_array(X, chunks=20), dask.from_array(Y, chunks=20))
+    expected = MultiTargetSVR().fit(X, Y).predict(X_test)
+    np.testing.assert_array_equal(ours.predict(dask.from_array(X_test, chunks=7)), expected)
 
 
 def test_precomputed_kernel_one_target_and_score():

@@ -1,6 +1,7 @@
 """Morgan fingerprints and their Tanimoto similarities against RDKit and sets of bits."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ pytest.importorskip("rdkit")
 
 from rdkit import Chem, DataStructs
 from rdkit.Chem import AllChem, rdFingerprintGenerator
+from sklearn.compose import ColumnTransformer
 
 from features.molecules import morgan
 from features.molecules.morgan import MorganEncoder, nearest, tanimoto
@@ -129,3 +131,17 @@ def test_refusals():
         tanimoto(np.zeros((2, 8)), np.zeros((3, 9)))
     with pytest.raises(InputError, match="no fingerprint to be near to"):
         nearest(np.zeros((2, 8)), np.zeros((0, 8)))
+
+
+@pytest.mark.parametrize("columns", ["SMILES", ["SMILES"]])
+def test_it_works_in_a_column_transformer(columns):
+    frame = pd.DataFrame({"SMILES": ["CCO", "c1ccccc1", "CCO"], "x": [1.0, 2.0, 3.0]}, index=[4, 5, 6])
+    made = ColumnTransformer([("fingerprint", MorganEncoder(n_bits=64), columns)])
+    np.testing.assert_array_equal(
+        made.fit_transform(frame), MorganEncoder(n_bits=64).transform(frame["SMILES"])
+    )
+    framed = made.set_output(transform="pandas").fit_transform(frame)
+    assert list(framed.columns)[:2] == ["fingerprint__morgan_0", "fingerprint__morgan_1"]
+    assert list(framed.index) == [4, 5, 6]
+    with pytest.raises(InputError, match="SMILES must be one column, and there are 2"):
+        MorganEncoder().transform(frame)
