@@ -15,17 +15,27 @@ def command(
             "says what error to expect."
         ),
     ] = None,
+    prediction: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of Parquet parts that predict wrote by the run's model: the page is about these pairs."
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the page goes. Default: report.html in the run's folder.")
+        Path | None,
+        typer.Option(
+            help="Where the page goes. Default: report.html in the run's folder, NAME.report.html beside a prediction."
+        ),
     ] = None,
 ) -> None:
     """Write the page of a run: what to expect, which pairs respond, by which genes, how far to trust it."""
     from rapids_pipeline.backend.files import REPORT, written
+    from rapids_pipeline.predictions.predict import named_beside
     from rapids_pipeline.reports.page import page_of, print_report
     from rapids_pipeline.reports.predicted import read_run, run_page, verdict
 
-    facts = read_run(run, cv)
-    place = out or run / REPORT
+    facts = read_run(run, cv, prediction)
+    place = out or (run / REPORT if prediction is None else named_beside(prediction, "report", ".html"))
     with written(place) as path:
         path.write_text(page_of(run_page(facts)), encoding="utf-8")
     print_report(verdict(facts), f"written: {place}")

@@ -134,7 +134,7 @@ def predict_file(
         With a sentence that says which parts are kept, where there are any.
     """
     stages, folder, as_folder = stages or Stages(), model_folder(folder), _is_folder(out)
-    page = _beside(out, "doses", ".html") if draw else None
+    page = named_beside(out, "doses", ".html") if draw else None
     with stages.stage("read"):
         work = opened(folder, pairs_file, TableOptions(columns=columns or {}), doses, times)
         curves = curves_of(work.batch, work.model.obs, work.model.genes, draw) if draw else None
@@ -144,8 +144,8 @@ def predict_file(
         if doses or times:
             identity |= {"doses": list(doses), "times": list(times)}
         journal = journal or Journal()
-        made = [] if as_folder else [out, _beside(out, "applicability")]
-        made += [_beside(out, "untested")] if work.untested and not as_folder else []
+        made = [] if as_folder else [out, named_beside(out, "applicability")]
+        made += [named_beside(out, "untested")] if work.untested and not as_folder else []
         for path in [*made, *([page] if page else [])]:
             refuse_existing(path, overwrite or journal.is_of(identity))
         if as_folder:
@@ -199,7 +199,7 @@ def _to_csv(
     executor: Executor,
     begins: Callable[[], None],
 ) -> Path:
-    n, beside = len(work.metadata), _beside(out, "applicability")
+    n, beside = len(work.metadata), named_beside(out, "applicability")
     with stages.stage("predict") as progress:
         predicted = np.empty((n, len(work.model.genes)), np.float32)
         blocks = [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
@@ -210,7 +210,7 @@ def _to_csv(
         work.metadata.to_csv(path, index=False, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
         if work.untested:
             pairs = [(cell_type, gene) for cell_type, genes in work.untested.items() for gene in genes]
-            with written(_beside(out, "untested")) as place:
+            with written(named_beside(out, "untested")) as place:
                 pd.DataFrame(pairs, columns=["cell_type", "gene"]).to_csv(place, index=False)
         write_kaggle_csv(out, list(work.metadata["id"]), work.model.genes, predicted)
     return beside
@@ -218,11 +218,11 @@ def _to_csv(
 
 def files_beside(out: Path) -> list[Path]:
     """Return all files that go with predictions in `out`, whether or not these have them."""
-    tables = [_beside(out, what) for what in ("applicability", "untested")]
-    return [*tables, _beside(out, "doses", ".html"), _beside(out, "manifest", ".json")]
+    tables = [named_beside(out, what) for what in ("applicability", "untested")]
+    return [*tables, named_beside(out, "doses", ".html"), named_beside(out, "manifest", ".json")]
 
 
-def _beside(out: Path, what: str, suffix: str = ".csv") -> Path:
+def named_beside(out: Path, what: str, suffix: str = ".csv") -> Path:
     """Return a file that goes with predictions."""
     return out.with_name(f"{out.name[: len(out.name) - len(table_suffix(out))]}.{what}{suffix}")
 

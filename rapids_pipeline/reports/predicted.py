@@ -16,10 +16,10 @@ from markupsafe import Markup
 from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.devices import provenance
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import MANIFEST, MODEL, SCORES, read_manifest
+from rapids_pipeline.backend.files import MANIFEST, MODEL, SCORES, manifest_part, read_manifest, sha256_of
 from rapids_pipeline.evaluation.audit import recommended_split
 from rapids_pipeline.pipeline import PIPELINE, Fitted
-from rapids_pipeline.predictions.predict import PairPredictor, predictor_of
+from rapids_pipeline.predictions.predict import PairPredictor, files_beside, predictor_of
 from rapids_pipeline.predictions.readouts import (
     Responses,
     drivers,
@@ -64,6 +64,8 @@ class RunFacts:
     provenance : dict
     expected : dict, optional
         What a cross-validation (cv.json) says.
+    of_others : bool
+        Whether the pairs are others than those that the run was asked for.
     """
 
     responses: Responses
@@ -73,6 +75,7 @@ class RunFacts:
     notes: Sequence[str]
     provenance: Mapping[str, Any]
     expected: Mapping[str, Any] | None = None
+    of_others: bool = False
 
     @cached_property
     def work(self) -> PairPredictor:
@@ -96,13 +99,16 @@ def write_run_report(found: Fitted, path: Path) -> None:
     path.write_text(page.page_of(run_page(facts)), encoding="utf-8")
 
 
-def read_run(folder: Path, cv: Path | None = None) -> RunFacts:
+def read_run(folder: Path, cv: Path | None = None, prediction: Path | None = None) -> RunFacts:
     """Return what a page says of a run folder, and of a cross-validation of the same recipe and data.
+
+    `prediction` is a folder of Parquet parts that `predict` wrote by the run's model: the page is then about its pairs.
 
     Raises
     ------
     InputError
-        The folder holds no run, or the cross-validation is not of its training data and recipe.
+        The folder holds no run; the cross-validation is not of its training data and recipe; the prediction is not by
+        its model.
     """
     manifest, scores = read_manifest(folder / MANIFEST), read_manifest(folder / SCORES)
     if not manifest or "out_of_fold" not in scores:
@@ -118,10 +124,25 @@ def read_run(folder: Path, cv: Path | None = None) -> RunFacts:
     kept: dict[str, Any] = {name: manifest.get(name) for name in ("versions", "config", "created")}
     kept["inputs"] = _named(manifest.get("inputs", {}))
     expected = None if cv is None else _expected(cv, manifest)
-    found = read_responses_of(folder)
-    return RunFacts(
-        found, load_model(folder / MODEL), scores, settings, list(manifest["notes"]), kept, expected
-    )
+    notes = list(manifest["notes"])
+    if prediction is not None:
+        notes = _require_by(prediction, folder)
+    found = read_responses_of(prediction or folder)
+    model, others = load_model(folder / MODEL), prediction is not None
+    return RunFacts(found, model, scores, settings, notes, kept, expected, others)
+
+
+def _require_by(prediction: Path, folder: Path) -> list[str]:
+    """Return the notes of a prediction; InputError unless it is by the model of a run."""
+    manifest = read_manifest(files_beside(prediction)[-1])
+    made_by = manifest_part(manifest, "model").get("manifest_sha256")
+    if made_by is None:
+        raise InputError(
+            f"--prediction {prediction}: has no manifest beside it; give a folder of Parquet parts that predict wrote"
+        )
+    if made_by != sha256_of(folder / MODEL / MANIFEST):
+        raise InputError(f"--prediction {prediction}: is by another model than that of --run {folder}")
+    return [str(note) for note in manifest.get("notes", [])]
 
 
 def _named(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +229,7 @@ def verdict(facts: RunFacts) -> str:
     if facts.expected is None:
         error, best = _out_of_fold(facts.document)
         return f"Error of held-out training rows: MRRMSE {number(error)} ({_simple(facts)}: {number(best)})"
-    ours, simple = _of_cv(facts.expected)
+    ours, simple = _of_cv(facts.expected, of_pairs=not facts.of_others)
     low, high = (number(ours[name]) for name in ("low", "high"))
     where = "on your pairs" if ours["of_pairs"] else f"by the split {facts.expected['split']}"
     named = SIMPLE.get(simple["name"], simple["name"])
@@ -256,12 +277,12 @@ def _out_of_fold(document: Mapping[str, Any]) -> tuple[float, float]:
     return scores[PIPELINE]["mean_rowwise_rmse"], scores[document["best_baseline"]]["mean_rowwise_rmse"]
 
 
-def _of_cv(found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _of_cv(found: Mapping[str, Any], of_pairs: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the error to expect by the recipe and by the best baseline, with its interval."""
 
     def told(method: Mapping[str, Any]) -> dict[str, Any]:
         expected = method["expected"]
-        if expected:
+        if expected and of_pairs:
             return {**expected, "name": method["name"], "of_pairs": True}
         error = method["scores"]["mean_rowwise_rmse"]
         return {

@@ -105,6 +105,26 @@ def test_it_is_made_anew_from_the_folder(run, cv, tmp_path):
     assert f"MRRMSE {expected['error']:.4f} (" in verdict
 
 
+def test_a_page_of_other_pairs_by_the_model_of_the_run(run, cv, small_files, tmp_path):
+    pairs = tmp_path / "library.csv"
+    pairs.write_text("cell_type,sm_name,SMILES\nNK cells,one,CCO\nB cells,two,CCCCO\nB cells,three,CCN\n")
+    succeed("predict", "--model", run, "--pairs", pairs, "--out", tmp_path / "library.parquet")
+    succeed("report", "--run", run, "--prediction", tmp_path / "library.parquet", "--cv", cv)
+    found = Page((tmp_path / "library.report.html").read_text())
+    assert found.faults == [] and "NK cells, one" in found.text
+    assert re.match(r"Expect MRRMSE .* by the split random; ", found.words["h1"][0]), "not of these pairs"
+    assert "3 of 3 pairs have a compound without any training row" in found.text
+    assert "of 3 pairs to predict 100% have a new compound" not in found.text, (
+        "the cross-validation was given"
+    )
+    other = tmp_path / "other"
+    succeed(*run_arguments(small_files.train, small_files.test, other, "--quick"))
+    line = error_line(invoke("report", "--run", other, "--prediction", tmp_path / "library.parquet"))
+    assert line.endswith(f"library.parquet: is by another model than that of --run {other}")
+    line = error_line(invoke("report", "--run", run, "--prediction", run))
+    assert "has no manifest beside it" in line
+
+
 def test_it_refuses_what_is_no_run_and_another_cross_validation(run, cv, tmp_path):
     assert "holds no finished run" in error_line(invoke("report", "--run", tmp_path))
     assert "holds no cross-validation" in error_line(invoke("report", "--run", run, "--cv", tmp_path))
