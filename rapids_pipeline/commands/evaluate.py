@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,12 @@ def command(
         Path | None,
         typer.Option(
             help="The training file, for the baselines. The one in the prediction's manifest is the default."
+        ),
+    ] = None,
+    id_map: Annotated[
+        Path | None,
+        typer.Option(
+            help="The pairs of the prediction's rows, as id_map.csv: by its ids, or in its order where it has none."
         ),
     ] = None,
     how: TableOptions = AS_OURS,
@@ -37,9 +43,8 @@ def command(
     from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import evaluation_sentences, perturbation_table, score_table
 
-    found = evaluate_files(
-        prediction, truth, train, options=how, perturbations=perturbations, replicates=replicates
-    )
+    scored: dict[str, Any] = {"perturbations": perturbations, "replicates": replicates}
+    found = evaluate_files(prediction, truth, train, id_map=id_map, options=how, **scored)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2))
         return

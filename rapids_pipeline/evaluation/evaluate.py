@@ -37,7 +37,7 @@ from rapids_pipeline.data.problem import CELLS, WEIGHT, Replicates, averaged, wi
 from rapids_pipeline.data.tables import PerturbationData, read_responses
 from rapids_pipeline.data.untested import tested_mean
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS, context_baselines
-from rapids_pipeline.evaluation.matching import common_names, match_genes, match_rows, text_of
+from rapids_pipeline.evaluation.matching import common_names, match_genes, match_rows, text_of, with_id_map
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from rapids_pipeline.evaluation.replicates import ReplicateScores, as_scored
@@ -87,6 +87,7 @@ def evaluate_files(
     truth: Path,
     train: Path | None = None,
     *,
+    id_map: Path | None = None,
     options: TableOptions = AS_OURS,
     prediction_layer: str = PREDICTION_LAYER,
     perturbations: bool = False,
@@ -103,6 +104,9 @@ def evaluate_files(
         The training file, for the baselines. Without it, the one that `manifest.json` beside `prediction`
         names is used if it still has the SHA-256 written there; failing that, only `zeros` is scored and
         `note` says why.
+    id_map : Path, optional
+        The pairs that the prediction's rows stand for: by its ids, or by position where it has no names that are ids,
+        as an Open Problems prediction may (`with_id_map`).
     options : TableOptions
         How the files are read.
     prediction_layer : str
@@ -126,6 +130,8 @@ def evaluate_files(
     measured = read_responses(truth, options, library=library)
     own = replace(options, layer=prediction_layer, columns={}, gene_column=None)
     predicted = read_responses(prediction, own, library=library, untested=False)
+    if id_map is not None:
+        predicted = with_id_map(prediction, predicted, id_map)
     names = common_names(prediction, predicted.obs, truth, measured.obs)
     rows = match_rows(prediction, predicted.obs, truth, measured.obs, names)
     genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)

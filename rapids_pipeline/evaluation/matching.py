@@ -5,6 +5,7 @@ by pair    `cell_type` and `sm_name`, with `dose_uM` and `time_h` where both fil
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,35 @@ from features.rows import DOSE, TIME, context_numbers, contexts_of
 from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.columns import PAIR
-from rapids_pipeline.data.pairs import context_columns
+from rapids_pipeline.data.pairs import context_columns, read_ids
+from rapids_pipeline.data.tables import PerturbationData
+
+
+def with_id_map(path: Path, predicted: PerturbationData, id_map: Path) -> PerturbationData:
+    """Return a prediction whose rows have the ids and pairs of an id map.
+
+    By its column `id`, where all of its values are ids of the map; otherwise by position, which takes as many rows.
+
+    Raises
+    ------
+    InputError
+        The id map cannot be read or has an id twice, or neither the ids nor the numbers of rows fit.
+    """
+    known = read_ids(id_map)
+    known = known.assign(id=text_of(id_map, known, "id"))
+    if known["id"].duplicated().any():
+        raise InputError(f"{id_map}: id {known['id'][known['id'].duplicated()].iloc[0]} is there twice")
+    own = text_of(path, predicted.obs, "id") if "id" in predicted.obs.columns else []
+    if own and set(own) <= set(known["id"]):
+        rows = pd.Index(known["id"]).get_indexer(pd.Index(own))
+    elif len(known) == len(predicted.Y):
+        rows = np.arange(len(known))
+    else:
+        raise InputError(
+            f"{path}: its rows are not named by ids of {id_map}, and there are {len(predicted.Y)} of them, not "
+            f"{len(known)}; give the id map that it was made for"
+        )
+    return replace(predicted, obs=known.iloc[rows].reset_index(drop=True))
 
 
 def match_rows(

@@ -17,6 +17,7 @@ from rapids_pipeline.evaluation.baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.evaluate import best_baseline, evaluate_files, scaled_scores
 from rapids_pipeline.evaluation.metrics import METRICS, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
+from tests.command_line import error_line, invoke, succeed
 
 GENES = ["A1BG", "A2M", "AAAS", "AACS"]
 NO_MANIFEST = (
@@ -460,3 +461,52 @@ def test_a_perfect_model_is_one_and_a_perfect_baseline_leaves_nothing():
     assert set(scaled_scores(SCORES | {"model": perfect}, ["zeros"])["model"].values()) == {1.0}
     found = scaled_scores({"model": SCORES["model"], "zeros": perfect}, ["zeros"])["model"]
     assert all(math.isnan(value) for value in found.values())
+
+
+# --- rows that an id map names ----------------------------------------------------------------------------
+
+
+def test_an_id_map_names_the_rows_of_a_prediction(evaluate, tmp_path):
+    expected = evaluate(train=TRAINING)
+    id_map = tmp_path / "id_map.csv"
+    TRUTH[["id", "cell_type", "sm_name"]].to_csv(id_map, index=False)
+    by_id = PREDICTION[["id", *GENES]].sample(frac=1, random_state=0)
+    without_ids = TRUTH.drop(columns="id")
+    for prediction, truth in (
+        (PREDICTION[GENES], TRUTH),  # in the order of the map
+        (PREDICTION[GENES].assign(id=["row a", "row b", "row c", "row d"]), TRUTH),  # names that are no ids
+        (by_id, TRUTH),
+        (by_id, without_ids),  # the map has the pairs
+    ):
+        found = evaluate(prediction, truth, TRAINING, id_map=id_map)
+        assert found.scores == expected.scores and found.n_rows == 4
+    with pytest.raises(InputError, match=r"not named by ids of .*id_map.csv, and there are 3 of them, not 4"):
+        evaluate(PREDICTION[GENES].head(3), TRUTH.head(3), id_map=id_map)
+    pd.concat([TRUTH, TRUTH])[["id"]].to_csv(id_map, index=False)
+    with pytest.raises(InputError, match=r"id_map.csv: id 10 is there twice"):
+        evaluate(PREDICTION[GENES], id_map=id_map)
+
+
+def test_a_contract_only_prediction_of_open_problems_is_scored_with_its_id_map(tmp_path, object_strings):
+    anndata = pytest.importorskip("anndata")
+    data = anndata.AnnData(
+        obs=pd.DataFrame(index=[f"cell{k}" for k in range(4)]), var=pd.DataFrame(index=GENES)
+    )
+    data.layers["prediction"] = values(PREDICTION)
+    data.write_h5ad(tmp_path / "prediction.h5ad")
+    for name, frame in (("truth", TRUTH), ("train", TRAINING)):
+        frame.to_parquet(tmp_path / f"{name}.parquet", index=False)
+    TRUTH[["id", "cell_type", "sm_name"]].to_csv(tmp_path / "id_map.csv", index=False)
+    asked = ["evaluate", "--prediction", tmp_path / "prediction.h5ad", "--truth", tmp_path / "truth.parquet"]
+    refused = error_line(invoke(*asked))
+    assert "not the ids" in refused or "are missing" in refused or "cannot be matched" in refused
+    told = json.loads(succeed(*asked, "--id-map", tmp_path / "id_map.csv", "--json").stdout)
+    assert told["scores"]["prediction"]["mean_rowwise_rmse"] == pytest.approx(
+        score_all(values(TRUTH), values(PREDICTION))["mean_rowwise_rmse"]
+    )
+
+
+def test_a_prediction_with_nan_is_refused_as_the_docs_say(evaluate):
+    broken = PREDICTION.assign(A2M=[0.0, np.nan, 1.0, 2.0])
+    with pytest.raises(InputError, match="A2M"):
+        evaluate(broken)
