@@ -10,7 +10,9 @@ As files a state is a tree of JSON, and its arrays stand in one safetensors file
 else is taken for an array and no two arrays have one place.
 """
 
+import errno
 import math
+import os
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -237,11 +239,22 @@ def _joined(content: Any, place: str, prefix: str, arrays: Arrays, levels: int) 
 
 
 def save_arrays(arrays: Arrays, path: Path) -> None:
-    """Write a safetensors file; equal arrays of equal names give equal bytes."""
+    """Write a safetensors file; equal arrays of equal names give equal bytes.
+
+    Raises
+    ------
+    OSError
+        It cannot be written. The library has an error of its own for a full disk, which becomes the system's.
+    """
     in_rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path.touch()
     mode = path.stat().st_mode  # that of every other file here; the library's can be read by their owner only
-    safetensors.numpy.save_file(in_rows, path)
+    try:
+        safetensors.numpy.save_file(in_rows, path)
+    except safetensors.SafetensorError as error:
+        told = re.search(r"os error (\d+)", str(error))
+        number = int(told[1]) if told else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
     path.chmod(mode)
 
 

@@ -1,10 +1,14 @@
 """Reading states: every value is checked, and a wrong one is named."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.state import StateReader
+from rapids_pipeline.backend.state import StateReader, save_arrays
 
 STATE = {
     "x": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -75,3 +79,16 @@ def test_what_does_not_fit_is_named(changed, ask, says):
 def test_parts_name_their_place():
     with pytest.raises(InputError, match=r"model: svr\.inner: y is no string"):
         reader().part("inner").text("y")
+
+
+@pytest.mark.parametrize(
+    ("said", "number"), [("No space left on device (os error 28)", errno.ENOSPC), ("unheard of", errno.EIO)]
+)
+def test_a_disk_that_is_full_is_an_error_of_the_system(tmp_path, monkeypatch, said, number):
+    def full(arrays, path):
+        raise safetensors.SafetensorError(f"Error while serializing: I/O error: {said}")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
+        save_arrays({"a": np.zeros(3)}, tmp_path / "a.safetensors")
+    assert raised.value.errno == number

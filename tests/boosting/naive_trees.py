@@ -93,8 +93,8 @@ def borders_of(column, max_bins):
     return borders
 
 
-def goes_left(column, threshold):
-    return np.isnan(column) | (column <= threshold)
+def goes_left(column, threshold, nan_left):
+    return np.where(np.isnan(column), nan_left, column <= threshold)
 
 
 def naive_gain(residual, weights, left, lam):
@@ -107,16 +107,17 @@ def naive_gain(residual, weights, left, lam):
 
 
 def naive_best(X, residual, weights, rows, columns, thresholds, lam, min_leaf):
-    """The best split of a node by trying every threshold: (gain, column, rows that go left)."""
+    """The best split of a node by every threshold, NaN on either side: (gain, column, rows that go left)."""
     best = (0.0, None, None)
-    for column in columns:
-        for threshold in thresholds[column]:
-            left = goes_left(X[rows, column], threshold)
-            if min(left.sum(), (~left).sum()) < min_leaf:
-                continue
-            gain = naive_gain(residual[rows], weights[rows], left, lam)
-            if gain > best[0] * (1 + 1e-12):
-                best = (gain, column, left)
+    for nan_left in (True, False):
+        for column in columns:
+            for threshold in thresholds[column]:
+                left = goes_left(X[rows, column], threshold, nan_left)
+                if min(left.sum(), (~left).sum()) < min_leaf:
+                    continue
+                gain = naive_gain(residual[rows], weights[rows], left, lam)
+                if gain > best[0] * (1 + 1e-12):
+                    best = (gain, column, left)
     return best
 
 
@@ -148,7 +149,7 @@ def check_tree(model, tree, X, residual, weights, rows, columns, thresholds, opt
             continue
         assert searched
         feature, threshold = model.feature[at], model.threshold[at]
-        left = goes_left(X[here, feature], threshold)
+        left = goes_left(X[here, feature], threshold, model.nan_left[at])
         assert min(left.sum(), (~left).sum()) >= min_leaf
         gain = naive_gain(residual[here], weights[here], left, lam)
         total = (weights[here, None] * residual[here]).sum(axis=0)
@@ -159,7 +160,7 @@ def check_tree(model, tree, X, residual, weights, rows, columns, thresholds, opt
         elif feature != best[1]:  # the same rows by another column
             assert gain == pytest.approx(best[0], rel=1e-10, abs=resolution)
         assert model.gain[at] == pytest.approx(gain, rel=1e-5, abs=resolution)
-        side = goes_left(X[everyone, feature], threshold)
+        side = goes_left(X[everyone, feature], threshold, model.nan_left[at])
         waiting.append((model.children[at, 0], here[left], everyone[side], depth + 1))
         waiting.append((model.children[at, 1], here[~left], everyone[~side], depth + 1))
     return predicted, differing

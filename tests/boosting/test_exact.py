@@ -11,7 +11,8 @@ from sklearn.tree import DecisionTreeRegressor
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.boosting import MultiOutputBooster
-from rapids_pipeline.boosting.exact.engine import QuantileBins, sample
+from rapids_pipeline.boosting.exact.bins import Mirrors, QuantileBins
+from rapids_pipeline.boosting.exact.engine import sample
 from tests.boosting.naive_trees import (
     DEFAULTS,
     KINDS,
@@ -162,10 +163,46 @@ def test_codes_and_thresholds_say_the_same(max_bins):
     X = columns_of(KINDS, 300, rng)
     bins = QuantileBins.fit(X, max_bins)
     codes = bins.codes(X)
-    for feature in range(X.shape[1]):
-        for cut in range(len(bins.of(feature)) + 1):
-            threshold = bins.thresholds(np.array([feature], np.int32), np.array([cut], np.int32))[0]
-            np.testing.assert_array_equal(codes[feature] <= cut, goes_left(X[:, feature], threshold))
+    mirrors = Mirrors.of(codes)
+    whole = mirrors.beside(codes)
+    mixed = np.isnan(X).any(axis=0) & ~np.isnan(X).all(axis=0)
+    assert (
+        mirrors.columns.tolist() == np.flatnonzero(mixed).tolist() and len(whole) == len(codes) + mixed.sum()
+    )
+    for searched in range(len(whole)):
+        for cut in range(255):
+            splits = mirrors.resolved(np.array([searched], np.int32), np.array([cut], np.int32))
+            [threshold], [nan_left] = bins.thresholds(*splits[:2]), splits[2]
+            column = X[:, splits[0][0]]
+            np.testing.assert_array_equal(whole[searched] <= cut, goes_left(column, threshold, nan_left))
+
+
+def test_mirrors_are_searched_with_their_columns():
+    mirrors = Mirrors(np.array([1, 4], np.int32), 6)
+    assert mirrors.searched(np.array([0, 1, 2], np.int32)).tolist() == [0, 1, 2, 6]
+    assert mirrors.searched(np.array([4, 1], np.int32)).tolist() == [4, 1, 6, 7]
+    assert mirrors.searched(np.array([0, 5], np.int32)).tolist() == [0, 5]
+
+
+@pytest.mark.parametrize("weights", [None, "far apart"])
+def test_nan_learns_the_side_that_gains_more(weights):
+    """One split suffices where NaN belongs to the high numbers; new rows follow it."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3)).astype(np.float32)
+    X[rng.random(400) < 0.3, 1] = np.nan
+    Y = np.where(np.isnan(X[:, 1]) | (X[:, 1] > 0.5), 2.0, -1.0).astype(np.float32)[:, None]
+    given = None if weights is None else weights_of(weights, 400, rng)
+    options = {"max_depth": 1, "n_estimators": 1, "learning_rate": 1.0, "reg_lambda": 0.0}
+    model = grown(X, Y, given, **options)
+    assert not model.nan_left[0] and model.feature[0] == 1
+    np.testing.assert_allclose(model.predict(X), Y, atol=1e-5)
+    new = np.array([[0, np.nan, 0], [0, 9, 0], [0, -9, 0]], np.float32)
+    np.testing.assert_allclose(model.predict(new)[:, 0], [2, 2, -1], atol=1e-5)
+    mirrored = grown(-X, Y, given, **options)
+    assert mirrored.nan_left[0], "the same with the low numbers"
+    np.testing.assert_allclose(mirrored.predict(-X), Y, atol=1e-5)
+    apart = grown(X, np.isnan(X[:, 1:2]).astype(np.float32), given, **options)
+    assert apart.nan_left[0] and apart.threshold[0] == -np.inf, "left where both sides gain the same"
 
 
 def test_too_many_rows_are_refused(monkeypatch):

@@ -26,10 +26,12 @@ column means of Y. For every tree:
 4.  nodes of at most 10 rows have few sets of rows: a float64 table of their scores, then one look a step;
 5.  every column's order is partitioned stably, from one of two buffers into the other.
 
-A fit is one thread, holds no GIL, and gives the same bits every time. NaN is code 0, below all numbers, so it always
-goes left. A split must lower Σ w|r|² by more than 1e-12 of what that was before the first tree. Predictions are
-float64, residuals float32; both are in units of the power of two next above max |Y − F_0|, so float32 neither overflows
-nor loses small targets; weights and λ are in units of the power of two that brings the largest weight to [1, 2).
+A fit is one thread, holds no GIL, and gives the same bits every time. NaN is code 0, below all numbers, so it goes
+left. A column with NaN has a mirror among the columns that are searched, in which NaN is above all numbers and goes
+right (`bins`): the side that gains more is taken, left where both are equal. A split must lower Σ w|r|² by more than
+1e-12 of what that was before the first tree. Predictions are float64, residuals float32; both are in units of the power
+of two next above max |Y − F_0|, so float32 neither overflows nor loses small targets; weights and λ are in units of the
+power of two that brings the largest weight to [1, 2).
 Memory: 12 bytes · columns · rows for the orders.
 """
 
@@ -42,7 +44,6 @@ import numpy as np
 from rapids_pipeline.backend.arrays import Bins, Codes, Float32, Float64
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.boosting.engines import (
-    MAX_BINS,
     Settings,
     Trained,
     Watch,
@@ -50,6 +51,7 @@ from rapids_pipeline.boosting.engines import (
     rescaled,
     weighted_mean,
 )
+from rapids_pipeline.boosting.exact.bins import Mirrors, QuantileBins
 from rapids_pipeline.boosting.exact.kernels import (
     LANES,
     ROW_BITS,
@@ -104,9 +106,15 @@ def fit(
     exponent = int(np.frexp(np.abs(Y.astype(np.float64) - base).max())[1])
     weights, settings, weight_exponent = in_units_of_the_largest(weights, settings)
     vectors, passes = vectors_and_passes(Y.shape[1])
-    rows = Rows.start(bins.codes(X), Y, base, exponent, vectors * passes * LANES)
-    held_out = validation and Rows.start(bins.codes(validation[0]), validation[1], base, exponent, Y.shape[1])
-    grower = Grower.start(rows, weights, settings, vectors, passes)
+    codes = bins.codes(X)
+    mirrors = Mirrors.of(codes)
+    rows = Rows.start(mirrors.beside(codes), Y, base, exponent, vectors * passes * LANES)
+    held_out = None
+    if validation is not None:
+        held_out = Rows.start(
+            mirrors.beside(bins.codes(validation[0])), validation[1], base, exponent, Y.shape[1]
+        )
+    grower = Grower.start(rows, mirrors, weights, settings, vectors, passes)
     rng = np.random.default_rng(settings.seed)
     trees: list[Tree] = []
     for _ in range(settings.n_estimators):
@@ -117,63 +125,10 @@ def fit(
             moved = held_out.targets, held_out.predicted, held_out.residual
             total = _go_down(held_out.codes, grower.tree, nodes, *moved)
             score = float(np.ldexp(np.sqrt(total / held_out.targets.size), exponent))
-        trees.append(grower.tree.copied(nodes, bins, Y.shape[1], exponent, weight_exponent))
+        trees.append(grower.tree.copied(nodes, bins, mirrors, Y.shape[1], exponent, weight_exponent))
         if watch.stops_after(score):
             break
     return watch.trained(TreeEnsemble.of(trees, base, X.shape[1]))
-
-
-@dataclass(frozen=True, eq=False)
-class QuantileBins:
-    """Quantile bins of all columns: column f has borders[offset[f] : offset[f + 1]], rising. Py-Boost's quantiser.
-
-        borders of a column  b = unique(x)[:-1]                                            at most max_bins − 2 of them
-                             b = unique(sort(x)[(linspace(0, 1, max_bins) · n)[1:-1]])     otherwise
-        code                 0 for NaN, 1 + searchsorted(b, x, side="left") for a number
-
-    over the n numbers of the column, NaN left out. Cutting after code c sends codes ≤ c left: x ≤ b[c − 1], and NaN;
-    cutting after code 0 sends NaN left and every number right.
-
-    Source: Py-Boost 0.5.2, `py_boost/quantization/utils.py`, where max_bins is 256.
-    """
-
-    borders: Float32
-    offset: np.ndarray[Any, np.dtype[np.int64]]
-
-    @classmethod
-    def fit(cls, X: Float32, max_bins: int = MAX_BINS) -> "QuantileBins":
-        """Learn the borders of the columns of `X` (n, p), which may hold NaN but no infinities."""
-        found = [_borders(column, max_bins) for column in np.ascontiguousarray(X.T, dtype=np.float32)]
-        offset = np.cumsum([0, *(len(borders) for borders in found)], dtype=np.int64)
-        return cls(np.concatenate([*found, np.empty(0, np.float32)]), offset)
-
-    def of(self, feature: int) -> Float32:
-        """Return the borders of one column."""
-        return self.borders[self.offset[feature] : self.offset[feature + 1]]
-
-    def codes(self, X: Float32) -> Bins:
-        """Return the codes of `X` (n, p), feature-major (p, n)."""
-        columns = np.ascontiguousarray(X.T, dtype=np.float32)
-        codes = np.empty(columns.shape, dtype=np.uint8)
-        for feature, column in enumerate(columns):
-            found = 1 + np.searchsorted(self.of(feature), column, side="left")
-            codes[feature] = np.where(np.isnan(column), 0, found)
-        return codes
-
-    def thresholds(self, features: Codes, cuts: Codes) -> Float32:
-        """Return the threshold, x > threshold goes right, of cutting column features[i] after code cuts[i]."""
-        at = np.maximum(self.offset[features] + cuts - 1, 0)
-        borders = self.borders if len(self.borders) else np.zeros(1, np.float32)
-        return np.where(cuts == 0, np.float32(-np.inf), borders[at]).astype(np.float32)
-
-
-def _borders(column: Float32, max_bins: int) -> Float32:
-    numbers = np.sort(column[~np.isnan(column)])
-    borders = np.unique(numbers)[:-1]
-    if len(borders) <= max_bins - 2:
-        return borders
-    grid = (np.linspace(0, 1, max_bins) * len(numbers))[1:-1].astype(np.int64)
-    return np.unique(numbers[grid])
 
 
 class Rows(NamedTuple):
@@ -216,14 +171,20 @@ class GrownTree(NamedTuple):
         )
 
     def copied(
-        self, nodes: int, bins: QuantileBins, outputs: int, exponent: int, weight_exponent: int
+        self,
+        nodes: int,
+        bins: QuantileBins,
+        mirrors: Mirrors,
+        outputs: int,
+        exponent: int,
+        weight_exponent: int,
     ) -> Tree:
         """Return the tree with cuts as thresholds and numbers in the units of targets and weights."""
-        feature = self.feature[:nodes].copy()
+        feature, cut, nan_left = mirrors.resolved(self.feature[:nodes].copy(), self.cut[:nodes])
         return Tree(
             feature,
-            bins.thresholds(feature, self.cut[:nodes]),
-            np.ones(nodes, np.bool_),
+            bins.thresholds(feature, cut),
+            nan_left,
             self.children[:nodes].copy(),
             rescaled(self.gain[:nodes], 2 * exponent + weight_exponent),
             np.ldexp(self.leaves[: nodes + 1, :outputs], exponent),
@@ -243,7 +204,7 @@ class Grower:
     """All that a fit keeps between trees: `root` holds every column's order, flat (p, stride)."""
 
     root: Any
-    columns: int
+    mirrors: Mirrors
     work: Work
     rules: Rules
     tree: GrownTree
@@ -251,7 +212,13 @@ class Grower:
 
     @classmethod
     def start(
-        cls, rows: Rows, weights: Float64 | None, settings: Settings, vectors: int, passes: int
+        cls,
+        rows: Rows,
+        mirrors: Mirrors,
+        weights: Float64 | None,
+        settings: Settings,
+        vectors: int,
+        passes: int,
     ) -> "Grower":
         """Sort the columns of the rows; trees are grown on their residuals, which change from tree to tree."""
         p, n = rows.codes.shape
@@ -272,11 +239,12 @@ class Grower:
             stride=stride,
         )
         tree = GrownTree.empty(n, settings.max_depth, rows.residual.shape[1])
-        return cls(root.reshape(-1), p, allocated(rows.residual, weights, p, rules), rules, tree, settings)
+        work = allocated(rows.residual, weights, p, rules)
+        return cls(root.reshape(-1), mirrors, work, rules, tree, settings)
 
     def grow(self, rng: np.random.Generator) -> int:
         """Sample columns and rows, and grow `tree` on them; return how many inner nodes it has."""
-        columns = sample(rng, self.columns, self.settings.colsample)
+        columns = self.mirrors.searched(sample(rng, self.mirrors.p, self.settings.colsample))
         rows = sample(rng, len(self.work.rows), self.settings.subsample)
         self.work.rows[: len(rows)] = rows
         self.work.side[:] = 0
