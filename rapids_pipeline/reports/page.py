@@ -46,6 +46,8 @@ SIMPLE = {
     "context_mean": "context mean",
 }
 """What baselines are called for people; the others as in files."""
+MOST_ATOMS = 150
+"""Heavy atoms of a molecule that is drawn: RDKit takes minutes to lay out hundreds of rings."""
 LONGEST_NOTE = 4000
 """Characters of a line that a stage says: notes list names, of which there may be millions."""
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -188,12 +190,12 @@ def svg(draw: "Callable[[], Figure]", name: str, label: str) -> Markup:
 
 
 def molecule(smiles: str, name: str) -> Markup:
-    """Return the drawing of a molecule by RDKit, empty where it has no structure."""
+    """Return the drawing of a molecule by RDKit, empty where it has no structure or more than `MOST_ATOMS` atoms."""
     from rdkit import Chem
     from rdkit.Chem.Draw import rdMolDraw2D
 
     parsed = Chem.MolFromSmiles(smiles) if smiles else None
-    if parsed is None:
+    if parsed is None or parsed.GetNumAtoms() > MOST_ATOMS:
         return Markup("")
     drawer = rdMolDraw2D.MolDraw2DSVG(220, 160)
     rdMolDraw2D.PrepareAndDrawMolecule(drawer, parsed)

@@ -151,3 +151,9 @@ def test_baselines_are_called_what_they_are():
         np.testing.assert_allclose(found, training.Y[rows].mean(axis=0), rtol=1e-4)
         assert page.SIMPLE[name] == {"cell_type": "cell-type mean", "sm_name": "compound mean"}[column]
     assert set(page.SIMPLE) <= {*ALL_BASELINES, *CONTEXT_BASELINES}
+
+
+def test_molecules_are_drawn_unless_they_are_too_large():
+    drawn = page.molecule("CC(=O)Oc1ccccc1C(=O)O", "<aspirin>")
+    assert drawn.startswith("<svg") and "&lt;aspirin&gt;" in drawn and "<aspirin>" not in drawn
+    assert page.molecule("", "none") == page.molecule("C1CC1" * 300, "rings") == ""
