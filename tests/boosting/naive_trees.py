@@ -109,8 +109,9 @@ def naive_gain(residual, weights, left, lam):
 def naive_best(X, residual, weights, rows, columns, thresholds, lam, min_leaf):
     """The best split of a node by every threshold, NaN on either side: (gain, column, rows that go left)."""
     best = (0.0, None, None)
+    absent = np.isnan(X[rows]).any(axis=0)
     for nan_left in (True, False):
-        for column in columns:
+        for column in columns if nan_left else [column for column in columns if absent[column]]:
             for threshold in thresholds[column]:
                 left = goes_left(X[rows, column], threshold, nan_left)
                 if min(left.sum(), (~left).sum()) < min_leaf:
