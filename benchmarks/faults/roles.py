@@ -82,6 +82,7 @@ DATA: dict[str, bytes] = {
     "id_map.csv": csv_of(pairs()[["id", "cell_type", "sm_name"]]),
     "submission.csv": csv_of(submission()),
     "genes.txt": "\n".join(GENES).encode(),
+    "signature.csv": b"gene,value\nA1BG,1\nTP53,-1\nEGFR,2\n",
 }
 RUN = "run --train train.csv --test id_map.csv --out out --molecules morgan --device cpu --quick".split()
 CV = "cv --train train.csv --out out --molecules morgan --device cpu --quick --folds 2 --split random".split()
@@ -100,7 +101,7 @@ ROLES: dict[str, tuple[list[str], Callable[[], pd.DataFrame]]] = {
     "id map": ("submit --check submission.csv --genes genes.txt --id-map @".split(), pairs),
     "genes": ("submit --check submission.csv --id-map id_map.csv --genes @".split(), training),
     "embeddings": ([*RUN, "--molecules", "@"], embeddings),
-    "measured": ("rank --signature genes.txt --measured @".split(), training),
+    "measured": ("rank --signature signature.csv --measured @".split(), training),
     "batch": ("predict --model out --out predicted.csv --pairs @".split(), pairs),
 }
 """What a file is read as: the command, in which @ is the file, and a table that it can read."""

@@ -192,7 +192,12 @@ def signature_weights(
     """
     weights = np.array([[signature.get(gene, 0.0)] for gene in genes])
     known = sum(gene in signature for gene in genes)
-    if known < LEAST_GENES or not np.ptp(weights):
+    if known >= LEAST_GENES and not np.ptp(weights):
+        raise InputError(
+            f"--signature {source}: all genes of the responses weigh the same in it, so it tells nothing apart; name "
+            "some of them only, or give them different values"
+        )
+    if known < LEAST_GENES:
         raise InputError(
             f"--signature {source}: {known} of its {len(signature)} genes are among the responses' {len(genes):,}; at "
             f"least {LEAST_GENES} must be, called as there, such as {quoted(genes[0])}"

@@ -187,6 +187,8 @@ def test_too_few_genes_of_a_signature():
     found = responses(np.random.default_rng(0).normal(size=(3, 20)))
     with pytest.raises(InputError, match=r"--signature mine: 1 of its 2 genes are among the responses' 20"):
         rank_table([found], {"G1": 1.0, "x": 1.0}, "mine")
+    with pytest.raises(InputError, match="all genes of the responses weigh the same in it"):
+        rank_table([found], {f"G{k}": 1.0 for k in range(20)}, "mine")
 
 
 # --- commands ---------------------------------------------------------------------------------------------
