@@ -30,7 +30,7 @@ from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.commands.options import FITS_IMPORT, RecipeChanges, run_config
 from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, TableOptions, chosen_columns
 from rapids_pipeline.data.pairs import context_columns
-from rapids_pipeline.data.problem import Problem, ProblemFiles, Replicates, averaged, open_problem
+from rapids_pipeline.data.problem import Problem, ProblemFiles, Replicates, open_problem
 from rapids_pipeline.data.readers import require_anndata
 from rapids_pipeline.data.tables import PerturbationData, read_responses, training_from_frame
 from rapids_pipeline.evaluation.evaluate import evaluated, with_genes
@@ -145,8 +145,7 @@ class PerturbationModel(BaseEstimator):
             device = resolve_device(self.device)
             found = pipeline.fit(problem, config, device, stages=self._stages(), executor=executor)
         self._take(found.model)
-        self.data_, self.fit_ = problem.data, found
-        self.notes_ = found.notes
+        self.fit_, self.notes_ = found, found.notes
         blend, dropping = found.document["blend"]["weights"], found.document["cost_of_dropping"]
         scores = {name: row["mean_rowwise_rmse"] for name, row in found.document["out_of_fold"].items()}
         self.scores_ = pd.DataFrame({"mrrmse": scores, "weight": blend, "without it": dropping}, list(scores))
@@ -257,11 +256,10 @@ class PerturbationModel(BaseEstimator):
         genes = _places_of(self.genes_, measured.genes)
         columns = [*PAIR_FIELDS, DOSE, TIME]
         pairs = measured.obs[[name for name in columns if name in measured.obs.columns]]
-        values = self._predicted(self._predictor(_without_empty(pairs)))[:, genes]
-        training = getattr(self, "data_", None)
-        if training is not None:
-            training = with_genes(training, measured.genes, Path("the training data"))
-            training = averaged(training) if self.replicates == "mean" else training
+        values = self._predicted(self._predictor(pairs))[:, genes]
+        training = None
+        if hasattr(self, "fit_"):
+            training = with_genes(self.fit_.problem.data, measured.genes, Path("the training data"))
         found = evaluated("model", values, measured, measured.obs, training, perturbations, self.replicates)
         scores = pd.DataFrame(found.scores).T
         if perturbations:
@@ -278,7 +276,7 @@ class PerturbationModel(BaseEstimator):
         from rapids_pipeline.reports.predicted import write_run_report
 
         self._fitted()
-        if getattr(self, "fit_", None) is None or not len(self.fit_.responses.Y):
+        if not hasattr(self, "fit_") or not len(self.fit_.responses.Y):
             raise ValueError("fit the model with pairs to predict first: the page is about them")
         with written(Path(path)) as place:
             write_run_report(self.fit_, place)
@@ -344,7 +342,7 @@ class PerturbationModel(BaseEstimator):
 
     def _take(self, model: SavedModel) -> None:
         """Take what a fitted or loaded model has; what an earlier fit left is forgotten."""
-        for name in {"data_", "fit_", "scores_", "oof_"} & set(vars(self)):
+        for name in {"fit_", "scores_", "oof_"} & set(vars(self)):
             delattr(self, name)
         self.model_, self.genes_ = model, model.genes
 
@@ -428,13 +426,6 @@ def _table_of(pairs: Any) -> Any:
     return pd.DataFrame(
         [[*pair, *[None] * (width - len(pair))] for pair in rows], columns=list(PAIR_FIELDS[:width])
     )
-
-
-def _without_empty(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Return pairs without the empty texts that stand for unknown structures."""
-    if "SMILES" not in pairs.columns:
-        return pairs
-    return pairs.assign(SMILES=pairs["SMILES"].where(pairs["SMILES"] != "", None))
 
 
 def _anndata_of(work: PairPredictor, predicted: Any, genes: Sequence[str]) -> "AnnData":

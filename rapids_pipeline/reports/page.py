@@ -47,7 +47,7 @@ SIMPLE = {
 }
 """What baselines are called for people; the others as in files."""
 MOST_ATOMS = 150
-"""Heavy atoms of a molecule that is drawn: RDKit takes minutes to lay out hundreds of rings."""
+"""Heavy atoms of a molecule that is drawn: laying out hundreds of rings takes RDKit longer than all else."""
 LONGEST_NOTE = 4000
 """Characters of a line that a stage says: notes list names, of which there may be millions."""
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -35,7 +35,7 @@ from rapids_pipeline.backend.arrays import Array, Indices, available_bytes, giga
 from rapids_pipeline.backend.errors import InputError
 
 Kernel = Literal["rbf", "linear", "precomputed"]
-Gamma = float | Literal["scale"]
+Gamma = float | Literal["scale", "auto"]
 
 TABLE_BYTES = 33
 """For each pair of rows of a `GramTable` while it is built: inner products, distances, a mask and the result (measured
@@ -75,9 +75,9 @@ def kernel_between(X: Array, Z: Array, kernel: Kernel, gamma: float) -> Array:
 
 
 def require_gamma(gamma: Any) -> None:
-    """Raise InputError unless γ is a positive number or "scale"."""
-    if gamma != "scale" and (isinstance(gamma, str) or not 0 < float(gamma) < float("inf")):
-        raise InputError(f"gamma must be positive, 'scale' or, of an estimator, 'auto', not {gamma!r}")
+    """Raise InputError unless γ is a positive number, "scale" or "auto"."""
+    if gamma not in ("scale", "auto") and (isinstance(gamma, str) or not 0 < float(gamma) < float("inf")):
+        raise InputError(f"gamma must be positive, 'scale' or 'auto', not {gamma!r}")
 
 
 def scale_gamma(X: Array) -> float:
@@ -95,7 +95,7 @@ class GramTable:
     X : array, (n_rows, n_features)
         Features of every row, training and test; for "precomputed" the (n_rows, n_rows) Gram matrix itself.
     kernel : {"rbf", "linear", "precomputed"}
-    gamma : float or "scale"
+    gamma : float, "scale" or "auto"
         For "rbf": γ, or the rule that takes it from the training rows of each fold.
 
     Raises
@@ -122,10 +122,12 @@ class GramTable:
 
     def gamma_of(self, training_rows: Indices) -> float:
         """Return γ for a fold that trains on `training_rows`."""
-        if self.gamma != "scale":
+        if self.gamma not in ("scale", "auto"):
             return float(self.gamma)
         if self.kernel != "rbf":
             return 1.0
+        if self.gamma == "auto":
+            return 1.0 / float(self.X.shape[1])
         return scale_gamma(take(self.X, training_rows, 0))
 
     def gram(self, rows: Indices, columns: Indices, gamma: float) -> Array:

@@ -1,7 +1,7 @@
 """`MultiTargetSVR`: a thin scikit-learn estimator over the engines, and the checks of what it is given."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
@@ -15,7 +15,7 @@ from rapids_pipeline.svr.dual import Gamma, GramTable, Kernel, kernel_between, r
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
 
 HARD, NO_LIMIT = 1e6, 2**31 - 1
-"""What stands for no bound on |β_i|, and for no limit of iterations."""
+"""What stands for no bound on |β_i|, in units of the largest |y|, and for no limit of iterations."""
 
 
 class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -27,7 +27,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Parameters
     ----------
     C : float or array, (n_targets,)
-        Bound on |β_i|, in the unit of the target; infinity stands for `HARD`.
+        Bound on |β_i|, in the unit of the target; infinity stands for `HARD` times the target's largest size.
     epsilon : float or array, (n_targets,)
         Half-width of the tube in which errors cost nothing, in the unit of the target.
     kernel : {"rbf", "linear", "precomputed"}
@@ -63,7 +63,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         C: Array | float = 1.0,
         epsilon: Array | float = 0.1,
         kernel: Kernel = "rbf",
-        gamma: Gamma | Literal["auto"] = "scale",
+        gamma: Gamma = "scale",
         tol: float = 1e-3,
         max_iter: int | None = None,
         engine: str = "auto",
@@ -102,13 +102,12 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         choice = choose_engine(self.engine, Y)
         n = X.shape[0]
         require_room(X, n, n, choice.engine.work_bytes)
-        gamma_rule: Gamma = 1 / X.shape[1] if self.gamma == "auto" else self.gamma
-        table, rows = GramTable(X, self.kernel, gamma_rule), np.arange(n)
+        table, rows = GramTable(X, self.kernel, self.gamma), np.arange(n)
         gamma = table.gamma_of(rows)
         solution = solve_duals(
             table.gram(rows, rows, gamma),
             Y,
-            C=np.where(np.isposinf(to_host(self.C)), HARD, to_host(self.C)),
+            C=self._bounds(Y),
             epsilon=self.epsilon,
             tol=self.tol,
             max_iter=NO_LIMIT if self.max_iter == -1 else self.max_iter,
@@ -153,6 +152,15 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         weight = None if sample_weight is None else to_host(sample_weight)
         truth = to_host(y) if hasattr(y, "__array_namespace__") or hasattr(y, "cpu") else y
         return float(r2_score(truth, to_host(self.predict(X)), sample_weight=weight))
+
+    def _bounds(self, Y: Array) -> Any:
+        """Return C, infinite ones replaced by bounds that no β_i reaches; rounding decides beyond them."""
+        C = np.asarray(to_host(self.C))
+        if not np.isposinf(C).any():
+            return self.C
+        xp = namespace(Y)
+        largest = np.asarray(to_host(xp.max(xp.abs(Y), axis=0)), dtype=np.float64)
+        return np.where(np.isposinf(C), HARD * np.where(largest > 0, largest, 1.0), C)
 
     def __sklearn_tags__(self) -> Any:
         """Say that a precomputed X is made of pairs of rows."""

@@ -114,7 +114,7 @@ def test_refusals(X):
         with pytest.raises(ValueError, match="gamma must be positive, 'scale'"):
             GramTable(X, "rbf", gamma)
     with pytest.raises(ValueError, match=r"could not convert|gamma must be"):
-        GramTable(X, "rbf", "auto")
+        GramTable(X, "rbf", "wide")
     with pytest.raises(ValueError, match=r"must be square, not of shape \(12, 4\)"):
         GramTable(X, "precomputed")
 

@@ -82,12 +82,19 @@ def test_parameters_of_scikit_learn_mean_what_they_do_there():
         model = MultiTargetSVR(tol=1e-6, engine="smo", **ours).fit(X=X, y=Y)
         reference = SVR(tol=1e-6, **theirs).fit(X, Y[:, 0])
         np.testing.assert_allclose(model.predict(X_test)[:, 0], reference.predict(X_test), atol=1e-4)
-    with pytest.raises(
-        ValueError, match="gamma must be positive, 'scale' or, of an estimator, 'auto', not 'wide'"
-    ):
+    with pytest.raises(ValueError, match="gamma must be positive, 'scale' or 'auto', not 'wide'"):
         MultiTargetSVR(gamma="wide").fit(X, Y)
     with pytest.raises(ValueError, match="C must be positive and finite"):
         MultiTargetSVR(C=np.nan).fit(X, Y)
+
+
+def test_an_infinite_C_is_in_the_unit_of_the_target():
+    X, Y, X_test = data(30)
+    options = {"C": np.inf, "gamma": 2.0, "engine": "smo"}
+    unit = MultiTargetSVR(epsilon=0.1, tol=1e-6, **options).fit(X, Y)
+    large = MultiTargetSVR(epsilon=1e8, tol=1e3, **options).fit(X, 1e9 * Y)
+    np.testing.assert_allclose(large.predict(X_test), 1e9 * unit.predict(X_test), atol=1e5)
+    assert np.abs(large.dual_coef_).max() > 1e8, "far beyond a bound that knows no unit"
 
 
 def test_coefficients_of_a_linear_kernel():

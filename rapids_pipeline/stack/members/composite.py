@@ -131,7 +131,7 @@ class CompositeModel:
     def drivers(self, row: Rows, gene: int | None = None) -> tuple[Indices, Float64, float]:
         """Return which training rows drive the prediction of one row, and how much.
 
-        The transformed prediction is z = μ + Σ_i (k_i β_i + b) V. Row i contributes what k_i β_i V adds to a gene's z;
+        The transformed prediction is z = μ + (Σ_i k_i β_i + b) V. Row i contributes what k_i β_i V adds to a gene's z;
         or to all genes, k_i β_i · s / |s|, its part along s = Σ_i k_i β_i + b.
 
         Parameters

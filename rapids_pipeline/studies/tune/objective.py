@@ -248,8 +248,7 @@ def predictions_below(
     n, t = data.Y.shape
     found: dict[bytes, list[tuple[Float32, Float32]]] = {_key(split): [] for split in splits}
     for member in members:
-        prepared = PreparedMember(member, data)
-        shared = Shared(partial(_itself, prepared))
+        shared = Shared(partial(PreparedMember, member, data))
         units = [
             Unit(f"{member.name} {number + 1}", shared, task, (member, *task))
             for number, (_, task) in enumerate(tasks)
@@ -264,10 +263,6 @@ def predictions_below(
                 assert predicted is not None
                 found[key][-1][0][predicted[0]] = kept(fit)[0]
     return found if members else {}
-
-
-def _itself(prepared: PreparedMember) -> PreparedMember:
-    return prepared
 
 
 # --- errors -----------------------------------------------------------------------------------------------

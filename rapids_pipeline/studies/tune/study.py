@@ -212,7 +212,7 @@ def open_studies(
     below = [one.with_molecules(config.molecules) for one in recipe.named(member.stacks_on)]
     fitted = member.with_molecules(config.molecules)
     for one in (*below, fitted):
-        one.engine_choice(data.Y, device.name)
+        one.engine_choice(data.Y, device.name)  # which raises where an engine is missing
     with stages.stage("features"):
         encoders = sorted({name for one in (*below, fitted) for name in one.encoders})
         train = Rows(data.obs, encode_compounds(encoders, data.obs, None, device.name, table).training)
@@ -239,7 +239,8 @@ def open_studies(
         splits = [(lot.name, split.training, split.held_out) for lot in duty.lots for split in lot.splits]
         rest = duty.model, space.model, repr(space.parameters), splits, below, recipe.n_folds
         store = Store(folder, "tune", *determines, *rest, config.molecules)
-        objective = Objective(duty.lots, fits, executor, None if space.model is not member else store)
+        many_quick_fits = isinstance(member, CompositeMember)
+        objective = Objective(duty.lots, fits, executor, None if many_quick_fits else store)
         studies.append(ModelStudy(duty, space, objective, store, request.seed))
     if member.pseudo_labels.use != "off":
         sentences.append(f"{member.name} is tuned without pseudo-labels; a run fits it with them, too")

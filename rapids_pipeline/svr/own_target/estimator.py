@@ -287,10 +287,14 @@ class TrainedRows:
     def gammas(self, statistics: list[Statistics], gamma: Gamma) -> Float32:
         """Return γ of every target of a chunk as (t,) float32, which is what solving and predicting use.
 
-        "scale" is scikit-learn's 1 / (p·Var(X_t)), without X_t (n, p): its rows hold the shared features and the
-        statistics of two levels, so its sums are those of the shared features plus the statistics weighted by how many
+        "auto" is 1 / p. "scale" is scikit-learn's 1 / (p·Var(X_t)), without X_t (n, p): its rows hold the shared
+        features and the statistics of two levels, so its sums are those of the shared features plus the statistics
+        weighted by how many
         rows a level has. Where X_t is constant, γ is 1.
         """
+        if gamma == "auto":
+            width = self._n_shared + sum(part.trained.shape[1] for part in statistics)
+            return np.full(len(statistics[0].trained), 1 / width, np.float32)
         if gamma != "scale":
             return np.full(len(statistics[0].trained), gamma, np.float32)
         width = self._n_shared

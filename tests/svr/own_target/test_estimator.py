@@ -419,7 +419,7 @@ def test_a_set_without_own_statistics_is_refused():
         ({"C": 0.0}, "C must be positive"),
         ({"epsilon": -1.0}, "epsilon must be finite and not negative"),
         ({"tol": 0.0}, "tol must be positive"),
-        ({"gamma": "auto"}, "gamma must be"),
+        ({"gamma": "wide"}, "gamma must be"),
         ({"gamma": -1.0}, "gamma must be"),
         ({"max_iter": 0}, "max_iter must be at least 1"),
     ],
