@@ -105,8 +105,8 @@ def evaluate_files(
         names is used if it still has the SHA-256 written there; failing that, only `zeros` is scored and
         `note` says why.
     id_map : Path, optional
-        The pairs that the prediction's rows stand for: by its ids, or by position where it has no names that are ids,
-        as an Open Problems prediction may (`with_id_map`).
+        The pairs that the prediction's rows stand for: by its ids, or by position where it has none, as an Open
+        Problems prediction may (`with_id_map`).
     options : TableOptions
         How the files are read.
     prediction_layer : str
@@ -130,8 +130,9 @@ def evaluate_files(
     measured = read_responses(truth, options, library=library)
     own = replace(options, layer=prediction_layer, columns={}, gene_column=None)
     predicted = read_responses(prediction, own, library=library, untested=False)
+    by_position = list[str]()
     if id_map is not None:
-        predicted = with_id_map(prediction, predicted, id_map)
+        predicted, by_position = with_id_map(prediction, predicted, id_map)
     names = common_names(prediction, predicted.obs, truth, measured.obs)
     rows = match_rows(prediction, predicted.obs, truth, measured.obs, names)
     genes = match_genes(prediction, predicted.genes, f"the truth {truth}", measured.genes)
@@ -140,7 +141,7 @@ def evaluate_files(
     read = partial(_read_for_baselines, measured.genes, options, library, replicates)
     training, source, notes = _training(prediction, train, read)
     given = values, measured, pairs, training, perturbations, replicates
-    found = evaluated(_method_name(prediction), *given, notes=notes)
+    found = evaluated(_method_name(prediction), *given, notes=[*by_position, *notes])
     return replace(found, matched_by=", ".join(names), train=source)
 
 

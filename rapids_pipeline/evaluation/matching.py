@@ -19,31 +19,38 @@ from rapids_pipeline.data.pairs import context_columns, read_ids
 from rapids_pipeline.data.tables import PerturbationData
 
 
-def with_id_map(path: Path, predicted: PerturbationData, id_map: Path) -> PerturbationData:
-    """Return a prediction whose rows have the ids and pairs of an id map.
+def with_id_map(path: Path, predicted: PerturbationData, id_map: Path) -> tuple[PerturbationData, list[str]]:
+    """Return a prediction whose rows have the ids and pairs of an id map, and a note if they were matched by position.
 
-    By its column `id`, where all of its values are ids of the map; otherwise by position, which takes as many rows.
+    Rows are matched by the column `id`. A file without ids is matched by position, and so is an AnnData file none of
+    whose row names is an id of the map, since AnnData names rows by itself. Both need as many rows as the map has.
 
     Raises
     ------
     InputError
-        The id map cannot be read or has an id twice, or neither the ids nor the numbers of rows fit.
+        The id map cannot be read or has an id twice, some ids of the prediction are not in it, or there are no ids and
+        the numbers of rows differ.
     """
     known = read_ids(id_map)
     known = known.assign(id=text_of(id_map, known, "id"))
     if known["id"].duplicated().any():
         raise InputError(f"{id_map}: id {known['id'][known['id'].duplicated()].iloc[0]} is there twice")
     own = text_of(path, predicted.obs, "id") if "id" in predicted.obs.columns else []
-    if own and set(own) <= set(known["id"]):
-        rows = pd.Index(known["id"]).get_indexer(pd.Index(own))
-    elif len(known) == len(predicted.Y):
-        rows = np.arange(len(known))
-    else:
+    rows = pd.Index(known["id"]).get_indexer(pd.Index(own))
+    made_up = path.suffix == ".h5ad" and (rows < 0).all()
+    if own and not made_up:
+        if (rows < 0).any():
+            raise InputError(
+                f"{path}: id {own[rows.argmin()]} is not in {id_map}; give the id map that it was made for"
+            )
+        return replace(predicted, obs=known.iloc[rows].reset_index(drop=True)), []
+    if len(known) != len(predicted.Y):
         raise InputError(
             f"{path}: its rows are not named by ids of {id_map}, and there are {len(predicted.Y)} of them, not "
             f"{len(known)}; give the id map that it was made for"
         )
-    return replace(predicted, obs=known.iloc[rows].reset_index(drop=True))
+    note = f"the rows of {path.name} have no ids, so they were matched with {id_map.name} by position"
+    return replace(predicted, obs=known), [note]
 
 
 def match_rows(

@@ -474,12 +474,14 @@ def test_an_id_map_names_the_rows_of_a_prediction(evaluate, tmp_path):
     without_ids = TRUTH.drop(columns="id")
     for prediction, truth in (
         (PREDICTION[GENES], TRUTH),  # in the order of the map
-        (PREDICTION[GENES].assign(id=["row a", "row b", "row c", "row d"]), TRUTH),  # names that are no ids
         (by_id, TRUTH),
         (by_id, without_ids),  # the map has the pairs
     ):
         found = evaluate(prediction, truth, TRAINING, id_map=id_map)
         assert found.scores == expected.scores and found.n_rows == 4
+        assert ("matched with id_map.csv by position" in (found.note or "")) == ("id" not in prediction)
+    with pytest.raises(InputError, match=r"id 99 is not in .*id_map.csv"):
+        evaluate(PREDICTION[["id", *GENES]].replace({"id": {10: 99}}), TRUTH, id_map=id_map)
     with pytest.raises(InputError, match=r"not named by ids of .*id_map.csv, and there are 3 of them, not 4"):
         evaluate(PREDICTION[GENES].head(3), TRUTH.head(3), id_map=id_map)
     pd.concat([TRUTH, TRUTH])[["id"]].to_csv(id_map, index=False)
@@ -499,7 +501,7 @@ def test_a_contract_only_prediction_of_open_problems_is_scored_with_its_id_map(t
     TRUTH[["id", "cell_type", "sm_name"]].to_csv(tmp_path / "id_map.csv", index=False)
     asked = ["evaluate", "--prediction", tmp_path / "prediction.h5ad", "--truth", tmp_path / "truth.parquet"]
     refused = error_line(invoke(*asked))
-    assert "not the ids" in refused or "are missing" in refused or "cannot be matched" in refused
+    assert "4 of the 4 ids of the truth" in refused
     told = json.loads(succeed(*asked, "--id-map", tmp_path / "id_map.csv", "--json").stdout)
     assert told["scores"]["prediction"]["mean_rowwise_rmse"] == pytest.approx(
         score_all(values(TRUTH), values(PREDICTION))["mean_rowwise_rmse"]

@@ -147,7 +147,9 @@ def test_equals_scikit_learn_on_the_columns_spelt_out(name, tol, atol):
     assert_equals_spelt_out(RECIPES[name], example(), tol, atol, epsilon=0.1)
 
 
-@pytest.mark.parametrize("how", [{"C": 0.3}, {"C": 30.0}, {"epsilon": 0.0}, {"gamma": 0.02}])
+@pytest.mark.parametrize(
+    "how", [{"C": 0.3}, {"C": 30.0}, {"epsilon": 0.0}, {"gamma": 0.02}, {"gamma": "auto"}]
+)
 @pytest.mark.parametrize("tol", [1e-3, 1e-6])
 def test_equals_scikit_learn_with_other_settings(how, tol):
     atol = max(2 * tol, 2e-6) * max(how.get("C", 1), 1)
