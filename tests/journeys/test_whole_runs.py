@@ -13,7 +13,7 @@ from tests.command_line import manifest_of, program, succeed
 pytest.importorskip("xgboost")
 
 AT_MOST = {"best": (1.395, []), "published": (1.44, ["--folds", "3"])}
-"""MRRMSE that a recipe must reach there (published: its leaks closed), and its options: with three folds half the work."""
+"""The MRRMSE that a recipe must reach (published: its leaks closed), and its options: three folds are half the work."""
 
 HALF_THE_COMPOUND_MEAN = 1.473
 """MRRMSE of the best simple baseline on the test rows of lincs_lung (its README)."""
