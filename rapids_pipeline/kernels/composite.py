@@ -59,6 +59,17 @@ class CompositeKernel:
         κ of the response profiles: rows of no response that every profile is drawn by.
     dose_length, time_length : float
         l of the factors `dose` and `time`, and of the nearness of the rows of a profile: decades.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from features.rows import Pairs, Rows
+    >>> rows = Pairs.of(Rows(pd.DataFrame({"cell_type": ["B", "B", "T"], "sm_name": ["one", "another", "one"]})))
+    >>> kernel = CompositeKernel({"cell_type": 1.0, "compound": 0.5}).learn(rows, scores=np.zeros((3, 1)))
+    >>> kernel.gram(like=np.empty(0))
+    array([[1.5, 1. , 0.5],
+           [1. , 1.5, 0. ],
+           [0.5, 0. , 1.5]])
     """
 
     weights: Mapping[str, float]
@@ -119,6 +130,7 @@ class LearntKernel:
     Attributes
     ----------
     kernel : CompositeKernel
+        Its weights.
     profiles : ResponseProfiles
         Which hold the training rows, too.
     cell_types : tuple of str
