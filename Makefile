@@ -85,7 +85,7 @@ docs: $(VENV)/.ready-to-test
 	rm -rf $(DOCS) && mkdir -p $(DOCS)/pages
 	tar -cf - README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks/results/*.md | tar -xf - -C $(DOCS)/pages
 	cp docs/mkdocs.yml $(DOCS)
-	$(BIN)/zensical build --strict --config-file $(DOCS)/mkdocs.yml
+	PYTHONPATH=$(CURDIR) $(BIN)/zensical build --strict --config-file $(DOCS)/mkdocs.yml
 
 EXPORT := $(BIN)/uv export --quiet --no-hashes --no-emit-project --no-annotate --no-header --extra chem --extra h5ad --extra cluster
 TOOLS := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate
