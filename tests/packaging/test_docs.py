@@ -92,6 +92,17 @@ def test_links_of_the_site_lead_to_pages_and_anchors(pages):
     assert broken == []
 
 
+def test_lists_and_tables_are_set_off_from_paragraphs(site):
+    """Without a blank line before it, a list is text of the paragraph: Markdown on GitHub is laxer than the site's."""
+    found = {
+        f"{page.name}: {item.group()}"
+        for page in site.rglob("*.html")
+        for text in re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), re.DOTALL)
+        if (item := re.search(r"\n *([-*] |\d+\. |\|).{0,60}", text))
+    }
+    assert found == set()
+
+
 def test_the_site_loads_nothing_from_the_network(pages):
     loaded = {
         (page, place) for page, found in pages.items() for place in found.loaded if page.name != "404.html"
