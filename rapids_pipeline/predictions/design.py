@@ -20,8 +20,12 @@ variance of the pairs of interest that are left,
 A chosen pair counts as measured, and its own variance is in no sum any more. A new row has the geometric mean of the
 training rows' h.
 
-w turns variances of components into the mean over genes of the variance of a response, in the square of its unit. For
-a transform T this takes the slope of T⁻¹ at 0: by asinh, the uncertainty of large responses is larger than said.
+Weights turn variances of components into the mean over the t genes of the variance of a response, in the square of its
+unit. With u_c the root mean square of a component, V the components and T the transform of the targets,
+
+    w_jc = s_c² u_c² Σ_g (V_cg / T'_g(0))² / t   for a pair of interest,   0 for others
+
+The slope is that at 0: by asinh, the uncertainty of large responses is larger than said.
 
 Kernel and components are held fixed. Response profiles are made of training responses, so a measurement also changes
 K, and may give other pairs of its compound a profile: what that gains is not counted.
@@ -43,7 +47,7 @@ from rapids_pipeline.backend.errors import InputError, quoted
 from rapids_pipeline.backend.files import PREDICTIONS, model_folder
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.predictions.predict import PairPredictor, predictor_of
-from rapids_pipeline.predictions.readouts import read_responses_of
+from rapids_pipeline.predictions.readouts import pairs_in
 from rapids_pipeline.stack.members.composite import CompositeMember, CompositeModel
 from rapids_pipeline.stack.members.kernel_model import KernelModel, KernelModelConfig
 from rapids_pipeline.stack.recipe import Form
@@ -117,24 +121,21 @@ class Posterior:
                 self.squares[start : start + len(some), g] = C**2 @ self.weights[counted, g]
 
     def gains(self) -> Float64:
-        """Return what measuring each candidate takes off `total` of the other pairs that are left, (p,)."""
+        """Return what measuring each candidate takes off Σ_j w_j C(j, j) of the other pairs that are left, (p,)."""
         weights, variance = self.weights[self.candidates], self.variance[self.candidates]
-        return np.asarray(
-            (np.maximum(self.squares - weights * variance**2, 0) / (variance + self._new)).sum(1)
-        )
+        others = np.maximum(self.squares - weights * variance**2, 0.0)
+        return np.asarray((others / (variance + self._new)).sum(axis=1))
 
     def measure(self, x: int) -> None:
         """Take a pair as measured: its variance counts no more, and the others' are those after it."""
-        C = self.covariance(x)
-        here = self.candidates
+        C, here = self.covariance(x), self.candidates
         self.squares -= self.weights[x] * C[here] ** 2
         self.weights[x] = 0.0
         step = C / np.sqrt(C[x] + self._new)
         counted = self.weights * step
-        # Σ_j w_j (C(x, j) − e_x e_j)²
-        self.squares += (
-            step[here] ** 2 * (counted * step).sum(axis=0) - 2 * (step * self.applied(counted))[here]
-        )
+        # Σ_j w_j (C(y, j) − e_y e_j)² = Σ_j w_j C(y, j)² + e_y² Σ_j w_j e_j² − 2 e_y Σ_j C(y, j) w_j e_j
+        self.squares += step[here] ** 2 * (counted * step).sum(axis=0)
+        self.squares -= 2 * step[here] * self.applied(counted)[here]
         self.variance = self.variance - step**2
         self._steps.append(step)
 
@@ -249,7 +250,7 @@ def read_design(run: Path, pairs: Path | None, candidates: Path | None, count: i
     if pairs is None and not (run / PREDICTIONS).is_file():
         raise InputError(f"--run {run}: has no {PREDICTIONS}; give the folder of a run, or --pairs FILE")
     model = load_model(folder)
-    asked = read_responses_of(run).pairs if pairs is None else pairs
+    asked = pairs_in(run) if pairs is None else pairs
     interest = predictor_of(model, asked, str(folder))
     return design(
         interest, interest if candidates is None else predictor_of(model, candidates, str(folder)), count
@@ -300,10 +301,8 @@ def posterior(
     K, prior = model.kernel.gram(like), model.kernel.between(pairs, like, others=pairs)
     to_rows = model.kernel.between(pairs, like)
     assert model.noise is not None
-    coef, square = (
-        model.dual_coef.astype(np.float64),
-        space.unit_**2,
-    )  # u β, and the slope of T⁻¹ at 0, squared
+    coef = model.dual_coef.astype(np.float64)  # u β
+    square = space.unit_**2  # 1/T'(0)²
     if model.by_genes:
         penalty = np.full(len(square), config.penalty)
     else:
@@ -345,7 +344,8 @@ def _form(model: SavedModel) -> tuple[Form, CompositeModel]:
 
 def _require_known(config: KernelModelConfig, model: KernelModel, u: int, p: int, count: int) -> None:
     """Raise InputError where the covariances of u pairs, p of them candidates, are not known or take too much."""
-    n, g = len(model.kernel.rows), 1 if model.by_genes else len(model.intercept)
+    n = len(model.kernel.rows)
+    g = 1 if model.by_genes or not config.penalty_growth else len(model.intercept)
     if config.engine != "ridge":
         raise InputError(
             f"a kernel model solved by engine {config.engine} has no uncertainty that is known: squared errors have; "
@@ -360,8 +360,9 @@ def _require_known(config: KernelModelConfig, model: KernelModel, u: int, p: int
         raise InputError(
             "the model was saved by an older version, which did not keep the rows' noise; run again"
         )
+    count = min(count, p)
     needed = 8 * (4 * n**2 + 3 * u**2 + 2 * u * n + (count + 6) * u * g)
-    operations = 9.0 * n**3 + 2.0 * g * n * u * p
+    operations = 9.0 * n**3 + 2.0 * g * u * (n * p + count * u)
     if needed > SHARE * host_bytes() or operations > MOST_OPERATIONS:
         raise InputError(
             f"the covariances of {u:,} pairs, {p:,} of them candidates, by {n:,} training rows take "
