@@ -224,8 +224,8 @@ class Design:
             f"{len(self.table)} of {self.candidates} candidates, in the order to measure them. The summed variance of "
             f"the {self.others} other pairs of interest falls from {self.before:.4g} to {self.after:.4g} "
             f"(−{fall:.1%}), in the square of the responses' unit",
-            f"The variance is that of the member {self.member} (weight {self.weight:.2f} in the blend), with its "
-            "kernel as it is: that measurements also make better response profiles is not counted",
+            f"The variance is that of the member {self.member} (weight {self.weight:.2f} in the blend). Its kernel is "
+            "held fixed: the better response profiles that measurements also bring are not counted",
         ]
 
 

@@ -229,6 +229,23 @@ def test_the_choice_does_not_depend_on_the_sign_and_unit_of_responses(kernels, s
     np.testing.assert_allclose(two["sd"], 4 * one["sd"], rtol=1e-3)
 
 
+def test_pairs_of_several_doses_are_told_apart():
+    rng, molecules = np.random.default_rng(0), {"ethanol": "CCO", "benzene": "c1ccccc1", "butane": "CCCC"}
+    rows = [(c, m, molecules[m], d) for c in "ABC" for m in molecules for d in (0.1, 1.0, 10.0)]
+    table = pd.DataFrame(rows, columns=["cell_type", "sm_name", "SMILES", "dose_uM"])
+    training = table.iloc[rng.permutation(len(rows))[:18]].reset_index(drop=True)
+    genes = pd.DataFrame(rng.normal(size=(18, 6)).astype(np.float32), columns=list("uvwxyz"))
+    model = fitted(training.join(genes), "components")
+    work = predictor_of(model.model_, table, "m")
+    found = design(work, work, 27)
+    assert (found.candidates, len(found.table.drop_duplicates(["cell_type", "sm_name", "dose_uM"]))) == (
+        27,
+        27,
+    )
+    few = found.table[:6]
+    assert len(set(few["dose_uM"])) > 1 and (few["gain"] > 0).all()
+
+
 def test_the_command_prints_and_writes(kernels, tmp_path):
     run, pairs, out = tmp_path / "run", tmp_path / "pairs.csv", tmp_path / "next.csv"
     kernels.save(run / "model")
