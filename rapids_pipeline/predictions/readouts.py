@@ -121,6 +121,15 @@ def read_responses_of(path: Path) -> Responses:
     return Responses(pairs, tuple(genes), np.concatenate([part.Y for part in parts]), source)
 
 
+def pairs_in(path: Path) -> pd.DataFrame:
+    """Return the pairs of the predictions that `read_responses_of` reads, without these; errors as there."""
+    source, found = _opened(path)
+    with readable_as("Parquet", source):
+        table = found.to_table([name for name in found.schema.names if name in METADATA])
+    pairs: pd.DataFrame = table.to_pandas()
+    return pairs
+
+
 def responses_in(path: Path) -> Iterator[Responses]:
     """Yield the predictions that `read_responses_of` reads, some rows at a time; errors as there."""
     source, found = _opened(path)
