@@ -110,6 +110,21 @@ LogOption = Annotated[
     Path | None, typer.Option(help="A file that gets a line for each fit: worker, seconds, memory.")
 ]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
+ResponsesOption = Annotated[
+    Path, typer.Option(help="The folder of a run, or a Parquet file or folder that predict wrote.")
+]
+PairOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CELL TYPE,COMPOUND",
+        help='A pair, such as "NK cells,Vorinostat"; may be repeated. Default: the pair of the strongest response, or '
+        "with --out all pairs.",
+    ),
+]
+CsvOption = Annotated[
+    Path | None, typer.Option(help="A CSV (.csv or .csv.gz) with all rows, in place of the printed table.")
+]
+ReplaceOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
 YesOption = Annotated[
     bool, typer.Option("--yes", help="Start although the nets of the recipe take hours on this CPU.")
 ]

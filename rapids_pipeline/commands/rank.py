@@ -29,10 +29,8 @@ def command(
     ] = None,
     cell_type: Annotated[str | None, typer.Option(help="Only pairs of this cell type.")] = None,
     top: Annotated[int, typer.Option(min=1, help="So many pairs at either end of the table.")] = 10,
-    out: Annotated[
-        Path | None, typer.Option(help="A CSV (.csv or .csv.gz) with all pairs, in their order.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
+    out: options.CsvOption = None,
+    overwrite: options.ReplaceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Rank pairs by how their responses match a signature: those that mimic it, and those that reverse it."""

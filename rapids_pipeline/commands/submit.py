@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError, one_line, visible
+from rapids_pipeline.commands import options
 
 
 def command(
@@ -47,7 +48,7 @@ def command(
         Path | None,
         typer.Option(help="A file to check against --id-map and --genes, or those of --run; writes nothing."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    overwrite: options.ReplaceOption = False,
 ) -> None:
     """Write a checked submission for Kaggle or Open Problems, or check one that exists."""
     from rapids_pipeline.predictions.formats import FormatOptions
@@ -70,8 +71,8 @@ def command(
     if out is None:
         raise InputError("give --out FILE to write a submission, or --check FILE to check one")
     asked = Asked(runs, combine, model, pairs, id_map, genes)
-    options = FormatOptions(float_format, dataset_id, method_id)
-    made, scores = write_submission(out, asked, options, overwrite=overwrite)
+    how = FormatOptions(float_format, dataset_id, method_id)
+    made, scores = write_submission(out, asked, how, overwrite=overwrite)
     for note in made.notes:
         typer.echo(visible(note), err=True)
     if scores is not None:

@@ -65,6 +65,12 @@ class Responses:
             ", ".join(_shown(value) for value in row) for row in self.pairs[columns].itertuples(index=False)
         ]
 
+    def chosen(self, asked: Sequence[str], *, all_pairs: bool) -> Indices:
+        """Return the rows of the pairs that a person names; without any the strongest, or all. Errors as `rows_of`."""
+        if asked:
+            return np.concatenate([self.rows_of(one) for one in asked])
+        return np.arange(len(self.Y)) if all_pairs else strongest(self, 1)
+
     def rows_of(self, asked: str) -> Indices:
         """Return the rows of a pair that a person names as "CELL TYPE,COMPOUND"; names may have commas themselves.
 
@@ -197,11 +203,6 @@ def of_cell_type(parts: Iterable[Responses], cell_type: str | None, source: Path
         near = nearest_label(str(cell_type), seen)
         listed = f"{quoted(near)} is the nearest" if near else f"there are {', '.join(list(seen)[:8])}"
         raise InputError(f"--cell-type {quoted(cell_type)}: {source} has none of it; {listed}")
-
-
-def write_long(path: Path, found: Responses, rows: Indices, top: int | None = None) -> None:
-    """Write the tables of `long_tables` as one CSV; errors as `write_table`."""
-    write_table(path, long_tables(found, rows, top))
 
 
 def write_table(path: Path, tables: Iterable[pd.DataFrame]) -> None:

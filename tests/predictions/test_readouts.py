@@ -18,7 +18,7 @@ from rapids_pipeline.predictions.readouts import (
     long_tables,
     read_responses_of,
     strongest,
-    write_long,
+    write_table,
 )
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.named_recipes import RECIPES
@@ -73,7 +73,7 @@ def test_genes_are_in_order_of_the_size_of_their_response():
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
 def test_a_long_table_has_a_row_a_pair_and_gene(tmp_path, suffix):
     found, out = responses(), tmp_path / f"long{suffix}"
-    write_long(out, found, np.array([2, 0]), 2)
+    write_table(out, long_tables(found, np.array([2, 0]), 2))
     if suffix == ".csv.gz":
         assert gzip.decompress(out.read_bytes()).startswith(b'"id",')
     table = pd.read_csv(out)
@@ -81,13 +81,24 @@ def test_a_long_table_has_a_row_a_pair_and_gene(tmp_path, suffix):
     expected = pd.concat(long_tables(found, np.array([2, 0]), 2), ignore_index=True)
     pd.testing.assert_frame_equal(table, expected, check_dtype=False)
     with pytest.raises(InputError, match=r"x.txt: name it .csv or .csv.gz"):
-        write_long(tmp_path / "x.txt", found, np.array([0]))
+        write_table(tmp_path / "x.txt", long_tables(found, np.array([0])))
 
 
 def test_the_strongest_pairs():
     found = responses(9)
     size = [float((found.Y[row].astype(float) ** 2).sum()) for row in range(9)]
-    assert strongest(found, 4).tolist() == sorted(range(9), key=lambda row: -size[row])[:4]
+    order = sorted(range(9), key=lambda row: -size[row])
+    assert strongest(found, 4).tolist() == order[:4]
+    assert found.chosen([], all_pairs=False).tolist() == order[:1]
+    assert found.chosen([], all_pairs=True).tolist() == list(range(9))
+    assert found.chosen(["B cells,A, B", "NK cells,Vorinostat"], all_pairs=True).tolist() == [
+        2,
+        5,
+        8,
+        0,
+        3,
+        6,
+    ]
 
 
 def test_predictions_are_read_from_a_run_a_file_and_parts(model, pairs, tmp_path):
