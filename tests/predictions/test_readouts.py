@@ -12,11 +12,13 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands.model import PerturbationModel
 from rapids_pipeline.predictions.predict import predict_file, predictor_of
 from rapids_pipeline.predictions.readouts import (
+    ROWS_AT_ONCE,
     Responses,
     drivers,
     gene_table,
     long_tables,
     read_responses_of,
+    responses_in,
     strongest,
     write_table,
 )
@@ -115,6 +117,26 @@ def test_predictions_are_read_from_a_run_a_file_and_parts(model, pairs, tmp_path
     parts = read_responses_of(tmp_path / "parts")
     assert len(parts.Y) == 37 and parts.genes == found.genes and np.isfinite(parts.Y).all()
     assert parts.pairs["compound_known"].dtype == bool
+
+
+def test_parts_are_read_some_rows_at_a_time_and_must_be_of_one_prediction(tmp_path):
+    made, folder = responses(2500, 3), tmp_path / "parts"
+    folder.mkdir()
+    table = made.pairs.assign(**dict(zip(made.genes, made.Y.T, strict=True)))
+    for number, start in enumerate((0, 1200, 2400)):
+        part = table[start : start + 1200]
+        part[list(part)[:: 1 if number else -1]].to_parquet(
+            folder / f"part-{number:05d}.parquet", index=False
+        )
+    parts = list(responses_in(folder))
+    assert max(len(part.Y) for part in parts) <= ROWS_AT_ONCE and all(
+        part.Y.flags.c_contiguous for part in parts
+    )
+    read = [part.Y[:, [part.genes.index(gene) for gene in made.genes]] for part in parts]
+    np.testing.assert_array_equal(np.concatenate(read), made.Y)
+    table[:5].drop(columns="G0").to_parquet(folder / "part-00003.parquet", index=False)
+    with pytest.raises(InputError, match=r"part-00003.parquet: has other columns than .*part-00000.parquet"):
+        list(responses_in(folder))
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "other", "damaged"])
