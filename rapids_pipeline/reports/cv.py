@@ -18,7 +18,8 @@ from rich.text import Text
 from rapids_pipeline.backend.files import written
 from rapids_pipeline.evaluation.metrics import METRICS
 from rapids_pipeline.reports import page
-from rapids_pipeline.reports.page import GREY, PLAIN, Mark, Page, Section, Sheet, number, percent, signed
+from rapids_pipeline.reports.charts import Mark, interval_chart
+from rapids_pipeline.reports.page import GREY, PLAIN, Page, Section, Sheet, number, percent, signed
 from rapids_pipeline.studies.cv import CrossValidation, Method
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _chart(found: CrossValidation, title: str = "") -> "Figure":
     expected = found.pipeline.expected
     line = None if expected is None else (expected.error, "pipeline, expected on your pairs", "expected")
     axis = "MRRMSE of held-out rows (lower is better);\nwhiskers: 95 % bootstrap interval; grey: baselines"
-    return page.interval_chart(marks, axis, line, title)
+    return interval_chart(marks, axis, line, title)
 
 
 def _page(found: CrossValidation) -> Page:

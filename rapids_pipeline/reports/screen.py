@@ -17,13 +17,13 @@ from rich.table import Table
 
 from rapids_pipeline.backend.errors import visible
 from rapids_pipeline.reports import page
+from rapids_pipeline.reports.charts import Mark, interval_chart
 from rapids_pipeline.reports.page import (
     BETTER,
     GREY,
     PLAIN,
     UNDECIDED,
     WORSE,
-    Mark,
     Page,
     Section,
     Sheet,
@@ -338,7 +338,7 @@ def _score_chart(screen: Screen, title: str = "") -> "Figure":
     line = (reference[0], f"reference: {short(screen.reference)}", "reference") if reference else None
     axis = f"{screen.metric}, in the target's unit (lower is better)"
     axis = f"{axis};\nwhiskers: {percent(screen.level)} bootstrap interval"
-    return page.interval_chart(marks, axis, line, title)
+    return interval_chart(marks, axis, line, title)
 
 
 def _difference_chart(screen: Screen, others: Sequence[ScreenedSet]) -> "Figure":
@@ -354,7 +354,7 @@ def _difference_chart(screen: Screen, others: Sequence[ScreenedSet]) -> "Figure"
         f"{screen.metric} minus that of {short(screen.reference)} (below zero is better);\n"
         f"whiskers: {percent(screen.level)} interval"
     )
-    return page.interval_chart(marks, axis, (0.0, "", "zero"))
+    return interval_chart(marks, axis, (0.0, "", "zero"))
 
 
 def _gene_map(gene_rmse: GeneRmse, reference: str) -> "Figure":
