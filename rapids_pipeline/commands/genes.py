@@ -1,6 +1,5 @@
 """`genes`: which genes a pair is predicted to move, up and down."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -21,7 +20,7 @@ def command(
     """List the genes that pairs are predicted to move most, as a table or as a long CSV."""
     from rapids_pipeline.backend.files import refuse_existing
     from rapids_pipeline.predictions.readouts import gene_table, long_tables, read_responses_of, write_table
-    from rapids_pipeline.reports.page import print_report
+    from rapids_pipeline.reports.page import print_json, print_report
     from rapids_pipeline.reports.run import frame_table
 
     if out is not None:
@@ -34,7 +33,7 @@ def command(
         return
     tables = {found.names[row]: gene_table(found, int(row), top or 50) for row in rows}
     if as_json:
-        typer.echo(json.dumps({name: table.to_dict("records") for name, table in tables.items()}, indent=2))
+        print_json({name: table.to_dict("records") for name, table in tables.items()})
         return
     for name, table in tables.items():
         print_report(

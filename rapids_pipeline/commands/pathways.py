@@ -1,6 +1,5 @@
 """`pathways`: which gene sets a pair is predicted to move."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ def command(
     from rapids_pipeline.backend.files import refuse_existing
     from rapids_pipeline.predictions.readouts import read_responses_of, write_table
     from rapids_pipeline.predictions.signatures import pathway_table, read_gmt, usable_sets
-    from rapids_pipeline.reports.page import print_report
+    from rapids_pipeline.reports.page import print_json, print_report
     from rapids_pipeline.reports.run import frame_table
 
     if out is not None:
@@ -43,7 +42,7 @@ def command(
     columns = ["set", "genes", "t", "p", "fdr"]
     if as_json:
         told = {name: one[columns].to_dict("records") for name, one in zip(names, shown, strict=True)}
-        typer.echo(json.dumps(told, indent=2))
+        print_json(told)
         return
     for name, one in zip(names, shown, strict=True):
         print_report(f"{name}: {len(one)} of {len(sizes)} sets, by the size of t", frame_table(one[columns]))

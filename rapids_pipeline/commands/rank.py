@@ -1,6 +1,5 @@
 """`rank`: which pairs mimic or reverse a signature."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +41,7 @@ def command(
         write_table,
     )
     from rapids_pipeline.predictions.signatures import rank_table, read_signature
-    from rapids_pipeline.reports.page import print_report
+    from rapids_pipeline.reports.page import print_json, print_report
     from rapids_pipeline.reports.run import frame_table
 
     source = run if measured is None else measured
@@ -59,7 +58,7 @@ def command(
         return
     ends = {"mimic": table.head(top), "reverse": table.tail(top).iloc[::-1]}
     if as_json:
-        typer.echo(json.dumps({name: one.to_dict("records") for name, one in ends.items()}, indent=2))
+        print_json({name: one.to_dict("records") for name, one in ends.items()})
         return
     for name, one in ends.items():
         print_report(f"{len(one)} of {len(table)} pairs that {name} the signature most:", frame_table(one))

@@ -392,6 +392,14 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(without_nan(document), indent=2, allow_nan=False, default=str) + "\n")
 
 
+def print_found(document: Any, as_json: bool, *parts: RenderableType) -> None:
+    """Print what was found to stdout: as JSON the document, otherwise the parts of its report."""
+    if as_json:
+        print_json(document)
+    else:
+        print_report(*parts)
+
+
 def print_report(*parts: RenderableType) -> None:
     """Print the parts of a report to stdout: tables, and sentences, in which nothing is markup."""
     console = PlainConsole()

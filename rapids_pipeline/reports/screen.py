@@ -104,6 +104,21 @@ def screen_table(screen: Screen) -> Table:
     return table
 
 
+def next_steps(screen: Screen, features: str, train: Path | None) -> list[tuple[str, list[str]]]:
+    """Return what is worth doing after a screen, why and as words of a command line: nothing, or one thing.
+
+    After one gene many; after many a whole recipe with the best set, where its rows are the user's own.
+    """
+    given, best = ["--train", str(train)] if train else [], screen.sets[0]
+    if len(screen.genes) == 1:
+        asked = ["--search", screen.search, "--features", features, "--target", "variable:200"]
+        return [("does it hold for many genes?", ["screen", *given, *asked])]
+    if train is None or screen.search != "compare" or best.feature_set == BASELINE:
+        return []
+    words = ["cv", *given, "--recipe", "standard", "--svr-features", best.feature_set]
+    return [("a whole recipe with the best set", words)]
+
+
 def drawn(standings: Standings) -> Table:
     """Return what a terminal shows while the screen runs."""
     return screen_table(standings.screen())

@@ -25,7 +25,7 @@ from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.devices import provenance
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, meant, quoted
 from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit, in_order
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept, Store
@@ -38,6 +38,7 @@ from rapids_pipeline.studies.screen.candidates import (
     blocks_of,
     default_sets,
     named_sets,
+    screenable_sets,
     set_of,
     without_each_block,
 )
@@ -104,6 +105,13 @@ class ScreenRequest:
             raise InputError(f"--seed {self.seed}: must not be negative")
         if self.repeats < 1:
             raise InputError(f"--repeats {self.repeats}: must be at least 1")
+        screened = [features.name for features in named_sets(self.features, self.molecules)]
+        known = (BASELINE, *(screened or screenable_sets()))
+        if self.search == "compare" and self.reference is not None and self.reference not in known:
+            raise InputError(
+                f"--reference {quoted(self.reference)}{meant(self.reference, known)}: is none of the screened sets: "
+                f"{', '.join(known)}"
+            )
 
 
 def screen(
