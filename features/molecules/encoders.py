@@ -275,8 +275,8 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
     near = meant(name, ("auto", "chemberta", NONE, *WITHOUT_WEIGHTS))
     raise InputError(
         f"--molecules {name}{near}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a "
-        f"SMILES language model, a hub id such as {DEFAULT_CHEMBERTA}, {NONE}, or a table of embeddings (.parquet, .csv, "
-        ".tsv)"
+        f"SMILES language model, a hub id such as {DEFAULT_CHEMBERTA}, {NONE}, or a table of embeddings (.parquet, "
+        ".csv, .tsv)"
     )
 
 

@@ -155,13 +155,18 @@ def finished(small_files, tmp_path_factory):
     return out, succeed(*arguments(small_files, out, "--test", small_files.test))
 
 
-def test_it_leaves_its_files_and_takes_the_split_most_like_the_pairs(finished):
+def test_it_leaves_its_files_and_takes_the_split_most_like_the_pairs(finished, small_files):
     out, result = finished
     assert names_in(out) == FILES and f"written: {out}/" in result.stdout
     found = json.loads((out / "cv.json").read_text())
     assert found["split"] == "scarce"
     assert found["reason"].startswith("auto: the pairs to predict are of cell types with")
     assert "split: scarce: compounds within the cell types of the pairs" in result.stdout
+    splits = [line.split() for line in result.stderr.splitlines() if line.startswith("  split ")]
+    assert [words[1] for words in splits] == ["1/3", "2/3", "3/3"]
+    logged = [float(words[3].rstrip(";")) for words in splits]
+    assert logged == pytest.approx([row["pipeline"] for row in found["by_split"]], abs=5e-5)
+    assert f"next: rapids-perturb run --train {small_files.train} --test {small_files.test}" in result.stderr
     assert found["audit"]["held_out"]["pair"] == 0 and found["audit"]["task"]["compound"] == 1
 
 
@@ -236,7 +241,7 @@ def test_an_easier_split_is_called_so(small_files, tmp_path):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ("--split magic", f"--split magic: choose among {', '.join(SPLITS)}"),
+        ("--split magic", f"Invalid value for '--split': 'magic' is none of {', '.join(SPLITS)}"),
         ("--split scarce", "--split scarce: needs the pairs to predict (--test FILE)"),
         ("--repeats 0", "Invalid value for '--repeats': it must be greater than or equal to 1"),
         ("--split compound --folds 99", "99 folds of 30 compounds: take from 2 to 30"),
