@@ -147,6 +147,18 @@ CsvOption = Annotated[
     Path | None, typer.Option(help="A CSV (.csv or .csv.gz) with all rows, in place of the printed table.")
 ]
 ReplaceOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+CheckOption = Annotated[
+    Path | None,
+    typer.Option(help="A file to check against --id-map and --genes, or those of --run; writes nothing."),
+]
+FloatFormatOption = Annotated[
+    str | None,
+    typer.Option(help="Digits in a CSV: 6 (significant) or %.4f. Default: what reads back exactly."),
+]
+IdMapOption = Annotated[
+    Path | None,
+    typer.Option(help="A table with the ids in order. Default: the run's test file, or --pairs."),
+]
 BlockRowsOption = Annotated[
     int | None,
     typer.Option(help="Rows predicted at once, and in a Parquet part. Default: as many as take 256 MB."),
