@@ -76,5 +76,5 @@ def command(
     left_out = [] if names else sets_left_out(encoder, problem.data.obs)
     sentences = *left_out, *report.sentences(found), f"written: {folder}/{', '.join(report.FILES)}"
     print_found(found.document, as_json, report.screen_table(found), *sentences)
-    for why, words in report.next_steps(found, features, train):
+    for why, words in report.next_steps(found, features, train, len(problem.data.genes)):
         options.suggest(stages, why, *words, *options.words_of(how))

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILES = ("screen.html", "screen.csv", "screen.json", "screen.png")
+MANY = 200
+"""Genes to screen after a single one."""
 NAME_WIDTH = 20
 """Letters of a name on one line of the terminal table."""
 SEARCHES = {
@@ -104,14 +106,24 @@ def screen_table(screen: Screen) -> Table:
     return table
 
 
-def next_steps(screen: Screen, features: str, train: Path | None) -> list[tuple[str, list[str]]]:
+def next_steps(
+    screen: Screen, features: str, train: Path | None, n_genes: int
+) -> list[tuple[str, list[str]]]:
     """Return what is worth doing after a screen, why and as words of a command line: nothing, or one thing.
 
-    After one gene many; after many a whole recipe with the best set, where its rows are the user's own.
+    After one of the `n_genes` genes many; after many a whole recipe with the best set, where its rows are the user's
+    own.
     """
     given, best = ["--train", str(train)] if train else [], screen.sets[0]
     if len(screen.genes) == 1:
-        asked = ["--search", screen.search, "--features", features, "--target", "variable:200"]
+        asked = [
+            "--search",
+            screen.search,
+            "--features",
+            features,
+            "--target",
+            "all" if n_genes <= MANY else f"variable:{MANY}",
+        ]
         return [("does it hold for many genes?", ["screen", *given, *asked])]
     if train is None or screen.search != "compare" or best.feature_set == BASELINE:
         return []
