@@ -18,7 +18,7 @@ from features.molecules.table import encode_compounds
 from features.molecules.weights import content_hash, model_folder
 from features.rows import Rows, varying
 from rapids_pipeline.backend.arrays import Float64
-from rapids_pipeline.backend.devices import Device, processor_count
+from rapids_pipeline.backend.devices import Device, DeviceName, processor_count
 from rapids_pipeline.backend.files import (
     MODEL,
     OOF,
@@ -217,7 +217,7 @@ def fit(
     recipe = config.recipe
     with stages.stage("features"):
         folds = context_folds(problem.data.obs, recipe.n_folds, config.seed)
-        chosen = engines_of(problem, recipe, device)
+        chosen = {"device": f"{device.name} ({device.reason})"} | engines_of(problem, recipe, device.name)
         chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
         molecules = encode_compounds(config.encoders, problem.data.obs, asked, device.name, problem.table)
         train, test = Rows(problem.data.obs, molecules.training), Rows(asked, molecules.others)
@@ -243,11 +243,10 @@ def fit(
     return Fitted(problem, config, stack, model, document, chosen, notes)
 
 
-def engines_of(problem: Problem, recipe: Recipe, device: Device) -> dict[str, str]:
-    """Return which device and engines the run uses, and why; raises where one cannot be had."""
-    chosen = {"device": f"{device.name} ({device.reason})"}
-    engines = {m.name: m.engine_choice(problem.data.Y, device.name) for m in recipe.members}
-    return chosen | {f"engine of {name}": engine for name, engine in engines.items() if engine}
+def engines_of(problem: Problem, recipe: Recipe, device: DeviceName) -> dict[str, str]:
+    """Return which engine each member uses, and why; raises where one cannot be had."""
+    engines = {m.name: m.engine_choice(problem.data.Y, device) for m in recipe.members}
+    return {f"engine of {name}": engine for name, engine in engines.items() if engine}
 
 
 def saved_model(

@@ -28,13 +28,13 @@ from benchmarks import harness
 from benchmarks.accuracy.jobs import MOLECULES, SEED, Finished, Method, Task, finished, versions
 from benchmarks.accuracy.peers import PEERS, threads
 from benchmarks.accuracy.tables import compared, markdown, picture, strata, strata_markdown
-from rapids_pipeline.commands.options import RecipeChanges, run_config
 from rapids_pipeline.data.demo import write_demo
 from rapids_pipeline.data.pairs import read_pairs
 from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.data.tables import read_training
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.splits import named_splits
+from rapids_pipeline.stack.changes import RecipeChanges, run_config
 from rapids_pipeline.stack.recipe import Recipe
 
 DEMO_GENES = 2_000

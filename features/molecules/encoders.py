@@ -33,7 +33,7 @@ from features.molecules.smiles import (
 )
 from features.molecules.weights import HUB_ID
 from rapids_pipeline.backend.arrays import Float32, Indices, Labels
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, meant
 
 POOLINGS = ("mean", "cls")
 UNKNOWN_WARNING = 0.1
@@ -280,9 +280,11 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
         return ChemBERTaEncoder(device=device)
     if name and (os.path.isdir(Path(name).expanduser()) or HUB_ID.fullmatch(name)):  # noqa: PTH112
         return ChemBERTaEncoder(model=name, device=device)
+    near = meant(name, ("auto", "chemberta", NONE, *WITHOUT_WEIGHTS))
     raise InputError(
-        f"--molecules {name}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a SMILES "
-        f"language model, a hub id such as {DEFAULT_CHEMBERTA}, {NONE}, or a table of embeddings (.parquet, .csv, .tsv)"
+        f"--molecules {name}{near}: choose auto, {', '.join(WITHOUT_WEIGHTS)}, chemberta, an existing folder with a "
+        f"SMILES language model, a hub id such as {DEFAULT_CHEMBERTA}, {NONE}, or a table of embeddings (.parquet, "
+        ".csv, .tsv)"
     )
 
 

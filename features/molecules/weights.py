@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from features.molecules import DEFAULT_CHEMBERTA, WEIGHTS_VARIABLE, trusted_weights
+from features.molecules import DEFAULT_CHEMBERTA, WEIGHTS_VARIABLE, reads_structures, trusted_weights
 from features.molecules.smiles import VOCABULARIES, loaded, one_line, require_package
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
 from rapids_pipeline.backend.files import sha256_of
@@ -93,9 +93,13 @@ def chosen_encoder(name: str) -> tuple[str, str]:
     """Return the encoder (or `NONE`, or a table of embeddings) that `--molecules` means, and in words why.
 
     "auto" takes "chemberta" where PyTorch, transformers and the weights are on this machine (the network is not
-    asked), and "morgan" elsewhere. Any other name is taken at its word.
+    asked), and "morgan" elsewhere. Errors for other names as `molecule_encoder`.
     """
     if name != "auto":
+        from features.molecules.encoders import molecule_encoder
+
+        if reads_structures(name):
+            molecule_encoder(name)  # is there such a one?
         return name, "asked for"
     missing = [package for package in ("torch", "transformers") if find_spec(package) is None]
     if missing:

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from packaging.specifiers import SpecifierSet
 
-from rapids_pipeline.backend.errors import InputError, ProblemsError
+from rapids_pipeline.backend.errors import InputError, ProblemsError, meant
 
 VERSION = "0.3.0"
 """Of this package; pyproject.toml says the same."""
@@ -305,7 +305,8 @@ def resolve_device(requested: str) -> Device:
         "cuda" was asked for and cannot run here: one line a problem, with its remedy. Nothing falls back in silence.
     """
     if requested not in DEVICE_OPTIONS:
-        raise InputError(f"--device {requested}: choose one of {', '.join(DEVICE_OPTIONS)}")
+        near = meant(requested, DEVICE_OPTIONS)
+        raise InputError(f"--device {requested}{near}: choose one of {', '.join(DEVICE_OPTIONS)}")
     if requested == "cpu":
         return Device("cpu", "asked for")
     problems = gpu_problems()

@@ -7,11 +7,12 @@ What a message quotes is the user's: of any length, with escape codes that a ter
 cut it and make it visible; `one_line` does the same to whatever is printed, as a last resort.
 """
 
+import difflib
 import errno
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -55,6 +56,13 @@ def quoted(value: object, most: int = MOST_QUOTED) -> str:
 def one_line(text: str, most: int = LONGEST_LINE) -> str:
     """Return a message as one visible line of at most `most` characters, cut in its middle."""
     return _cut(visible(" ".join(_cut(text, 4 * most).split("\n")).rstrip()), most)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'best'?)" with the known name nearest to a mistyped one; nothing where none is near."""
+    spelled = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name[:MOST_QUOTED].casefold(), spelled, n=1)
+    return f" (did you mean '{spelled[near[0]]}'?)" if near else ""
 
 
 def _cut(text: str, most: int) -> str:

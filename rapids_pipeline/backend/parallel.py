@@ -162,15 +162,13 @@ class Executor(ABC):
             if kept is None:
                 missing.append((place, unit))
                 continue
-            self._write(f"{unit.name}  kept from before")
+            self._tell(progress, f"{unit.name}  kept from before")
             progress.advance()
             yield place, kept
         progress.made_by(self.workers())
         for ended in self._ended(function, missing, store, side_by_side):
-            self._write(
-                f"{units[ended.place].name}  worker {ended.worker}  {ended.seconds:.3f} s  "
-                f"peak {ended.peak_bytes / 2**20:.0f} MiB"
-            )
+            took = f"{ended.seconds:.3f} s  peak {ended.peak_bytes / 2**20:.0f} MiB"
+            self._tell(progress, f"{units[ended.place].name}  worker {ended.worker}  {took}")
             progress.advance()
             progress.made_by(self.workers())
             yield ended.place, ended.kept
@@ -184,6 +182,10 @@ class Executor(ABC):
         self, function: Function, units: list[tuple[int, Unit]], store: Store, side_by_side: bool
     ) -> Iterator[Ended]:
         """Make units, keep each in the store when it ends, and yield them as they end."""
+
+    def _tell(self, progress: Progress, line: str) -> None:
+        progress.made(line)
+        self._write(line)
 
     def _write(self, line: str) -> None:
         if self.log is None:

@@ -6,6 +6,30 @@ Numerical code reports to a `Progress` and knows no terminal; whoever shows it d
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import IntEnum
+
+
+class Detail(IntEnum):
+    """How much is said besides results and errors."""
+
+    QUIET = 0
+    USUAL = 1
+    VERBOSE = 2
+
+
+DETAIL: ContextVar[Detail] = ContextVar("detail", default=Detail.USUAL)
+"""How much the command under way says."""
+
+
+@contextmanager
+def detail_of(detail: Detail) -> Iterator[None]:
+    """Say so much inside."""
+    before = DETAIL.set(detail)
+    try:
+        yield
+    finally:
+        DETAIL.reset(before)
 
 
 class Progress:
@@ -19,6 +43,9 @@ class Progress:
 
     def made_by(self, workers: str) -> None:
         """Say who makes the steps, such as "8 workers"."""
+
+    def made(self, what: str) -> None:
+        """Say what one step took: its name, worker, seconds and memory."""
 
     def found(self, result: object) -> None:
         """Say what the stage found so far; a study tells its own kind of result."""

@@ -14,7 +14,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rapids_pipeline.backend.errors import InputError, quoted, shown, visible
+from rapids_pipeline.backend.errors import InputError, meant, quoted, shown, visible
 from rapids_pipeline.backend.files import FOLDER
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ NAME_LENGTH, WORDS_LENGTH = 100, 2000
 """Characters of a name, and of a description."""
 LARGEST_SEED = 2**31 - 1
 """Every generator takes seeds up to here, and the sums of them that members draw by."""
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names in a text, which are separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def by_name_or_toml(name: str | Path, known: Mapping[str, S], settings: type[S], what: str) -> S:
@@ -50,7 +55,8 @@ def by_name_or_toml(name: str | Path, known: Mapping[str, S], settings: type[S],
     path = Path(name)
     if path.suffix != ".toml":
         listed = ", ".join(known)
-        raise InputError(f"no {what} {quoted(str(name))}; choose among {listed}, or name a .toml file")
+        near = meant(str(name), known)
+        raise InputError(f"no {what} {quoted(str(name))}{near}; choose among {listed}, or name a .toml file")
     content = read_toml(path)
     try:
         return settings.model_validate(content, context={FOLDER: path.parent})

@@ -16,7 +16,7 @@ import numpy as np
 
 from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.devices import DeviceName
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, meant
 from rapids_pipeline.boosting.trees import TreeEnsemble
 
 Listener = Callable[[int, float | None], None]
@@ -180,7 +180,9 @@ def choose_engine(name: str, device: DeviceName = "cpu") -> Choice:
         The engine cannot run here; the message says what to install.
     """
     if name != "auto" and name not in ENGINES:
-        raise InputError(f"no boosting engine {name!r}; choose one of auto, {', '.join(ENGINES)}")
+        raise InputError(
+            f"no boosting engine {name!r}{meant(name, ENGINES)}; choose one of auto, {', '.join(ENGINES)}"
+        )
     if device not in ("cpu", "cuda"):
         raise InputError(f"no device {device!r}; choose cpu or cuda")
     if name != "auto":

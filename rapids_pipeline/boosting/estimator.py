@@ -28,7 +28,8 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Each round grows one tree for all d outputs, to lower Σ w_i|r_i|² over rows of weight w_i (1 if not given) and
     residuals r_i. Of a node with W = Σ w_i and T = Σ w_i r_i, a split is worth the sum over outputs of
     G_L²/(W_L + λ) + G_R²/(W_R + λ) − T²/(W + λ), and a leaf holds learning_rate · T/(W + λ). The first prediction is
-    the weighted mean. Bins, `min_samples_leaf` and `subsample` count rows, whatever they weigh.
+    the weighted mean. Bins, `min_samples_leaf` and `subsample` count rows, whatever they weigh (in bins of engine
+    "xgboost" they count by their weight).
 
     Parameters
     ----------

@@ -1,8 +1,12 @@
 """The `xgboost` engine: one tree structure a round with a vector in every leaf (`multi_output_tree`).
 
 Its trees become a `TreeEnsemble`: XGBoost sends x < c left, which for float32 is x ≤ (the float32 below c), and NaN by
-a direction of each node's own. Bins are XGBoost's own quantile sketch. It has no smallest leaf for vector leaves
-(`min_child_weight` there only sets the leaf to zero), so `min_samples_leaf` above 1 is refused.
+a direction of each node's own. It has no smallest leaf for vector leaves (`min_child_weight` there only sets the leaf
+to zero), so `min_samples_leaf` above 1 is refused.
+
+Bins are XGBoost's own quantile sketch, in which rows count by their weight. It is exact for a column of at most
+8 · `max_bins` different values. There a row of weight 2 gives the trees of the row twice, to the rounding of float32.
+Columns of more values are summarised, and the borders of their bins depend on the number of rows as well.
 
 On a GPU vector leaves need XGBoost 3.2. Where there is none, XGBoost warns and trains on the CPU; here that is refused.
 

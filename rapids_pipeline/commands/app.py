@@ -1,16 +1,20 @@
 """The command line: `rapids-perturb SUBCOMMAND`, the same program as `python -m rapids_pipeline`.
 
 A subcommand is the function `command` of a file here, or a function of a file of several, and listed in `PLACES`. It is
-imported when it is asked for, and imports what is heavy when it runs.
+imported when it is asked for, and imports what is heavy when it runs. All of them have --quiet and --verbose, before
+and after their name.
 
 Exit codes: 0 done, 2 bad input or usage (one message on stderr), 3 something asked for is not available here,
 130 interrupted, 143 terminated.
 """
 
+import functools
+import inspect
 import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -27,8 +31,10 @@ from rapids_pipeline.backend.errors import (
     EXIT_INTERRUPTED,
     InputError,
     exits_cleanly,
+    meant,
     one_line,
 )
+from rapids_pipeline.backend.progress import DETAIL, Detail, detail_of
 from rapids_pipeline.commands.options import with_home
 
 PLACES = (
@@ -59,7 +65,8 @@ class InOneLine:
                 wrong.show()
             else:
                 hint = f" (`{called.command_path} --help` says more)" if called is not None else ""
-                told = one_line(message.replace("Input should be", "it must be"), 400)
+                plain = message.replace("Input should be", "it must be").replace("Value error, ", "")
+                told = one_line(plain, 400)
                 sys.stderr.write(f"error: {told}{hint}\n")
             raise SystemExit(wrong.exit_code) from None
         raise SystemExit(ended if isinstance(ended, int) else 0)
@@ -69,12 +76,47 @@ class Command(InOneLine, TyperCommand):
     """One subcommand."""
 
 
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Also print engines, and what each fit and the command took.")
+]
+
+
+def detail_asked(quiet: QuietOption = False, verbose: VerboseOption = False) -> Detail:
+    """Return how much is said: what is asked for here, otherwise what was asked for before."""
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose exclude each other; give one of them")
+    return Detail.QUIET if quiet else Detail.VERBOSE if verbose else DETAIL.get()
+
+
+def with_detail(command: Any) -> Any:
+    """Give a command the options of `detail_asked`; a verbose one ends with its seconds and memory."""
+    own, more = inspect.signature(command), inspect.signature(detail_asked).parameters
+
+    @functools.wraps(command)
+    def called(**given: Any) -> Any:
+        began = time.perf_counter()
+        with detail_of(detail_asked(*(given.pop(name) for name in more))):
+            ended = command(**given)
+            if DETAIL.get() >= Detail.VERBOSE:
+                from rapids_pipeline.backend.parallel import peak_bytes
+
+                took = time.perf_counter() - began
+                sys.stderr.write(f"done: {took:.1f} s, at most {peak_bytes() / 2**20:.0f} MiB of memory\n")
+        return ended
+
+    every = [*own.parameters.values(), *more.values()]
+    called.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in every}
+    return called
+
+
 def subcommand(name: str) -> Any:
     """Return a subcommand by its name; its module is imported now."""
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     file, _, function = SUBCOMMANDS[name].partition(".")
     command = getattr(import_module(f"rapids_pipeline.commands.{file}"), function or "command")
-    single.command(name, cls=Command, context_settings=HELP)(exits_cleanly(with_home(command)))
+    single.command(name, cls=Command, context_settings=HELP)(exits_cleanly(with_detail(with_home(command))))
     return typer.main.get_command(single)
 
 
@@ -89,8 +131,16 @@ class Subcommands(InOneLine, TyperGroup):
         """Return a subcommand by its name, None where there is none."""
         return subcommand(cmd_name) if cmd_name in SUBCOMMANDS else None
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the subcommand that the words begin with; the message of a mistyped one has the nearest name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Misused as wrong:
+            wrong.message = wrong.message.rstrip(".") + meant(args[0], SUBCOMMANDS)
+            raise
 
-app = typer.Typer(name="rapids-perturb", add_completion=False, pretty_exceptions_enable=False)
+
+app = typer.Typer(name="rapids-perturb", pretty_exceptions_enable=False)
 
 
 def print_version(asked: bool) -> None:
@@ -106,8 +156,12 @@ Version = Annotated[
 
 
 @app.callback(cls=Subcommands, no_args_is_help=True, context_settings=HELP)
-def program(_version: Version = False) -> None:
+@exits_cleanly
+def program(
+    ctx: typer.Context, quiet: QuietOption = False, verbose: VerboseOption = False, _version: Version = False
+) -> None:
     """Predict how a small molecule changes the expression of every gene in a cell type."""
+    ctx.with_resource(detail_of(detail_asked(quiet, verbose)))
 
 
 class Output(io.TextIOWrapper):

@@ -6,7 +6,6 @@ rapids-perturb doctor                 driver, GPUs, versions and engines; it cha
 rapids-perturb doctor --device cuda   exit code 3, and one line for each problem, where a GPU run cannot start
 """
 
-import json
 from typing import Annotated
 
 import typer
@@ -26,50 +25,55 @@ Needed = Annotated[
 ]
 
 
-def recipes(name: RecipeArgument = None, toml: TomlOption = False) -> None:
+def recipes(
+    name: RecipeArgument = None, toml: TomlOption = False, as_json: options.JsonOption = False
+) -> None:
     """List the recipes, or show one: its members and settings."""
-    from rapids_pipeline.reports.page import print_report
+    from rapids_pipeline.reports.page import print_found
     from rapids_pipeline.reports.run import recipe_table, recipes_table
     from rapids_pipeline.stack.named_recipes import RECIPES, recipe
     from rapids_pipeline.stack.recipe import to_toml
 
-    if name is None:
-        _refuse_toml(toml, "recipe")
-        print_report(recipes_table(RECIPES))
-    elif toml:
-        typer.echo(to_toml(recipe(name)), nl=False)
-    else:
-        print_report(recipe_table(recipe(name)))
+    _refuse_toml(toml, name, as_json, "recipe")
+    found = [recipe(name)] if name else list(RECIPES.values())
+    if toml:
+        typer.echo(to_toml(found[0]), nl=False)
+        return
+    table = recipe_table(found[0]) if name else recipes_table(RECIPES)
+    print_found([one.model_dump(mode="json") for one in found], as_json, table)
 
 
-def features(name: SetArgument = None, toml: TomlOption = False) -> None:
+def features(name: SetArgument = None, toml: TomlOption = False, as_json: options.JsonOption = False) -> None:
     """List the feature sets, or show one: its blocks, and what each of them is fitted on."""
     from features.feature_sets import FEATURE_SETS, feature_set
-    from rapids_pipeline.reports.page import print_report
+    from rapids_pipeline.reports.page import print_found
     from rapids_pipeline.reports.run import feature_set_table, feature_sets_table
 
-    if name is None:
-        _refuse_toml(toml, "feature set")
-        print_report(feature_sets_table(FEATURE_SETS))
-    elif toml:
-        typer.echo(feature_set(name).to_toml(), nl=False)
-    else:
-        print_report(feature_set_table(feature_set(name)))
+    _refuse_toml(toml, name, as_json, "feature set")
+    found = [feature_set(name)] if name else list(FEATURE_SETS.values())
+    if toml:
+        typer.echo(found[0].to_toml(), nl=False)
+        return
+    table = feature_set_table(found[0]) if name else feature_sets_table(FEATURE_SETS)
+    print_found([one.model_dump(mode="json") for one in found], as_json, table)
 
 
 def doctor(device: Needed = "auto", as_json: options.JsonOption = False) -> None:
     """Show what this machine can run: driver, GPUs, versions, engines and why some are not available."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.reports.doctor import diagnose, print_diagnosis
+    from rapids_pipeline.reports.page import print_json
 
     found = diagnose()
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        print_json(found.to_json())
     else:
         print_diagnosis(found)
     resolve_device(device)
 
 
-def _refuse_toml(toml: bool, what: str) -> None:
-    if toml:
+def _refuse_toml(toml: bool, name: str | None, as_json: bool, what: str) -> None:
+    if toml and name is None:
         raise InputError(f"--toml needs the name of a {what}")
+    if toml and as_json:
+        raise InputError("--toml and --json exclude each other; give one of them")

@@ -1,5 +1,6 @@
 """`cv`: cross-validate a whole recipe."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,32 +37,36 @@ def command(
     replicates: options.ReplicatesOption = "mean",
     where: options.Where = options.HERE,
     yes: options.YesOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Cross-validate the whole recipe: scores with intervals, baselines beside them, an audit of the split."""
-    from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import cv as report
-    from rapids_pipeline.reports.page import LiveStages, print_report
+    from rapids_pipeline.reports.page import LiveStages, print_found
+    from rapids_pipeline.stack.changes import RecipeChanges, run_config
     from rapids_pipeline.studies.cv import CvRequest, cross_validate
 
-    changes = options.RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
-    config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
+    changes = RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
+    config = run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
-    chosen, stages = resolve_device(device), LiveStages()
-    options.announce(stages, chosen, config)
+    stages = LiveStages(logged=report.logged)
+    chosen = options.announced(stages, device, config)
     files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
     with locked(out), where.executor() as executor:
-        problem = options.ingest(files, chosen.name, stages)
+        problem = options.ingest(files, chosen.name, stages, config.recipe)
         given = problem.data, problem.pairs, request, config, chosen
         named: dict[str, Any] = {"source": problem.source, "table": problem.table, "long": yes}
-        try:
+        with options.resumable(stages, out / FOLDER, "splits"):
             found, predicted = cross_validate(*given, **named, folder=out, stages=stages, executor=executor)
-        except KeyboardInterrupt:
-            stages.say(f"finished splits are kept in {out}/{FOLDER}; the same command continues")
-            raise
         found.provenance.update(problem.recorded)
         report.write_cross_validation(found, predicted, out)
+    tables = report.audit_table(found), report.method_table(found)
     written = f"written: {out}/{', '.join(report.FILES)}"
-    print_report(report.audit_table(found), report.method_table(found), *report.sentences(found), written)
+    print_found(asdict(found), as_json, *tables, *report.sentences(found), written)
+    if test is None:
+        options.suggest(stages, "settings for your data", "tune", "--train", train, *options.words_of(how))
+    else:
+        words = options.words_of_run(train, test, config, "quick" if quick else recipe, how, replicates)
+        options.suggest(stages, "predictions of the pairs", *words, "--out", "runs/run")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rapids_pipeline.backend.errors import InputError, visible
-from rapids_pipeline.commands import evaluate, options
+from rapids_pipeline.commands import options
 from rapids_pipeline.commands.run import run_files
 
 if TYPE_CHECKING:
@@ -30,17 +30,19 @@ def command(
     data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
     where: options.Where = options.HERE,
     overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Simulate a data set in the competition's layout, run the pipeline on it and score the hidden truth."""
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports.page import LiveStages
+    from rapids_pipeline.stack.changes import RecipeChanges, run_config
 
-    config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
+    config = run_config("quick" if quick else recipe, RecipeChanges(), molecules, seed)
     resolve_device(device)  # before anything is written
-    asked = {"training_pairs": training_pairs, "cell_types": cell_types, "compounds": compounds}
-    size = {name: number for name, number in asked.items() if number is not None}
+    sizes = {"training_pairs": training_pairs, "cell_types": cell_types, "compounds": compounds}
+    size = {name: number for name, number in sizes.items() if number is not None}
     with LiveStages().stage("simulate"), locked(out):
         try:
             files = simulated(out, seed, genes, size, overwrite)
@@ -49,8 +51,8 @@ def command(
     if data_only:
         typer.echo(visible(f"written: {files.train}, {files.test}, {files.truth}"))
         return
-    run_files(ProblemFiles(files.train, files.test), out, config, device, overwrite, where)
-    evaluate.command(out / "submission.csv", files.truth, files.train)
+    asked = ProblemFiles(files.train, files.test)
+    run_files(asked, out, config, device, overwrite, where, truth=files.truth, as_json=as_json)
 
 
 def simulated(out: Path, seed: int, genes: int | None, size: dict[str, int], overwrite: bool) -> "DemoFiles":

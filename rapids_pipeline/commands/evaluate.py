@@ -1,6 +1,5 @@
 """`evaluate`: score a prediction file against the truth, beside the baselines."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,14 +39,9 @@ def command(
 ) -> None:
     """Score a prediction file against the truth, beside the baselines."""
     from rapids_pipeline.evaluation.evaluate import evaluate_files
-    from rapids_pipeline.reports.page import print_report
-    from rapids_pipeline.reports.run import evaluation_sentences, perturbation_table, score_table
+    from rapids_pipeline.reports.page import print_found
+    from rapids_pipeline.reports.run import evaluation_report
 
     scored: dict[str, Any] = {"perturbations": perturbations, "replicates": replicates}
     found = evaluate_files(prediction, truth, train, id_map=id_map, options=how, **scored)
-    if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
-        return
-    title = f"{prediction} against {truth}: {found.n_rows} pairs × {found.n_genes} genes:"
-    told = [perturbation_table(found.perturbation_scores)] if found.perturbation_scores else []
-    print_report(title, score_table(found.scores), *told, *evaluation_sentences(found))
+    print_found(asdict(found), as_json, *evaluation_report(prediction, truth, found))

@@ -27,7 +27,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import model_folder, written, written_folder
 from rapids_pipeline.backend.parallel import executor_of
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.commands.options import FITS_IMPORT, RecipeChanges, run_config
+from rapids_pipeline.commands.options import FITS_IMPORT
 from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, TableOptions, chosen_columns
 from rapids_pipeline.data.pairs import context_columns
 from rapids_pipeline.data.problem import Problem, ProblemFiles, Replicates, open_problem
@@ -36,6 +36,7 @@ from rapids_pipeline.data.tables import PerturbationData, read_responses, traini
 from rapids_pipeline.evaluation.evaluate import evaluated, with_genes
 from rapids_pipeline.predictions.predict import PairPredictor, predictor_of, rows_a_block
 from rapids_pipeline.predictions.readouts import drivers
+from rapids_pipeline.stack.changes import RecipeChanges, run_config
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 from rapids_pipeline.stack.saved import SavedModel, load_model, save_model
 from rapids_pipeline.studies.cv import CrossValidation, CvRequest, cross_validate

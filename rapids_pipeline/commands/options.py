@@ -1,4 +1,4 @@
-"""Options that several subcommands share, and the way from them to one validated `RunConfig`.
+"""Options that several subcommands share, and what several of them say.
 
 What cannot be used is named by its option. What is heavy is imported where it is used, so that help answers at once.
 """
@@ -7,28 +7,26 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from rapids_pipeline.backend.errors import InputError, shown
-from rapids_pipeline.backend.settings import LARGEST_SEED, message_of
+from rapids_pipeline.backend.errors import InputError, meant, quoted, shown
+from rapids_pipeline.backend.settings import LARGEST_SEED, names_in
 from rapids_pipeline.data.columns import DEFAULT_LAYER, TableOptions, chosen_columns
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from features.feature_sets import FeatureSet
     from rapids_pipeline.backend.devices import Device, DeviceName
     from rapids_pipeline.backend.parallel import Executor
     from rapids_pipeline.data.problem import Problem, ProblemFiles
     from rapids_pipeline.reports.page import LiveStages
-    from rapids_pipeline.stack.members.member import Member
-    from rapids_pipeline.stack.members.svr import AnySvrMember
     from rapids_pipeline.stack.recipe import Recipe, RunConfig
 
 T = TypeVar("T")
@@ -95,8 +93,32 @@ BoostingFeaturesOption = Annotated[
 SPLIT_NAMES = (
     "random, compound, scaffold, cell_type, joint, dose, time, scarce, made_scarce, published, cluster"
 )
+
+
+def one_of(names: str) -> dict[str, Any]:
+    """Return what an option has whose value is one of some names: refusal of others, and completion in a shell."""
+    known = names.split(", ")
+
+    def checked(value: str) -> str:
+        if value not in known:
+            raise typer.BadParameter(f"{quoted(value)}{meant(value, known)} is none of {names}")
+        return value
+
+    def completed(incomplete: str) -> list[str]:
+        return [name for name in known if name.startswith(incomplete)]
+
+    return {"callback": checked, "autocompletion": completed}
+
+
 SplitOption = Annotated[
-    str, typer.Option(help=f"What is held out: {SPLIT_NAMES}; or auto, which is most like --test.")
+    str,
+    typer.Option(
+        help=f"What is held out: {SPLIT_NAMES}; or auto, which is most like --test.",
+        **one_of(f"{SPLIT_NAMES}, auto"),
+    ),
+]
+GivenSplitOption = Annotated[
+    str, typer.Option("--split", help=f"What is held out: {SPLIT_NAMES}.", **one_of(SPLIT_NAMES))
 ]
 LayerOption = Annotated[str, typer.Option(help="The layer of an .h5ad file with the responses, or X.")]
 ClusterOption = Annotated[
@@ -110,6 +132,52 @@ LogOption = Annotated[
     Path | None, typer.Option(help="A file that gets a line for each fit: worker, seconds, memory.")
 ]
 OverwriteOption = Annotated[bool, typer.Option(help="Replace the results of another run.")]
+ResponsesOption = Annotated[
+    Path, typer.Option(help="The folder of a run, or a Parquet file or folder that predict wrote.")
+]
+PairOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CELL TYPE,COMPOUND",
+        help='A pair, such as "NK cells,Vorinostat"; may be repeated. Default: the pair of the strongest response, or '
+        "with --out all pairs.",
+    ),
+]
+CsvOption = Annotated[
+    Path | None, typer.Option(help="A CSV (.csv or .csv.gz) with all rows, in place of the printed table.")
+]
+ReplaceOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+CheckOption = Annotated[
+    Path | None,
+    typer.Option(help="A file to check against --id-map and --genes, or those of --run; writes nothing."),
+]
+FloatFormatOption = Annotated[
+    str | None,
+    typer.Option(help="Digits in a CSV: 6 (significant) or %.4f. Default: what reads back exactly."),
+]
+IdMapOption = Annotated[
+    Path | None,
+    typer.Option(help="A table with the ids in order. Default: the run's test file, or --pairs."),
+]
+BlockRowsOption = Annotated[
+    int | None,
+    typer.Option(help="Rows predicted at once, and in a Parquet part. Default: as many as take 256 MB."),
+]
+DosesOption = Annotated[
+    str,
+    typer.Option(
+        help="Predict every pair at each of these doses in micromolar, such as 0.1,1,10; ids get _0.1uM and so on. "
+        "Default: the pairs' column dose_uM."
+    ),
+]
+TimesOption = Annotated[
+    str,
+    typer.Option(help="The same for times in hours, such as 6,24. Default: the pairs' column time_h."),
+]
+DrawOption = Annotated[
+    str,
+    typer.Option(help="Draw the dose–response of these genes (with commas) as a page NAME.doses.html."),
+]
 YesOption = Annotated[
     bool, typer.Option("--yes", help="Start although the nets of the recipe take hours on this CPU.")
 ]
@@ -192,6 +260,20 @@ def table_options(
     return TableOptions(layer, names_in(metadata_columns), chosen, genes, gene_column, combine=combine)
 
 
+def suggest(stages: "LiveStages", why: str, *words: object) -> None:
+    """Print the most useful next command, whole, and as a comment why."""
+    stages.say(f"next: {shlex.join(['rapids-perturb', *map(str, words)])}  # {why}")
+
+
+def words_of_run(
+    train: Path, test: Path, config: "RunConfig", recipe: str, how: TableOptions, replicates: str
+) -> list[str]:
+    """Return the words of a run as a study was asked for, without --out."""
+    words = ["run", "--train", str(train), "--test", str(test), "--recipe", recipe]
+    words += ["--molecules", config.molecules, *words_of(how)]
+    return words if replicates == "mean" else [*words, "--replicates", replicates]
+
+
 def words_of(how: TableOptions) -> list[str]:
     """Return the options of `table_options` that read files so, as words of a command line."""
     given = [("--layer", how.layer)] if how.layer != DEFAULT_LAYER else []
@@ -262,159 +344,53 @@ def with_several(command: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def ingest(files: "ProblemFiles", device: "DeviceName", stages: "LiveStages") -> "Problem":
-    """Open the problem of a study and print what there is to say of its files; errors as `open_problem`."""
+def ingest(
+    files: "ProblemFiles", device: "DeviceName", stages: "LiveStages", recipe: "Recipe | None" = None
+) -> "Problem":
+    """Open the problem of a study; print what there is to say of its files, and the engines of a recipe's members.
+
+    Errors as `open_problem` and `engines_of`.
+    """
     from rapids_pipeline.data.problem import open_problem
 
     with stages.stage("ingest"):
         problem = open_problem(files, device)
     for note in problem.notes:
         stages.say(note)
+    if recipe is not None:
+        from rapids_pipeline.pipeline import engines_of
+
+        for member, engine in engines_of(problem, recipe, device).items():
+            stages.say_more(f"{member}: {engine}")
     return problem
 
 
-def announce(stages: "LiveStages", device: "Device", config: "RunConfig") -> None:
-    """Print the device and the molecule features, and why they were chosen."""
-    stages.say(f"device: {device.name} ({device.reason})")
+def announced(stages: "LiveStages", device: str, config: "RunConfig") -> "Device":
+    """Return the device that --device means; it and the molecule features are printed, and why they were chosen."""
+    from rapids_pipeline.backend.devices import resolve_device
+
+    found = resolve_device(device)
+    stages.say(f"device: {found.name} ({found.reason})")
     stages.say(f"molecules: {shown(config.molecules)} ({config.molecules_because})")
+    return found
 
 
-def names_in(text: str) -> tuple[str, ...]:
-    """Return the names in a text, which are separated by commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-@dataclass(frozen=True)
-class RecipeChanges:
-    """What options change in a recipe; None leaves it as it is.
-
-    Attributes
-    ----------
-    folds : int
-    engine : str
-        Of the members of kind svr.
-    boosting_engine : str
-        Of all boosters.
-    svr_features : str
-        Feature sets separated by commas: one SVR member each, in the place of the recipe's SVRs of the first level and
-        with the settings of the first of them; a set with columns of each gene's own makes an own_target_svr.
-    boosting_features : str
-        Of all boosters.
-    """
-
-    folds: int | None = None
-    engine: str | None = None
-    boosting_engine: str | None = None
-    svr_features: str | None = None
-    boosting_features: str | None = None
+@contextmanager
+def resumable(
+    stages: "LiveStages", kept: Path, what: str, again: str = "the same command continues"
+) -> Iterator[None]:
+    """Say where finished work is kept if what is done inside is stopped."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if kept.exists():
+            stages.say(f"finished {what} are kept in {kept}; {again}")
+        raise
 
 
 def folder_of(study: str, name: str) -> Path:
     """Return the result folder of a study that is called after a gene or genes: one folder of runs, always."""
     return Path("runs") / f"{study}-{re.sub('[^A-Za-z0-9_.+-]', '-', name)[:100]}"
-
-
-def run_config(name: "str | Recipe", changes: RecipeChanges, molecules: str, seed: int) -> "RunConfig":
-    """Return the settings of a run by a recipe or its name; the molecules "auto" become what can be had here.
-
-    Raises
-    ------
-    InputError
-        There is no such recipe or feature set, or a value is out of range; the message names the option.
-    """
-    from features.molecules.weights import chosen_encoder
-    from rapids_pipeline.stack.named_recipes import recipe
-    from rapids_pipeline.stack.recipe import RunConfig
-
-    changed = changed_recipe(recipe(name) if isinstance(name, str) else name, changes)
-    encoder, because = chosen_encoder(molecules)
-    settings: dict[str, Any] = {"recipe": changed, "molecules": encoder, "molecules_because": because}
-    return _named("--seed", lambda: RunConfig(**settings, seed=seed))
-
-
-def changed_recipe(found: "Recipe", changes: RecipeChanges) -> "Recipe":
-    """Return a recipe with the changes made; errors as `run_config`."""
-    from features.feature_sets import feature_set
-
-    if changes.folds is not None:
-        found = _named("--folds", lambda: found.updated(n_folds=changes.folds))
-    if changes.svr_features is not None:
-        sets = [feature_set(name) for name in names_in(changes.svr_features)]
-        found = _named("--svr-features", lambda: _with_svrs(found, sets))
-    for option, kind, setting, value in (
-        ("--boosting-features", "booster", "features", changes.boosting_features),
-        ("--engine", "svr", "engine", changes.engine),
-        ("--boosting-engine", "booster", "engine", changes.boosting_engine),
-    ):
-        if value is not None:
-            found = _named(option, partial(_with_setting, found, option, kind, setting, value))
-    return found
-
-
-def _with_setting(found: "Recipe", option: str, kind: str, setting: str, value: str) -> "Recipe":
-    """Return a recipe whose members of a kind have another setting."""
-    from features.feature_sets import feature_set
-
-    if not any(member.kind == kind for member in found.members):
-        raise InputError(
-            f"{option}: the recipe {found.name} has no member of kind {kind}: give --recipe another"
-        )
-    changed: dict[str, Any] = {setting: value}
-    if setting == "features":
-        changed["features"] = feature_set(value)
-        changed |= {} if changed["features"].needs_predictions else {"stacks_on": ()}
-    return found.with_members(*(m.updated(**changed) if m.kind == kind else m for m in found.members))
-
-
-def _with_svrs(found: "Recipe", sets: "Sequence[FeatureSet]") -> "Recipe":
-    """Return a recipe with one SVR a feature set where its SVRs of the first level were."""
-    from rapids_pipeline.stack.members.svr import AnySvrMember
-
-    old = [m for m in found.members if isinstance(m, AnySvrMember) and not m.stacks_on]
-    if not old:
-        raise InputError(
-            f"--svr-features: the recipe {found.name} has no SVR of the first level: give --recipe another"
-        )
-    new = [_svr_like(old[0], features) for features in sets]
-    names = {member.name for member in old}
-
-    def renamed(listed: Sequence[str]) -> list[str]:
-        place = next((place for place, name in enumerate(listed) if name in names), None)
-        kept = [name for name in listed if name not in names]
-        return kept if place is None else [*kept[:place], *(svr.name for svr in new), *kept[place:]]
-
-    members: list[Member] = []
-    for member in found.members:
-        if member is old[0]:
-            members += new
-        elif member.name not in names:
-            labels = member.pseudo_labels.updated(teacher=renamed(member.pseudo_labels.teacher))
-            members.append(member.updated(stacks_on=renamed(member.stacks_on), pseudo_labels=labels))
-    return found.with_members(*members)
-
-
-def _svr_like(other: "AnySvrMember", features: "FeatureSet") -> "AnySvrMember":
-    """Return an SVR on a feature set, called like it, with the settings of another SVR."""
-    from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember
-
-    kind = OwnTargetSvrMember if features.own_target else SvrMember
-    if features.own_target and getattr(other, "kernel", "rbf") != "rbf":
-        raise InputError(
-            f"--svr-features: {features.name} gives every gene columns of its own, which needs kernel = 'rbf'"
-        )
-    fields = set(kind.model_fields) & set(type(other).model_fields) - {"kind", "name", "features"}
-    settings: dict[str, Any] = {name: getattr(other, name) for name in fields}
-    return kind(**settings, features=features)
-
-
-def _named(option: str, make: Callable[[], T]) -> T:
-    """Return what `make` makes; an InputError that names the option where the values cannot be used."""
-    from pydantic import ValidationError
-
-    try:
-        return make()
-    except ValidationError as error:
-        raise InputError(f"{option}: {message_of(error.errors(include_url=False)[0])}") from None
 
 
 def numbers_in(option: str, text: str) -> tuple[float, ...]:

@@ -26,25 +26,10 @@ def command(
             "parts, for any number of pairs: a name without a suffix, or in .parquet."
         ),
     ],
-    block_rows: Annotated[
-        int | None,
-        typer.Option(help="Rows predicted at once, and in a Parquet part. Default: as many as take 256 MB."),
-    ] = None,
-    doses: Annotated[
-        str,
-        typer.Option(
-            help="Predict every pair at each of these doses in micromolar, such as 0.1,1,10; ids get _0.1uM and so on. "
-            "Default: the pairs' column dose_uM."
-        ),
-    ] = "",
-    times: Annotated[
-        str,
-        typer.Option(help="The same for times in hours, such as 6,24. Default: the pairs' column time_h."),
-    ] = "",
-    draw: Annotated[
-        str,
-        typer.Option(help="Draw the dose–response of these genes (with commas) as a page NAME.doses.html."),
-    ] = "",
+    block_rows: options.BlockRowsOption = None,
+    doses: options.DosesOption = "",
+    times: options.TimesOption = "",
+    draw: options.DrawOption = "",
     column: options.ColumnOption = None,
     columns: options.ColumnsOption = None,
     where: options.Where = options.HERE,
@@ -54,6 +39,7 @@ def command(
 ) -> None:
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
     from rapids_pipeline.backend.locks import locked_file
+    from rapids_pipeline.backend.settings import names_in
     from rapids_pipeline.data.columns import chosen_columns
     from rapids_pipeline.predictions.predict import files_beside, predict_file
     from rapids_pipeline.reports.doses import write_doses
@@ -65,7 +51,7 @@ def command(
     asked: dict[str, Any] = {"columns": chosen, "doses": at_doses, "times": at_times}
     try:
         with locked_file(out, files_beside(out)) as journal, where.executor() as executor:
-            asked |= {"draw": options.names_in(draw), "stages": stages, "executor": executor}
+            asked |= {"draw": names_in(draw), "stages": stages, "executor": executor}
             found = predicted(**asked, journal=journal)
             drawn = "" if found.curves is None else write_doses(found)
     except KeyboardInterrupt as stopped:
@@ -77,3 +63,9 @@ def command(
     print_report(
         f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {found.beside.name}"
     )
+    if out.is_dir():
+        options.suggest(stages, "the genes that a pair moves most", "genes", "--run", out)
+    else:
+        parts = out.parent / f"{pairs.stem}-predicted"
+        words = "predict", "--model", model, "--pairs", pairs, "--out", parts
+        options.suggest(stages, "as Parquet, which genes, pathways, rank and report read", *words)

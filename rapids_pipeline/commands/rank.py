@@ -1,6 +1,5 @@
 """`rank`: which pairs mimic or reverse a signature."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -29,10 +28,8 @@ def command(
     ] = None,
     cell_type: Annotated[str | None, typer.Option(help="Only pairs of this cell type.")] = None,
     top: Annotated[int, typer.Option(min=1, help="So many pairs at either end of the table.")] = 10,
-    out: Annotated[
-        Path | None, typer.Option(help="A CSV (.csv or .csv.gz) with all pairs, in their order.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
+    out: options.CsvOption = None,
+    overwrite: options.ReplaceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Rank pairs by how their responses match a signature: those that mimic it, and those that reverse it."""
@@ -44,7 +41,7 @@ def command(
         write_table,
     )
     from rapids_pipeline.predictions.signatures import rank_table, read_signature
-    from rapids_pipeline.reports.page import print_report
+    from rapids_pipeline.reports.page import print_json, print_report
     from rapids_pipeline.reports.run import frame_table
 
     source = run if measured is None else measured
@@ -61,7 +58,7 @@ def command(
         return
     ends = {"mimic": table.head(top), "reverse": table.tail(top).iloc[::-1]}
     if as_json:
-        typer.echo(json.dumps({name: one.to_dict("records") for name, one in ends.items()}, indent=2))
+        print_json({name: one.to_dict("records") for name, one in ends.items()})
         return
     for name, one in ends.items():
         print_report(f"{len(one)} of {len(table)} pairs that {name} the signature most:", frame_table(one))

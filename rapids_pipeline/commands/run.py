@@ -1,5 +1,6 @@
 """`run`: train on one file, predict the pairs of another, and leave a run folder."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,16 @@ def command(
     where: options.Where = options.HERE,
     overwrite: options.OverwriteOption = False,
     yes: options.YesOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Train, predict every test pair, and leave a folder of results: submission.csv, report.html, model/ and others."""
     from rapids_pipeline.data.problem import ProblemFiles
+    from rapids_pipeline.stack.changes import RecipeChanges, run_config
 
-    changes = options.RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
-    config = options.run_config("quick" if quick else recipe, changes, molecules, seed)
+    changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
+    config = run_config("quick" if quick else recipe, changes, molecules, seed)
     files = ProblemFiles(train, test, how, replicates)
-    run_files(files, out, config, device, overwrite, where, yes)
+    run_files(files, out, config, device, overwrite, where, yes, as_json=as_json)
 
 
 def run_files(
@@ -49,31 +52,29 @@ def run_files(
     overwrite: bool,
     where: options.Where = options.HERE,
     long: bool = True,
+    *,
+    truth: Path | None = None,
+    as_json: bool = False,
 ) -> None:
-    """Run the pipeline on files and print what came of it; errors as `pipeline.run`'s and `resolve_device`'s."""
+    """Run the pipeline on files and print what came of it, and of a truth; errors as those of `pipeline.run`."""
     from rapids_pipeline import pipeline
-    from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.files import KEPT
-    from rapids_pipeline.reports.page import LiveStages, print_report
+    from rapids_pipeline.evaluation.evaluate import evaluate_files
+    from rapids_pipeline.reports.page import LiveStages, print_found
     from rapids_pipeline.reports.predicted import write_run_report
-    from rapids_pipeline.reports.run import result_sentences, stack_table
+    from rapids_pipeline.reports.run import evaluation_report, run_report
 
-    chosen, stages = resolve_device(device), LiveStages()
-    options.announce(stages, chosen, config)
-    try:
-        with where.executor() as executor:
-            how: dict[str, Any] = {"overwrite": overwrite, "stages": stages, "executor": executor}
-            result = pipeline.run(files, out, config, chosen, **how, long=long, report=write_run_report)
-    except (KeyboardInterrupt, SystemExit):
-        if (out / KEPT).exists():
-            stages.say(f"finished fits are kept in {out}/{KEPT}; the same command goes on from them")
-        raise
+    stages = LiveStages()
+    chosen = options.announced(stages, device, config)
+    with options.resumable(stages, out / KEPT, "fits"), where.executor() as executor:
+        how: dict[str, Any] = {"overwrite": overwrite, "stages": stages, "executor": executor}
+        result = pipeline.run(files, out, config, chosen, **how, long=long, report=write_run_report)
     if result.made:
         stages.say(f"nothing to do: {out} holds the results of this run since {result.made}")
-    heading, table = "MRRMSE on training rows that were held out:", stack_table(result.document)
-    print_report(heading, table, *result_sentences(result.document), *result.notes)
-    verb = "are in" if result.made else "written:"
-    print_report(
-        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes {verb} {out}/submission.csv; beside it "
-        "report.html, predictions.parquet, oof.parquet, scores.json, manifest.json, model/"
-    )
+    if truth is None or not as_json:
+        print_found(result.document, as_json, *run_report(result, out))
+    if truth is not None:
+        scored = evaluate_files(out / "submission.csv", truth, files.train)
+        both = {"run": result.document, "evaluation": asdict(scored)}
+        print_found(both, as_json, *evaluation_report(out / "submission.csv", truth, scored))
+    options.suggest(stages, "the genes that a pair moves most", "genes", "--run", out)

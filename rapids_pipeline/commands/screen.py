@@ -33,7 +33,7 @@ def command(
         typer.Option(help="From which set differences are taken, or mean. Default: onehot, or the first."),
     ] = None,
     model: Annotated[Literal["svr", "ridge", "boosting"], typer.Option(help="What is fitted.")] = "svr",
-    split: Annotated[str, typer.Option(help=f"What is held out: {options.SPLIT_NAMES}.")] = "random",
+    split: options.GivenSplitOption = "random",
     test: Annotated[
         Path | None,
         typer.Option(help="The pairs to predict, for --split scarce or made_scarce with --train."),
@@ -46,13 +46,15 @@ def command(
     replicates: options.ReplicatesOption = "mean",
     where: options.Where = options.HERE,
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Compare feature sets: cross-validated error on one gene or many, with intervals, as a table and a report."""
     from features.molecules.weights import chosen_encoder
     from rapids_pipeline.backend.locks import locked
+    from rapids_pipeline.backend.settings import names_in
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import screen as report
-    from rapids_pipeline.reports.page import LiveStages, print_report
+    from rapids_pipeline.reports.page import LiveStages, print_found
     from rapids_pipeline.studies.screen.candidates import sets_left_out
     from rapids_pipeline.studies.screen.study import ScreenRequest, screen
 
@@ -60,7 +62,7 @@ def command(
     stages, (encoder, because) = LiveStages(None, report.drawn, report.logged), chosen_encoder(molecules)
     stages.say(f"molecules: {shown(encoder)} ({because})")
     files = ProblemFiles(train, test, how, replicates).for_molecules(encoder)
-    names = options.names_in(features) if features != "all" else ()
+    names = names_in(features) if features != "all" else ()
     request = ScreenRequest(target, names, search, reference, model, split, folds, repeats, seed, encoder)
     with locked(folder), where.executor() as executor:
         problem = options.ingest(files, "cpu", stages)
@@ -73,4 +75,6 @@ def command(
         report.write_screen(found, folder)
     left_out = [] if names else sets_left_out(encoder, problem.data.obs)
     sentences = *left_out, *report.sentences(found), f"written: {folder}/{', '.join(report.FILES)}"
-    print_report(report.screen_table(found), *sentences)
+    print_found(found.document, as_json, report.screen_table(found), *sentences)
+    for why, words in report.next_steps(found, features, train, len(problem.data.genes)):
+        options.suggest(stages, why, *words, *options.words_of(how))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rapids_pipeline.backend.errors import InputError, visible
-from rapids_pipeline.commands import demo, evaluate, options
+from rapids_pipeline.commands import demo, options
 from rapids_pipeline.commands.run import run_files
 
 DataOption = Annotated[
@@ -28,21 +28,23 @@ def command(
     seed: options.DemoSeedOption = 0,
     demo_genes: options.DemoGenesOption = None,
     overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Run on the training file and the pairs of a folder; where it holds nothing, run the demo."""
     from rapids_pipeline.data.problem import ProblemFiles
+    from rapids_pipeline.stack.changes import RecipeChanges, run_config
 
     if (found := files_in(data)) is None:
-        typer.echo(visible(f"{data} holds no files: the demo on built-in, simulated data"))
-        demo.command(out, molecules, device, recipe, quick, seed, demo_genes, overwrite=overwrite)
+        typer.echo(visible(f"{data} holds no files: the demo on built-in, simulated data"), err=as_json)
+        demo.command(
+            out, molecules, device, recipe, quick, seed, demo_genes, overwrite=overwrite, as_json=as_json
+        )
         return
-    config = options.run_config("quick" if quick else recipe, options.RecipeChanges(), molecules, seed)
+    config = run_config("quick" if quick else recipe, RecipeChanges(), molecules, seed)
     train, pairs, truth = found
     if demo_genes is not None:
         raise InputError(f"--demo-genes is for the demo, and {data} holds {train.name}; leave it out")
-    run_files(ProblemFiles(train, pairs), out, config, device, overwrite)
-    if truth is not None:
-        evaluate.command(out / "submission.csv", truth, train)
+    run_files(ProblemFiles(train, pairs), out, config, device, overwrite, truth=truth, as_json=as_json)
 
 
 def files_in(folder: Path) -> tuple[Path, Path, Path | None] | None:

@@ -1,11 +1,13 @@
 """`submit`: a file for Kaggle or Open Problems from runs or a saved model, and a check of any such file."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError, one_line, visible
+from rapids_pipeline.commands import options
 
 
 def command(
@@ -25,33 +27,26 @@ def command(
         Path | None,
         typer.Option(help="The file to write: .csv, .csv.gz (Kaggle), .parquet or .h5ad (Open Problems)."),
     ] = None,
-    id_map: Annotated[
-        Path | None,
-        typer.Option(help="A table with the ids in order. Default: the run's test file, or --pairs."),
-    ] = None,
+    id_map: options.IdMapOption = None,
     genes: Annotated[
         Path | None,
         typer.Option(help="The genes in order: a table, an .h5ad, or a text file with one name a line."),
     ] = None,
-    float_format: Annotated[
-        str | None,
-        typer.Option(help="Digits in a CSV: 6 (significant) or %.4f. Default: what reads back exactly."),
-    ] = None,
+    float_format: options.FloatFormatOption = None,
     dataset_id: Annotated[
         str | None, typer.Option(help="dataset_id of an .h5ad. Default: that of the .h5ad trained on.")
     ] = None,
     method_id: Annotated[
         str | None, typer.Option(help="method_id of an .h5ad. Default: rapids_perturb.")
     ] = None,
-    check: Annotated[
-        Path | None,
-        typer.Option(help="A file to check against --id-map and --genes, or those of --run; writes nothing."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    check: options.CheckOption = None,
+    overwrite: options.ReplaceOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Write a checked submission for Kaggle or Open Problems, or check one that exists."""
     from rapids_pipeline.predictions.formats import FormatOptions
     from rapids_pipeline.predictions.submit import Asked, check_submission, write_submission
+    from rapids_pipeline.reports.page import LiveStages, print_found
 
     runs = tuple(run or ())
     if check is not None:
@@ -70,10 +65,16 @@ def command(
     if out is None:
         raise InputError("give --out FILE to write a submission, or --check FILE to check one")
     asked = Asked(runs, combine, model, pairs, id_map, genes)
-    options = FormatOptions(float_format, dataset_id, method_id)
-    made, scores = write_submission(out, asked, options, overwrite=overwrite)
+    how = FormatOptions(float_format, dataset_id, method_id)
+    made, scores = write_submission(out, asked, how, overwrite=overwrite)
     for note in made.notes:
-        typer.echo(visible(note), err=True)
-    if scores is not None:
-        typer.echo(visible(scores.text(asked.runs, asked.combination), but="\n"))
-    typer.echo(visible(f"{len(made.rows.ids)} rows × {len(made.genes)} genes written: {out}"))
+        LiveStages().say(note)
+    told = [] if scores is None else [scores.text(asked.runs, asked.combination)]
+    document = {
+        "out": out,
+        "rows": len(made.rows.ids),
+        "genes": len(made.genes),
+        "scores": scores and asdict(scores),
+    }
+    written = f"{len(made.rows.ids)} rows × {len(made.genes)} genes written: {out}"
+    print_found(document, as_json, *told, written)

@@ -1,6 +1,6 @@
 """`tune`: find the settings of a member of a recipe that are best on rows like the pairs to predict."""
 
-import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,36 +45,34 @@ def command(
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
     where: options.Where = options.HERE,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Tune a member of a recipe on held-out rows like the pairs to predict; leaves a recipe for run."""
-    from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.backend.store import FOLDER
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.reports import tune as report
-    from rapids_pipeline.reports.page import LiveStages, print_report
-    from rapids_pipeline.studies.tune.study import TuneRequest, tune
+    from rapids_pipeline.reports.page import LiveStages, print_found
+    from rapids_pipeline.stack.changes import RecipeChanges, run_config
+    from rapids_pipeline.studies.tune.study import TuneRequest, tune, tuned_member
 
-    config = options.run_config(recipe, options.RecipeChanges(), molecules, seed)
+    config = run_config(recipe, RecipeChanges(), molecules, seed)
+    tuned_member(config.recipe, member)  # a mistyped one is refused before any work
     request = TuneRequest(split, seed, minutes, trials, member)
-    chosen, stages = resolve_device(device), LiveStages(drawn=report.drawn, logged=report.logged)
-    options.announce(stages, chosen, config)
+    stages = LiveStages(drawn=report.drawn, logged=report.logged)
+    chosen = options.announced(stages, device, config)
     files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
     with locked(out), where.executor() as executor:
-        problem = options.ingest(files, chosen.name, stages)
+        problem = options.ingest(files, chosen.name, stages, config.recipe)
         given = problem.data, problem.pairs, request, config, chosen, out
         named: dict[str, Any] = {"source": problem.source, "table": problem.table}
-        try:
+        again = "the same command continues (with --trials 1 it only reports)"
+        with options.resumable(stages, out / FOLDER, "trials", again):
             found, tuned = tune(*given, **named, stages=stages, executor=executor)
-        except KeyboardInterrupt:
-            again = "the same command continues (with --trials 1 it only reports)"
-            stages.say(f"finished trials are kept in {out}/{FOLDER}; {again}")
-            raise
         found.provenance.update(problem.recorded)
         report.write_tuning(found, tuned, out)
-    words = ["rapids-perturb", "run", "--train", str(train), "--test", str(test or "id_map.csv")]
-    words += ["--out", "runs/tuned", "--molecules", config.molecules, "--recipe", str(out / report.RECIPE)]
-    words += options.words_of(how)
-    words += [] if replicates == "mean" else ["--replicates", replicates]
     written = f"written: {out}/{', '.join(report.FILES)}"
-    print_report(*report.tables(found), *report.sentences(found), written, f"use it: {shlex.join(words)}")
+    print_found(asdict(found), as_json, *report.tables(found), *report.sentences(found), written)
+    pairs = test or Path("id_map.csv")
+    words = options.words_of_run(train, pairs, config, str(out / report.RECIPE), how, replicates)
+    options.suggest(stages, "predictions by the tuned recipe", *words, "--out", "runs/tuned")

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from rapids_pipeline.backend.errors import InputError, quoted, shown
+from rapids_pipeline.backend.errors import InputError, meant, quoted, shown
 
 DEFAULT_LAYER = "clipped_sign_log10_pval"
 """The layer of an Open Problems `.h5ad` file that holds the responses."""
@@ -188,7 +188,9 @@ def read_as_text(options: TableOptions, *others: str) -> Callable[[str], bool]:
 
 def _meaning(source: str, meaning: str) -> str:
     if meaning not in ALIASES:
-        raise InputError(f"{source}: no meaning {quoted(meaning)}; there are {', '.join(ALIASES)}")
+        raise InputError(
+            f"{source}: no meaning {quoted(meaning)}{meant(meaning, ALIASES)}; there are {', '.join(ALIASES)}"
+        )
     return meaning
 
 

@@ -18,6 +18,9 @@ from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.pairs import context_columns, read_ids
 from rapids_pipeline.data.tables import PerturbationData
 
+NAME_THEM = "give the pairs of its rows by --id-map id_map.csv"
+"""What helps where the rows of a prediction do not say which pairs they are."""
+
 
 def with_id_map(path: Path, predicted: PerturbationData, id_map: Path) -> tuple[PerturbationData, list[str]]:
     """Return a prediction whose rows have the ids and pairs of an id map, and a note if they were matched by position.
@@ -68,7 +71,9 @@ def match_rows(
     contexts = contexts_of(truth_obs) if set(PAIR) <= set(truth_obs.columns) else None
     mine, theirs = _row_names(path, obs, names), _row_names(truth, truth_obs, names, contexts)
     what = "ids" if list(names) == ["id"] else "pairs"
-    _refuse_unlike(path, mine, f"the truth {truth}", theirs, what, "predict exactly the truth's rows")
+    unnamed = not set(PAIR) <= set(obs.columns)
+    remedy = f"predict exactly the truth's rows{f', or {NAME_THEM}' if unnamed else ''}"
+    _refuse_unlike(path, mine, f"the truth {truth}", theirs, what, remedy)
     rows = pd.Index(mine).get_indexer(pd.Index(theirs))
     if what == "ids" and all(set(PAIR) <= set(frame.columns) for frame in (obs, truth_obs)):
         _refuse_other_pairs(path, obs.iloc[rows].reset_index(drop=True), truth, truth_obs, theirs)
@@ -97,7 +102,7 @@ def common_names(path: Path, obs: pd.DataFrame, truth: Path, truth_obs: pd.DataF
     have, truth_has = (", ".join(map(str, frame.columns[:6])) or "none" for frame in (obs, truth_obs))
     raise InputError(
         f"{path}: rows cannot be matched: it and the truth {truth} need a column id in both, or "
-        f"{' and '.join(PAIR)} in both; metadata columns here: {have}; in the truth: {truth_has}"
+        f"{' and '.join(PAIR)} in both; metadata columns here: {have}; in the truth: {truth_has}; {NAME_THEM}"
     )
 
 

@@ -14,7 +14,7 @@ from features.group_statistics import random_folds as dealt_folds
 from features.molecules.smiles import distinct_molecules, murcko_scaffolds
 from features.rows import DOSE, TIME, context_numbers, contexts_of, numbered
 from rapids_pipeline.backend.arrays import Float32, Indices, Labels, Mask
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, meant
 from rapids_pipeline.data.untested import imputed
 
 PUBLISHED_CELL_TYPES = ("B cells", "Myeloid cells")
@@ -82,7 +82,7 @@ def named_splits(
         scaffold without RDKit.
     """
     if name not in _SPLITS:
-        raise InputError(f"--split {name}: choose among {', '.join(_SPLITS)}")
+        raise InputError(f"--split {name}{meant(name, _SPLITS)}: choose among {', '.join(_SPLITS)}")
     made, _ = _SPLITS[name]
     return [made(Task(obs, n_folds, seed + repeat, pairs, Y)) for repeat in range(repeats)]
 

@@ -19,7 +19,7 @@ from features.rows import DOSE, TIME
 from rapids_pipeline.backend.arrays import Float32, Indices, gigabytes, host_bytes
 from rapids_pipeline.backend.errors import InputError, quoted
 from rapids_pipeline.backend.files import PREDICTIONS, written
-from rapids_pipeline.backend.frames import readable_as, table_suffix
+from rapids_pipeline.backend.frames import opened_parquet, readable_as, table_suffix
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.labels import nearest_label
 from rapids_pipeline.data.tables import read_responses
@@ -30,7 +30,8 @@ from rapids_pipeline.stack.saved import SavedModel
 
 SHARE = 0.8
 """Share of the memory at hand that predictions may take."""
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 1024
+"""75 MB of 18,211 genes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,12 @@ class Responses:
         return [
             ", ".join(_shown(value) for value in row) for row in self.pairs[columns].itertuples(index=False)
         ]
+
+    def chosen(self, asked: Sequence[str], *, all_pairs: bool) -> Indices:
+        """Return the rows of the pairs that a person names; without any the strongest, or all. Errors as `rows_of`."""
+        if asked:
+            return np.concatenate([self.rows_of(one) for one in asked])
+        return np.arange(len(self.Y)) if all_pairs else strongest(self, 1)
 
     def rows_of(self, asked: str) -> Indices:
         """Return the rows of a pair that a person names as "CELL TYPE,COMPOUND"; names may have commas themselves.
@@ -135,17 +142,25 @@ def responses_in(path: Path) -> Iterator[Responses]:
     source, found = _opened(path)
     metadata = [name for name in found.schema.names if name in METADATA]
     genes = [name for name in found.schema.names if name not in METADATA]
-    with readable_as("Parquet", source):
-        for batch in found.to_batches(batch_size=ROWS_AT_ONCE):
-            if not len(batch):
-                continue
-            Y = np.empty((len(batch), len(genes)), dtype=np.float32)
-            for place, gene in enumerate(genes):
-                column = batch.column(gene)
-                if not pa.types.is_floating(column.type):
-                    raise InputError(f"{source}: column {quoted(gene)} has no numbers for a gene")
-                Y[:, place] = column.to_numpy(zero_copy_only=False)
-            yield Responses(batch.select(metadata).to_pandas(), tuple(genes), Y, source)
+    for (
+        name
+    ) in found.files:  # file by file: a scan of all of them reads ahead, gigabytes of thousands of genes
+        part = Path(name)
+        with readable_as("Parquet", part):
+            file = opened_parquet(part)
+            if set(file.schema_arrow.names) != set(found.schema.names):
+                raise InputError(
+                    f"{part}: has other columns than {found.files[0]}; give parts of one prediction"
+                )
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                by_gene = np.empty((len(genes), len(batch)), dtype=np.float32)
+                for row, gene in zip(by_gene, genes, strict=True):
+                    column = batch.column(gene)
+                    if not pa.types.is_floating(column.type):
+                        raise InputError(f"{source}: column {quoted(gene)} has no numbers for a gene")
+                    row[:] = column.to_numpy(zero_copy_only=False)
+                pairs = batch.select(metadata).to_pandas()
+                yield Responses(pairs, tuple(genes), np.ascontiguousarray(by_gene.T), source)
 
 
 def _opened(path: Path) -> tuple[Path, Any]:
@@ -218,11 +233,6 @@ def of_cell_type(parts: Iterable[Responses], cell_type: str | None, source: Path
         near = nearest_label(str(cell_type), seen)
         listed = f"{quoted(near)} is the nearest" if near else f"there are {', '.join(list(seen)[:8])}"
         raise InputError(f"--cell-type {quoted(cell_type)}: {source} has none of it; {listed}")
-
-
-def write_long(path: Path, found: Responses, rows: Indices, top: int | None = None) -> None:
-    """Write the tables of `long_tables` as one CSV; errors as `write_table`."""
-    write_table(path, long_tables(found, rows, top))
 
 
 def write_table(path: Path, tables: Iterable[pd.DataFrame]) -> None:

@@ -30,7 +30,8 @@ from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.predictions.readouts import Responses
 
 LEAST_GENES = 3
-"""Genes of a signature that the responses must have."""
+"""Genes of a signature that the responses must have. `pathways` leaves out sets below a number of its own (5), since
+there are thousands, of which small ones are often found by chance. A signature is the question itself."""
 ROWS_AT_ONCE = 1024
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, meant
 from rapids_pipeline.backend.files import (
     MANIFEST,
     OOF,
@@ -83,7 +83,10 @@ class Asked:
             raise InputError("give either --run DIR, or --model DIR and --pairs FILE")
         if self.combine is not None:
             if self.combine not in COMBINATIONS:
-                raise InputError(f"--combine {self.combine}: is unknown; give {' or '.join(COMBINATIONS)}")
+                near = meant(self.combine, COMBINATIONS)
+                raise InputError(
+                    f"--combine {self.combine}{near}: is unknown; give {' or '.join(COMBINATIONS)}"
+                )
             if not self.runs:
                 raise InputError("--combine is for several --run; leave it out with --model")
         for number, run in enumerate(self.runs):

@@ -1,13 +1,16 @@
-"""Charts of predicted responses: a heat map of pairs and genes, and the genes of pairs in order."""
+"""Charts: scores with their intervals; of predicted responses a heat map of pairs and genes, and genes in order."""
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rapids_pipeline.backend.arrays import Float64, Indices
 from rapids_pipeline.predictions.readouts import Responses, gene_table
 from rapids_pipeline.reports import page
-from rapids_pipeline.reports.page import short, signed
+from rapids_pipeline.reports.page import PLAIN, WORSE, short, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +18,57 @@ if TYPE_CHECKING:
 
 HEAT_GENES = 40
 """Genes of a heat map: those that differ most between its pairs."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A line of a chart of intervals: a point with its whisker, and the number beside it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    text: str
+    colour: str = PLAIN
+    hollow: bool = False
+
+
+def interval_chart(
+    marks: Sequence[Mark], axis: str, line: tuple[float, str, str] | None = None, title: str = ""
+) -> "Figure":
+    """Draw a line for each mark, the first on top; `line` is a dashed reference: where it is, its name and its id."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 0.34 * len(marks) + 1.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_yticks(range(len(marks)), [short(mark.name) for mark in marks])
+    axes.set_ylim(max(len(marks), 1) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.locator_params(axis="x", nbins=6)
+    axes.grid(axis="x", color="#e3e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["left"]].set_visible(False)
+    for row, mark in enumerate(marks):
+        _draw(axes, row, mark)
+    if line is not None and math.isfinite(line[0]):
+        where, name, gid = line
+        axes.axvline(where, color=WORSE, linestyle="--", linewidth=1.2, gid=gid, zorder=1)
+        above = axes.get_xaxis_transform()
+        axes.text(where, 1.01, name, color=WORSE, transform=above, ha="center", va="bottom", fontsize=9)
+    axes.set_xlabel(axis)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure
+
+
+def _draw(axes: "Axes", row: int, mark: Mark) -> None:
+    """Draw the number, the whisker and the point of a mark; the point need not lie inside its whisker."""
+    axes.text(1.01, row, mark.text, transform=axes.get_yaxis_transform(), va="center_baseline")
+    whisker: dict[str, Any] = {"color": mark.colour, "linewidth": 1.6, "marker": "|", "markersize": 8}
+    axes.plot([mark.low, mark.high], [row, row], gid=f"interval-{row}", **whisker)
+    face = "white" if mark.hollow else mark.colour
+    point: dict[str, Any] = {"color": mark.colour, "markerfacecolor": face, "markersize": 7, "zorder": 3}
+    axes.plot([mark.value], [row], "o", gid=f"value-{row}", **point)
 
 
 def heat_map(found: Responses, rows: Indices) -> "Figure":

@@ -17,10 +17,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from rapids_pipeline.backend.files import written
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES
 from rapids_pipeline.evaluation.metrics import METRICS
 from rapids_pipeline.reports import page
-from rapids_pipeline.reports.page import GREY, PLAIN, Mark, Page, Section, Sheet, number, percent, signed
-from rapids_pipeline.studies.cv import PIPELINE, CrossValidation, Method
+from rapids_pipeline.reports.charts import Mark, interval_chart
+from rapids_pipeline.reports.page import GREY, PLAIN, SIMPLE, Page, Section, Sheet, number, percent, signed
+from rapids_pipeline.studies.cv import PIPELINE, CrossValidation, HeldOut, Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +43,7 @@ def method_table(found: CrossValidation) -> Table:
         error = number(one.error)
         cells = [Text(error, "bold" if one.error == best else ""), Text(_interval(one))]
         cells += [] if one.expected is None else [Text(number(one.expected.error))]
-        table.add_row(one.name, *cells, number(one.scores["mean_rowwise_pearson"]))
+        table.add_row(_called(one), *cells, number(one.scores["mean_rowwise_pearson"]))
     return table
 
 
@@ -72,8 +74,17 @@ def expectation(document: Mapping[str, Any], *, of_pairs: bool) -> str:
     simple = min(others, key=lambda one: told(one)["error"])
     error, low, high = (number(told(ours)[name]) for name in ("error", "low", "high"))
     where = "on your pairs" if of_pairs and ours["expected"] else f"by the split {document['split']}"
-    named = page.SIMPLE.get(simple["name"], simple["name"])
+    named = SIMPLE.get(simple["name"], simple["name"])
     return f"Expect MRRMSE {error} ({low} to {high}) {where}; {named}: {number(told(simple)['error'])}"
+
+
+def logged(found: tuple[str, HeldOut]) -> str:
+    """Return the line that a log gets for a split: its error beside that of the best baseline."""
+    name, split = found
+    errors = {method: float(scores[0].mean()) for method, scores in split.scores.items()}
+    baselines = {**ALL_BASELINES, **CONTEXT_BASELINES}
+    best = min((method for method in errors if method in baselines), key=errors.__getitem__)
+    return f"{name:<12} MRRMSE {number(errors[PIPELINE])}; {SIMPLE.get(best, best)} {number(errors[best])}"
 
 
 def sentences(found: CrossValidation) -> list[str]:
@@ -85,10 +96,10 @@ def sentences(found: CrossValidation) -> list[str]:
         f"{found.n_rows} rows × {found.n_genes} genes held out, {len(found.by_split)} fits of the whole recipe "
         f"{settings['recipe']}, seed {settings['seed']}"
     ]
-    gain = 1 - pipeline.error / baseline.error
+    gain, named = 1 - pipeline.error / baseline.error, _called(baseline)
     lines.append(
-        f"the pipeline's MRRMSE is {percent(abs(gain))} {'below' if gain > 0 else 'ABOVE'} that of {baseline.name}, "
-        f"the best baseline ({_difference(baseline)} for {baseline.name} minus the pipeline)"
+        f"the pipeline's MRRMSE is {percent(abs(gain))} {'below' if gain > 0 else 'ABOVE'} that of {named}, the best "
+        f"baseline ({_difference(baseline)} for {named} minus the pipeline)"
     )
     expected = pipeline.expected
     if expected is not None:
@@ -134,13 +145,13 @@ def _csv_row(one: Method) -> dict[str, Any]:
 def _chart(found: CrossValidation, title: str = "") -> "Figure":
     """Draw the MRRMSE of every method with its interval, the lowest on top."""
     marks = [
-        Mark(one.name, one.error, one.low, one.high, number(one.error), GREY if one.baseline else PLAIN)
+        Mark(_called(one), one.error, one.low, one.high, number(one.error), GREY if one.baseline else PLAIN)
         for one in sorted(found.methods, key=lambda one: one.error)
     ]
     expected = found.pipeline.expected
     line = None if expected is None else (expected.error, "pipeline, expected on your pairs", "expected")
     axis = "MRRMSE of held-out rows (lower is better);\nwhiskers: 95 % bootstrap interval; grey: baselines"
-    return page.interval_chart(marks, axis, line, title)
+    return interval_chart(marks, axis, line, title)
 
 
 def _page(found: CrossValidation) -> Page:
@@ -156,7 +167,8 @@ def _page(found: CrossValidation) -> Page:
     splits = [
         [
             *(row["split"], str(row["repeat"]), str(row["trained_on"]), str(row["held_out"])),
-            *(number(row["pipeline"]), f"{number(row['best_baseline_score'])} ({row['best_baseline']})"),
+            number(row["pipeline"]),
+            f"{number(row['best_baseline_score'])} ({SIMPLE.get(row['best_baseline'], row['best_baseline'])})",
         ]
         for row in found.by_split
     ]
@@ -182,10 +194,14 @@ def _scores(found: CrossValidation) -> Sheet:
     headings = ["method", "MRRMSE", "95 % interval", "minus the pipeline, 95 % interval", *expects]
     rows = []
     for place, one in enumerate(found.methods):
-        cells = [one.name, number(one.error), _interval(one), _difference(one) if place else ""]
+        cells = [_called(one), number(one.error), _interval(one), _difference(one) if place else ""]
         cells += [number(one.expected.error)] if one.expected else []
         rows.append([*cells, *(number(one.scores[name]) for name in others)])
     return Sheet([*headings, *(name.removeprefix("mean_rowwise_") for name in others)], rows, bold=[0])
+
+
+def _called(one: Method) -> str:
+    return SIMPLE.get(one.name, one.name)
 
 
 def _interval(one: Method) -> str:

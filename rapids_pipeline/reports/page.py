@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,10 +28,9 @@ from rich.text import Text
 
 from rapids_pipeline.backend.errors import one_line, visible
 from rapids_pipeline.backend.files import written
-from rapids_pipeline.backend.progress import Progress, Stages
+from rapids_pipeline.backend.progress import DETAIL, Detail, Progress, Stages
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BETTER, WORSE, UNDECIDED, PLAIN, GREY = "#2166ac", "#b2182b", "#5b6673", "#2f7d8f", "#8a8f96"
@@ -93,19 +93,6 @@ def short(name: str, width: int = 26) -> str:
 # --- charts -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A line of a chart of intervals: a point with its whisker, and the number beside it."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    text: str
-    colour: str = PLAIN
-    hollow: bool = False
-
-
 @contextmanager
 def chart_style() -> Iterator[None]:
     """Draw with matplotlib's defaults whatever the user's are; a dollar sign in a name is a dollar sign."""
@@ -114,44 +101,6 @@ def chart_style() -> Iterator[None]:
     settings = {"svg.fonttype": "none", "svg.hashsalt": "rapids-perturb", "text.parse_math": False}
     with style.context(["default", settings, {"axes.spines.top": False, "axes.spines.right": False}]):
         yield
-
-
-def interval_chart(
-    marks: Sequence[Mark], axis: str, line: tuple[float, str, str] | None = None, title: str = ""
-) -> "Figure":
-    """Draw a line for each mark, the first on top; `line` is a dashed reference: where it is, its name and its id."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 0.34 * len(marks) + 1.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_yticks(range(len(marks)), [short(mark.name) for mark in marks])
-    axes.set_ylim(max(len(marks), 1) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.locator_params(axis="x", nbins=6)
-    axes.grid(axis="x", color="#e3e6ea", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["left"]].set_visible(False)
-    for row, mark in enumerate(marks):
-        _draw(axes, row, mark)
-    if line is not None and math.isfinite(line[0]):
-        where, name, gid = line
-        axes.axvline(where, color=WORSE, linestyle="--", linewidth=1.2, gid=gid, zorder=1)
-        above = axes.get_xaxis_transform()
-        axes.text(where, 1.01, name, color=WORSE, transform=above, ha="center", va="bottom", fontsize=9)
-    axes.set_xlabel(axis)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    return figure
-
-
-def _draw(axes: "Axes", row: int, mark: Mark) -> None:
-    """Draw the number, the whisker and the point of a mark; the point need not lie inside its whisker."""
-    axes.text(1.01, row, mark.text, transform=axes.get_yaxis_transform(), va="center_baseline")
-    whisker: dict[str, Any] = {"color": mark.colour, "linewidth": 1.6, "marker": "|", "markersize": 8}
-    axes.plot([mark.low, mark.high], [row, row], gid=f"interval-{row}", **whisker)
-    face = "white" if mark.hollow else mark.colour
-    point: dict[str, Any] = {"color": mark.colour, "markerfacecolor": face, "markersize": 7, "zorder": 3}
-    axes.plot([mark.value], [row], "o", gid=f"value-{row}", **point)
 
 
 def png(draw: "Callable[[], Figure]") -> bytes:
@@ -366,6 +315,9 @@ class _Shown(Progress):
     def made_by(self, workers: str) -> None:
         self._bars.update(self._task, workers=workers)
 
+    def made(self, what: str) -> None:
+        self._stages.say_more(f"  {what}")
+
     def found(self, result: Any) -> None:
         self._stages.latest = result
         if self._stages.console.is_terminal:
@@ -417,17 +369,35 @@ class LiveStages(Stages):
             TextColumn("{task.fields[what]} {task.fields[workers]}", markup=False),
         )
         bars = _Bars(*columns, console=self.console, transient=True)
-        with bars if self.console.is_terminal else nullcontext():
+        with bars if self.console.is_terminal and DETAIL.get() > Detail.QUIET else nullcontext():
             yield _Shown(self, name, bars)
 
     def finished(self, name: str) -> None:
         """Print the stage and its seconds."""
         self.say(f"  {name:<15} {self.seconds[name]:7.1f} s")
 
-    def say(self, text: str) -> None:
-        """Print a line; one of some thousand characters is cut."""
-        line = one_line(text, LONGEST_NOTE)
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    def say(self, text: str, least: Detail = Detail.USUAL) -> None:
+        """Print a line unless --quiet is given; one of some thousand characters is cut."""
+        if DETAIL.get() >= least:
+            line = one_line(text, LONGEST_NOTE)
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def say_more(self, text: str) -> None:
+        """Print a line where --verbose is given."""
+        self.say(text, Detail.VERBOSE)
+
+
+def print_json(document: Any) -> None:
+    """Print a document to stdout as JSON, in ASCII, with null in place of NaN and infinity."""
+    sys.stdout.write(json.dumps(without_nan(document), indent=2, allow_nan=False, default=str) + "\n")
+
+
+def print_found(document: Any, as_json: bool, *parts: RenderableType) -> None:
+    """Print what was found to stdout: as JSON the document, otherwise the parts of its report."""
+    if as_json:
+        print_json(document)
+    else:
+        print_report(*parts)
 
 
 def print_report(*parts: RenderableType) -> None:

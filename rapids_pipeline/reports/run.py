@@ -1,16 +1,21 @@
 """The report of a run: tables and sentences of scores, of recipes and of feature sets."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
+
+from rapids_pipeline.reports.page import SIMPLE
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from features.feature_sets import FeatureSet
     from rapids_pipeline.evaluation.evaluate import Evaluation
+    from rapids_pipeline.pipeline import RunResult
     from rapids_pipeline.stack.members.member import Member
     from rapids_pipeline.stack.recipe import Recipe
 
@@ -32,7 +37,8 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     names = ["MRRMSE" if m == "mean_rowwise_rmse" else m.removeprefix("mean_rowwise_") for m in best]
     table = Table("method", *(Column(name, justify="right") for name in names))
     for method, row in scores.items():
-        table.add_row(method, *(_cell(row[metric], row[metric] == best[metric]) for metric in best))
+        cells = (_cell(row[metric], row[metric] == best[metric]) for metric in best)
+        table.add_row(SIMPLE.get(method, method), *cells)
     return table
 
 
@@ -59,7 +65,7 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
             best = (max if higher else min)(others, key=lambda name, m=metric: scores[name][m])  # type: ignore[misc]
             theirs = scores[best][metric]
             wins = value >= theirs if higher else value <= theirs
-            cells = [_cell(value, wins), f"{theirs:.4f}", best]
+            cells = [_cell(value, wins), f"{theirs:.4f}", SIMPLE.get(best, best)]
         table.add_row(metric, "↑" if higher else "↓", *cells)
     return table
 
@@ -79,6 +85,26 @@ def frame_table(found: "pd.DataFrame") -> Table:
     return table
 
 
+def run_report(result: "RunResult", out: Path) -> list[RenderableType]:
+    """Return what a run is for people: its scores, in words, and where its files are."""
+    verb = "are in" if result.made else "written:"
+    return [
+        "MRRMSE on training rows that were held out:",
+        stack_table(result.document),
+        *result_sentences(result.document),
+        *result.notes,
+        f"{result.shape['test_rows']} pairs × {result.shape['genes']} genes {verb} {out}/submission.csv; beside it "
+        "report.html, predictions.parquet, oof.parquet, scores.json, manifest.json, model/",
+    ]
+
+
+def evaluation_report(prediction: Path, truth: Path, found: "Evaluation") -> list[RenderableType]:
+    """Return what an evaluation is for people: its tables, and in words what they say."""
+    told = [perturbation_table(found.perturbation_scores)] if found.perturbation_scores else []
+    title = f"{prediction} against {truth}: {found.n_rows} pairs × {found.n_genes} genes:"
+    return [title, score_table(found.scores), *told, *evaluation_sentences(found)]
+
+
 def evaluation_sentences(found: "Evaluation") -> list[str]:
     """Return in words what an evaluation says besides its table."""
     from rapids_pipeline.evaluation.evaluate import best_baseline
@@ -90,7 +116,8 @@ def evaluation_sentences(found: "Evaluation") -> list[str]:
     if others:
         best = best_baseline(found.scores, others, metric)
         share = found.scaled[ours][metric]
-        called = f"{best}, the best baseline" if len(others) > 1 else best
+        named = SIMPLE.get(best, best)
+        called = f"{named}, the best baseline" if len(others) > 1 else named
         comma = "," * (len(others) > 1)
         where = f"{share:.1%} of the way from {called}{comma} to a perfect prediction"
         sentences.append(f"by MRRMSE {ours} is {where if share >= 0 else f'WORSE than {called}'}")
@@ -181,7 +208,7 @@ def stack_table(document: Mapping[str, Any]) -> Table:
         value = row["mean_rowwise_rmse"]
         weight = f"{weights[name]:.2f}" if name in weights else ""
         cost = f"{dropping[name]:+.4f}" if name in dropping else ""
-        table.add_row(name, _cell(value, value == best), weight, cost)
+        table.add_row(SIMPLE.get(name, name), _cell(value, value == best), weight, cost)
     return table
 
 

@@ -17,13 +17,13 @@ from rich.table import Table
 
 from rapids_pipeline.backend.errors import visible
 from rapids_pipeline.reports import page
+from rapids_pipeline.reports.charts import Mark, interval_chart
 from rapids_pipeline.reports.page import (
     BETTER,
     GREY,
     PLAIN,
     UNDECIDED,
     WORSE,
-    Mark,
     Page,
     Section,
     Sheet,
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILES = ("screen.html", "screen.csv", "screen.json", "screen.png")
+MANY = 200
+"""Genes to screen after a single one."""
 NAME_WIDTH = 20
 """Letters of a name on one line of the terminal table."""
 SEARCHES = {
@@ -102,6 +104,31 @@ def screen_table(screen: Screen) -> Table:
         judged = (page.words(cell, style) for cell in (row["difference"], interval, verdict))
         table.add_row(*cells, *judged, *(page.words(row[k]) for k in ("improved", "seconds") if k in row))
     return table
+
+
+def next_steps(
+    screen: Screen, features: str, train: Path | None, n_genes: int
+) -> list[tuple[str, list[str]]]:
+    """Return what is worth doing after a screen, why and as words of a command line: nothing, or one thing.
+
+    After one of the `n_genes` genes many; after many a whole recipe with the best set, where its rows are the user's
+    own.
+    """
+    given, best = ["--train", str(train)] if train else [], screen.sets[0]
+    if len(screen.genes) == 1:
+        asked = [
+            "--search",
+            screen.search,
+            "--features",
+            features,
+            "--target",
+            "all" if n_genes <= MANY else f"variable:{MANY}",
+        ]
+        return [("does it hold for many genes?", ["screen", *given, *asked])]
+    if train is None or screen.search != "compare" or best.feature_set == BASELINE:
+        return []
+    words = ["cv", *given, "--recipe", "standard", "--svr-features", best.feature_set]
+    return [("a whole recipe with the best set", words)]
 
 
 def drawn(standings: Standings) -> Table:
@@ -348,7 +375,7 @@ def _score_chart(screen: Screen, title: str = "") -> "Figure":
     line = (reference[0], f"reference: {short(screen.reference)}", "reference") if reference else None
     axis = f"{screen.metric}, in the target's unit (lower is better)"
     axis = f"{axis};\nwhiskers: {percent(screen.level)} bootstrap interval"
-    return page.interval_chart(marks, axis, line, title)
+    return interval_chart(marks, axis, line, title)
 
 
 def _difference_chart(screen: Screen, others: Sequence[ScreenedSet]) -> "Figure":
@@ -364,7 +391,7 @@ def _difference_chart(screen: Screen, others: Sequence[ScreenedSet]) -> "Figure"
         f"{screen.metric} minus that of {short(screen.reference)} (below zero is better);\n"
         f"whiskers: {percent(screen.level)} interval"
     )
-    return page.interval_chart(marks, axis, (0.0, "", "zero"))
+    return interval_chart(marks, axis, (0.0, "", "zero"))
 
 
 def _gene_map(gene_rmse: GeneRmse, reference: str) -> "Figure":

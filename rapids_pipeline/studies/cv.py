@@ -329,9 +329,10 @@ def _held_out(
     progress.start(len(every))
     results = executor.results(fitted_split, units, store=store, progress=progress, side_by_side=False)
     found = []
-    for fit in in_order(results):
+    for unit, fit in zip(units, in_order(results), strict=True):
         by_method = dict(zip(fit.facts, fit.arrays["scores"], strict=True))
         found.append(HeldOut(fit.arrays["predicted"], by_method, fit.arrays["strength"]))
+        progress.found((unit.name, found[-1]))
     ends = np.cumsum([len(splits) for splits in repeats])
     return [found[end - len(splits) : end] for end, splits in zip(ends, repeats, strict=True)]
 
@@ -350,15 +351,9 @@ def _notes(config: RunConfig, baselines: Collection[str]) -> list[str]:
     """Return what was left out for want of structures, and the leaks that were asked for."""
     without = [name for name in ALL_BASELINES if name not in baselines]
     said = [f"baselines left out, as no row has a SMILES: {', '.join(without)}"] if without else []
-    return (
-        config.left_out()
-        + said
-        + [
-            f"LEAKY: feature set {features.name} shows training rows their own targets; models learn to trust them"
-            for features in config.recipe.feature_sets
-            if features.leaky
-        ]
-    )
+    leaky = [features.name for features in config.recipe.feature_sets if features.leaky]
+    warned = "shows training rows their own targets; models learn to trust them"
+    return [*config.left_out(), *said, *(f"LEAKY: feature set {name} {warned}" for name in leaky)]
 
 
 def methods_of(

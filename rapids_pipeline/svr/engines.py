@@ -32,7 +32,7 @@ from rapids_pipeline.backend.arrays import (
     namespace,
     to_host,
 )
-from rapids_pipeline.backend.errors import InputError, UnavailableError
+from rapids_pipeline.backend.errors import InputError, UnavailableError, meant
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.svr import douglas_rachford, kernel_ridge
 from rapids_pipeline.svr.dual import DualSolution, optimality_gap, take
@@ -214,7 +214,9 @@ def choose_engine(name: str, Y: Array, *, own_target: bool = False) -> Choice:
         The engine asked for cannot run here; the message says what to install.
     """
     if name != "auto" and name not in ENGINES:
-        raise InputError(f"no SVR engine {name!r}; choose one of auto, {', '.join(ENGINES)}")
+        raise InputError(
+            f"no SVR engine {name!r}{meant(name, ENGINES)}; choose one of auto, {', '.join(ENGINES)}"
+        )
     if own_target and name not in ("auto", "smo"):
         raise InputError(
             f"engine {name!r} solves one kernel that all targets share; statistics of each target's own need 'smo'"

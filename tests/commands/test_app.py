@@ -1,6 +1,7 @@
 """The command line: its subcommands, how they end, and what does not hide its packages."""
 
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from rapids_pipeline import __version__, pipeline
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands import options
-from rapids_pipeline.commands.app import PLACES, SUBCOMMANDS
+from rapids_pipeline.commands.app import PLACES, SUBCOMMANDS, subcommand
 from rapids_pipeline.evaluation.splits import SPLITS
 from tests.command_line import error_line, invoke, program, run_arguments, succeed
 
@@ -142,3 +143,85 @@ def test_a_cluster_that_is_none_ends_a_command_with_a_line(small_files, tmp_path
     remedy = "give local:N, cuda, tcp://HOST:PORT or a scheduler's .json file"
     assert error_line(invoke(*words)) == f"error: --cluster many: {remedy}"
     assert not (tmp_path / "out").exists()
+
+
+# --- manners ----------------------------------------------------------------------------------------------
+
+
+def completed(words, *, last=""):
+    """Return what the program offers a bash that asks how its words go on."""
+    asked = {"COMP_WORDS": " ".join(["rapids-perturb", *words, last]), "COMP_CWORD": str(len(words) + 1)}
+    start = "import sys; sys.argv[0] = 'rapids-perturb'; from rapids_pipeline.__main__ import main; main()"
+    environment = os.environ | asked | {"_RAPIDS_PERTURB_COMPLETE": "complete_bash"}
+    command = [sys.executable, "-c", start]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_a_shell_completes_subcommands_options_and_values():
+    assert completed([]) == list(SUBCOMMANDS)
+    assert completed([], last="pa") == ["pathways"]
+    assert completed(["run"], last="--rec") == ["--recipe"]
+    assert completed(["screen", "--model"]) == ["svr", "ridge", "boosting"]
+    assert completed(["cv", "--split"], last="sca") == ["scaffold", "scarce"]
+    assert "_RAPIDS_PERTURB_COMPLETE=complete_bash" in succeed("--show-completion", "bash").stdout
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_has_quiet_and_verbose(name):
+    parameters = {option for one in subcommand(name).params for option in one.opts}
+    assert {"--quiet", "-q", "--verbose", "-v"} <= parameters
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_quiet_says_results_only_and_verbose_more(small, tmp_path, before):
+    def told(option, number):
+        words = small(tmp_path / f"out{number}", "--quick")
+        return succeed(*([option, *words] if before else [*words, option]))
+
+    quiet, loud = told("--quiet", 1), told("-v", 2)
+    assert quiet.stderr == "" and "MRRMSE on training rows" in quiet.stdout
+    lines = loud.stderr.splitlines()
+    assert lines[0].startswith("device: cpu") and lines[-1].startswith("done: ")
+    assert any(line.startswith("  svr_shared 1/") and " s  peak " in line for line in lines)
+    usual = succeed(*small(tmp_path / "out3", "--quick"))
+    assert usual.stderr.splitlines()[-1].startswith("next: rapids-perturb genes --run ")
+    assert not any(" peak " in line for line in usual.stderr.splitlines()), "nothing is left of --verbose"
+
+
+def test_quiet_and_verbose_exclude_each_other():
+    for words in (["-q", "recipes", "-v"], ["recipes", "-q", "-v"], ["-q", "-v", "recipes"]):
+        result = invoke(*words)
+        assert (result.exit_code == 2) == (words != ["-q", "recipes", "-v"])
+    assert "exclude each other" in error_line(invoke("recipes", "-q", "-v"))
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("runn", "run"),
+        ("recipes publishd", "published"),
+        ("features onehott", "onehot"),
+        ("cv --train x --split randm", "random"),
+        ("cv --train x --recipe standrd", "standard"),
+        ("cv --train x --recipe standard --engine smoo", "smo"),
+        ("cv --train x --boosting-engine exat", "exact"),
+        ("cv --train x --svr-features onehott --recipe standard", "onehot"),
+        ("cv --train x --molecules morgn", "morgan"),
+        ("cv --train x --column cell_typ=x", "cell_type"),
+        ("screen --reference onehott", "onehot"),
+        ("screen --features onehott", "onehot"),
+        ("tune --train x --member compsite", "composite"),
+        ("submit --run x --out y.csv --combine medan", "median"),
+    ],
+)
+def test_a_mistyped_value_is_refused_with_the_nearest_name_before_any_work(
+    words, meant, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert f"(did you mean '{meant}'?)" in error_line(invoke(*words.split()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_alone_is_printed_where_it_is_asked_for(small, tmp_path):
+    told = json.loads(succeed(*small(tmp_path / "out", "--quick", "--json")).stdout)
+    assert told == json.loads((tmp_path / "out" / "scores.json").read_text())

@@ -26,7 +26,7 @@ def test_evaluate_prints_json(finished, small_files):
 def test_evaluate_prints_a_table_and_scores_single_perturbations_where_asked(finished, small_files):
     arguments = ["evaluate", "--prediction", finished[0] / "submission.csv", "--truth", small_files.truth]
     table = succeed(*arguments).stdout
-    for words in ("MRRMSE", "mean_across_compounds", "tanimoto_neighbours", "the best baseline"):
+    for words in ("MRRMSE", "compound mean", "mean of similar compounds", "the best baseline"):
         assert words in table
     assert "discrimination_l1" not in table
     more = succeed(*arguments, "--perturbations").stdout

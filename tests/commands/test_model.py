@@ -19,6 +19,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.evaluation.evaluate import evaluate_files
 from rapids_pipeline.stack.named_recipes import RECIPES
 from rapids_pipeline.stack.recipe import to_toml
+from tests.backend import cudf_on_cpu
 from tests.command_line import run_arguments, succeed
 
 PAIRS = [("NK cells", "Vorinostat"), ("B cells", "Vorinostat")]
@@ -121,9 +122,10 @@ def test_cross_validation_is_that_of_the_command(small_files, tmp_path):
 # --- tables in memory -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "anndata"])
-def test_a_table_in_memory_is_its_file(small_files, fitted, kind, object_strings):
-    frame = small_files.de_train
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "anndata", "cudf"])
+def test_a_table_in_memory_is_its_file(small_files, fitted, kind, object_strings, monkeypatch):
+    frame, cudf = small_files.de_train, cudf_on_cpu.module()
+    monkeypatch.setitem(sys.modules, "cudf", cudf)
     if kind == "anndata":
         made = anndata_of(frame)
     else:
@@ -131,12 +133,15 @@ def test_a_table_in_memory_is_its_file(small_files, fitted, kind, object_strings
             "pandas": lambda x: x,
             "polars": pl.from_pandas,
             "arrow": lambda x: pl.from_pandas(x).to_arrow(),
+            "cudf": cudf.from_pandas,
         }
         made = turn[kind](frame)
     asked = small_files.id_map if kind in ("pandas", "anndata") else pl.from_pandas(small_files.id_map)
+    asked = cudf.from_pandas(small_files.id_map) if kind == "cudf" else asked
     found = PerturbationModel(**QUICK).fit(made, asked)
     expected = fitted.predict(small_files.test)
     pd.testing.assert_frame_equal(found.predict(asked), expected, check_index_type=False, rtol=1e-5)
+    pd.testing.assert_frame_equal(found.evaluate(made), found.evaluate(small_files.train), rtol=1e-5)
 
 
 def test_pairs_as_tuples_tables_and_files(fitted, tmp_path, pairs):

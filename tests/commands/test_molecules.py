@@ -119,8 +119,8 @@ def test_studies_need_no_structure(folder, commands, molecules, tmp_path):
     sets = pd.read_csv(tmp_path / "s" / "screen.csv")["feature_set"].tolist()
     assert ("svr_shared" in sets) == (molecules != "none") and "onehot" in sets and "morgan" not in sets
     more = "--trials", 4, "--minutes", 5, "--split", "random"
-    tuned = succeed(*commands("tune", molecules, "--out", tmp_path / "t", *more)).stdout
-    assert "recipe.toml" in names_in(tmp_path / "t") and "use it: rapids-perturb run" in tuned
+    tuned = succeed(*commands("tune", molecules, "--out", tmp_path / "t", *more)).stderr
+    assert "recipe.toml" in names_in(tmp_path / "t") and "next: rapids-perturb run" in tuned
 
 
 def test_what_needs_a_structure_says_so_in_one_line(folder, commands, tmp_path):

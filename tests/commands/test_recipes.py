@@ -1,5 +1,7 @@
 """recipes and features: all by name, one in full, and one as a TOML file that says the same."""
 
+import json
+
 import pytest
 
 from tests.command_line import error_line, invoke, succeed
@@ -24,4 +26,9 @@ def test_all_are_listed_and_one_is_shown(tmp_path, command, what):
     (tmp_path / "copy.toml").write_text(succeed(command, name, "--toml").output)
     assert succeed(command, tmp_path / "copy.toml").output == shown
     assert error_line(invoke(command, "magic")).startswith(f"error: no {what} 'magic'; choose among ")
+    every = [one["name"] for one in json.loads(succeed(command, "--json").stdout)]
+    assert set(ALL[command]) < set(every) and all(name in listed for name in every)
+    [told] = json.loads(succeed(command, name, "--json").stdout)
+    assert told["name"] == name and {"members", "blocks"} & set(told)
+    assert "exclude each other" in error_line(invoke(command, name, "--toml", "--json"))
     assert error_line(invoke(command, "--toml")) == f"error: --toml needs the name of a {what}"

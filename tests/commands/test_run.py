@@ -214,13 +214,13 @@ def test_nets_that_take_hours_start_with_yes_alone(tiny, tmp_path, small_files, 
 
 ASKED = f"choose among {', '.join(RECIPES)}, or name a .toml"
 BAD_OPTIONS = [
-    ("--device", "tpu", "--device tpu: choose one of auto, cpu, cuda"),
+    ("--device", "tpu", "--device tpu (did you mean 'cpu'?): choose one of auto, cpu, cuda"),
     ("--folds", 2, "--folds: must be a whole number from 3 to 20, not 2: every member"),
     ("--folds", 21, "--folds: must be a whole number from 3 to 20, not 21: every member"),
     ("--seed", -1, "Invalid value for '--seed': "),
     ("--molecules", "mordred", "--molecules mordred: choose auto, morgan, descriptors, chemberta, an"),
     ("--engine", "libsvm", "choose one of auto"),
-    ("--boosting-engine", "magic", "no boosting engine 'magic'; choose one of auto, exact"),
+    ("--boosting-engine", "magic", "--boosting-engine 'magic': choose one of auto, exact"),
     ("--recipe", "magic", f"no recipe 'magic'; {ASKED}"),
     ("--recipe", "none.toml", "none.toml: No such file or directory"),
     ("--svr-features", "magic", "no feature set 'magic'; choose among cell_type, "),
@@ -332,7 +332,7 @@ def test_a_failure_while_writing_leaves_no_result_and_the_fits_for_the_next_run(
             error_line(result) == f"error: --out {out}: cannot be written (No space left on device); {kept}"
         )
     elif isinstance(error, KeyboardInterrupt):
-        said = f"finished fits are kept in {out}/.run; the same command goes on from them"
+        said = f"finished fits are kept in {out}/.run; the same command continues"
         assert (result.exit_code, result.stderr.splitlines()[-2:]) == (130, [said, "interrupted"])
     else:
         assert result.exit_code == 1

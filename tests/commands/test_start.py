@@ -88,9 +88,8 @@ def test_the_defaults_are_those_of_run(tmp_path, monkeypatch):
     for place in ("start", "demo"):
         monkeypatch.setattr(
             f"rapids_pipeline.commands.{place}.run_files",
-            lambda files, out, config, *_: chosen.append(config),
+            lambda files, out, config, *_, **__: chosen.append(config),
         )
-    monkeypatch.setattr("rapids_pipeline.commands.evaluate.command", lambda *_: None)
     monkeypatch.delenv("RAPIDS_PERTURB_MOLECULES", raising=False)
     folder = touch(tmp_path / "data", "de_train.csv", "id_map.csv")
     assert start(folder, tmp_path / "out").exit_code == 0

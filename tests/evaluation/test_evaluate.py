@@ -373,7 +373,8 @@ REFUSED = {
     ),
     "no metadata at all": (
         {"prediction": PREDICTION[GENES]},
-        "rows cannot be matched.*metadata columns here: none; in the truth: id, cell_type, sm_name",
+        "rows cannot be matched.*metadata columns here: none; in the truth: id, cell_type, sm_name; give the pairs of "
+        "its rows by --id-map",
     ),
     "a value that is not finite": (
         {"prediction": PREDICTION.assign(A2M=[0, 1, np.nan, 3])},
@@ -501,7 +502,7 @@ def test_a_contract_only_prediction_of_open_problems_is_scored_with_its_id_map(t
     TRUTH[["id", "cell_type", "sm_name"]].to_csv(tmp_path / "id_map.csv", index=False)
     asked = ["evaluate", "--prediction", tmp_path / "prediction.h5ad", "--truth", tmp_path / "truth.parquet"]
     refused = error_line(invoke(*asked))
-    assert "4 of the 4 ids of the truth" in refused
+    assert "4 of the 4 ids of the truth" in refused and "give the pairs of its rows by --id-map" in refused
     told = json.loads(succeed(*asked, "--id-map", tmp_path / "id_map.csv", "--json").stdout)
     assert told["scores"]["prediction"]["mean_rowwise_rmse"] == pytest.approx(
         score_all(values(TRUTH), values(PREDICTION))["mean_rowwise_rmse"]

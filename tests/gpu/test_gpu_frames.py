@@ -1,6 +1,10 @@
-"""cuDF reads what pandas reads: names, types, values, text, gaps and faults, in every format. Stand-in: polars."""
+"""cuDF reads what pandas reads: names, types, values, text, gaps and faults, in every format. Stand-in: polars.
+
+A table in memory also has a stand-in of cuDF's own manners (`cudf_on_cpu`).
+"""
 
 import inspect
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.data.pairs import read_pairs
 from rapids_pipeline.data.tables import read_responses, read_training, training_from_frame
+from tests.backend import cudf_on_cpu
 from tests.gpu.requirements import need, on_gpu
 
 FORMATS = ("csv", "csv.gz", "tsv", "parquet")
@@ -117,6 +122,16 @@ def test_cudf_has_what_is_used_of_it():
 def test_a_table_in_memory(library, training):
     found, expected = (training_from_frame(x, "table") for x in (native(training, library), training))
     assert_same(found, expected, 0)
+
+
+def test_a_table_of_the_stand_in_gives_nothing_unasked(training, monkeypatch):
+    cudf = cudf_on_cpu.module()
+    monkeypatch.setitem(sys.modules, "cudf", cudf)
+    made = cudf.from_pandas(training.set_index("sm_lincs_id"))
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        np.asarray(made["cell_type"])
+    expected = training_from_frame(training.set_index("sm_lincs_id"), "table")
+    assert_same(training_from_frame(made, "table"), expected, 0)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -12,13 +12,15 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands.model import PerturbationModel
 from rapids_pipeline.predictions.predict import predict_file, predictor_of
 from rapids_pipeline.predictions.readouts import (
+    ROWS_AT_ONCE,
     Responses,
     drivers,
     gene_table,
     long_tables,
     read_responses_of,
+    responses_in,
     strongest,
-    write_long,
+    write_table,
 )
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.named_recipes import RECIPES
@@ -73,7 +75,7 @@ def test_genes_are_in_order_of_the_size_of_their_response():
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
 def test_a_long_table_has_a_row_a_pair_and_gene(tmp_path, suffix):
     found, out = responses(), tmp_path / f"long{suffix}"
-    write_long(out, found, np.array([2, 0]), 2)
+    write_table(out, long_tables(found, np.array([2, 0]), 2))
     if suffix == ".csv.gz":
         assert gzip.decompress(out.read_bytes()).startswith(b'"id",')
     table = pd.read_csv(out)
@@ -81,13 +83,24 @@ def test_a_long_table_has_a_row_a_pair_and_gene(tmp_path, suffix):
     expected = pd.concat(long_tables(found, np.array([2, 0]), 2), ignore_index=True)
     pd.testing.assert_frame_equal(table, expected, check_dtype=False)
     with pytest.raises(InputError, match=r"x.txt: name it .csv or .csv.gz"):
-        write_long(tmp_path / "x.txt", found, np.array([0]))
+        write_table(tmp_path / "x.txt", long_tables(found, np.array([0])))
 
 
 def test_the_strongest_pairs():
     found = responses(9)
     size = [float((found.Y[row].astype(float) ** 2).sum()) for row in range(9)]
-    assert strongest(found, 4).tolist() == sorted(range(9), key=lambda row: -size[row])[:4]
+    order = sorted(range(9), key=lambda row: -size[row])
+    assert strongest(found, 4).tolist() == order[:4]
+    assert found.chosen([], all_pairs=False).tolist() == order[:1]
+    assert found.chosen([], all_pairs=True).tolist() == list(range(9))
+    assert found.chosen(["B cells,A, B", "NK cells,Vorinostat"], all_pairs=True).tolist() == [
+        2,
+        5,
+        8,
+        0,
+        3,
+        6,
+    ]
 
 
 def test_predictions_are_read_from_a_run_a_file_and_parts(model, pairs, tmp_path):
@@ -104,6 +117,26 @@ def test_predictions_are_read_from_a_run_a_file_and_parts(model, pairs, tmp_path
     parts = read_responses_of(tmp_path / "parts")
     assert len(parts.Y) == 37 and parts.genes == found.genes and np.isfinite(parts.Y).all()
     assert parts.pairs["compound_known"].dtype == bool
+
+
+def test_parts_are_read_some_rows_at_a_time_and_must_be_of_one_prediction(tmp_path):
+    made, folder = responses(2500, 3), tmp_path / "parts"
+    folder.mkdir()
+    table = made.pairs.assign(**dict(zip(made.genes, made.Y.T, strict=True)))
+    for number, start in enumerate((0, 1200, 2400)):
+        part = table[start : start + 1200]
+        part[list(part)[:: 1 if number else -1]].to_parquet(
+            folder / f"part-{number:05d}.parquet", index=False
+        )
+    parts = list(responses_in(folder))
+    assert max(len(part.Y) for part in parts) <= ROWS_AT_ONCE and all(
+        part.Y.flags.c_contiguous for part in parts
+    )
+    read = [part.Y[:, [part.genes.index(gene) for gene in made.genes]] for part in parts]
+    np.testing.assert_array_equal(np.concatenate(read), made.Y)
+    table[:5].drop(columns="G0").to_parquet(folder / "part-00003.parquet", index=False)
+    with pytest.raises(InputError, match=r"part-00003.parquet: has other columns than .*part-00000.parquet"):
+        list(responses_in(folder))
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "other", "damaged"])

@@ -13,6 +13,7 @@ from rapids_pipeline.data.demo import simulate
 from rapids_pipeline.data.tables import training_from_frame
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES
 from rapids_pipeline.reports import page
+from rapids_pipeline.reports.charts import Mark, interval_chart
 from rapids_pipeline.reports.page import LiveStages, Page, PlainConsole, Section, Sheet, page_of, print_report
 from tests.reports import pages
 
@@ -117,9 +118,7 @@ BREAKING = '"><script>alert(1)</script><b onload="'
 
 def test_a_page_escapes_names_wherever_they_stand():
     sheet = Sheet([BREAKING, BREAKING], [[BREAKING, BREAKING]], [BREAKING], text=[BREAKING])
-    chart = page.svg(
-        lambda: page.interval_chart([page.Mark(BREAKING, 1, 0, 2, BREAKING)], BREAKING), "c", BREAKING
-    )
+    chart = page.svg(lambda: interval_chart([Mark(BREAKING, 1, 0, 2, BREAKING)], BREAKING), "c", BREAKING)
     section = Section(BREAKING, BREAKING, BREAKING, chart, sheet, [BREAKING], BREAKING)
     told = Page(
         BREAKING, BREAKING, [BREAKING], [section], {BREAKING: BREAKING}, {BREAKING: BREAKING}, BREAKING
@@ -133,7 +132,7 @@ def test_a_page_escapes_names_wherever_they_stand():
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_page_spells_out_what_steers_a_terminal(name):
-    chart = page.svg(lambda: page.interval_chart([page.Mark(name, 1, 0, 2, "1")], "x"), "c", name)
+    chart = page.svg(lambda: interval_chart([Mark(name, 1, 0, 2, "1")], "x"), "c", name)
     section = Section("s", name, name, chart, items=[name])
     content = page_of(Page(name, name, [name], [section], {name: name}, {name: name}))
     raw = {sign for sign in content if not sign.isprintable() and sign not in "\n\u200b"}

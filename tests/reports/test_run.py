@@ -12,8 +12,8 @@ from rapids_pipeline.reports.run import evaluation_sentences
     [
         (0.25, ("zeros", "ridge"), "25.0% of the way from ridge, the best baseline, to a perfect prediction"),
         (-0.5, ("zeros", "ridge"), "WORSE than ridge, the best baseline"),
-        (0.25, ("zeros",), "25.0% of the way from zeros to a perfect prediction"),
-        (-0.5, ("zeros",), "WORSE than zeros"),
+        (0.25, ("zeros",), "25.0% of the way from no response to a perfect prediction"),
+        (-0.5, ("zeros",), "WORSE than no response"),
     ],
 )
 def test_only_one_of_several_baselines_is_the_best(share, baselines, says):

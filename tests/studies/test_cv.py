@@ -155,13 +155,18 @@ def finished(small_files, tmp_path_factory):
     return out, succeed(*arguments(small_files, out, "--test", small_files.test))
 
 
-def test_it_leaves_its_files_and_takes_the_split_most_like_the_pairs(finished):
+def test_it_leaves_its_files_and_takes_the_split_most_like_the_pairs(finished, small_files):
     out, result = finished
     assert names_in(out) == FILES and f"written: {out}/" in result.stdout
     found = json.loads((out / "cv.json").read_text())
     assert found["split"] == "scarce"
     assert found["reason"].startswith("auto: the pairs to predict are of cell types with")
     assert "split: scarce: compounds within the cell types of the pairs" in result.stdout
+    splits = [line.split() for line in result.stderr.splitlines() if line.startswith("  split ")]
+    assert [words[1] for words in splits] == ["1/3", "2/3", "3/3"]
+    logged = [float(words[3].rstrip(";")) for words in splits]
+    assert logged == pytest.approx([row["pipeline"] for row in found["by_split"]], abs=5e-5)
+    assert f"next: rapids-perturb run --train {small_files.train} --test {small_files.test}" in result.stderr
     assert found["audit"]["held_out"]["pair"] == 0 and found["audit"]["task"]["compound"] == 1
 
 
@@ -185,7 +190,7 @@ def test_baselines_stand_beside_it_with_intervals_and_the_error_to_expect(finish
     assert (table["mrrmse_low"] <= table["mean_rowwise_rmse"]).all()
     assert (table["mrrmse_high"] >= table["mean_rowwise_rmse"]).all()
     assert table["expected_on_pairs"].gt(0).all()
-    assert "expected on your pairs: MRRMSE" in result.stdout and "tanimoto_neighbours" in result.stdout
+    assert "expected on your pairs: MRRMSE" in result.stdout and "mean of similar compounds" in result.stdout
 
 
 def test_the_page_has_every_table(finished):
@@ -195,7 +200,7 @@ def test_the_page_has_every_table(finished):
     ours = json.loads((finished[0] / "cv.json").read_text())["methods"][0]["expected"]
     assert page.words["h1"][0].startswith(f"Expect MRRMSE {ours['error']:.4f} ({ours['low']:.4f} to ")
     assert page.tags.count("tr") == methods + 1 + 10 + 1 + splits + 1
-    assert {"pipeline", "tanimoto_neighbours"} <= set(page.chart_words["MRRMSE"])
+    assert {"pipeline", "mean of similar compounds"} <= set(page.chart_words["MRRMSE"])
 
 
 def test_the_same_command_goes_on_where_it_was_interrupted(small_files, tmp_path, monkeypatch, finished):
@@ -238,7 +243,7 @@ def test_an_easier_split_is_called_so(small_files, tmp_path):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ("--split magic", f"--split magic: choose among {', '.join(SPLITS)}"),
+        ("--split magic", f"Invalid value for '--split': 'magic' is none of {', '.join(SPLITS)}"),
         ("--split scarce", "--split scarce: needs the pairs to predict (--test FILE)"),
         ("--repeats 0", "Invalid value for '--repeats': it must be greater than or equal to 1"),
         ("--split compound --folds 99", "99 folds of 30 compounds: take from 2 to 30"),

@@ -25,7 +25,7 @@ from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.devices import provenance
-from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.errors import InputError, meant
 from rapids_pipeline.backend.parallel import THREADS, Executor, Shared, Unit, in_order
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept, Store
@@ -38,6 +38,7 @@ from rapids_pipeline.studies.screen.candidates import (
     blocks_of,
     default_sets,
     named_sets,
+    screenable_sets,
     set_of,
     without_each_block,
 )
@@ -104,6 +105,18 @@ class ScreenRequest:
             raise InputError(f"--seed {self.seed}: must not be negative")
         if self.repeats < 1:
             raise InputError(f"--repeats {self.repeats}: must be at least 1")
+        screened = [features.name for features in named_sets(self.features, self.molecules)]
+        if self.search == "compare" and self.reference is not None:
+            require_reference(self.reference, screened or screenable_sets())
+
+
+def require_reference(name: str, screened: Sequence[str]) -> None:
+    """Raise InputError, with the nearest name, where a reference is none of the screened sets."""
+    if name not in (BASELINE, *screened):
+        near = meant(name, (BASELINE, *screened))
+        raise InputError(
+            f"--reference {name}{near}: is none of the screened sets: {', '.join(screened)}, or {BASELINE}"
+        )
 
 
 def screen(
@@ -358,10 +371,7 @@ def _candidates(request: ScreenRequest, sets: list[FeatureSet]) -> tuple[list[Fe
     if request.search == "compare":
         default = DEFAULT_REFERENCE if not request.features else sets[0].name
         reference, names = request.reference or default, [features.name for features in sets]
-        if reference not in (BASELINE, *names):
-            raise InputError(
-                f"--reference {reference}: is none of the screened sets: {', '.join(names)}, or {BASELINE}"
-            )
+        require_reference(reference, names)
         return sets, reference
     if request.reference is not None:
         raise InputError(f"--reference: --search {request.search} has the whole set for its reference")

@@ -57,11 +57,8 @@ class TrialFits(ABC):
 
     side_by_side: bool = False
     """Whether fits run side by side on a CPU."""
-
-    @property
-    @abstractmethod
-    def targets(self) -> Float32:
-        """The targets of all rows, (n, t), NaN where a gene was not tested."""
+    targets: Float32
+    """The targets of all rows, (n, t), NaN where a gene was not tested."""
 
     @abstractmethod
     def predicted(self, model: Any, split: Split) -> Float32:
@@ -84,7 +81,8 @@ class KernelFits(TrialFits):
     ----------
     rows : Pairs
         All n rows.
-    Y : ndarray of float32, (n, t)
+    targets : ndarray of float32, (n, t)
+        NaN where a gene was not tested.
     device : str
     encoder : str
         For rbf(molecules).
@@ -95,7 +93,7 @@ class KernelFits(TrialFits):
     """
 
     rows: Pairs
-    Y: Float32
+    targets: Float32
     device: DeviceName
     encoder: str
     kept: Recent
@@ -104,17 +102,12 @@ class KernelFits(TrialFits):
     def __reduce__(self) -> tuple[Any, ...]:
         """Go to another process without what was learnt."""
         kept = kept_components(self.kept.limit)
-        return type(self), (self.rows, self.Y, self.device, self.encoder, kept, self.weight)
-
-    @property
-    def targets(self) -> Float32:
-        """The targets of all rows, (n, t), NaN where a gene was not tested."""
-        return self.Y
+        return type(self), (self.rows, self.targets, self.device, self.encoder, kept, self.weight)
 
     @cached_property
     def measured(self) -> Imputed:
         """The targets, untested ones imputed from a split's training rows."""
-        return Imputed(self.Y, self.rows.cell_type)
+        return Imputed(self.targets, self.rows.cell_type)
 
     def predicted(self, model: KernelModelConfig, split: Split) -> Float32:
         """Return the predictions of a split's held-out rows, (m, t), by a fit to its training rows."""
@@ -180,8 +173,8 @@ class MemberFits(TrialFits):
         """Go to another process without the predictions that it stacks on: each split's are sent by themselves."""
         return type(self), (self.data, self.encoder, {}, self.side_by_side)
 
-    @property
-    def targets(self) -> Float32:
+    @cached_property
+    def targets(self) -> Float32:  # type: ignore[override]
         """The targets of all rows, (n, t), NaN where a gene was not tested."""
         return self.data.Y
 

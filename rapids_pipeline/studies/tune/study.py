@@ -29,7 +29,7 @@ from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.arrays import Float64
 from rapids_pipeline.backend.devices import Device, provenance
-from rapids_pipeline.backend.errors import InputError, quoted
+from rapids_pipeline.backend.errors import InputError, meant, quoted
 from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Kept, Store
@@ -190,8 +190,9 @@ def tuned_member(recipe: Recipe, name: str | None) -> Member:
     for member in found:
         if member.name == name:
             return member
+    near = meant(name, (member.name for member in found))
     raise InputError(
-        f"--member {quoted(name)}: the recipe {recipe.name} has no such member to tune; it has {listed}"
+        f"--member {quoted(name)}{near}: the recipe {recipe.name} has no such member to tune; it has {listed}"
     )
 
 

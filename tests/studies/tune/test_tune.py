@@ -51,8 +51,8 @@ def finished(arguments, tmp_path_factory):
 def test_it_leaves_its_files_and_says_how_to_use_them(finished, task_files):
     out, result = finished
     assert names_in(out) == FILES
-    use = f"use it: rapids-perturb run --train {task_files.train} --test {task_files.test} --out runs/tuned"
-    assert f"{use} --molecules morgan --recipe {out}/recipe.toml" in result.stdout
+    use = f"next: rapids-perturb run --train {task_files.train} --test {task_files.test} --recipe {out}/recipe.toml"
+    assert f"{use} --molecules morgan --out runs/tuned  # " in result.stderr
     served = "compounds measured in another cell type, all of your pairs"
     assert f"tuned on: known_compounds (for {served})" in result.stdout
 
@@ -123,7 +123,7 @@ def test_the_same_command_goes_on_and_ends_where_one_run_ends(finished, argument
     [
         ("--minutes 0", "--minutes 0: must be above 0"),
         ("--minutes 1e-9", "--minutes 1e-09: no trial of known_compounds finished in this time"),
-        ("--split magic", "--split magic: choose among"),
+        ("--split magic", "Invalid value for '--split': 'magic' is none of random, compound"),
         (
             "--member magic",
             "--member 'magic': the recipe quick has no such member to tune; it has composite, boosting",
