@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,13 @@ def command(
         Path, typer.Option(help="The folder of a run, or a Parquet file or folder that predict wrote.")
     ],
     gmt: Annotated[Path, typer.Option(help="Gene sets: a GMT file, such as those of MSigDB or Reactome.")],
+    method: Annotated[
+        Literal["ulm", "gsea"],
+        typer.Option(
+            help="ulm: a linear model for each set. gsea: running sums over the genes in the order of their response, "
+            "against random sets; slower."
+        ),
+    ] = "ulm",
     pair: Annotated[
         list[str] | None,
         typer.Option(
@@ -31,12 +38,12 @@ def command(
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Score gene sets by the responses of pairs: a linear model for each set, with adjusted p-values."""
+    """Score gene sets by the responses of pairs, with adjusted p-values."""
     import numpy as np
 
     from rapids_pipeline.backend.files import refuse_existing
+    from rapids_pipeline.predictions.gene_sets import STRENGTH, pathway_table, read_gmt, usable_sets
     from rapids_pipeline.predictions.readouts import read_responses_of, strongest, write_table
-    from rapids_pipeline.predictions.signatures import pathway_table, read_gmt, usable_sets
     from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.run import frame_table
 
@@ -47,18 +54,19 @@ def command(
     sizes, weights, notes = usable_sets(sets, found.genes, min_genes, gmt)
     if rows is None:
         rows = np.arange(len(found.Y)) if out is not None else strongest(found, 1)
-    table = pathway_table(found.take(rows), sizes, weights)
+    table = pathway_table(found.take(rows), sizes, weights, method)
     if out is not None:
         write_table(out, [table])
         print_report(*notes, f"{len(rows)} pairs × {len(sizes)} sets written: {out}")
         return
     names = [found.names[row] for row in rows]
     shown = [table[start : start + top] for start in range(0, len(table), len(sizes))]
-    columns = ["set", "genes", "t", "p", "fdr"]
+    columns = list(table.columns[table.columns.get_loc("set") :])
     if as_json:
         told = {name: one[columns].to_dict("records") for name, one in zip(names, shown, strict=True)}
         typer.echo(json.dumps(told, indent=2))
         return
     for name, one in zip(names, shown, strict=True):
-        print_report(f"{name}: {len(one)} of {len(sizes)} sets, by the size of t", frame_table(one[columns]))
+        head = f"{name}: {len(one)} of {len(sizes)} sets, by the size of {STRENGTH[method]}"
+        print_report(head, frame_table(one[columns]))
     print_report(*notes)

@@ -57,6 +57,11 @@ class Responses:
         pairs = self.pairs.iloc[rows].reset_index(drop=True)
         return Responses(pairs, self.genes, self.Y[rows], self.source)
 
+    def described(self, rows: Indices) -> pd.DataFrame:
+        """Return what some of the pairs are: id, cell type and compound, and dose and time where there are any."""
+        kept = [name for name in ("id", *PAIR, DOSE, TIME) if name in self.pairs.columns]
+        return self.pairs[kept].iloc[rows].reset_index(drop=True)
+
     @cached_property
     def names(self) -> list[str]:
         """What each pair is called: cell type and compound, and dose and time where there are any."""
@@ -165,11 +170,11 @@ def gene_table(found: Responses, row: int, top: int | None = None) -> pd.DataFra
 
 def long_tables(found: Responses, rows: Indices, top: int | None = None) -> Iterator[pd.DataFrame]:
     """Yield a table of every pair: what it is, `gene`, `value` and `rank`, the largest response first."""
-    kept = [name for name in ("id", *PAIR, DOSE, TIME) if name in found.pairs.columns]
-    for row in rows:
+    pairs = found.described(rows)
+    for place, row in enumerate(rows):
         genes = gene_table(found, int(row), top)
-        for place, name in enumerate(kept):
-            genes.insert(place, name, found.pairs[name].iloc[row])
+        for column, name in enumerate(pairs.columns):
+            genes.insert(column, name, pairs[name].iloc[place])
         yield genes
 
 
