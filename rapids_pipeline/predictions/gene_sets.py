@@ -16,8 +16,8 @@ the set stand at places p_1 < … < p_k. The running sum rises by a gene's share
 
 Random sets are drawn in blocks until `ENOUGH` are as far from 0, or there are as many as were asked for. All pairs have
 the same ones: a library that draws them anew for each pair takes far longer. p-values are adjusted by Benjamini and
-Hochberg over all rows of the table. Both nulls take genes as exchangeable: genes of a set that move together anyway make
-p-values too small, so read them as an order.
+Hochberg over all rows of the table. Both nulls take genes as exchangeable: genes of a set that move together anyway
+make p-values too small, so read them as an order.
 
 Sources: Badia-i-Mompel et al., decoupleR, Bioinformatics Advances (2022), `ulm`; Subramanian et al., PNAS 102 (2005);
 Korotkevich et al., fgsea (2021), for random sets that sizes and profiles share; Phipson and Smyth (2010), for p > 0;
