@@ -222,7 +222,7 @@ def write_demo(
 ) -> DemoFiles:
     """Write de_train.parquet, id_map.csv, de_test.parquet and gene_sets.gmt to `folder`, made where it is missing.
 
-    The gene sets are families of the genes (`rapids_pipeline.data.gene_families`); the simulation knows nothing of them.
+    The gene sets are families of the genes (`rapids_pipeline.data.gene_families`); they mean nothing to the simulation.
 
     Parameters
     ----------
