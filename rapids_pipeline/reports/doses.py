@@ -179,7 +179,7 @@ def dose_section(model: SavedModel, pairs: pd.DataFrame) -> Section | None:
     for size, *genes in drawn:
         trained = _trained(size)
         for place, dose in enumerate(size.dose):
-            values = [f"{one.gene} {signed(one.response[place], 2)}" for one in genes]
+            values = [f"{one.gene}\N{NO-BREAK SPACE}{signed(one.response[place], 2)}" for one in genes]
             known = "yes" if trained[place] else ""
             rows.append(
                 [
@@ -198,7 +198,7 @@ def dose_section(model: SavedModel, pairs: pd.DataFrame) -> Section | None:
         "that respond most. Filled points: the model was trained on this compound in this cell type at this dose. "
         "Hollow: it was not, and the curve is the model's guess there.",
         page.svg(lambda: _pair_chart(drawn, doses), "doses", "Dose and response; the table has the numbers"),
-        Sheet(headings, rows, text=["trained on", "genes"]),
+        Sheet(headings, rows, text=["genes"]),
     )
 
 
@@ -234,8 +234,8 @@ def _pair_chart(drawn: list[list[_Curve]], doses: Float64) -> "Figure":
     """Draw a row for each pair: the size of its response, and its genes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 2.3 * len(drawn) + 0.5), layout="constrained")
-    panels = figure.subplots(len(drawn), 2, squeeze=False, sharex=True, width_ratios=[1, 1.2])
+    figure = Figure(figsize=(6.4, 2 * len(drawn) + 0.5), layout="constrained")
+    panels = figure.subplots(len(drawn), 2, squeeze=False, sharex=True, width_ratios=[1, 1.1])
     for row, (size, *genes) in enumerate(drawn):
         left, right = panels[row]
         left.sharey(panels[0, 0])
@@ -245,10 +245,12 @@ def _pair_chart(drawn: list[list[_Curve]], doses: Float64) -> "Figure":
         lines = [
             _line(right, one, place + 1, doses, f"gene-{row}-{place}") for place, one in enumerate(genes)
         ]
-        left.set_title(short(f"{size.compound}, {size.where}", 44), fontsize=9, loc="left")
-        left.set_ylabel("size", fontsize=9)
-        right.set_ylabel("genes", fontsize=9)
-        names = [f" {short(one.gene, 14)}" for one in genes]
+        left.set_title(short(f"{size.compound}, {size.where}", 60), fontsize=8, loc="left")
+        left.set_ylabel("size", fontsize=8)
+        right.set_ylabel("genes", fontsize=8)
+        names = [
+            f" {short(one.gene, 14)}" for one in genes
+        ]  # matplotlib leaves out names that begin with "_"
         right.legend(lines, names, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
         for panel in (left, right):
             panel.tick_params(labelsize=8)
@@ -290,11 +292,13 @@ def _chart(curves: list[_Curve], doses: Float64) -> "Figure":
 def _axis(panel: "Axes", doses: Float64) -> None:
     """Mark the doses on a log axis, a dose of 0 one decade below the least other one, and the line of no response."""
     panel.set_xscale("log")
-    distinct = np.unique(doses)
-    marked = (
-        distinct if len(distinct) <= TICKS else distinct[np.linspace(0, len(distinct) - 1, TICKS).astype(int)]
-    )
-    panel.set_xticks(_places(marked, doses), [f"{dose:g}" for dose in marked])
+    marked: list[float] = []
+    places = log10_of(np.array([np.min(doses), np.max(doses)]), doses)
+    for dose in np.unique(doses):  # as many as stand clear of each other
+        here = log10_of(np.array([*marked[-1:], dose]), doses)
+        if not marked or here[-1] - here[0] >= (places[1] - places[0]) / TICKS:
+            marked.append(float(dose))
+    panel.set_xticks(_places(np.array(marked), doses), [f"{dose:g}" for dose in marked])
     panel.minorticks_off()
     panel.grid(color="#e3e6ea", linewidth=0.8)
     panel.set_axisbelow(True)

@@ -237,7 +237,8 @@ def _extreme(found: Responses, row: int, decimals: int, *, up: bool) -> str:
     some = np.flatnonzero(values >= max(least, np.finfo(np.float32).tiny))
     named = some[np.argsort(-values[some], kind="stable")][:NAMED]
     decimals = min(decimals, 2)
-    return ", ".join(f"{found.genes[gene]} {signed(float(found.Y[row, gene]), decimals)}" for gene in named)
+    told = ((found.genes[gene], signed(float(found.Y[row, gene]), decimals)) for gene in named)
+    return ", ".join(f"{gene}\N{NO-BREAK SPACE}{value}" for gene, value in told)
 
 
 def _driven(work: PairPredictor, names: Sequence[str]) -> Section:

@@ -141,7 +141,7 @@ def test_the_section_has_the_model_s_own_predictions_and_marks_its_doses(model):
         Y = work.predict_rows(np.array([0]))[0].astype(float)
         assert float(row["size"]) == pytest.approx(np.sqrt((Y**2).mean()), abs=2e-3)
         for told in row["genes"].split(", "):
-            gene, value = told.split(" ")
+            gene, value = told.split("\N{NO-BREAK SPACE}")
             assert float(value.replace("−", "-")) == pytest.approx(Y[int(gene[1:])], abs=0.02)
     found = Page(pages.page_of(pages.Page("t", "l", [], [section], {})))
     assert not found.faults and "Dose" in found.chart_words

@@ -76,7 +76,7 @@ def test_the_tables_are_those_of_the_results(run):
     first = int(np.argmax((Y**2).mean(axis=1)))
     assert f"{np.sqrt((Y[first] ** 2).mean()):.4f}" in found.text
     up = genes[int(np.argmax(Y[first]))]
-    assert f"{up} +{Y[first].max():.2f}" in found.text
+    assert f"{up}\N{NO-BREAK SPACE}+{Y[first].max():.2f}" in found.text
     groups = json.loads((run / "scores.json").read_text())["by_group"]
     for column in ("cell_type", "sm_name"):
         rows = groups[column].values()
