@@ -57,9 +57,9 @@ def write_page(facts: RunFacts, path: Path) -> None:
 def run_page(facts: RunFacts) -> Page:
     """Return the page of predicted responses."""
     found, document = facts.responses, facts.document
-    order = strongest(found, min(len(found.Y), MOST_PAIRS))
+    order = strongest(found, MOST_PAIRS)
     panels = order[:PANELS]
-    new = _new_compounds(found.pairs)
+    new = _new_compounds(facts.pairs)
     sections = [
         Section(
             "pairs",
