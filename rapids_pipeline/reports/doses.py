@@ -227,7 +227,7 @@ def _doses_of(doses: Float64, same: "np.ndarray[Any, np.dtype[np.bool_]]") -> li
     marked = own if len(own) <= TICKS else own[np.linspace(0, len(own) - 1, TICKS).astype(int)]
     above = own[own > 0]
     between = np.geomspace(above[0], above[-1], TICKS)[1:-1] if len(own) < 4 and len(above) > 1 else above[:0]
-    return [float(dose) for dose in np.unique([float(f"{dose:.3g}") for dose in between] + marked.tolist())]
+    return [float(dose) for dose in np.unique([float(f"{dose:.2g}") for dose in between] + marked.tolist())]
 
 
 def _pair_chart(drawn: list[list[_Curve]], doses: Float64) -> "Figure":
