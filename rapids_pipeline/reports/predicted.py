@@ -248,7 +248,8 @@ def _driven(work: PairPredictor, names: Sequence[str]) -> Section:
         table = drivers(work, row, top=DRIVERS)
         named = zip(table["cell_type"], table["sm_name"], table["share"].tolist(), strict=True)
         rows += [
-            [name, f"{cell}, {compound}", page.percent(round(share, 3))] for cell, compound, share in named
+            [name, f"{cell}, {compound}", page.percent(round(share, 3)).replace("-", "−")]
+            for cell, compound, share in named
         ]
     words = (
         f"The {DRIVERS} training rows that add most to each of the strongest predictions of the composite kernels. The "

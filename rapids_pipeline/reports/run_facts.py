@@ -30,7 +30,7 @@ from rapids_pipeline.predictions.readouts import (
 )
 from rapids_pipeline.stack.saved import SavedModel, load_model
 
-MOST_PAIRS = 2000
+MOST_PAIRS = 1000
 """Pairs on a page: those of the strongest responses."""
 PANELS = 6
 """Pairs of which all is told: their genes in order, and the training rows behind them."""
