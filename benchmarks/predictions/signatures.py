@@ -24,8 +24,9 @@ from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.uncertainty import replicate_weights
+from rapids_pipeline.predictions.gene_sets import pathway_table, usable_sets
 from rapids_pipeline.predictions.readouts import Responses
-from rapids_pipeline.predictions.signatures import correlations, pathway_table, usable_sets
+from rapids_pipeline.predictions.signatures import correlations
 
 GENES, FIRST, SETS, SET_SIZE = 100, 0.05, 1000, 25
 

@@ -49,7 +49,7 @@ def command(
         except OSError as error:  # such as a folder that was deleted meanwhile
             raise InputError(f"--out {out}: cannot be written ({error.strerror}); make room there") from error
     if data_only:
-        typer.echo(visible(f"written: {files.train}, {files.test}, {files.truth}"))
+        typer.echo(visible(f"written: {files.train}, {files.test}, {files.truth}, {files.gene_sets}"))
         return
     asked = ProblemFiles(files.train, files.test)
     run_files(asked, out, config, device, overwrite, where, truth=files.truth, as_json=as_json)
@@ -57,6 +57,7 @@ def command(
 
 def simulated(out: Path, seed: int, genes: int | None, size: dict[str, int], overwrite: bool) -> "DemoFiles":
     """Write the data of a demo to `out`/data; InputError where `out` holds the results of a run on others."""
+    from dataclasses import astuple
     from tempfile import TemporaryDirectory
 
     from rapids_pipeline.backend.files import MANIFEST, UNFINISHED, recorded_hash, sha256_of
@@ -71,6 +72,4 @@ def simulated(out: Path, seed: int, genes: int | None, size: dict[str, int], ove
         ):  # they must not lose what they were made from
             raise InputError(f"--out {out}: holds a run's results; choose another folder or add --overwrite")
         (out / "data").mkdir(exist_ok=True)
-        return DemoFiles(
-            *(path.replace(out / "data" / path.name) for path in (made.train, made.test, made.truth))
-        )
+        return DemoFiles(*(path.replace(out / "data" / path.name) for path in astuple(made)))

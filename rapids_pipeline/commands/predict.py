@@ -1,6 +1,5 @@
 """`predict`: new pairs by a saved model, on a CPU; in Python `rapids_pipeline.predictions.predict.predict_file`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +29,7 @@ def command(
     doses: options.DosesOption = "",
     times: options.TimesOption = "",
     draw: options.DrawOption = "",
+    report: Annotated[bool, typer.Option(help="Write a page about them, NAME.report.html.")] = True,
     column: options.ColumnOption = None,
     columns: options.ColumnsOption = None,
     where: options.Where = options.HERE,
@@ -44,25 +44,26 @@ def command(
     from rapids_pipeline.predictions.predict import files_beside, predict_file
     from rapids_pipeline.reports.doses import write_doses
     from rapids_pipeline.reports.page import LiveStages, print_report
+    from rapids_pipeline.reports.predicted import write_prediction_report
 
-    stages, chosen = LiveStages(), chosen_columns(column or (), columns)
-    at_doses, at_times = options.numbers_in("--doses", doses), options.numbers_in("--times", times)
-    predicted = partial(predict_file, model, pairs, out, block_rows=block_rows, overwrite=overwrite)
-    asked: dict[str, Any] = {"columns": chosen, "doses": at_doses, "times": at_times}
+    stages = LiveStages()
+    asked: dict[str, Any] = {"block_rows": block_rows, "overwrite": overwrite}
+    asked |= {"doses": options.numbers_in("--doses", doses), "times": options.numbers_in("--times", times)}
+    asked |= {"columns": chosen_columns(column or (), columns), "draw": names_in(draw)}
     try:
         with locked_file(out, files_beside(out)) as journal, where.executor() as executor:
-            asked |= {"draw": names_in(draw), "stages": stages, "executor": executor}
-            found = predicted(**asked, journal=journal)
-            drawn = "" if found.curves is None else write_doses(found)
+            asked |= {"stages": stages, "executor": executor, "journal": journal}
+            found = predict_file(model, pairs, out, **asked)
+            drawn = [] if found.curves is None else [write_doses(found)]
+            pages = [write_prediction_report(found, model, out, stages)] if report else []
     except KeyboardInterrupt as stopped:
         for sentence in stopped.args:
             stages.say(sentence)
         raise
-    for note in [*found.notes, *([drawn] if drawn else [])]:
+    for note in [*found.notes, *drawn]:
         stages.say(note)
-    print_report(
-        f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {found.beside.name}"
-    )
+    beside = ", ".join(path.name for path in [found.beside, *pages])
+    print_report(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {beside}")
     if out.is_dir():
         options.suggest(stages, "the genes that a pair moves most", "genes", "--run", out)
     else:

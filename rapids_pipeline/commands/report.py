@@ -31,11 +31,12 @@ def command(
     """Write the page of a run: what to expect, which pairs respond, by which genes, how far to trust it."""
     from rapids_pipeline.backend.files import REPORT, written
     from rapids_pipeline.predictions.predict import named_beside
-    from rapids_pipeline.reports.page import page_of, print_report
-    from rapids_pipeline.reports.predicted import read_run, run_page, verdict
+    from rapids_pipeline.reports.page import print_report
+    from rapids_pipeline.reports.predicted import verdict, write_page
+    from rapids_pipeline.reports.run_facts import read_run
 
     facts = read_run(run, cv, prediction)
     place = out or (run / REPORT if prediction is None else named_beside(prediction, "report", ".html"))
     with written(place) as path:
-        path.write_text(page_of(run_page(facts)), encoding="utf-8")
+        write_page(facts, path)
     print_report(verdict(facts), f"written: {place}")

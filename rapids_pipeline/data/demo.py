@@ -52,6 +52,7 @@ from scipy.special import erfc, ndtri
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import written
+from rapids_pipeline.data.gene_families import gene_families
 
 CLIP = 4.0
 """Largest absolute value of signed −log10 p-values, as in the task's layer `clipped_sign_log10_pval`."""
@@ -151,11 +152,12 @@ class DemoData:
 
 @dataclass(frozen=True)
 class DemoFiles:
-    """Where `write_demo` put `de_train.parquet`, `id_map.csv` and the truth, `de_test.parquet`."""
+    """Where `write_demo` put `de_train.parquet`, `id_map.csv`, the truth, `de_test.parquet`, and `gene_sets.gmt`."""
 
     train: Path
     test: Path
     truth: Path
+    gene_sets: Path
 
 
 @dataclass(frozen=True)
@@ -226,27 +228,32 @@ def simulate(seed: int = 0, n_genes: int | None = None, size: Size | None = None
 def write_demo(
     folder: Path, seed: int = 0, n_genes: int | None = None, size: Size | None = None
 ) -> DemoFiles:
-    """Write de_train.parquet, id_map.csv and de_test.parquet to `folder`, made where it is missing.
+    """Write de_train.parquet, id_map.csv, de_test.parquet and gene_sets.gmt to `folder`, made where it is missing.
+
+    The gene sets are families of the genes (`rapids_pipeline.data.gene_families`); they mean nothing to the simulation.
 
     Parameters
     ----------
     folder, seed, n_genes, size
-        Files of the three names in the folder are replaced, each whole or not at all; the rest, errors
+        Files of the four names in the folder are replaced, each whole or not at all; the rest, errors
         included, is as for `simulate`.
 
     Returns
     -------
     DemoFiles
-        The three paths.
+        The four paths.
     """
     data = simulate(seed, n_genes, size)
-    made = DemoFiles(folder / "de_train.parquet", folder / "id_map.csv", folder / "de_test.parquet")
+    names = "de_train.parquet", "id_map.csv", "de_test.parquet", "gene_sets.gmt"
+    made = DemoFiles(*(folder / name for name in names))
     with written(made.train) as path:
         data.de_train.to_parquet(path, index=False, use_dictionary=False)  # noise has no repeated values
     with written(made.test) as path:
         data.id_map.to_csv(path, index=False)
     with written(made.truth) as path:
         data.de_test.to_parquet(path, index=False, use_dictionary=False)
+    with written(made.gene_sets) as path:
+        path.write_text(gene_families(_read_layout().genes[:n_genes]))
     return made
 
 

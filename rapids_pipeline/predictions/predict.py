@@ -9,7 +9,7 @@ the same numbers to rounding. One block takes about 4 bytes × rows × genes for
 more, besides the model itself.
 
 What the applicability says: `rapids_pipeline.predictions.applicability`. Responses of chosen genes to doses are for a
-page, OUT.doses.html: `rapids_pipeline.predictions.dose_response`.
+page, OUT.doses.html: `rapids_pipeline.predictions.dose_response`. OUT.report.html is the page of the predictions.
 """
 
 import csv
@@ -29,13 +29,7 @@ from features.rows import Rows, places
 from rapids_pipeline.backend.arrays import Float32, Indices, gigabytes, host_bytes
 from rapids_pipeline.backend.devices import installed_versions
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import (
-    describe_input,
-    model_folder,
-    refuse_existing,
-    sha256_of,
-    written,
-)
+from rapids_pipeline.backend.files import describe_input, model_folder, refuse_existing, sha256_of, written
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.limits import require_file
 from rapids_pipeline.backend.locks import Journal
@@ -72,7 +66,7 @@ class Predicted:
     """What was predicted: numbers of pairs and genes, what a reader should know, and what was written besides OUT.
 
     `page` is where a page of the `curves` belongs; both are None where none were asked for. `identity` is what
-    determines the numbers.
+    determines the numbers. `Y` are the predictions of the pairs of `work` where they are in memory, for a CSV.
     """
 
     n_pairs: int
@@ -80,8 +74,10 @@ class Predicted:
     notes: list[str]
     beside: Path
     identity: Mapping[str, Any]
+    work: "PairPredictor"
     curves: Curves | None = None
     page: Path | None = None
+    Y: Float32 | None = None
 
 
 def predict_file(
@@ -144,7 +140,11 @@ def predict_file(
         if doses or times:
             identity |= {"doses": list(doses), "times": list(times)}
         journal = journal or Journal()
-        made = [] if as_folder else [out, named_beside(out, "applicability")]
+        made = (
+            []
+            if as_folder
+            else [out, named_beside(out, "applicability"), named_beside(out, "report", ".html")]
+        )
         made += [named_beside(out, "untested")] if work.untested and not as_folder else []
         for path in [*made, *([page] if page else [])]:
             refuse_existing(path, overwrite or journal.is_of(identity))
@@ -154,20 +154,19 @@ def predict_file(
             _require_memory(out, n_pairs, n_genes)
         if parts is None or parts.missing():
             work.features(work.batch.molecule[:1])  # are the weights here?
+    Y, unfinished = None, list[Path]()
     if parts is None:
-        beside, unfinished = _to_csv(work, out, rows, stages, executor, partial(journal.begin, identity)), []
+        beside, Y = _to_csv(work, out, rows, stages, executor, partial(journal.begin, identity))
     else:
         _to_parts(work, parts, stages, executor)
         journal.begin(identity)
-        beside, unfinished = (
-            parts.publish(_manifest(work, identity, pairs_file, folder, stages)),
-            parts.others(),
-        )
+        beside = parts.publish(_manifest(work, identity, pairs_file, folder, stages))
+        unfinished = parts.others()
     left = "unfinished parts of another prediction are in {}; delete it if that is not to be continued"
     notes = [*work.notes, *map(left.format, unfinished)]
     if curves is not None:
         curves = curves.filled(work.predict_rows(curves.rows))
-    return Predicted(n_pairs, n_genes, notes, beside, identity, curves, page)
+    return Predicted(n_pairs, n_genes, notes, beside, identity, work, curves, page, Y)
 
 
 def _is_folder(out: Path) -> bool:
@@ -198,7 +197,7 @@ def _to_csv(
     stages: Stages,
     executor: Executor,
     begins: Callable[[], None],
-) -> Path:
+) -> tuple[Path, Float32]:
     n, beside = len(work.metadata), named_beside(out, "applicability")
     with stages.stage("predict") as progress:
         predicted = np.empty((n, len(work.model.genes)), np.float32)
@@ -213,13 +212,14 @@ def _to_csv(
             with written(named_beside(out, "untested")) as place:
                 pd.DataFrame(pairs, columns=["cell_type", "gene"]).to_csv(place, index=False)
         write_kaggle_csv(out, list(work.metadata["id"]), work.model.genes, predicted)
-    return beside
+    return beside, predicted
 
 
 def files_beside(out: Path) -> list[Path]:
     """Return all files that go with predictions in `out`, whether or not these have them."""
     tables = [named_beside(out, what) for what in ("applicability", "untested")]
-    return [*tables, named_beside(out, "doses", ".html"), named_beside(out, "manifest", ".json")]
+    pages = [named_beside(out, what, ".html") for what in ("report", "doses")]
+    return [*tables, *pages, named_beside(out, "manifest", ".json")]
 
 
 def named_beside(out: Path, what: str, suffix: str = ".csv") -> Path:

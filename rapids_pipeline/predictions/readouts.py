@@ -60,13 +60,20 @@ class Responses:
         pairs = self.pairs.iloc[rows].reset_index(drop=True)
         return Responses(pairs, self.genes, self.Y[rows], self.source)
 
+    def described(self, rows: Indices) -> pd.DataFrame:
+        """Return what some of the pairs are: id, cell type and compound, and dose and time where there are any."""
+        kept = [name for name in ("id", *PAIR, DOSE, TIME) if name in self.pairs.columns]
+        return self.pairs[kept].iloc[rows].reset_index(drop=True)
+
     @cached_property
     def names(self) -> list[str]:
         """What each pair is called: cell type and compound, and dose and time where there are any."""
-        columns = [*PAIR, *(name for name in (DOSE, TIME) if name in self.pairs.columns)]
-        return [
-            ", ".join(_shown(value) for value in row) for row in self.pairs[columns].itertuples(index=False)
-        ]
+        parts = [self.pairs[name].astype(str).tolist() for name in PAIR]
+        for name, unit in ((DOSE, "µM"), (TIME, "h")):
+            if name in self.pairs.columns:
+                numbers = self.pairs[name].astype(float)
+                parts.append(["" if np.isnan(value) else f"{value:g} {unit}" for value in numbers])
+        return [", ".join(filter(None, row)) for row in zip(*parts, strict=True)]
 
     def chosen(self, asked: Sequence[str], *, all_pairs: bool) -> Indices:
         """Return the rows of the pairs that a person names; without any the strongest, or all. Errors as `rows_of`."""
@@ -201,11 +208,11 @@ def gene_table(found: Responses, row: int, top: int | None = None) -> pd.DataFra
 
 def long_tables(found: Responses, rows: Indices, top: int | None = None) -> Iterator[pd.DataFrame]:
     """Yield a table of every pair: what it is, `gene`, `value` and `rank`, the largest response first."""
-    kept = [name for name in ("id", *PAIR, DOSE, TIME) if name in found.pairs.columns]
-    for row in rows:
+    pairs = found.described(rows)
+    for place, row in enumerate(rows):
         genes = gene_table(found, int(row), top)
-        for place, name in enumerate(kept):
-            genes.insert(place, name, found.pairs[name].iloc[row])
+        for column, name in enumerate(pairs.columns):
+            genes.insert(column, name, pairs[name].iloc[place])
         yield genes
 
 
@@ -262,6 +269,27 @@ def strongest(found: Responses, count: int) -> Indices:
     return np.argsort(-strength, kind="stable")[:count].astype(np.intp)
 
 
+def strongest_of(parts: Iterable[Responses], count: int) -> tuple[Responses, pd.DataFrame]:
+    """Return the pairs of the largest responses among predictions that come some rows at a time, and all pairs.
+
+    Memory: `count` responses, those of a part, and what all pairs are.
+    """
+    pairs, kept = list[pd.DataFrame](), list[Responses]()
+    for part in parts:
+        pairs.append(part.pairs)
+        some = [*kept, part.take(strongest(part, count))]
+        both = Responses(
+            pd.concat([one.pairs for one in some], ignore_index=True),
+            part.genes,
+            np.concatenate([one.Y for one in some]),
+            part.source,
+        )
+        kept = [both.take(strongest(both, count))]
+    if not kept:
+        raise InputError("there are no predicted pairs")
+    return kept[0], pd.concat(pairs, ignore_index=True)
+
+
 def has_kernels(model: SavedModel) -> bool:
     """Say whether a model has composite kernels, so that `drivers` can tell the training rows behind a prediction."""
     return any(isinstance(one, CompositeModel) for one in model.stack.models.values())
@@ -311,7 +339,3 @@ def drivers(work: PairPredictor, row: int, gene: str | None = None, top: int | N
     found["share"] = contributions[order] / whole if whole else np.nan
     found.attrs |= {"rest": rest, "whole": whole}
     return found
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,17 +1,16 @@
-"""Gene sets and signatures against responses: pathways of a pair, compounds that mimic or reverse a signature.
+"""Signatures against responses: which compounds mimic or reverse a signature.
 
-With y the response of a pair over n genes, w the weights of a gene set (1 for its genes, 0 for others) or of a
-signature (1 up, −1 down, 0 others; or a number for each gene), and r Pearson's correlation of y and w:
+With y the response of a pair over n genes, w the weights of a signature (1 up, −1 down, 0 others; or a number for each
+gene), and r Pearson's correlation of y and w:
 
-    pathways   t = r √((n − 2)/(1 − r²))    univariate linear model, Student's t with n − 2 degrees of freedom
-    rank       z = r √(n − 1)               mean 0 and variance 1 where the genes are permuted, whatever y and w are
+    z = r √(n − 1)    mean 0 and variance 1 where the genes are permuted, whatever y and w are
 
-Two-sided p-values; those of z by the normal distribution, which permutations of many genes approach. They are adjusted
-by Benjamini and Hochberg over all rows of the table. Both nulls take genes as exchangeable: genes of a set that move
-together anyway make small p-values too small, so read them as an order.
+Two-sided p-values are those of the normal distribution, which permutations of many genes approach. They are adjusted by
+Benjamini and Hochberg over all rows of the table. The null takes genes as exchangeable: genes that move together anyway
+make small p-values too small, so read them as an order.
 
-Sources: Badia-i-Mompel et al., decoupleR, Bioinformatics Advances (2022), `ulm`; Subramanian et al., Cell 171 (2017),
-for connectivity; Lehmann and Romano, Testing Statistical Hypotheses (2005), 15.2 (permutation variance).
+Sources: Subramanian et al., Cell 171 (2017), for connectivity; Lehmann and Romano, Testing Statistical Hypotheses
+(2005), 15.2 (permutation variance).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +20,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from features.rows import DOSE, TIME
 from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.errors import InputError, quoted
 from rapids_pipeline.backend.frames import table_suffix
 from rapids_pipeline.backend.limits import refuse_large, require_file
-from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.predictions.readouts import Responses
 
 LEAST_GENES = 3
@@ -51,102 +48,6 @@ def correlations(Y: Float32, W: Float64) -> Float64:
     return np.clip(found, -1.0, 1.0)
 
 
-# --- pathways ---------------------------------------------------------------------------------------------
-
-
-def read_gmt(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read gene sets of a GMT file: a line a set, its name, a description and its genes, separated by tabs.
-
-    Raises
-    ------
-    InputError
-        No such file, no UTF-8, no sets, a line without genes, or a set twice; the message names the line.
-    """
-    sets: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(_lines(path), 1):
-        name, *rest = (part.strip() for part in line.split("\t"))
-        genes = tuple(dict.fromkeys(gene for gene in rest[1:] if gene))
-        if not name or not genes:
-            raise InputError(
-                f"{path}: line {number} is no gene set: give a name, a description and genes, separated by tabs"
-            )
-        if name in sets:
-            raise InputError(f"{path}: line {number}: the set {quoted(name)} is there twice; rename one")
-        sets[name] = genes
-    if not sets:
-        raise InputError(f"{path}: has no gene sets")
-    return sets
-
-
-def usable_sets(
-    sets: Mapping[str, Sequence[str]], genes: Sequence[str], least: int, source: Path
-) -> tuple[dict[str, int], Float64, list[str]]:
-    """Return the sets with enough of the genes, and how many; their weights (n, s); and what to know of the others.
-
-    Raises
-    ------
-    InputError
-        No set has enough genes; the message has an example of either's names.
-    """
-    place = {gene: number for number, gene in enumerate(genes)}
-    inside = {name: [place[gene] for gene in members if gene in place] for name, members in sets.items()}
-    kept = {name: found for name, found in inside.items() if least <= len(found) < len(genes)}
-    if not kept:
-        example = next(iter(sets.values()))[0]
-        raise InputError(
-            f"{source}: no set has {least} of the {len(genes):,} genes of the responses; its genes are called as "
-            f"{quoted(example)}, those of the responses as {quoted(genes[0])}"
-        )
-    W = np.zeros((len(genes), len(kept)))
-    for column, found in enumerate(kept.values()):
-        W[found, column] = 1.0
-    left = len(sets) - len(kept)
-    notes = (
-        [f"{left} of {len(sets)} sets have fewer than {least} of the genes and are left out"] if left else []
-    )
-    return {name: len(found) for name, found in kept.items()}, W, notes
-
-
-def pathway_table(found: Responses, sizes: Mapping[str, int], W: Float64) -> pd.DataFrame:
-    """Return a row a pair and set, in the order of the pairs, the largest |t| first: `set`, `genes`, `t`, `p`, `fdr`.
-
-    Parameters
-    ----------
-    found : Responses
-        m pairs, n genes.
-    sizes : dict of str to int
-        How many of the genes each of the s sets has.
-    W : ndarray of float64, (n, s)
-        Of `usable_sets`.
-
-    Examples
-    --------
-    >>> pairs = pd.DataFrame({"cell_type": ["NK cells"], "sm_name": ["Vorinostat"]})
-    >>> found = Responses(pairs, ("A", "B", "C", "D", "E"), np.array([[2.0, 1.8, -1.0, -1.2, 0.1]]), Path("mine"))
-    >>> sizes, W, notes = usable_sets({"growth": ["A", "B"], "stress": ["B", "E"]}, found.genes, 2, Path("sets.gmt"))
-    >>> pathway_table(found, sizes, W)[["set", "genes", "t"]].round(1)
-          set  genes    t
-    0  growth      2  4.9
-    1  stress      2  0.7
-    """
-    n = len(found.genes)
-    r = correlations(found.Y, W)
-    t = r * np.sqrt((n - 2) / np.maximum(1 - r * r, np.finfo(np.float64).tiny))
-    p = 2 * stats.t.sf(np.abs(t), n - 2)
-    order = np.argsort(-np.abs(t), axis=1, kind="stable")
-    rows = np.repeat(np.arange(len(t)), t.shape[1])
-    columns = order.ravel()
-    table = _named(found, rows)
-    table["set"] = np.array(list(sizes), object)[columns]
-    table["genes"] = np.array(list(sizes.values()))[columns]
-    table["t"], table["p"] = t[rows, columns], p[rows, columns]
-    table["fdr"] = stats.false_discovery_control(table["p"]) if len(table) else []
-    return table
-
-
-# --- signatures -------------------------------------------------------------------------------------------
-
-
 def read_signature(names: str) -> dict[str, float]:
     """Read a signature: "up.txt,down.txt" or one of them (a gene a line), or a CSV with `gene` and `value`.
 
@@ -162,7 +63,7 @@ def read_signature(names: str) -> dict[str, float]:
         return _signature_table(paths[0])
     signature: dict[str, float] = {}
     for path, sign in zip(paths, (1.0, -1.0), strict=False):
-        genes = [gene for line in _lines(path) if (gene := line.strip())]
+        genes = [gene for line in lines_of(path) if (gene := line.strip())]
         if not genes:
             raise InputError(f"{path}: has no genes; give one a line")
         for gene in genes:
@@ -252,7 +153,7 @@ def rank_table(
         if weights is None:
             weights, notes = signature_weights(signature, part.genes, source)
         n = len(part.genes)
-        table = _named(part, np.arange(len(part.Y)))
+        table = part.described(np.arange(len(part.Y)))
         near = [name for name in ("compound_known", "tanimoto") if name in part.pairs.columns]
         table[near] = part.pairs[near].to_numpy()
         table["score"] = correlations(part.Y, weights)[:, 0]
@@ -266,13 +167,7 @@ def rank_table(
     return found.sort_values("score", ascending=False, kind="stable", ignore_index=True), notes
 
 
-def _named(found: Responses, rows: "np.ndarray[tuple[int], np.dtype[np.intp]]") -> pd.DataFrame:
-    """Return what pairs are."""
-    kept = [name for name in ("id", *PAIR, DOSE, TIME) if name in found.pairs.columns]
-    return found.pairs[kept].iloc[rows].reset_index(drop=True)
-
-
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
     """Return the lines of a text file that are not blank."""
     require_file(path)
     refuse_large(path, float(path.stat().st_size), "a text file")

@@ -75,21 +75,31 @@ def heat_map(found: Responses, rows: Indices) -> "Figure":
     """Draw pairs × the genes that differ most between them, both in an order that puts like beside like."""
     from matplotlib.figure import Figure
 
-    values = found.Y[rows]
+    values, names = found.Y[rows], _names(found, rows)
     genes = np.argsort(-values.var(axis=0), kind="stable")[:HEAT_GENES]
     shown = values[:, genes].astype(np.float64)
     down, across = _order(shown), _order(shown.T)
     shown = shown[np.ix_(down, across)]
-    figure = Figure(figsize=(11, 0.22 * len(rows) + 1.8), layout="constrained")
-    axes = figure.add_subplot()
+    height = max(0.22 * len(rows) + 1.2, 2.4)
+    figure = Figure(figsize=(11, height))  # margins by hand: a layout engine takes longer than all else
+    axes = figure.add_axes((0.25, 0.9 / height, 0.66, 1 - 1 / height))
+    scale = figure.add_axes((0.925, 0.9 / height, 0.012, 1.2 / height))
     most = float(np.quantile(np.abs(shown), 0.98)) or 1.0
     drawn = axes.imshow(shown, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(len(rows)), [short(found.names[int(rows[row])], 40) for row in down], fontsize=7)
-    names = [short(found.genes[gene], 14) for gene in genes[across]]
-    axes.set_xticks(range(len(genes)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), [short(names[row], 40) for row in down], fontsize=7)
+    called = [short(found.genes[gene], 14) for gene in genes[across]]
+    axes.set_xticks(range(len(genes)), called, rotation=90, fontsize=7)
     axes.tick_params(length=0)
-    figure.colorbar(drawn, ax=axes, label="predicted response", shrink=0.6)
+    figure.colorbar(drawn, cax=scale, label="predicted response")
+    scale.tick_params(labelsize=7)
     return figure
+
+
+def _names(found: Responses, rows: Indices) -> list[str]:
+    """Return what pairs are called on a chart: without the cell type where all have the same."""
+    cells = found.pairs["cell_type"].iloc[rows].astype(str)
+    start = len(cells.iloc[0]) + len(", ") if cells.nunique() == 1 else 0
+    return [found.names[row][start:] for row in rows]
 
 
 def _order(rows: Float64) -> Indices:
@@ -107,12 +117,15 @@ def ranked(found: Responses, rows: Indices) -> "Figure":
     """Draw the genes of some pairs in order of their response, the extreme ones named."""
     from matplotlib.figure import Figure
 
-    columns = min(len(rows), 3)
-    lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.4, 2.7 * lines), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-    for panel, row in zip(panels, rows, strict=False):
+    lines = -(-len(rows) // 2)
+    height = 2 * lines + 0.4
+    figure = Figure(figsize=(6.4, height))
+    figure.subplots_adjust(0.1, 0.4 / height, 0.985, 1 - 0.25 / height, 0.06, 0.2)
+    panels = figure.subplots(lines, 2, squeeze=False, sharey=True).ravel()
+    names = _names(found, rows)
+    for panel, row, name in zip(panels, rows, names, strict=False):
         _ranked(panel, found, int(row))
+        panel.set_title(short(name, 42), fontsize=8, loc="left")
     for panel in panels[len(rows) :]:
         panel.set_visible(False)
     figure.supylabel("predicted response", fontsize=9)
@@ -130,9 +143,11 @@ def _ranked(axes: "Axes", found: Responses, row: int) -> None:
         side = table[(table["value"] > 0) == up].head(3)
         named = zip(side["gene"], side["value"], strict=True)
         words = "\n".join(f"{short(str(gene), 14)} {signed(float(value), 2)}" for gene, value in named)
-        place = {"x": 0.97 if up else 0.03, "y": 0.95 if up else 0.05}
-        how = {"ha": "right" if up else "left", "va": "top" if up else "bottom"}
+        place = {
+            "x": 0.03 if up else 0.97,
+            "y": 0.95 if up else 0.05,
+        }  # the corners that the line leaves free
+        how = {"ha": "left" if up else "right", "va": "top" if up else "bottom"}
         axes.text(**place, s=words, transform=axes.transAxes, fontsize=7, **how)  # type: ignore[arg-type]
-    axes.set_title(short(found.names[row], 34), fontsize=8, loc="left")
     axes.set_xticks([])
     axes.tick_params(labelsize=7)

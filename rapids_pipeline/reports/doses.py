@@ -1,21 +1,24 @@
-"""The page of dose–response curves of chosen genes, beside the predictions that they are part of.
+"""Dose–response curves: a page of chosen genes, and the part of a page of predictions about its strongest pairs.
 
 NAME.doses.html   all of it in one file that needs no network: what moves each gene most, a chart for each gene and cell
                   type with a panel for each time, and the numbers
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from features.rows import DOSE, TIME, log10_of
+from features.rows import DOSE, TIME, context_numbers, log10_of
 from rapids_pipeline.backend.arrays import Float64
-from rapids_pipeline.predictions.dose_response import Curves
-from rapids_pipeline.predictions.predict import Predicted
+from rapids_pipeline.data.columns import PAIR
+from rapids_pipeline.predictions.dose_response import Curves, curves_of
+from rapids_pipeline.predictions.predict import Predicted, predictor_of
 from rapids_pipeline.reports import page
-from rapids_pipeline.reports.page import GREY, Page, Section, Sheet, short, signed
+from rapids_pipeline.reports.page import GREY, Page, Section, Sheet, number, short, signed
+from rapids_pipeline.stack.saved import SavedModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +29,10 @@ MARKERS = "osD^vP*X<>"
 """One a curve of a chart: colours alone do not tell ten lines apart for everyone."""
 COLUMNS, TICKS, NAMED = 3, 7, 3
 """Panels beside each other, doses that are marked on an axis, and curves that a verdict names."""
+PAIRS, GENES = 3, 5
+"""Pairs of a page of predictions whose curves are drawn, and genes of each."""
+SIZE = "size of the response"
+"""What stands in the place of a gene: the root mean square over all genes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +159,105 @@ def _section(name: str, curves: list[_Curve], doses: Float64, decimals: int) -> 
     return Section(name, heading, chart=chart, sheet=Sheet(headings, rows, text=["trained on (µM)"]))
 
 
+# --- the strongest pairs of a page of predictions ---------------------------------------------------------
+
+
+def dose_section(model: SavedModel, pairs: pd.DataFrame) -> Section | None:
+    """Return how the size of the response and the strongest genes go with the dose; None where no doses were learnt.
+
+    Parameters
+    ----------
+    model : SavedModel
+    pairs : pandas.DataFrame
+        Predicted pairs, the strongest first: the first `PAIRS` cell types and compounds are drawn.
+    """
+    if DOSE not in model.obs.columns:
+        return None
+    drawn = [_pair_curves(model, pair) for _, pair in pairs.drop_duplicates(PAIR).head(PAIRS).iterrows()]
+    doses = np.concatenate([one[0].dose for one in drawn])
+    rows = []
+    for size, *genes in drawn:
+        trained = _trained(size)
+        for place, dose in enumerate(size.dose):
+            values = [f"{one.gene}\N{NO-BREAK SPACE}{signed(one.response[place], 2)}" for one in genes]
+            known = "yes" if trained[place] else ""
+            rows.append(
+                [
+                    f"{size.cell_type}, {size.compound}",
+                    f"{dose:g}",
+                    number(size.response[place], 3),
+                    known,
+                    ", ".join(values),
+                ]
+            )
+    headings = ["pair", "dose (µM)", "size", "trained on", "genes"]
+    return Section(
+        "doses",
+        "Dose and response",
+        "The strongest pairs at other doses: the size of the response (root mean square over genes), and the genes "
+        "that respond most. Filled points: the model was trained on this compound in this cell type at this dose. "
+        "Hollow: it was not, and the curve is the model's guess there.",
+        page.svg(lambda: _pair_chart(drawn, doses), "doses", "Dose and response; the table has the numbers"),
+        Sheet(headings, rows, text=["genes"]),
+    )
+
+
+def _pair_curves(model: SavedModel, pair: pd.Series) -> list[_Curve]:
+    """Return the curve of the size of a pair's response, then those of the strongest genes where that is largest."""
+    same = (model.obs[PAIR].astype(str) == pair[PAIR].astype(str)).all(axis=1)
+    doses = _doses_of(context_numbers(model.obs, DOSE)[:, 0], same.to_numpy())
+    asked = pd.DataFrame([pair[[name for name in (*PAIR, "SMILES", TIME) if name in pair.index]]])
+    work = predictor_of(model, asked.reset_index(drop=True), "the model", doses=doses)
+    Y = work.predict_rows(np.arange(len(doses)))
+    size = np.sqrt(np.mean(np.square(Y, dtype=np.float64), axis=1))
+    strongest = np.argsort(-np.abs(Y[np.argmax(size)]), kind="stable")[:GENES]
+    curves = curves_of(work.batch, model.obs, model.genes, [model.genes[gene] for gene in strongest])
+    genes = list(_curves(curves.filled(Y[curves.rows])))
+    return [replace(genes[0], gene=SIZE, response=size[curves.rows]), *genes]
+
+
+def _doses_of(doses: Float64, same: "np.ndarray[Any, np.dtype[np.bool_]]") -> list[float]:
+    """Return at which doses a pair is drawn: those of its training rows, and some between the least and the largest.
+
+    Without two training rows of its own at different doses, those of all training rows count.
+    """
+    known = np.unique(doses[~np.isnan(doses)])
+    own = np.unique(doses[same & ~np.isnan(doses)])
+    own = own if len(own) > 1 else known
+    marked = own if len(own) <= TICKS else own[np.linspace(0, len(own) - 1, TICKS).astype(int)]
+    above = own[own > 0]
+    between = np.geomspace(above[0], above[-1], TICKS)[1:-1] if len(own) < 4 and len(above) > 1 else above[:0]
+    return [float(dose) for dose in np.unique([float(f"{dose:.2g}") for dose in between] + marked.tolist())]
+
+
+def _pair_chart(drawn: list[list[_Curve]], doses: Float64) -> "Figure":
+    """Draw a row for each pair: the size of its response, and its genes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 2 * len(drawn) + 0.5), layout="constrained")
+    panels = figure.subplots(len(drawn), 2, squeeze=False, sharex=True, width_ratios=[1, 1.1])
+    for row, (size, *genes) in enumerate(drawn):
+        left, right = panels[row]
+        left.sharey(panels[0, 0])
+        _axis(left, doses)
+        _axis(right, doses)
+        _line(left, size, 0, doses, f"size-{row}")
+        lines = [
+            _line(right, one, place + 1, doses, f"gene-{row}-{place}") for place, one in enumerate(genes)
+        ]
+        left.set_title(short(f"{size.compound}, {size.where}", 60), fontsize=8, loc="left")
+        left.set_ylabel("size", fontsize=8)
+        right.set_ylabel("genes", fontsize=8)
+        names = [
+            f" {short(one.gene, 14)}" for one in genes
+        ]  # matplotlib leaves out names that begin with "_"
+        right.legend(lines, names, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+        for panel in (left, right):
+            panel.tick_params(labelsize=8)
+    figure.supxlabel("dose (µM)", fontsize=9)
+    return figure
+
+
 # --- charts -----------------------------------------------------------------------------------------------
 
 
@@ -186,11 +292,13 @@ def _chart(curves: list[_Curve], doses: Float64) -> "Figure":
 def _axis(panel: "Axes", doses: Float64) -> None:
     """Mark the doses on a log axis, a dose of 0 one decade below the least other one, and the line of no response."""
     panel.set_xscale("log")
-    distinct = np.unique(doses)
-    marked = (
-        distinct if len(distinct) <= TICKS else distinct[np.linspace(0, len(distinct) - 1, TICKS).astype(int)]
-    )
-    panel.set_xticks(_places(marked, doses), [f"{dose:g}" for dose in marked])
+    marked: list[float] = []
+    places = log10_of(np.array([np.min(doses), np.max(doses)]), doses)
+    for dose in np.unique(doses):  # as many as stand clear of each other
+        here = log10_of(np.array([*marked[-1:], dose]), doses)
+        if not marked or here[-1] - here[0] >= (places[1] - places[0]) / TICKS:
+            marked.append(float(dose))
+    panel.set_xticks(_places(np.array(marked), doses), [f"{dose:g}" for dose in marked])
     panel.minorticks_off()
     panel.grid(color="#e3e6ea", linewidth=0.8)
     panel.set_axisbelow(True)
@@ -201,14 +309,17 @@ def _line(panel: "Axes", curve: _Curve, number: int, doses: Float64, gid: str) -
     """Draw a curve and return its line; points at doses that the model was trained on are filled, and called `gid`."""
     from matplotlib import colormaps
 
-    colour, x = colormaps["tab10"](number), _places(curve.dose, doses)
-    trained = np.isclose(curve.dose[:, None], np.array(curve.trained_doses)[None, :], rtol=1e-6, atol=0).any(
-        axis=1
-    )
+    colour, x, trained = colormaps["tab10"](number), _places(curve.dose, doses), _trained(curve)
     style: dict[str, Any] = {"color": colour, "marker": MARKERS[number], "markersize": 5}
     [line] = panel.plot(x, curve.response, markerfacecolor="white", **style)
     panel.plot(x[trained], curve.response[trained], linestyle="", gid=gid, **style)
     return line
+
+
+def _trained(curve: _Curve) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    """Say at which points of a curve the model was trained."""
+    known = np.array(curve.trained_doses)[None, :]
+    return np.asarray(np.isclose(curve.dose[:, None], known, rtol=1e-6, atol=0).any(axis=1))
 
 
 def _places(dose: Float64, doses: Float64) -> Float64:

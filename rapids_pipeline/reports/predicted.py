@@ -1,11 +1,10 @@
 """The page of predicted responses: what to expect, which pairs respond, by which genes, and how far to trust it.
 
-report.html   of a run, beside its other results; in one file that needs no network
+report.html        of a run, beside its other results; in one file that needs no network
+NAME.report.html   of pairs that `predict` predicted later, beside them
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,23 @@ import pandas as pd
 from markupsafe import Markup
 
 from rapids_pipeline.backend.arrays import Indices
-from rapids_pipeline.backend.devices import provenance
-from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import MANIFEST, MODEL, SCORES, manifest_part, read_manifest, sha256_of
+from rapids_pipeline.backend.files import written
+from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.evaluation.audit import recommended_split
 from rapids_pipeline.pipeline import PIPELINE, Fitted
-from rapids_pipeline.predictions.predict import PairPredictor, files_beside, predictor_of
-from rapids_pipeline.predictions.readouts import (
-    Responses,
-    drivers,
-    has_kernels,
-    read_responses_of,
-    strongest,
-)
+from rapids_pipeline.predictions.predict import PairPredictor, Predicted, named_beside
+from rapids_pipeline.predictions.readouts import Responses, drivers, has_kernels, strongest
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.charts import heat_map, ranked
 from rapids_pipeline.reports.cv import expectation
+from rapids_pipeline.reports.doses import dose_section
 from rapids_pipeline.reports.page import SIMPLE, Page, Section, Sheet, number, short, signed
 from rapids_pipeline.reports.run import result_sentences
-from rapids_pipeline.stack.saved import SavedModel, load_model
+from rapids_pipeline.reports.run_facts import MOST_PAIRS, PANELS, RunFacts, facts_of_fit, facts_of_prediction
 
-MOST_PAIRS = 2000
-"""Pairs in the table of a page: those of the strongest responses."""
 NAMED = 5
 """Genes that are named for each pair, up and down."""
 HEAT_PAIRS = 40
-PANELS = 6
-"""Pairs whose genes are drawn in order."""
 DRIVERS = 5
 """Training rows that are named for each of them."""
 DRAWN = 12
@@ -49,157 +38,54 @@ MOST_GROUPS = 500
 """Compounds in the table of errors: those with the most rows."""
 
 
-@dataclass(frozen=True, eq=False)
-class RunFacts:
-    """What a page says of the run behind the predictions.
-
-    Attributes
-    ----------
-    responses : Responses
-    model : SavedModel
-    document : dict
-        The content of scores.json.
-    settings : dict of str to str
-        What the head of the page names: recipe, molecules, device, training rows.
-    notes : list of str
-    provenance : dict
-    expected : dict, optional
-        What a cross-validation (cv.json) says.
-    of_others : bool
-        Whether the pairs are others than those that the run was asked for.
-    """
-
-    responses: Responses
-    model: SavedModel
-    document: Mapping[str, Any]
-    settings: Mapping[str, str]
-    notes: Sequence[str]
-    provenance: Mapping[str, Any]
-    expected: Mapping[str, Any] | None = None
-    of_others: bool = False
-
-    @cached_property
-    def work(self) -> PairPredictor:
-        """The model with the pairs of the strongest responses, the strongest first."""
-        rows = strongest(self.responses, PANELS)
-        return predictor_of(self.model, self.responses.pairs.iloc[rows].reset_index(drop=True), "the model")
-
-
 def write_run_report(found: Fitted, path: Path) -> None:
     """Write the page of a run that was just fitted."""
-    config, data = found.config, found.problem.data
-    settings = {
-        "recipe": config.recipe.name,
-        "molecules": config.molecules,
-        "device": found.chosen["device"].partition(" ")[0],
-        "training data": Path(found.problem.source).name,
-        "training rows": f"{len(data.Y):,}",
-    }
-    made = provenance() | {"inputs": _named(found.problem.inputs), "config": config.model_dump(mode="json")}
-    facts = RunFacts(found.responses, found.model, found.document, settings, found.notes, made)
+    write_page(facts_of_fit(found), path)
+
+
+def write_prediction_report(found: Predicted, folder: Path, out: Path, stages: Stages) -> Path:
+    """Write the page of new pairs beside their predictions `out` by the model of a folder; return its path."""
+    with stages.stage("page"), written(named_beside(out, "report", ".html")) as path:
+        write_page(facts_of_prediction(found, folder, out), path)
+    return named_beside(out, "report", ".html")
+
+
+def write_page(facts: RunFacts, path: Path) -> None:
+    """Write a page of predicted responses."""
     path.write_text(page.page_of(run_page(facts)), encoding="utf-8")
 
 
-def read_run(folder: Path, cv: Path | None = None, prediction: Path | None = None) -> RunFacts:
-    """Return what a page says of a run folder, and of a cross-validation of the same recipe and data.
-
-    `prediction` is a folder of Parquet parts that `predict` wrote by the run's model: the page is then about its pairs.
-
-    Raises
-    ------
-    InputError
-        The folder holds no run; the cross-validation is not of its training data and recipe; the prediction is not by
-        its model.
-    """
-    manifest, scores = read_manifest(folder / MANIFEST), read_manifest(folder / SCORES)
-    if not manifest or "out_of_fold" not in scores:
-        raise InputError(f"--run {folder}: holds no finished run; `rapids-perturb run` makes one")
-    config = manifest["config"]
-    settings = {
-        "recipe": str(config["recipe"]["name"]),
-        "molecules": str(config["molecules"]),
-        "device": str(manifest["chosen"]["device"]).partition(" ")[0],
-        "training data": Path(manifest.get("inputs", {}).get("train", {}).get("path", "the demo")).name,
-        "training rows": f"{manifest['shape']['training_rows']:,}",
-    }
-    kept: dict[str, Any] = {name: manifest.get(name) for name in ("versions", "config", "created")}
-    kept["inputs"] = _named(manifest.get("inputs", {}))
-    expected = None if cv is None else _expected(cv, manifest)
-    notes = list(manifest["notes"])
-    if prediction is not None:
-        notes = _require_by(prediction, folder)
-    found = read_responses_of(prediction or folder)
-    model, others = load_model(folder / MODEL), prediction is not None
-    return RunFacts(found, model, scores, settings, notes, kept, expected, others)
-
-
-def _require_by(prediction: Path, folder: Path) -> list[str]:
-    """Return the notes of a prediction; InputError unless it is by the model of a run."""
-    manifest = read_manifest(files_beside(prediction)[-1])
-    made_by = manifest_part(manifest, "model").get("manifest_sha256")
-    if made_by is None:
-        raise InputError(
-            f"--prediction {prediction}: has no manifest beside it; give a folder of Parquet parts that predict wrote"
-        )
-    if made_by != sha256_of(folder / MODEL / MANIFEST):
-        raise InputError(f"--prediction {prediction}: is by another model than that of --run {folder}")
-    return [str(note) for note in manifest.get("notes", [])]
-
-
-def _named(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a manifest says of input files, with their names in the place of their paths: a page is sent on."""
-    return {name: dict(found) | {"path": Path(found["path"]).name} for name, found in inputs.items()}
-
-
-def _expected(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of a cross-validation's cv.json."""
-    found = read_manifest(folder / "cv.json")
-    if "methods" not in found:
-        raise InputError(f"--cv {folder}: holds no cross-validation; `rapids-perturb cv` makes one")
-    theirs = found["provenance"]
-    hashes = [one.get("inputs", {}).get("train", {}).get("sha256") for one in (theirs, manifest)]
-    recipes = [one["config"]["recipe"] for one in (theirs, manifest)]
-    for what, (one, other) in (("training data", hashes), ("recipe", recipes)):
-        if one != other:
-            raise InputError(f"--cv {folder}: is of another {what} than the run; cross-validate the same")
-    return found
-
-
 def run_page(facts: RunFacts) -> Page:
-    """Return the page of a run."""
-    found = facts.responses
-    order = strongest(found, min(len(found.Y), MOST_PAIRS))
-    heat, panels = order[:HEAT_PAIRS], order[:PANELS]
-    new = _new_compounds(found.pairs)
+    """Return the page of predicted responses."""
+    found, document = facts.responses, facts.document
+    order = strongest(found, MOST_PAIRS)
+    panels = order[:PANELS]
+    new = _new_compounds(facts.pairs)
     sections = [
         Section(
             "pairs",
             "Which pairs respond, and by which genes",
-            f"{_counted(len(order), len(found.Y))}: the size of the response (root mean square over "
+            f"{_counted(len(order), len(facts.pairs))}: the size of the response (root mean square over "
             "genes), the genes that go up and down most, and how far the pair is from the training rows. A click on a "
             "heading sorts.",
             sheet=pair_sheet(found, order),
         ),
-        Section(
-            "heat",
-            "The strongest responses",
-            f"{len(heat)} pairs and the genes that differ most between them, like beside like; red: up, blue: down.",
-            page.image(page.png(lambda: heat_map(found, heat)), "Heat map of the strongest responses"),
-        ),
+        _heat(found, order[:HEAT_PAIRS]) if len(order) > 1 else None,
         Section(
             "genes",
             "Genes in order of their response",
             "Every line is a pair, every point of it a gene. `rapids-perturb genes` lists the genes of any pair.",
             page.svg(lambda: ranked(found, panels), "ranked", "Genes in order of their response"),
         ),
+        dose_section(facts.model, found.pairs.iloc[panels]),
         _driven(facts.work, [found.names[row] for row in panels]) if has_kernels(facts.model) else None,
         _drawn(new, facts.model.obs) if len(new) else None,
-        *_errors(facts.document),
-        _members(facts.document),
+        *(_errors(document) if document else []),
+        _members(document) if document else None,
         Section("notes", "Notes", items=list(facts.notes)) if facts.notes else None,
     ]
     counts = {
-        "pairs": f"{len(found.Y):,}",
+        "pairs": f"{len(facts.pairs):,}",
         "genes": f"{len(found.genes):,}",
         "cell types": f"{facts.model.obs['cell_type'].nunique():,}",
         "compounds": f"{facts.model.obs['sm_name'].nunique():,}",
@@ -207,7 +93,7 @@ def run_page(facts: RunFacts) -> Page:
     named = dict(facts.settings)
     return Page(
         title=verdict(facts),
-        lead=f"predicted responses of {len(found.Y):,} pairs, by the recipe {named.pop('recipe')}",
+        lead=f"predicted responses of {len(facts.pairs):,} pairs, by the recipe {named.pop('recipe')}",
         facts=counts | named,
         sentences=sentences(facts),
         sections=sections,
@@ -222,11 +108,23 @@ def _counted(shown: int, pairs: int) -> str:
     return f"{pairs:,} pairs, the strongest responses first"
 
 
+def _heat(found: Responses, rows: Indices) -> Section:
+    """Return the heat map of the strongest responses."""
+    return Section(
+        "heat",
+        "The strongest responses",
+        f"{len(rows)} pairs and the genes that differ most between them, like beside like; red: up, blue: down.",
+        page.image(page.png(lambda: heat_map(found, rows)), "Heat map of the strongest responses"),
+    )
+
+
 # --- words ------------------------------------------------------------------------------------------------
 
 
 def verdict(facts: RunFacts) -> str:
     """Return the first line of the page: the error to expect, beside that of the best simple method."""
+    if not facts.document:
+        return f"The strongest of {len(facts.pairs):,} responses: {facts.responses.names[0]}"
     if facts.expected is None:
         error, best = _out_of_fold(facts.document)
         return f"Error of held-out training rows: MRRMSE {number(error)} ({_simple(facts)}: {number(best)})"
@@ -241,18 +139,23 @@ def _simple(facts: RunFacts) -> str:
 
 def sentences(facts: RunFacts) -> list[str]:
     """Return in words how far the scores and the predictions can be trusted."""
-    pairs, lines = facts.responses.pairs, []
-    ours, best = _out_of_fold(facts.document)
-    gain = 1 - ours / best if best else 0.0
+    pairs, lines = facts.pairs, []
     if facts.expected is not None:
         lines.append(
             f"the expected error is of a cross-validation by the split {facts.expected['split']} "
             f"({facts.expected['split_in_words']})"
         )
-    lines.append(
-        f"on training rows held out at random the error is {page.percent(abs(gain))} "
-        f"{'below' if gain > 0 else 'ABOVE'} that of the {_simple(facts)}, the best simple method"
-    )
+    if facts.document:
+        ours, best = _out_of_fold(facts.document)
+        gain = 1 - ours / best if best else 0.0
+        lines.append(
+            f"on training rows held out at random the error is {page.percent(abs(gain))} "
+            f"{'below' if gain > 0 else 'ABOVE'} that of the {_simple(facts)}, the best simple method"
+        )
+    else:
+        lines.append(
+            "the model lies in no folder of a run, which has its scores, so this page cannot say what error to expect"
+        )
     name, why = recommended_split(facts.model.obs, pairs.assign(SMILES=pairs["SMILES"].astype(str)))
     if name != "random" and facts.expected is None:
         lines.append(
@@ -263,7 +166,7 @@ def sentences(facts: RunFacts) -> list[str]:
         unknown = int((~pairs[column].astype(bool)).sum())
         if unknown:
             lines.append(f"{unknown:,} of {len(pairs):,} pairs have a {what} without any training row")
-    return [*lines, *result_sentences(facts.document)[1:]]
+    return [*lines, *(result_sentences(facts.document)[1:] if facts.document else [])]
 
 
 def _out_of_fold(document: Mapping[str, Any]) -> tuple[float, float]:
@@ -304,10 +207,13 @@ def pair_sheet(found: Responses, rows: Indices) -> Sheet:
 
 def _extreme(found: Responses, row: int, decimals: int, *, up: bool) -> str:
     """Return the genes that go up or down most, with their responses."""
-    values = found.Y[row]
-    order = np.argsort(-values if up else values, kind="stable")[:NAMED]
-    kept = [gene for gene in order if (values[gene] > 0) == up and values[gene] != 0]
-    return ", ".join(f"{found.genes[gene]} {signed(float(values[gene]), min(decimals, 2))}" for gene in kept)
+    values = found.Y[row] if up else -found.Y[row]
+    least = np.partition(values, -min(NAMED, len(values)))[-min(NAMED, len(values))]
+    some = np.flatnonzero(values >= max(least, np.finfo(np.float32).tiny))
+    named = some[np.argsort(-values[some], kind="stable")][:NAMED]
+    decimals = min(decimals, 2)
+    told = ((found.genes[gene], signed(float(found.Y[row, gene]), decimals)) for gene in named)
+    return ", ".join(f"{gene}\N{NO-BREAK SPACE}{value}" for gene, value in told)
 
 
 def _driven(work: PairPredictor, names: Sequence[str]) -> Section:
@@ -317,7 +223,8 @@ def _driven(work: PairPredictor, names: Sequence[str]) -> Section:
         table = drivers(work, row, top=DRIVERS)
         named = zip(table["cell_type"], table["sm_name"], table["share"].tolist(), strict=True)
         rows += [
-            [name, f"{cell}, {compound}", page.percent(round(share, 3))] for cell, compound, share in named
+            [name, f"{cell}, {compound}", page.percent(round(share, 3)).replace("-", "−")]
+            for cell, compound, share in named
         ]
     words = (
         f"The {DRIVERS} training rows that add most to each of the strongest predictions of the composite kernels. The "

@@ -241,8 +241,9 @@ def test_written_files_read_back_and_are_identical_when_written_twice(
     tmp_path: Path, small: DemoData
 ) -> None:
     written = write_demo(tmp_path / "new" / "folder", seed=0, n_genes=600)
-    files = (written.train, written.test, written.truth)
-    assert [path.name for path in files] == ["de_train.parquet", "id_map.csv", "de_test.parquet"]
+    files = (written.train, written.test, written.truth, written.gene_sets)
+    names = ["de_train.parquet", "id_map.csv", "de_test.parquet", "gene_sets.gmt"]
+    assert [path.name for path in files] == names
     pd.testing.assert_frame_equal(pd.read_parquet(written.train), small.de_train)
     pd.testing.assert_frame_equal(pd.read_csv(written.test), small.id_map)
     pd.testing.assert_frame_equal(pd.read_parquet(written.truth), small.de_test)

@@ -19,11 +19,12 @@ def without_numbers(text):
     return NUMBER.sub("#", " ".join(text.split()))
 
 
-def outputs_of(blocks, place):
+def outputs_of(blocks, place, shared):
     """Run the blocks of a tutorial, the Python ones in one process; return what each prints."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "COLUMNS": "200",
+        "RAPIDS_PERTURB_DATA": str(shared),
     }
     how = {"cwd": place, "env": environment, "capture_output": True, "text": True, "timeout": 600}
     python = [block for language, block in blocks if language == "python"]
@@ -46,11 +47,13 @@ def outputs_of(blocks, place):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in TUTORIALS.glob("*.md")))
-def test_a_tutorial_does_what_it_says(name, tmp_path):
-    blocks = BLOCK.findall((TUTORIALS / name).read_text())
+def test_a_tutorial_does_what_it_says(name, tmp_path, request):
+    text = (TUTORIALS / name).read_text()
+    shared = request.getfixturevalue("shared_data") if "RAPIDS_PERTURB_DATA" in text else None
+    blocks = BLOCK.findall(text)
     assert {language for language, _ in blocks} <= {"bash", "python", "text"}
     printed, told = "", 0
-    for (language, block), output in zip(blocks, outputs_of(blocks, tmp_path), strict=True):
+    for (language, block), output in zip(blocks, outputs_of(blocks, tmp_path, shared), strict=True):
         if language != "text":
             printed = output
             continue

@@ -51,7 +51,7 @@ def test_an_interrupted_prediction_goes_on_where_it_was(options, whole, tmp_path
     succeed(*options)
     assert made == [0, 10, 20, 20, 30]
     assert bytes_of(tmp_path / "out") == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.manifest.json", "out.report.html"]
     succeed(*options)
     assert made == [0, 10, 20, 20, 30], "a finished one is not made again"
 
@@ -101,7 +101,7 @@ def test_a_killed_process_leaves_whole_parts_and_no_folder(options, whole, tmp_p
     assert sorted(path.name for path in kept.glob("part-*")) == NAMES[:2]
     succeed(*options)
     assert bytes_of(tmp_path / "out") == whole
-    assert names_in(tmp_path) == ["out", "out.manifest.json"]
+    assert names_in(tmp_path) == ["out", "out.manifest.json", "out.report.html"]
 
 
 def test_other_pairs_never_take_kept_parts(options, pairs, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from rapids_pipeline.predictions import dose_response, predict
 from rapids_pipeline.predictions.applicability import applicability
 from rapids_pipeline.predictions.predict import predict_file
 from rapids_pipeline.stack.saved import load_model
-from tests.command_line import error_line, invoke, run_arguments, succeed
+from tests.command_line import error_line, invoke, names_in, run_arguments, succeed
 from tests.reports.pages import Page
 
 METADATA = "id cell_type sm_name SMILES".split()
@@ -56,11 +56,11 @@ def test_a_csv_holds_the_same_and_its_applicability_lies_beside(model, given, pa
     close(pd.read_csv(tmp_path / "p.csv").iloc[:, 1:], expected)
     beside = pd.read_csv(tmp_path / "p.applicability.csv")
     assert list(beside.columns) == [*METADATA, *APPLICABILITY]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.applicability.csv", "p.csv"]
+    assert names_in(tmp_path) == ["p.applicability.csv", "p.csv", "p.report.html"]
     assert "have a cell_type the model was not trained on (a new one)" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["p.csv", "p.applicability.csv"])
+@pytest.mark.parametrize("name", ["p.csv", "p.applicability.csv", "p.report.html"])
 def test_files_that_exist_are_replaced_only_when_asked(model, pairs, tmp_path, name):
     (tmp_path / name).write_text("precious")
     arguments = ["predict", "--model", model, "--pairs", pairs, "--out", tmp_path / "p.csv"]
@@ -364,7 +364,9 @@ def test_dose_responses_are_drawn_beside_the_predictions(dosed, tmp_path, name):
     assert f"{2 * 2 * len(some)} curves of 2 genes drawn: {tmp_path / 'p.doses.html'}" in result.stderr
     page = Page((tmp_path / "p.doses.html").read_text())
     assert not page.faults and page.tags.count("svg") == charts
-    for other in tmp_path.glob("p.*csv"):
+    report = Page((tmp_path / "p.report.html").read_text())
+    assert not report.faults and "doses" in report.ids
+    for other in [*tmp_path.glob("p.*csv"), tmp_path / "p.report.html"]:
         other.unlink()
     assert "p.doses.html: exists already" in error_line(invoke(*arguments, *options))
     found = predict_file(

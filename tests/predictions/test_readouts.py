@@ -20,6 +20,7 @@ from rapids_pipeline.predictions.readouts import (
     read_responses_of,
     responses_in,
     strongest,
+    strongest_of,
     write_table,
 )
 from rapids_pipeline.stack.members.composite import CompositeMember
@@ -241,3 +242,20 @@ def test_drivers_from_python_and_what_has_none(kernels, model):
         kernels.drivers(("NK cells", "Vorinostat"), "A1BGG")
     with pytest.raises(InputError, match="the recipe quick has no composite kernels"):
         PerturbationModel.load(model).drivers(("NK cells", "Vorinostat"))
+
+
+def test_the_strongest_of_parts_are_those_of_all_rows_together():
+    rng = np.random.default_rng(8)
+    Y = rng.normal(size=(40, 6)).astype(np.float32) * rng.integers(1, 4, size=(40, 1))
+    Y[7] = Y[21]
+    pairs = pd.DataFrame({"cell_type": "B", "sm_name": [f"c{k}" for k in range(40)]})
+    whole = Responses(pairs, tuple("abcdef"), Y, Path("here"))
+    for size in (1, 7, 40):
+        parts = (whole.take(np.arange(k, min(k + size, 40))) for k in range(0, 40, size))
+        kept, seen = strongest_of(parts, 12)
+        expected = strongest(whole, 12)
+        assert kept.pairs["sm_name"].tolist() == pairs["sm_name"].iloc[expected].tolist()
+        np.testing.assert_array_equal(kept.Y, Y[expected])
+        pd.testing.assert_frame_equal(seen, pairs)
+    with pytest.raises(InputError, match="no predicted pairs"):
+        strongest_of([], 3)

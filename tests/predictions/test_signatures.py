@@ -1,23 +1,18 @@
-"""Gene sets and signatures: naive loops, planted sets are found, random ones as often as their p-values say."""
+"""Signatures: naive loops, what mimics and what reverses them, the permutations that their p-values stand for."""
 
-import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.predictions.readouts import Responses, read_responses_of
 from rapids_pipeline.predictions.signatures import (
     correlations,
-    pathway_table,
     rank_table,
-    read_gmt,
     read_signature,
-    usable_sets,
 )
 from tests.command_line import error_line, invoke, succeed
 
@@ -45,80 +40,6 @@ def test_correlations_are_those_of_a_loop():
         for column in (0, 1):
             assert found[row, column] == pytest.approx(np.corrcoef(Y[row], W[:, column])[0, 1], abs=1e-9)
     assert (found[:, 2] == 0).all() and (found[7] == 0).all(), "what has one value correlates with nothing"
-
-
-# --- pathways ---------------------------------------------------------------------------------------------
-
-
-def test_a_set_has_the_t_of_a_linear_model():
-    rng = np.random.default_rng(1)
-    found = responses(correlated(rng, 3, 60))
-    sets = {"a": [f"G{k}" for k in range(8)], "b": [f"G{k}" for k in range(20, 50)] + ["elsewhere"]}
-    sizes, W, notes = usable_sets(sets, found.genes, 5, HERE)
-    assert (sizes, notes) == ({"a": 8, "b": 30}, [])
-    table = pathway_table(found, sizes, W)
-    assert len(table) == 6 and table.columns.tolist() == [
-        *("id", "cell_type", "sm_name", "set", "genes", "t", "p", "fdr")
-    ]
-    for one in table.itertuples():
-        row, inside = found.pairs["sm_name"].tolist().index(one.sm_name), W[:, list(sizes).index(one.set)]
-        fit = stats.linregress(inside, found.Y[row].astype(np.float64))
-        assert one.t == pytest.approx(fit.slope / fit.stderr, rel=1e-6)
-        assert one.p == pytest.approx(fit.pvalue, rel=1e-6)
-    np.testing.assert_allclose(table["fdr"], stats.false_discovery_control(table["p"]))
-    first = table[table["sm_name"] == "compound 0"]["t"].abs()
-    assert first.is_monotonic_decreasing
-
-
-def test_a_planted_set_is_found_and_random_ones_are_as_often_as_their_p_values_say():
-    rng, n = np.random.default_rng(2), 1000
-    y = correlated(rng, 1, 600)
-    planted = rng.choice(600, 25, replace=False)
-    y[0, planted] += 1.5 * y.std()
-    sets = {f"random {k}": [f"G{g}" for g in rng.choice(600, 25, replace=False)] for k in range(n)}
-    sets["planted"] = [f"G{g}" for g in planted]
-    found = responses(y)
-    sizes, W, _ = usable_sets(sets, found.genes, 5, HERE)
-    table = pathway_table(found, sizes, W).set_index("set")
-    assert table.index[0] == "planted" and table.loc["planted", "fdr"] < 1e-4
-    random = table.drop("planted")
-    for level in (0.05, 0.2):
-        share = (random["p"] < level).mean()
-        assert abs(share - level) < 4 * np.sqrt(level * (1 - level) / n), (level, share)
-    assert (random["fdr"] < 0.05).sum() <= 3
-
-
-def test_gene_sets_are_read_and_small_ones_left_out(tmp_path):
-    path = tmp_path / "sets.gmt"
-    path.write_text("one\thttp://x\tG1\tG2\tG2\tG3\n\ntwo\t\tG1\tG9\t\n")
-    sets = read_gmt(path)
-    assert sets == {"one": ("G1", "G2", "G3"), "two": ("G1", "G9")}
-    sizes, W, notes = usable_sets(sets, [f"G{k}" for k in range(5)], 3, path)
-    assert sizes == {"one": 3} and W[:, 0].tolist() == [0, 1, 1, 1, 0]
-    assert notes == ["1 of 2 sets have fewer than 3 of the genes and are left out"]
-    with pytest.raises(
-        InputError, match=r"no set has 3 of the 2 genes .* called as 'G1', those .* as 'TP53'"
-    ):
-        usable_sets(sets, ["TP53", "MYC"], 3, path)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (b"\n\n", "has no gene sets"),
-        (b"one\tx\n", "line 1 is no gene set"),
-        (b"one\tx\tA\none\tx\tB\n", "line 2: the set 'one' is there twice"),
-        (b"\xff\xfe\x00\x01", "is no UTF-8 text"),
-    ],
-)
-def test_what_is_no_gmt_is_refused(tmp_path, text, words):
-    path = tmp_path / "sets.gmt"
-    path.write_bytes(text)
-    with pytest.raises(InputError, match=words):
-        read_gmt(path)
-
-
-# --- signatures -------------------------------------------------------------------------------------------
 
 
 def test_a_signature_finds_what_mimics_and_what_reverses_it():
@@ -191,29 +112,13 @@ def test_too_few_genes_of_a_signature():
         rank_table([found], {f"G{k}": 1.0 for k in range(20)}, "mine")
 
 
-# --- commands ---------------------------------------------------------------------------------------------
-
-
-def test_the_commands_print_and_write(model, small_files, tmp_path, monkeypatch):
+def test_the_command_prints_and_writes(model, small_files, tmp_path, monkeypatch):
     run = model.parent
     monkeypatch.chdir(tmp_path)
     found = read_responses_of(run)
     genes = list(found.genes)
-    Path("sets.gmt").write_text(
-        "\n".join(["\t".join(["first", "", *genes[:5]]), "\t".join(["one", "", genes[0]])])
-    )
     Path("up.txt").write_text("\n".join(genes[:3]))
     Path("down.txt").write_text("\n".join(genes[3:6]))
-    pair = ",".join(found.pairs.loc[0, ["cell_type", "sm_name"]])
-    shown = succeed("pathways", "--run", run, "--gmt", "sets.gmt", "--pair", pair)
-    assert f"{found.names[0]}: 1 of 1 sets, by the size of t" in shown.stdout
-    assert "1 of 2 sets have fewer than 5 of the genes" in shown.stdout
-    told = json.loads(succeed("pathways", "--run", run, "--gmt", "sets.gmt", "--json").stdout)
-    assert [one["set"] for one in next(iter(told.values()))] == ["first"]
-    succeed("pathways", "--run", run, "--gmt", "sets.gmt", "--out", "all.csv.gz")
-    assert gzip.decompress(Path("all.csv.gz").read_bytes()).startswith(b'"id"')
-    assert len(pd.read_csv("all.csv.gz")) == len(found.Y)
-
     shown = succeed("rank", "--signature", "up.txt,down.txt", "--run", run, "--top", 2).stdout
     assert "2 of 28 pairs that mimic the signature most:" in shown and "reverse the signature most:" in shown
     succeed("rank", "--signature", "up.txt,down.txt", "--run", run, "--out", "rank.csv")

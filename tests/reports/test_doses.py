@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from rapids_pipeline import PerturbationModel
 from rapids_pipeline.predictions.dose_response import Curves
-from rapids_pipeline.predictions.predict import Predicted
-from rapids_pipeline.reports.doses import write_doses
+from rapids_pipeline.predictions.predict import Predicted, predictor_of
+from rapids_pipeline.reports import page as pages
+from rapids_pipeline.reports.doses import PAIRS, _doses_of, dose_section, write_doses
 from tests.reports.pages import Page
 from tests.reports.test_screen import HOSTILE
 
@@ -35,7 +38,14 @@ def drawn(tmp_path):
     def draw(curves, notes=()):
         place = tmp_path / "p.doses.html"
         predicted = Predicted(
-            len(curves.points), 3, list(notes), Path("p.applicability.csv"), {"model": "abc"}, curves, place
+            len(curves.points),
+            3,
+            list(notes),
+            Path("p.applicability.csv"),
+            {"model": "abc"},
+            None,
+            curves,
+            place,
         )
         assert write_doses(predicted).endswith(f"drawn: {place}")
         text = place.read_text()
@@ -101,3 +111,54 @@ def test_names_cannot_break_the_page(drawn):
     assert "<script>" not in text and not [tag for tag in page.tags if tag in ("script", "a", "iframe")]
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert "_hidden" in page.text
+
+
+# --- the strongest pairs of a page of predictions ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model of two cell types and five compounds at three doses each; one compound has one dose only."""
+    rng = np.random.default_rng(0)
+    keys = [(cell, f"c{k}", dose) for cell in ("B", "T") for k in range(4) for dose in (0.1, 1.0, 10.0)]
+    table = pd.DataFrame([*keys, ("B", "c4", 3.0)], columns=["cell_type", "sm_name", "dose_uM"])
+    genes = {f"G{g}": rng.normal(size=len(table)) * (1 + table["dose_uM"]) for g in range(9)}
+    return PerturbationModel("quick", molecules="none").fit(table.assign(**genes)).model_
+
+
+def test_the_section_has_the_model_s_own_predictions_and_marks_its_doses(model):
+    asked = pd.DataFrame(
+        {"cell_type": "B", "sm_name": ["c1", "c1", "c4", "nobody", "c2", "c3"], "SMILES": ""}
+    )
+    section = dose_section(model, asked.assign(dose_uM=1.0))
+    rows = [dict(zip(section.sheet.headings, row, strict=True)) for row in section.sheet.rows]
+    assert list(dict.fromkeys(row["pair"] for row in rows)) == ["B, c1", "B, c4", "B, nobody"][:PAIRS]
+    marked = {(row["pair"], row["dose (µM)"]) for row in rows if row["trained on"] == "yes"}
+    assert marked == {("B, c1", "0.1"), ("B, c1", "1"), ("B, c1", "10"), ("B, c4", "3")}
+    for row in rows[::4]:
+        pair = pd.DataFrame({"cell_type": ["B"], "sm_name": [row["pair"][3:]], "SMILES": ""})
+        work = predictor_of(model, pair, "the model", doses=[float(row["dose (µM)"])])
+        Y = work.predict_rows(np.array([0]))[0].astype(float)
+        assert float(row["size"]) == pytest.approx(np.sqrt((Y**2).mean()), abs=2e-3)
+        for told in row["genes"].split(", "):
+            gene, value = told.split("\N{NO-BREAK SPACE}")
+            assert float(value.replace("−", "-")) == pytest.approx(Y[int(gene[1:])], abs=0.02)
+    found = Page(pages.page_of(pages.Page("t", "l", [], [section], {})))
+    assert not found.faults and "Dose" in found.chart_words
+
+
+def test_a_model_that_learnt_no_doses_has_no_section(model):
+    plain = SimpleNamespace(obs=model.obs.drop(columns="dose_uM"))
+    assert dose_section(plain, pd.DataFrame({"cell_type": ["B"], "sm_name": ["c1"]})) is None
+
+
+def test_doses_that_are_drawn():
+    doses = np.array([0.0, 0.1, 1.0, 10.0, 10.0, np.nan])
+    own = np.array([False, True, False, True, True, True])
+    drawn = _doses_of(doses, own)
+    assert {0.1, 10.0} <= set(drawn) and drawn == sorted(drawn) and len(drawn) == 7
+    assert _doses_of(doses, np.zeros(6, bool)) == [0.0, 0.1, 1.0, 10.0], (
+        "a compound without doses has those of all"
+    )
+    many = _doses_of(np.geomspace(0.01, 100, 60), np.zeros(60, bool))
+    assert len(many) == 7 and (many[0], many[-1]) == (0.01, 100)

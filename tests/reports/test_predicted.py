@@ -5,16 +5,17 @@ import hashlib
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from rapids_pipeline import PerturbationModel
-from rapids_pipeline.reports import page
+from rapids_pipeline.reports import page, run_facts
 from rapids_pipeline.reports.page import Page as PageOf
 from rapids_pipeline.reports.page import Section, Sheet
-from tests.command_line import error_line, invoke, run_arguments, succeed
+from tests.command_line import error_line, invoke, names_in, run_arguments, succeed
 from tests.reports.pages import Page, browse, in_a_browser
 from tests.reports.test_screen import HOSTILE
 
@@ -76,7 +77,7 @@ def test_the_tables_are_those_of_the_results(run):
     first = int(np.argmax((Y**2).mean(axis=1)))
     assert f"{np.sqrt((Y[first] ** 2).mean()):.4f}" in found.text
     up = genes[int(np.argmax(Y[first]))]
-    assert f"{up} +{Y[first].max():.2f}" in found.text
+    assert f"{up}\N{NO-BREAK SPACE}+{Y[first].max():.2f}" in found.text
     groups = json.loads((run / "scores.json").read_text())["by_group"]
     for column in ("cell_type", "sm_name"):
         rows = groups[column].values()
@@ -123,6 +124,32 @@ def test_a_page_of_other_pairs_by_the_model_of_the_run(run, cv, small_files, tmp
     assert line.endswith(f"library.parquet: is by another model than that of --run {other}")
     line = error_line(invoke("report", "--run", run, "--prediction", run))
     assert "has no manifest beside it" in line
+
+
+def test_predict_leaves_a_page_beside_what_it_writes(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs = Path("pairs.csv")
+    pairs.write_text("cell_type,sm_name,SMILES\nNK cells,one,CCO\nB cells,two,CCCCO\nB cells,three,CCN\n")
+    said = succeed("predict", "--model", run, "--pairs", pairs, "--out", "some.csv").stdout
+    assert said.strip().endswith("beside it some.applicability.csv, some.report.html")
+    succeed("predict", "--model", run, "--pairs", pairs, "--out", "parts", "--block-rows", 1)
+    of_csv, of_parts = (Page(Path(name).read_text()) for name in ("some.report.html", "parts.report.html"))
+    assert of_csv.faults == [] and of_csv.words["td"] == of_parts.words["td"]
+    assert of_csv.words["h1"] == Page((run / "report.html").read_text()).words["h1"], "the errors of the run"
+    succeed("report", "--run", run, "--prediction", "parts", "--out", "again.html")
+    assert Page(Path("again.html").read_text()).words["td"] == of_parts.words["td"]
+    assert {"some.csv", "some.applicability.csv"} < set(names_in(tmp_path))
+    succeed("predict", "--model", run, "--pairs", pairs, "--out", "bare.csv", "--no-report")
+    assert not Path("bare.report.html").exists()
+
+    shutil.copytree(run / "model", "alone")
+    monkeypatch.setattr(run_facts, "MOST_PAIRS", 2)
+    succeed("predict", "--model", "alone", "--pairs", pairs, "--out", "many", "--block-rows", 1)
+    found = Page(Path("many.report.html").read_text())
+    assert found.words["h1"][0].startswith("The strongest of 3 responses: ")
+    assert "this page cannot say what error to expect" in found.text and "members" not in found.ids
+    assert "The 2 of 3 pairs with the strongest responses" in found.text
+    assert "3 of 3 pairs have a compound without any training row" in found.text
 
 
 def test_it_refuses_what_is_no_run_and_another_cross_validation(run, cv, tmp_path):
