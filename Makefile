@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-contexts bench-batches bench-scale bench-nets bench-signatures bench-cluster fuzz campaign clean
+.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check docs bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-contexts bench-batches bench-scale bench-nets bench-signatures bench-cluster fuzz campaign clean bench-next
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-blas   the numerical tests under lower kernels of OpenBLAS and with two threads (after make test)'
 	@echo 'make packaging   every extra resolves on every Python, uv.lock and docker/constraints/ are those of pyproject.toml'
 	@echo 'make lock   uv.lock and docker/constraints/ anew, after a change of the dependencies'
+	@echo 'make docs   the documentation as a site, in build/docs/site; links and anchors are checked'
 	@echo 'make image, image-cpu   container images (docs/guide/docker.md)'
 	@echo 'make image-check   the CPU image is built in a Docker engine, run as users would, and looked through'
 	@echo 'make venv-gpu   an environment with RAPIDS in .venv-gpu'
@@ -36,6 +37,7 @@ help:
 	@echo 'make bench-contexts   unseen doses, times and compounds, on Open TG-GATEs (7 minutes)'
 	@echo 'make bench-nets   nets: many at once beside one after the other, what each idea is worth, recipes (45 minutes)'
 	@echo 'make bench-signatures   is a compound found again by its signature, from predictions alone? (a minute)'
+	@echo 'make bench-next   does measuring the pairs that next names lower the error of the others more than random ones? (10 minutes)'
 	@echo 'make bench-scale   how the default recipe grows with rows and genes, and kernel ridge beside other libraries (25 minutes)'
 	@echo 'make bench-batches   memory and speed of predicting and ranking more and more pairs (20 minutes, 8 GB of disk)'
 	@echo 'make bench-cluster   what a cluster costs, and work that is cut off: killed workers, resumed runs (25 minutes)'
@@ -77,6 +79,14 @@ test-blas: $(VENV)/.ready-to-test
 
 packaging: $(VENV)/.ready-to-test
 	$(BIN)/python -m pytest -m index tests/packaging
+
+# The pages lie in build/docs/pages as in the repository, so that links lead to the same places.
+DOCS := build/docs
+docs: $(VENV)/.ready-to-test
+	rm -rf $(DOCS) && mkdir -p $(DOCS)/pages
+	tar -cf - README.md CONTRIBUTING.md CHANGELOG.md docs benchmarks/results/*.md | tar -xf - -C $(DOCS)/pages
+	cp docs/mkdocs.yml $(DOCS)
+	PYTHONPATH=$(CURDIR) $(BIN)/zensical build --strict --config-file $(DOCS)/mkdocs.yml
 
 EXPORT := $(BIN)/uv export --quiet --no-hashes --no-emit-project --no-annotate --no-header --extra chem --extra h5ad --extra cluster
 TOOLS := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate
@@ -135,6 +145,9 @@ bench-nets: $(VENV)/.ready-to-test
 
 bench-signatures: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.predictions.signatures
+
+bench-next: $(VENV)/.ready-to-run
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.predictions.next
 
 bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python -m benchmarks.predictions.big_batches

@@ -60,6 +60,12 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
     an iteration. Squaring halves the digits: components whose singular value is below 1e-7 of the first are
     null here. Sources: Golub and Van Loan, Matrix Computations, 4th ed., section 8.6; Halko, Martinsson and
     Tropp, SIAM Review 53 (2011), algorithm 4.4 (randomized subspace iteration).
+
+    Examples
+    --------
+    >>> A = np.array([[3.0, 0.0], [0.0, 4.0], [3.0, 0.0]])
+    >>> TruncatedSVD(1).fit_transform(A).tolist()
+    [[3.0], [0.0], [3.0]]
     """
 
     components_: Array

@@ -61,6 +61,7 @@ class GroupEncoder(TransformerMixin, BaseEstimator):
         groups : array-like or series, (n,)
             Label of each row's group.
         Y : array-like or data frame, (n, n_targets) or (n,)
+            The targets of each row.
 
         Raises
         ------
@@ -246,6 +247,14 @@ class LeaveOneOutEncoder(GroupEncoder):
     As `category_encoders.LeaveOneOutEncoder`, one column at a time, but for groups of one: there the original
     uses the mean of all rows, the row itself included, and also gives a new row of such a group that mean;
     here the row itself is left out, and a new row gets the group's only value.
+
+    Examples
+    --------
+    >>> encoder = LeaveOneOutEncoder()
+    >>> encoder.fit_transform(["a", "a", "a"], [[1.0], [2.0], [6.0]]).tolist()
+    [[4.0], [3.5], [1.5]]
+    >>> encoder.transform(["a"]).tolist()
+    [[3.0]]
     """
 
     def __init__(self, sigma: float = 0.0, random_state: int = 0) -> None:

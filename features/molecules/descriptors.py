@@ -73,6 +73,7 @@ class DescriptorEncoder(MoleculeEncoder):
     Attributes
     ----------
     names_ : list of str
+        RDKit's names of the descriptors.
     median_, mean_, scale_ : ndarray of shape (p,), float64
         Of the columns that carry information; 0, 0 and 1 elsewhere.
     constant_ : ndarray of shape (p,), bool
@@ -82,6 +83,14 @@ class DescriptorEncoder(MoleculeEncoder):
         constant columns do not count.
     n_molecules_, n_salts_ : int
         See `features.molecules.encoders.MoleculeEncoder`.
+
+    Examples
+    --------
+    >>> training = ["CCO", "CCCO", "c1ccccc1O"]
+    >>> encoder = DescriptorEncoder().fit(training)
+    >>> values = dict(zip(encoder.get_feature_names_out(), encoder.transform(training).T, strict=True))
+    >>> values["MolWt"].round(1)  # in standard deviations from the mean of the three
+    array([-1. , -0.3,  1.4], dtype=float32)
     """
 
     def __init__(self, clip: float = 10.0, desalt: bool = False) -> None:

@@ -120,6 +120,7 @@ class ChemBERTaEncoder(MoleculeEncoder):
     Attributes
     ----------
     language_model_ : language_model.LanguageModel
+        Weights and tokenizer.
     n_molecules_, n_salts_ : int
         See `features.molecules.smiles.MoleculeEncoder`.
     n_cached_ : int
@@ -130,6 +131,8 @@ class ChemBERTaEncoder(MoleculeEncoder):
         Share of SMILES characters outside the vocabulary in the last `fit` or `transform`; more than 10 % in
         a `transform` gives a warning, more than 50 % in a `fit` an error.
 
+    Notes
+    -----
     Source: Ahmad et al. 2022, "ChemBERTa-2: Towards Chemical Foundation Models", arXiv:2209.01712.
     """
 
@@ -262,6 +265,11 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
     ------
     InputError
         `name` is none of these.
+
+    Examples
+    --------
+    >>> molecule_encoder("morgan")
+    MorganEncoder()
     """
     if name == TABLE:
         raise InputError(f"{TABLE} stands for a table of embeddings; name its file: --molecules FILE.parquet")

@@ -34,7 +34,17 @@ class MorganEncoder(MoleculeEncoder):
     n_molecules_, n_salts_ : int
         See `features.molecules.encoders.MoleculeEncoder`.
 
+    Notes
+    -----
     Source: Rogers & Hahn 2010, J. Chem. Inf. Model. 50, 742; RDKit `rdFingerprintGenerator`.
+
+    Examples
+    --------
+    >>> bits = MorganEncoder().transform(["CCO", "OCC", "c1ccccc1"])
+    >>> bits.shape
+    (3, 1024)
+    >>> bool((bits[0] == bits[1]).all())  # two spellings of ethanol
+    True
     """
 
     def __init__(self, n_bits: int = 1024, radius: int = 2, desalt: bool = False) -> None:
@@ -103,6 +113,11 @@ def tanimoto(A: Float32, B: Float32) -> Float32:
     -----
     Two fingerprints without any bit have the similarity 0, as in RDKit's `BulkTanimotoSimilarity`. Source: Rogers and
     Tanimoto, Science 132 (1960) 1115.
+
+    Examples
+    --------
+    >>> tanimoto(np.array([[1, 1, 0, 0]]), np.array([[1, 1, 0, 0], [1, 0, 1, 0]])).round(2)
+    array([[1.  , 0.33]], dtype=float32)
     """
     if A.ndim != 2 or B.ndim != 2 or A.shape[1] != B.shape[1]:
         raise InputError(f"fingerprints of shapes {A.shape} and {B.shape} cannot be compared: lengths differ")

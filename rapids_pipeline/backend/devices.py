@@ -30,7 +30,7 @@ from packaging.specifiers import SpecifierSet
 
 from rapids_pipeline.backend.errors import InputError, ProblemsError, meant
 
-VERSION = "0.1.0"
+VERSION = "0.3.0"
 """Of this package; pyproject.toml says the same."""
 DeviceName = Literal["cpu", "cuda"]
 DEVICE_OPTIONS = ("auto", "cpu", "cuda")

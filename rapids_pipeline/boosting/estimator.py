@@ -56,6 +56,7 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     random_state : int
         Seed of the column and row sampling.
     device : {"cpu", "cuda"}
+        Where the trees are grown.
     n_jobs : int
         Threads of prediction, and of a fit where the engine uses them (exact never does: run fits side by side).
 
@@ -72,6 +73,18 @@ class MultiOutputBooster(MultiOutputMixin, RegressorMixin, BaseEstimator):
     engine_, engine_reason_ : str
         The engine that grew the trees, and why it was chosen.
     n_features_in_ : int
+        Columns of X.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rapids_pipeline.boosting import MultiOutputBooster
+    >>> x = np.linspace(0, 1, 20)
+    >>> Y = np.column_stack([x > 0.5, x < 0.2])  # two outputs
+    >>> model = MultiOutputBooster(n_estimators=200, colsample=1.0).fit(x[:, None], Y)
+    >>> model.predict([[0.1], [0.9]]).round(1)
+    array([[0., 1.],
+           [1., 0.]], dtype=float32)
     """
 
     model_: TreeEnsemble

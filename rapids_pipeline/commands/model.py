@@ -59,6 +59,7 @@ class PerturbationModel(BaseEstimator):
         The molecule features, as `--molecules`: "auto", "chemberta", "morgan", "descriptors", "none", a folder or a
         hub id of a language model, or a table of embeddings.
     device : {"auto", "cpu", "cuda"}
+        Where fits run; "auto" takes the GPU where a run can start.
     seed : int
         Of the folds and of all that is drawn.
     layer : str
@@ -79,6 +80,7 @@ class PerturbationModel(BaseEstimator):
     model_ : SavedModel
         What predicts.
     genes_ : tuple of str
+        In the order of the columns of a prediction.
     scores_ : pandas.DataFrame
         Out-of-fold MRRMSE by method, its weight in the blend, and by how much the error rises without it. Random rows
         are easier than the task; `cross_validate` says what to expect. Not there after `load`.
@@ -192,6 +194,7 @@ class PerturbationModel(BaseEstimator):
         Parameters
         ----------
         pair : (cell type, compound) or (cell type, compound, SMILES)
+            Need not have been measured; a compound that is new to the model needs a SMILES.
         gene : str, optional
             By default all genes together.
         top : int, optional
@@ -225,6 +228,7 @@ class PerturbationModel(BaseEstimator):
         split : str
             What is held out: a name of `rapids_pipeline.evaluation.splits.SPLITS`, or "auto".
         n_folds, repeats : int
+            Folds of the rows, and how often they are dealt anew.
         folder : str or Path, optional
             Where finished splits are kept, so that the same call goes on after an interruption.
         """

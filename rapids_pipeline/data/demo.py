@@ -198,6 +198,14 @@ def simulate(seed: int = 0, n_genes: int | None = None, size: Size | None = None
     ------
     InputError
         `seed` is negative, `n_genes` is not between 1 and 18,211, or there are no such compounds or so many pairs.
+
+    Examples
+    --------
+    >>> data = simulate(n_genes=2)
+    >>> list(data.de_train.columns)
+    ['cell_type', 'sm_name', 'sm_lincs_id', 'SMILES', 'control', 'A1BG', 'A1BG-AS1']
+    >>> len(data.de_train), len(data.id_map)
+    (614, 255)
     """
     if seed < 0:
         raise InputError(f"seed {seed}: must not be negative")

@@ -109,6 +109,7 @@ def shrunken_compound_mean(training: PerturbationData, pairs: pd.DataFrame) -> F
     Parameters
     ----------
     training : PerturbationData
+        The rows to average.
     pairs : DataFrame, (n_pairs,)
         With a column `sm_name`.
 

@@ -9,6 +9,7 @@ With y_i the truth and p_i the prediction of row i (n genes), r(·) average rank
     mean_rowwise_cosine    1/R Σ_i y_i·p_i / (‖y_i‖ ‖p_i‖)
 
 What all five share, from those scripts:
+
 - A NaN in the prediction counts as 0, with a warning.
 - A row whose correlation or cosine is undefined (constant or all-zero row, infinite prediction) counts as 0.
 - An infinite prediction makes RMSE and MAE infinite.
@@ -62,6 +63,13 @@ def mean_rowwise_rmse(truth: Array, prediction: Array) -> float:
     -----
     UserWarning
         The prediction has NaN values; each counts as 0.
+
+    Examples
+    --------
+    >>> truth = np.array([[1.0, 3.0], [0.0, 0.0]])
+    >>> prediction = np.array([[1.0, 3.0], [2.0, 2.0]])  # rows with the errors 0 and 2
+    >>> mean_rowwise_rmse(truth, prediction)
+    1.0
     """
     return mean_of_rows(row_scores([_rmse], truth, prediction)[0])
 
@@ -86,6 +94,13 @@ def score_all(truth: Array, prediction: Array) -> dict[str, float]:
     """Return every score of `METRICS`, by name and in that order, computed in one pass over the rows.
 
     Arguments, errors and warnings (one, not one a metric) as `mean_rowwise_rmse`.
+
+    Examples
+    --------
+    >>> truth = np.array([[1.0, 2.0, 4.0]])
+    >>> {name: round(score, 2) for name, score in score_all(truth, truth / 2).items()}  # doctest: +NORMALIZE_WHITESPACE
+    {'mean_rowwise_rmse': 1.32, 'mean_rowwise_mae': 1.17,
+     'mean_rowwise_pearson': 1.0, 'mean_rowwise_spearman': 1.0, 'mean_rowwise_cosine': 1.0}
     """
     by_metric = row_scores([*METRICS.values()], truth, prediction)
     return {name: mean_of_rows(scores) for name, scores in zip(METRICS, by_metric, strict=True)}

@@ -19,6 +19,7 @@ most its tested genes, and a row without any is left out. An infinite prediction
 infinite, unless the true response there is 0.
 
 Sources, and what differs there:
+
 - pearson_delta: Viñas Torné et al. (2025, "Systema", mlbio-epfl/systema, commit fe087c9a), whose reference is the mean
   of the perturbations, too. The Pearson delta of Ahlmann-Eltze et al. (2025, Nature Methods) and of cell-eval
   (ArcInstitute/cell-eval, commit cb708765) subtracts the control.
@@ -99,6 +100,15 @@ def score_perturbations(
     ------
     InputError
         Shapes do not fit, or the truth or the mean has a value that is not finite.
+
+    Examples
+    --------
+    Predictions that are too small by half are still nearest to their own truth:
+
+    >>> truth = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> found = score_perturbations(truth, truth / 2)
+    >>> found["discrimination_l2"], found["de_weighted_mse"]
+    (0.0, 0.25)
     """
     check_shapes(truth, prediction)
     of_rows: dict[str, RowScore] = {"de_weighted_mse": _weighted}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,8 @@ def named_splits(
         `cell_type`, `sm_name` and `SMILES` of the rows.
     n_folds : int
         Ignored by cell_type, made_scarce and published, whose number of splits follows from the rows.
-    repeats : int
+    repeats, seed : int
         How often to deal anew, with seeds `seed`, `seed` + 1, …; cell_type is the same every time.
-    seed : int
     pairs : DataFrame, optional
         `cell_type` and `sm_name` of the pairs to predict; scarce and made_scarce need them.
     Y : ndarray of float32, (n, t), optional
@@ -104,6 +104,14 @@ class NamedSplit:
     ----------
     name, n_folds, repeats, seed, pairs
         As `named_splits`; its Y is the y of `split`.
+
+    Examples
+    --------
+    >>> obs = pd.DataFrame({"cell_type": [*"BBTT"], "sm_name": ["A", "B"] * 2, "SMILES": ["CCO", "CCC"] * 2})
+    >>> for training, held_out in NamedSplit("compound", n_folds=2).split(obs):
+    ...     print(training, held_out)
+    [1 3] [0 2]
+    [0 2] [1 3]
     """
 
     def __init__(
@@ -281,15 +289,7 @@ def _joint(task: Task) -> list[Split]:
     return splits
 
 
-def _dose(task: Task) -> list[Split]:
-    return _of_folds(_level_folds(task, DOSE, "doses"), "doses of known compounds")
-
-
-def _time(task: Task) -> list[Split]:
-    return _of_folds(_level_folds(task, TIME, "times"), "times of known compounds")
-
-
-def _level_folds(task: Task, column: str, what: str) -> Indices:
+def _levels(column: str, what: str, task: Task) -> list[Split]:
     """Deal the doses or times of every compound to successive folds, in an order drawn for each.
 
     So no fold holds all that a compound has. A compound with one of them, and rows where it is missing, are never held
@@ -311,7 +311,7 @@ def _level_folds(task: Task, column: str, what: str) -> Indices:
             f"--split {column.split('_')[0]}: {task.n_folds} folds of {turn} {what} of compounds that have several in "
             f"the column {column}: take from 2 to {turn} folds, or another split"
         )
-    return folds
+    return _of_folds(folds, f"{what} of known compounds")
 
 
 def _scarce(task: Task) -> list[Split]:
@@ -431,8 +431,8 @@ _SPLITS: dict[str, tuple[Callable[[Task], list[Split]], str]] = {
     "scaffold": (_scaffold, "scaffolds that no training row has"),
     "cell_type": (_cell_type, "a cell type that no training row has"),
     "joint": (_joint, "compounds and a cell type that no training row has"),
-    "dose": (_dose, "doses of a compound that training rows have at other doses"),
-    "time": (_time, "times of a compound that training rows have at other times"),
+    "dose": (partial(_levels, DOSE, "doses"), "doses of a compound that training rows have at other doses"),
+    "time": (partial(_levels, TIME, "times"), "times of a compound that training rows have at other times"),
     "scarce": (
         _scarce,
         "compounds within the cell types of the pairs to predict, known from other cell types",

@@ -59,6 +59,17 @@ class CompositeKernel:
         κ of the response profiles: rows of no response that every profile is drawn by.
     dose_length, time_length : float
         l of the factors `dose` and `time`, and of the nearness of the rows of a profile: decades.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from features.rows import Pairs, Rows
+    >>> rows = Pairs.of(Rows(pd.DataFrame({"cell_type": ["B", "B", "T"], "sm_name": ["one", "another", "one"]})))
+    >>> kernel = CompositeKernel({"cell_type": 1.0, "compound": 0.5}).learn(rows, scores=np.zeros((3, 1)))
+    >>> kernel.gram(like=np.empty(0))
+    array([[1.5, 1. , 0.5],
+           [1. , 1.5, 0. ],
+           [0.5, 0. , 1.5]])
     """
 
     weights: Mapping[str, float]
@@ -119,6 +130,7 @@ class LearntKernel:
     Attributes
     ----------
     kernel : CompositeKernel
+        Its weights.
     profiles : ResponseProfiles
         Which hold the training rows, too.
     cell_types : tuple of str
@@ -144,8 +156,15 @@ class LearntKernel:
         """Return K between the training rows, (n, n); see `between`."""
         return self.between(self.rows, like, dtype=dtype)
 
-    def between(self, pairs: Pairs, like: Array, columns: Indices | None = None, dtype: Any = None) -> Array:
-        """Return K between m pairs and the n training rows, or some `columns` of them, float64 or `dtype`.
+    def between(
+        self,
+        pairs: Pairs,
+        like: Array,
+        columns: Indices | None = None,
+        dtype: Any = None,
+        others: Pairs | None = None,
+    ) -> Array:
+        """Return K between m pairs and the n training rows, some `columns` of them, or `others`; float64 or `dtype`.
 
         Matrices between distinct cell types and molecules are made on the host; they are spread over the rows,
         multiplied and summed in float64 in the library and on the device of `like`, `ENTRIES_AT_ONCE` at a time.
@@ -153,6 +172,9 @@ class LearntKernel:
         xp, training = namespace(like), _Side(self, self.rows, like)
         here = training if pairs is self.rows else _Side(self, pairs, like)
         there = training if columns is None else training.take(columns)
+        if others is not None:
+            there = here if others is pairs else _Side(self, others, like)
+            there.mean_square = training.mean_square
         dtype = xp.float64 if dtype is None else dtype
         step = max(1, ENTRIES_AT_ONCE // max(len(there.rows), 1))
         if step >= len(pairs):
@@ -208,11 +230,11 @@ class LearntKernel:
         return found if factor.power == 1 else found**factor.power
 
     def _level_matrix(self, factor: Factor, pairs: "_Side", training: "_Side") -> Float64:
-        here, there = pairs.rows.levels, training.rows.levels
+        here, there, learnt = pairs.rows.levels, training.rows.levels, self.rows.levels
         if factor.name == "correlation":
             return self._correlation(here, there)
         if factor.name in ("dose", "time"):
-            return self.profiles.nearness(pairs.rows, factor.name)
+            return self.profiles.nearness(pairs.rows, factor.name, training.rows)
         if factor.name == "tanimoto":
             from features.molecules.morgan import tanimoto
 
@@ -225,11 +247,11 @@ class LearntKernel:
 
         used = np.unique(self.rows.molecule)
         if fitted_in_fold(factor.encoder) or factor.encoder == TABLE:
-            A, B = self._standardised(factor.encoder, used, here, there)
-            return _rbf(euclidean_distances(A, B, squared=True), B[used])
-        A, B = (levels.molecules[factor.encoder].astype(np.float64) for levels in (here, there))
+            A, B, own = self._standardised(factor.encoder, used, here, there)
+            return _rbf(euclidean_distances(A, B, squared=True), own)
+        A, B, own = (x.molecules[factor.encoder].astype(np.float64) for x in (here, there, learnt))
         return _rbf(
-            here.between(there, factor.name, lambda: euclidean_distances(A, B, squared=True)), B[used]
+            here.between(there, factor.name, lambda: euclidean_distances(A, B, squared=True)), own[used]
         )
 
     def _correlation(self, here: Levels, there: Levels) -> Float64:
@@ -240,20 +262,23 @@ class LearntKernel:
 
     def _standardised(
         self, encoder: str, used: Codes, here: Levels, there: Levels
-    ) -> tuple[Float64, Float64]:
+    ) -> tuple[Float64, Float64, Float64]:
+        """Return the features of the molecules of two sides and of the training rows, standardised by the last."""
+        learnt = self.rows.levels
         if encoder == TABLE:
             from features.molecules.table import Standardisation
 
-            learnt = Standardisation.of(there.molecules[TABLE][used])
-            A, B = (learnt.transform(levels.molecules[TABLE]).astype(np.float64) for levels in (here, there))
-            return A, B
-        if not (here.smiles and there.smiles):
-            raise InputError("the rows have no column SMILES, which rbf(descriptors) reads")
-        from features.molecules.descriptors import DescriptorEncoder
+            table = [here.molecules[TABLE], there.molecules[TABLE], learnt.molecules[TABLE][used]]
+            found = map(Standardisation.of(table[-1]).transform, table)
+        elif here.smiles and there.smiles:
+            from features.molecules.descriptors import DescriptorEncoder
 
-        encoder = DescriptorEncoder().fit([there.smiles[k] for k in used])
-        A, B = (encoder.transform(list(levels.smiles)).astype(np.float64) for levels in (here, there))
-        return A, B
+            smiles = [list(here.smiles), list(there.smiles), [learnt.smiles[k] for k in used]]
+            found = map(DescriptorEncoder().fit(smiles[-1]).transform, smiles)
+        else:
+            raise InputError("the rows have no column SMILES, which rbf(descriptors) reads")
+        A, B, own = (x.astype(np.float64) for x in found)
+        return A, B, own
 
     def _profile_factor(self, name: str, pairs: "_Side", training: "_Side") -> Array:
         xp = namespace(pairs.profiles)
@@ -300,12 +325,13 @@ class _Side:
 
     def __init__(self, learnt: LearntKernel, rows: Pairs, like: Array) -> None:
         self.rows, self.like = rows, like
-        self.of_profiles = learnt.kernel.of_profiles
+        self.of_profiles, self.mean_square = learnt.kernel.of_profiles, 1.0
         if not self.of_profiles:
             return
         profiles, present = learnt.profiles.of(rows)
         squares = np.einsum("ij,ij->i", profiles, profiles)
-        self.mean_square = max(float(squares[present].mean()), 1e-12) if present.any() else 1.0
+        if present.any():
+            self.mean_square = max(float(squares[present].mean()), 1e-12)
         self.profiles, self.squares = self._placed(profiles), self._placed(squares)
         self.present = self._placed(present.astype(np.float64))
 

@@ -82,17 +82,18 @@ class ResponseProfiles:
             profiles[some], present[some] = self._weighted(compound[some], cell[some], weight, used)
         return profiles, present
 
-    def nearness(self, pairs: Pairs, name: str) -> Float64:
-        """Return how near the levels of "dose" or "time" are to the training rows' levels, 0 to 1.
+    def nearness(self, pairs: Pairs, name: str, others: Pairs | None = None) -> Float64:
+        """Return how near the levels of "dose" or "time" are to those of the training rows, or of others, 0 to 1.
 
         Training rows that do not differ in it tell none apart: 1 throughout, also for pairs that lack the column.
         """
-        levels = getattr(self.rows.levels, f"{name}s")
-        training = np.array(levels)[np.unique(getattr(self.rows, name))]
+        own = np.array(getattr(self.rows.levels, f"{name}s"))
+        here, there = (np.array(getattr(x.levels, f"{name}s")) for x in (pairs, others or self.rows))
+        training = own[np.unique(getattr(self.rows, name))]
         if len(training) < 2:
-            return np.ones((len(getattr(pairs.levels, f"{name}s")), len(levels)))
+            return np.ones((len(here), len(there)))
         length = dict(zip(("dose", "time"), self.lengths, strict=True))[name]
-        return nearness(np.array(getattr(pairs.levels, f"{name}s")), np.array(levels), training, length)
+        return nearness(here, there, training, length)
 
     def measured_elsewhere(self, pairs: Pairs) -> Mask:
         """Say of which pairs a training row has the compound in another context: cell type, dose or time, (m,)."""

@@ -210,6 +210,7 @@ class Training(NetSettings):
     loss : dict of loss to weight
         One name alone weighs 1.
     optimizer : {"adam", "adamw", "lion", "rmsprop"}
+        By its name in the literature.
     learning_rate, weight_decay : float
         Decay is decoupled (of adamw and lion; the others have none).
     betas : tuple of float
@@ -221,6 +222,7 @@ class Training(NetSettings):
         plateau: the learning rate falls by `factor` where the mean training loss of an epoch, over all replicas, has
         not fallen for `plateau_patience` epochs, down to `least_learning_rate`.
     batch_size, epochs : int
+        Rows a batch, and passes over all rows.
     clip_norm : float, optional
         Largest norm of a net's gradient.
     checkpoint : {"last", "best"}
@@ -232,6 +234,7 @@ class Training(NetSettings):
         most, where others have them, too (fourth place). most_measured: likewise within the cell type that has the
         most (ScAPE). Rows, where there are fewer than two such compounds.
     validation_folds : int
+        How many folds `validation` deals.
     patience : int, optional
         With "best": epochs without a better loss in any replica after which training ends.
     masking : float

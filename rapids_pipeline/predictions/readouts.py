@@ -43,7 +43,9 @@ class Responses:
     pairs : DataFrame, (m,)
         `id`, `cell_type`, `sm_name`, `SMILES`, dose and time where they have them, and the applicability.
     genes : tuple of str
+        In the order of the columns of Y.
     Y : ndarray of float32, (m, t)
+        In the unit of the training data.
     source : Path
         Where they are from, for messages.
     """
@@ -126,6 +128,15 @@ def read_responses_of(path: Path) -> Responses:
     return Responses(pairs, tuple(genes), np.concatenate([part.Y for part in parts]), source)
 
 
+def pairs_in(path: Path) -> pd.DataFrame:
+    """Return the pairs of the predictions that `read_responses_of` reads, without these; errors as there."""
+    source, found = _opened(path)
+    with readable_as("Parquet", source):
+        table = found.to_table([name for name in found.schema.names if name in METADATA])
+    pairs: pd.DataFrame = table.to_pandas()
+    return pairs
+
+
 def responses_in(path: Path) -> Iterator[Responses]:
     """Yield the predictions that `read_responses_of` reads, some rows at a time; errors as there."""
     source, found = _opened(path)
@@ -171,7 +182,17 @@ def _opened(path: Path) -> tuple[Path, Any]:
 
 
 def gene_table(found: Responses, row: int, top: int | None = None) -> pd.DataFrame:
-    """Return the genes of a pair, the largest response first: `gene`, `value`, `rank`; of all or the `top` ones."""
+    """Return the genes of a pair, the largest response first: `gene`, `value`, `rank`; of all or the `top` ones.
+
+    Examples
+    --------
+    >>> pairs = pd.DataFrame({"cell_type": ["NK cells"], "sm_name": ["Vorinostat"]})
+    >>> found = Responses(pairs, ("A1BG", "MYC", "TP53"), np.array([[0.5, -2.0, 1.0]]), Path("mine"))
+    >>> gene_table(found, 0, top=2)
+       gene  value  rank
+    0   MYC   -2.0     1
+    1  TP53    1.0     2
+    """
     values = found.Y[row]
     order = np.argsort(-np.abs(values), kind="stable")[:top]
     genes = np.array(found.genes, object)[order]

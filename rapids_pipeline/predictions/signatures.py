@@ -118,6 +118,16 @@ def pathway_table(found: Responses, sizes: Mapping[str, int], W: Float64) -> pd.
         How many of the genes each of the s sets has.
     W : ndarray of float64, (n, s)
         Of `usable_sets`.
+
+    Examples
+    --------
+    >>> pairs = pd.DataFrame({"cell_type": ["NK cells"], "sm_name": ["Vorinostat"]})
+    >>> found = Responses(pairs, ("A", "B", "C", "D", "E"), np.array([[2.0, 1.8, -1.0, -1.2, 0.1]]), Path("mine"))
+    >>> sizes, W, notes = usable_sets({"growth": ["A", "B"], "stress": ["B", "E"]}, found.genes, 2, Path("sets.gmt"))
+    >>> pathway_table(found, sizes, W)[["set", "genes", "t"]].round(1)
+          set  genes    t
+    0  growth      2  4.9
+    1  stress      2  0.7
     """
     n = len(found.genes)
     r = correlations(found.Y, W)
@@ -224,6 +234,17 @@ def rank_table(
         The weight of each gene.
     source : str
         What the signature is called, for messages.
+
+    Examples
+    --------
+    >>> pairs = pd.DataFrame({"cell_type": ["T cells", "T cells"], "sm_name": ["one", "another"]})
+    >>> Y = np.array([[2.0, -1.0, 0.1, 0.0], [-2.0, 1.5, 0.0, 0.2]])
+    >>> found = Responses(pairs, ("A", "B", "C", "D"), Y, Path("mine"))
+    >>> table, notes = rank_table([found], {"A": 1.0, "B": -1.0, "C": 0.5}, "a signature")
+    >>> table[["sm_name", "score"]].round(1)  # "another" reverses it
+       sm_name  score
+    0      one    0.9
+    1  another   -0.9
     """
     tables, notes, n = [], list[str](), 0
     weights: Float64 | None = None

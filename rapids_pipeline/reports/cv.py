@@ -7,6 +7,7 @@ cv.png       MRRMSE of every method with its interval
 cv.parquet   predictions of the held-out rows: metadata columns, then genes
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,28 @@ def audit_table(found: CrossValidation) -> Table:
     for row in found.audit_rows:
         table.add_row(*row)
     return table
+
+
+def expectation(document: Mapping[str, Any], *, of_pairs: bool) -> str:
+    """Return the error to expect in a line, beside that of the best simple method; `document` is that of cv.json.
+
+    With `of_pairs` it is that of the pairs to predict, where the cross-validation knew them; else of held-out rows.
+    """
+
+    def told(method: Mapping[str, Any]) -> dict[str, Any]:
+        expected = method["expected"] if of_pairs else None
+        return expected or {
+            "error": method["scores"]["mean_rowwise_rmse"],
+            "low": method["low"],
+            "high": method["high"],
+        }
+
+    ours, *others = (one for one in document["methods"] if one["name"] == PIPELINE or one["baseline"])
+    simple = min(others, key=lambda one: told(one)["error"])
+    error, low, high = (number(told(ours)[name]) for name in ("error", "low", "high"))
+    where = "on your pairs" if of_pairs and ours["expected"] else f"by the split {document['split']}"
+    named = SIMPLE.get(simple["name"], simple["name"])
+    return f"Expect MRRMSE {error} ({low} to {high}) {where}; {named}: {number(told(simple)['error'])}"
 
 
 def logged(found: tuple[str, HeldOut]) -> str:
@@ -152,8 +175,8 @@ def _page(found: CrossValidation) -> Page:
     headings = ["held out", "repeat", "trained on", "rows held out", "pipeline", "best baseline"]
     audit = Sheet(["", "held out", "your pairs"], found.audit_rows)
     return Page(
-        title=f"Cross-validation: {found.split}",
-        lead=f"{found.split_in_words}; data: {found.settings['source']}",
+        title=expectation(asdict(found), of_pairs=True),
+        lead=f"cross-validation, split {found.split}: {found.split_in_words}; data: {found.settings['source']}",
         sentences=sentences(found),
         sections=[
             Section("scores", "Scores", words, chart, _scores(found)),

@@ -29,6 +29,7 @@ from rapids_pipeline.predictions.readouts import (
 )
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.charts import heat_map, ranked
+from rapids_pipeline.reports.cv import expectation
 from rapids_pipeline.reports.page import SIMPLE, Page, Section, Sheet, number, short, signed
 from rapids_pipeline.reports.run import result_sentences
 from rapids_pipeline.stack.saved import SavedModel, load_model
@@ -229,13 +230,7 @@ def verdict(facts: RunFacts) -> str:
     if facts.expected is None:
         error, best = _out_of_fold(facts.document)
         return f"Error of held-out training rows: MRRMSE {number(error)} ({_simple(facts)}: {number(best)})"
-    ours, simple = _of_cv(facts.expected, of_pairs=not facts.of_others)
-    low, high = (number(ours[name]) for name in ("low", "high"))
-    where = "on your pairs" if ours["of_pairs"] else f"by the split {facts.expected['split']}"
-    named = SIMPLE.get(simple["name"], simple["name"])
-    return (
-        f"Expect MRRMSE {number(ours['error'])} ({low} to {high}) {where}; {named}: {number(simple['error'])}"
-    )
+    return expectation(facts.expected, of_pairs=not facts.of_others)
 
 
 def _simple(facts: RunFacts) -> str:
@@ -275,26 +270,6 @@ def _out_of_fold(document: Mapping[str, Any]) -> tuple[float, float]:
     """Return the out-of-fold MRRMSE of the recipe and of the best baseline."""
     scores = document["out_of_fold"]
     return scores[PIPELINE]["mean_rowwise_rmse"], scores[document["best_baseline"]]["mean_rowwise_rmse"]
-
-
-def _of_cv(found: Mapping[str, Any], of_pairs: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the error to expect by the recipe and by the best baseline, with its interval."""
-
-    def told(method: Mapping[str, Any]) -> dict[str, Any]:
-        expected = method["expected"]
-        if expected and of_pairs:
-            return {**expected, "name": method["name"], "of_pairs": True}
-        error = method["scores"]["mean_rowwise_rmse"]
-        return {
-            "error": error,
-            "low": method["low"],
-            "high": method["high"],
-            "name": method["name"],
-            "of_pairs": False,
-        }
-
-    ours, *others = (told(one) for one in found["methods"] if one["name"] == PIPELINE or one["baseline"])
-    return ours, min(others, key=lambda one: one["error"])
 
 
 # --- tables -----------------------------------------------------------------------------------------------

@@ -160,6 +160,16 @@ def sentences(screen: Screen) -> list[str]:
 # --- words and numbers ------------------------------------------------------------------------------------
 
 
+def verdict(screen: Screen) -> str:
+    """Return the first line of the page: which feature set predicts best, and its score beside the reference's."""
+    if not screen.sets:
+        return f"No feature set was finished for {_target(screen)}"
+    best, *others = _rows(screen)
+    told = f"{best['name']} predicts {_target(screen)} best: {screen.metric} {best['score']} ({best['interval']})"
+    reference = next((row for row in others if row["verdict"] == "reference"), None)
+    return told if reference is None else f"{told}; {reference['name']}: {reference['score']}"
+
+
 def _findings(screen: Screen) -> list[str]:
     folds = f"{screen.folds} folds" + (f", {screen.repeats} times" if screen.repeats > 1 else "")
     found = [
@@ -250,8 +260,8 @@ def _page(screen: Screen) -> Page:
     steps = _steps(screen.selection, _decimals(screen))
     notes = Section("notes", "Notes", items=screen.notes) if screen.notes else None
     return Page(
-        title=f"Feature screen: {_target(screen)}",
-        lead=f"{SEARCHES[screen.search]}; data: {screen.source}",
+        title=verdict(screen),
+        lead=f"feature screen of {_target(screen)}: {SEARCHES[screen.search]}; data: {screen.source}",
         banner="" if screen.complete else "interrupted: only the finished candidates",
         facts=facts,
         sentences=_findings(screen),

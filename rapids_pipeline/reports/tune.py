@@ -96,6 +96,14 @@ def most_moved(model: TunedModel) -> list[TunedParameter]:
     return sorted(changed, key=lambda parameter: -parameter.moved)
 
 
+def verdict(found: Tuned) -> str:
+    """Return the first line of the page: whether the tuned recipe is better, and by how much."""
+    if not any(model.improved for model in found.models):
+        return f"No trial was better than the recipe {found.settings['recipe']}: keep it"
+    told = f"Tuning changes the error of held-out rows by {change(found.change.value)} ({_interval(found.change)})"
+    return f"{told}; it may be luck of these rows" if found.change.in_doubt else told
+
+
 def sentences(found: Tuned) -> list[str]:
     """Return in words what was tuned on what, what it brought, and how far to trust it."""
     lines = [f"tuned on: {line}" for line in found.tuned_on]
@@ -195,8 +203,8 @@ def _page(found: Tuned, picture: bytes) -> Page:
         for model in found.models
     ]
     return Page(
-        title=f"Tuning: {found.settings['recipe']}",
-        lead=f"{found.n_trials} trials; data: {found.settings['source']}",
+        title=verdict(found),
+        lead=f"{found.n_trials} trials from the recipe {found.settings['recipe']}; data: {found.settings['source']}",
         sentences=sentences(found),
         sections=[
             _scores(found),

@@ -110,5 +110,11 @@ def recipe(name: str | Path) -> Recipe:
     ------
     InputError
         No such recipe (the message lists them) or file, or a file that defines none (the message names the key).
+
+    Examples
+    --------
+    >>> changed = recipe("best").updated(n_folds=10)
+    >>> changed.name, changed.n_folds
+    ('best', 10)
     """
     return by_name_or_toml(name, RECIPES, Recipe, "recipe")

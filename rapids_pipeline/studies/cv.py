@@ -113,12 +113,12 @@ class CrossValidation:
     settings : dict
         Folds, repeats, seed, recipe and the like.
     n_rows, n_genes : int
-    audit : dict
-        Of `rapids_pipeline.evaluation.audit`, as JSON.
-    audit_rows : list of (what, held-out rows, pairs to predict)
+    audit, audit_rows : dict, list of (what, held-out rows, pairs to predict)
+        Of `rapids_pipeline.evaluation.audit`, as JSON and in words.
     notes : list of str
         What a reader of the scores must know; warnings first. `n_rows` were held out at least once.
     provenance : dict
+        Versions, device, and hashes of the inputs.
     """
 
     methods: list[Method]

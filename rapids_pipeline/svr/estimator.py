@@ -47,14 +47,29 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
     dual_coef_ : array, (n_samples, n_targets)
         β, zero rows included, float64. Arrays are of the library that X and Y were.
     intercept_, n_iter_, gap_, converged_ : array, (n_targets,)
+        b, the iterations, U − L, and whether that is at most `tol`.
     gamma_ : float
+        γ in numbers.
     engine_ : str
         The engine that solved it, and `engine_reason_` why it was chosen.
     coef_ : array, (n_targets, n_features), or (n_features,) after a fit on a 1-D target
         Of a linear kernel: βᵀ X.
     n_features_in_ : int
+        Columns of X.
     feature_names_in_ : ndarray of str
         Where X was a data frame.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rapids_pipeline.svr import MultiTargetSVR
+    >>> x = np.linspace(0, 1, 20)
+    >>> Y = np.column_stack([np.sin(6 * x), x**2])  # two targets
+    >>> model = MultiTargetSVR(C=10.0, epsilon=0.01).fit(x[:, None], Y)
+    >>> model.predict([[0.5]]).round(1)
+    array([[0.1, 0.3]])
+    >>> model.converged_
+    array([ True,  True])
     """
 
     def __init__(
@@ -86,6 +101,7 @@ class MultiTargetSVR(MultiOutputMixin, RegressorMixin, BaseEstimator):
         sample_weight : array, (n_samples,), optional
             Multiplies C row by row, as in scikit-learn's SVR; 0 leaves a row out.
         progress : Progress, optional
+            Is told how many targets are done.
 
         Raises
         ------

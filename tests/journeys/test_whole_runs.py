@@ -12,8 +12,8 @@ from tests.command_line import manifest_of, program, succeed
 
 pytest.importorskip("xgboost")
 
-AT_MOST = {"best": 1.395, "published": 1.44}
-"""MRRMSE that a recipe must reach there (published: its leaks closed)."""
+AT_MOST = {"best": (1.395, []), "published": (1.44, ["--folds", "3"])}
+"""The MRRMSE that a recipe must reach (published: its leaks closed), and its options: three folds are half the work."""
 
 HALF_THE_COMPOUND_MEAN = 1.473
 """MRRMSE of the best simple baseline on the test rows of lincs_lung (its README)."""
@@ -24,14 +24,17 @@ HALF_THE_COMPOUND_MEAN = 1.473
 def test_a_recipe_predicts_lincs_lung_better_than_the_best_baseline(shared_data, tmp_path, recipe):
     lung = shared_data / "lincs_lung"
     files = ["--train", lung / "de_train.parquet", "--test", lung / "id_map.csv"]
-    ran = program("run", *files, "--molecules", "morgan", "--recipe", recipe, "--out", tmp_path / "lung")
+    at_most, how = AT_MOST[recipe]
+    ran = program(
+        "run", *files, "--molecules", "morgan", "--recipe", recipe, *how, "--out", tmp_path / "lung"
+    )
     assert ran.returncode == 0, ran.stderr
     submission = tmp_path / "lung" / "submission.csv"
     assert pd.read_csv(submission).shape == (364, 1 + 978)
     scored = program("evaluate", "--prediction", submission, "--truth", lung / "de_test.parquet", "--json")
     assert scored.returncode == 0, scored.stderr
     scores = json.loads(scored.stdout)["scores"]
-    assert scores["submission"]["mean_rowwise_rmse"] <= AT_MOST[recipe] < HALF_THE_COMPOUND_MEAN
+    assert scores["submission"]["mean_rowwise_rmse"] <= at_most < HALF_THE_COMPOUND_MEAN
     assert scores["mean_across_compounds"]["mean_rowwise_rmse"] == pytest.approx(1.641, abs=5e-4)
 
 

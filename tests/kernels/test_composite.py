@@ -173,6 +173,26 @@ def test_a_pairs_kernel_does_not_depend_on_the_pairs_beside_it():
         )
 
 
+@pytest.mark.parametrize("with_contexts", [False, True])
+def test_a_kernel_between_other_pairs_is_one_with_that_of_the_rows(with_contexts):
+    """Training rows and new pairs together: the same numbers as from the rows' side, symmetric, semidefinite."""
+    (rows, scores), asked = pairs(), rows_of([(0, 0), (9, 1), (2, 11), (1, 3), (9, 13)])
+    weights = EVERYTHING | ({"dose * tanimoto": 0.7, "dose * time": 0.3} if with_contexts else {})
+    if with_contexts:
+        rows, asked = in_contexts(rows), in_contexts(asked, seed=4)
+    rows, asked = with_made_up(rows), with_made_up(asked)
+    here, there = (Pairs.of(x, ["morgan", "made up"]) for x in (rows, asked))
+    model = CompositeKernel(weights).learn(here, scores)
+    again = Pairs.of(Rows.joined(rows, asked), ["morgan", "made up"])
+    K = model.between(again, LIKE, others=again)
+    n = len(here)
+    np.testing.assert_allclose(K[:n, :n], model.gram(LIKE), atol=1e-12)
+    np.testing.assert_allclose(K[n:, :n], model.between(there, LIKE), atol=1e-12)
+    np.testing.assert_allclose(K[:n, n:], model.between(there, LIKE).T, atol=1e-12)
+    np.testing.assert_allclose(model.between(here, LIKE, others=there), K[:n, n:], atol=1e-12)
+    assert np.linalg.eigvalsh(K).min() > -1e-6 * np.abs(K).max()
+
+
 def test_a_subset_of_rows_learns_what_the_same_rows_alone_learn():
     rows, scores = pairs()
     both = Pairs.of(with_made_up(rows), ["morgan", "made up"])

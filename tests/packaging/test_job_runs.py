@@ -55,10 +55,10 @@ def test_slurm_with_apptainer(machine, device):
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_slurm_with_docker(machine, device):
-    machine.slurm(RUNNER="docker", IMAGE="rapids-perturb:0.1.0", DEVICE=device)
+    machine.slurm(RUNNER="docker", IMAGE="rapids-perturb:0.3.0", DEVICE=device)
     call = machine.calls[1]
     assert call[:4] == ["docker", "run", "--rm", "--init"]
-    image = call.index("rapids-perturb:0.1.0")
+    image = call.index("rapids-perturb:0.3.0")
     options = call[4:image]
     given = {option: options[k + 1] for k, option in enumerate(options[:-1]) if option.startswith("--")}
     assert given.get("--gpus") == ('"device=1"' if device == "cuda" else None)

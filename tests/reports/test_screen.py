@@ -280,6 +280,11 @@ def test_the_page_is_well_formed_and_what_it_refers_to_is_on_it(panel, hostile, 
         assert not re.search(r"https?://", html) and "@import" not in html
 
 
+def test_the_page_begins_with_the_best_set(panel, tmp_path):
+    title = written(panel, tmp_path)[1].words["h1"][0]
+    assert title.startswith("loo predicts random:100 best: MRRMSE 0.8700 (") and "; onehot: 0.9" in title
+
+
 def test_the_page_runs_no_names(hostile, tmp_path):
     html, page = written(hostile, tmp_path)
     assert "script" not in page.tags and not any(key.startswith("on") for _, key, _ in page.attributes)

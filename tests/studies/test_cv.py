@@ -197,6 +197,8 @@ def test_the_page_has_every_table(finished):
     page = Page((finished[0] / "cv.html").read_text())
     methods, splits = len(pd.read_csv(finished[0] / "cv.csv")), 3
     assert not page.faults and {"scores", "audit", "splits"} <= set(page.ids)
+    ours = json.loads((finished[0] / "cv.json").read_text())["methods"][0]["expected"]
+    assert page.words["h1"][0].startswith(f"Expect MRRMSE {ours['error']:.4f} ({ours['low']:.4f} to ")
     assert page.tags.count("tr") == methods + 1 + 10 + 1 + splits + 1
     assert {"pipeline", "mean of similar compounds"} <= set(page.chart_words["MRRMSE"])
 

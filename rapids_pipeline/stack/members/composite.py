@@ -123,6 +123,11 @@ class CompositeModel:
     known_compounds: KernelModel
     new_compounds: KernelModel
 
+    @property
+    def models(self) -> tuple[KernelModel, KernelModel]:
+        """Both models, `known_compounds` first."""
+        return self.known_compounds, self.new_compounds
+
     def predict(self, rows: Rows) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
         pairs = Pairs.of(rows, self.encoders)

@@ -176,6 +176,8 @@ class KernelModel:
         The training rows that it is a sum over (`rapids_pipeline.svr.nystroem`); by default all of them.
     left : float
         Share of the kernel's trace that landmarks leave.
+    noise : ndarray of float64, (n,), optional
+        What multiplies the penalty of each row: h_i over the row's sample weight. Older models have not kept it.
     """
 
     space: TargetSpace
@@ -185,6 +187,7 @@ class KernelModel:
     by_genes: bool
     landmarks: Indices | None = None
     left: float = 0.0
+    noise: Float64 | None = None
 
     def predict(self, pairs: Pairs) -> Float32:
         """Return the predictions of pairs, (m, t) float32; a pair's do not depend on the others, to rounding."""
@@ -217,6 +220,7 @@ class KernelModel:
             "kernel": self.kernel.state(),
             "dual_coef": self.dual_coef,
             "intercept": self.intercept,
+            **({} if self.noise is None else {"noise": self.noise}),
         }
         if self.landmarks is None:
             return found
@@ -230,12 +234,15 @@ class KernelModel:
         by_genes = config.targets == "genes"
         width = len(space.unit_) if by_genes else len(space.singular_values)
         intercept = reader.array("intercept", np.float32, (width,))
-        if "landmarks" not in reader.names():
-            dual_coef = reader.array("dual_coef", np.float32, (len(kernel.rows), width))
-            return cls(space, kernel, dual_coef, intercept, by_genes)
-        landmarks = reader.codes("landmarks", (None,), len(kernel.rows)).astype(np.intp)
-        dual_coef = reader.array("dual_coef", np.float32, (len(landmarks), width))
-        return cls(space, kernel, dual_coef, intercept, by_genes, landmarks, reader.number("left"))
+        n, names = len(kernel.rows), reader.names()
+        noise = reader.array("noise", np.float64, (n,)) if "noise" in names else None
+        if noise is not None and not (noise > 0).all():
+            raise reader.fault("the noise of a training row is not above 0")
+        landmarks, left = None, 0.0
+        if "landmarks" in names:
+            landmarks, left = reader.codes("landmarks", (None,), n).astype(np.intp), reader.number("left")
+        dual_coef = reader.array("dual_coef", np.float32, (n if landmarks is None else len(landmarks), width))
+        return cls(space, kernel, dual_coef, intercept, by_genes, landmarks, left, noise)
 
 
 Learnt = tuple[TargetSpace, Array, Array]
@@ -295,7 +302,7 @@ def fit_kernel_model(
     counts = (1 if weight is None else weight) / row_noise(scores, config.noise_exponent)
     made = _solved(config, learnt, targets, config.penalty * growth, counts, single=iterates)
     coef, intercept = ((to_host(x) * unit).astype(np.float32) for x in (made.coef, made.intercept))
-    return KernelModel(space, learnt, coef, intercept, by_genes, made.landmarks, made.left)
+    return KernelModel(space, learnt, coef, intercept, by_genes, made.landmarks, made.left, 1 / counts)
 
 
 class _Solved(NamedTuple):

@@ -289,19 +289,14 @@ class TrainedRows:
 
         "auto" is 1 / p. "scale" is scikit-learn's 1 / (p·Var(X_t)), without X_t (n, p): its rows hold the shared
         features and the statistics of two levels, so its sums are those of the shared features plus the statistics
-        weighted by how many
-        rows a level has. Where X_t is constant, γ is 1.
+        weighted by how many rows a level has. Where X_t is constant, γ is 1.
         """
-        if gamma == "auto":
-            width = self._n_shared + sum(part.trained.shape[1] for part in statistics)
-            return np.full(len(statistics[0].trained), 1 / width, np.float32)
+        width = self._n_shared + sum(part.trained.shape[1] for part in statistics)
         if gamma != "scale":
-            return np.full(len(statistics[0].trained), gamma, np.float32)
-        width = self._n_shared
+            return np.full(len(statistics[0].trained), 1 / width if gamma == "auto" else gamma, np.float32)
         total, squares = (np.float64(value) for value in self._sums)
         for groups, part in zip(self.of_row, statistics, strict=True):
             values = part.trained.transpose(0, 2, 1)
-            width += values.shape[2]
             count = np.bincount(groups, minlength=values.shape[1]).astype(np.float64)
             total = total + np.einsum("tgs,g->t", values, count, dtype=np.float64)
             squares = squares + np.einsum("tgs,tgs,g->t", values, values, count, dtype=np.float64)

@@ -90,6 +90,8 @@ def test_the_reports_open(finished):
     read = Page((out / "tune.html").read_text())
     parts = {"scores", "search", "settings", "slices-known_compounds"}
     assert not read.faults and parts <= set(read.ids)
+    improved = any(model["best"] > 1 for model in json.loads((out / "tune.json").read_text())["models"])
+    assert read.words["h1"][0].startswith("Tuning changes the error" if improved else "No trial was better")
     assert (out / "tune.png").read_bytes().startswith(PNG) and imread(out / "tune.png").std() > 0
     assert tomllib.loads((out / "recipe.toml").read_text())["name"] == "tuned"
 
