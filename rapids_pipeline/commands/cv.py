@@ -51,7 +51,7 @@ def command(
     changes = RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
     config = run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
-    stages = LiveStages(logged=report.logged)
+    stages = LiveStages(drawn=report.logged, logged=report.logged)
     chosen = options.announced(stages, device, config)
     files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
     with locked(out), where.executor() as executor:

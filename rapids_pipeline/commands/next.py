@@ -1,6 +1,5 @@
 """`next`: which pairs to measure next."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -25,18 +24,15 @@ def command(
         typer.Option(help="The pairs that can be measured: such a file. Default: the pairs of interest."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="So many pairs, as one batch.")] = 20,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="A CSV (.csv or .csv.gz) with the pairs, in the order to measure them."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
+    out: options.CsvOption = None,
+    overwrite: options.ReplaceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """List the pairs whose measurement would make the other predictions surest, as a batch."""
     from rapids_pipeline.backend.files import refuse_existing
     from rapids_pipeline.predictions.design import read_design
     from rapids_pipeline.predictions.readouts import write_table
-    from rapids_pipeline.reports.page import print_report
+    from rapids_pipeline.reports.page import print_found, print_report
     from rapids_pipeline.reports.run import frame_table
 
     if out is not None:
@@ -45,9 +41,7 @@ def command(
     if out is not None:
         write_table(out, [found.table])
         print_report(*found.sentences, f"{len(found.table)} pairs written: {out}")
-    elif as_json:
-        told = {"pairs": found.table.to_dict("records"), "others": found.others}
-        told |= {"before": found.before, "after": found.after, "notes": found.sentences}
-        typer.echo(json.dumps(told, indent=2))
-    else:
-        print_report(frame_table(found.table), *found.sentences)
+        return
+    told = {"pairs": found.table.to_dict("records"), "others": found.others}
+    told |= {"before": found.before, "after": found.after, "notes": found.sentences}
+    print_found(told, as_json, frame_table(found.table), *found.sentences)

@@ -243,7 +243,9 @@ def test_cuda_where_it_is_and_cpu_at_its_word(monkeypatch):
 
 @pytest.mark.parametrize("name", ["gpu", "", "CPU", "cuda:0"])
 def test_unknown_device(name):
-    with pytest.raises(InputError, match=f"--device {name}: choose one of auto, cpu, cuda") as caught:
+    with pytest.raises(
+        InputError, match=rf"--device {name}( \(did you mean '\w+'\?\))?: choose one of auto, cpu, cuda"
+    ) as caught:
         resolve_device(name)
     assert caught.value.exit_code == EXIT_BAD_INPUT == 2
 

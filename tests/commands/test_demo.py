@@ -1,4 +1,6 @@
-"""demo: the simulated files alone, and the results that it does not replace."""
+"""demo: the simulated files alone, the results that it does not replace, and its scores."""
+
+import json
 
 from tests.command_line import error_line, invoke, names_in, succeed
 
@@ -18,3 +20,17 @@ def test_demo_keeps_the_data_of_finished_results(tmp_path):
     line = error_line(invoke("demo", "--out", tmp_path, "--genes", 3))
     assert "--overwrite" in line
     assert names_in(tmp_path) == ["manifest.json"]
+
+
+def test_demo_prints_the_scores_of_the_run_and_of_the_hidden_truth_as_json(tmp_path):
+    out = tmp_path / "demo"
+    small = "--quick", "--molecules", "morgan", "--device", "cpu", "--genes", 5, "--training-pairs", 60
+    result = succeed("demo", "--out", out, *small, "--json")
+    told = json.loads(result.stdout)
+    assert told["run"] == json.loads((out / "scores.json").read_text())
+    scored = succeed(
+        *("evaluate", "--prediction", out / "submission.csv", "--truth", out / "data" / "de_test.parquet"),
+        *("--train", out / "data" / "de_train.parquet", "--json"),
+    )
+    assert told["evaluation"] == json.loads(scored.stdout)
+    assert result.stderr.splitlines()[-1].startswith(f"next: rapids-perturb genes --run {out}")

@@ -52,6 +52,8 @@ def test_a_run_in_every_format_passes_the_check(run, expected, small_files, gene
         pytest.importorskip("anndata")
     out = tmp_path / f"made{suffix}"
     assert submit("--run", run, "--out", out).stdout == f"{len(expected)} rows × 8 genes written: {out}\n"
+    told = json.loads(submit("--run", run, "--out", out, "--overwrite", "--json").stdout)
+    assert told == {"out": str(out), "rows": len(expected), "genes": 8, "scores": None}
     back = read_responses(out, TableOptions(layer="prediction"))
     np.testing.assert_allclose(back.Y, expected.iloc[:, 1:].to_numpy(np.float32), rtol=1e-6)
     assert [str(x) for x in back.obs["id"]] == small_files.id_map["id"].tolist()
