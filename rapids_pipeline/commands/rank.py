@@ -33,7 +33,9 @@ def command(
     as_json: options.JsonOption = False,
 ) -> None:
     """Rank pairs by how their responses match a signature: those that mimic it, and those that reverse it."""
+    from features.rows import DOSE, TIME
     from rapids_pipeline.backend.files import refuse_existing
+    from rapids_pipeline.data.columns import PAIR
     from rapids_pipeline.predictions.readouts import (
         measured_responses,
         of_cell_type,
@@ -60,6 +62,8 @@ def command(
     if as_json:
         print_json({name: one.to_dict("records") for name, one in ends.items()})
         return
+    columns = [name for name in (*PAIR, DOSE, TIME, "score", "z", "p", "fdr") if name in table]
     for name, one in ends.items():
-        print_report(f"{len(one)} of {len(table)} pairs that {name} the signature most:", frame_table(one))
+        head = f"{len(one)} of {len(table)} pairs that {name} the signature most:"
+        print_report(head, frame_table(one[columns]))
     print_report(*notes)
