@@ -135,6 +135,8 @@ def _svr_like(other: AnySvrMember, features: FeatureSet) -> AnySvrMember:
             f"--svr-features: {features.name} gives every gene columns of its own, which needs kernel = 'rbf'"
         )
     fields = set(kind.model_fields) & set(type(other).model_fields) - {"kind", "name", "features"}
+    if kind is not type(other):
+        fields -= {"engine"}  # each kind has engines of its own
     settings: dict[str, Any] = {name: getattr(other, name) for name in fields}
     return kind(**settings, features=features)
 

@@ -31,9 +31,10 @@ section 3.4.1, in the relative form of OSQP (Stellato et al., Math. Prog. Comp. 
 """
 
 import functools
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -50,7 +51,7 @@ PILOT_FACTORS = (0.01, 0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.8, 3.5, 10.0)
 PROBE_TARGETS = 16
 PROBE_SHARE = 0.6
 LARGEST_CHANGE, SMALLEST_CHANGE = 10.0, 2.0
-TINY = 1e-300
+TINY = 1e-30
 HOST_CHUNK, GPU_CHUNK = 256, 32_768
 GPU_NUMBERS = 1 << 28
 """Numbers that a chunk's arrays may hold on a GPU: 1 GiB in float32."""
@@ -127,7 +128,7 @@ def solve(
     return DualSolution.joined(parts).take(np.argsort(np.concatenate([done, left])))
 
 
-def iterate(step: "SharedStep | OwnSteps", batch: "Batch", tol: float, max_iter: int) -> DualSolution:
+def iterate(step: "Steps", batch: "Batch", tol: float, max_iter: int) -> DualSolution:
     """Run the iteration until every target of a batch is within `tol` or `max_iter` is reached."""
     pending = np.arange(batch.Y.shape[1])
     order: list[Indices] = []
@@ -146,11 +147,11 @@ def iterate(step: "SharedStep | OwnSteps", batch: "Batch", tol: float, max_iter:
                 if done.all():
                     break
                 keep = np.flatnonzero(~done)
-                pending, batch, Z = pending[keep], batch.take(keep), _columns(Z, keep)
+                pending, step = pending[keep], step.take(keep)
+                batch, Z = batch.take(keep), _columns(Z, keep)
         G = step.resolve(batch, Z)
         batch.v += RELAXATION * (G - Z)
-        if check:
-            step.adapt(batch, Z, G)
+        step.adapt(iteration, batch, Z, G)
     return DualSolution.joined(finished).take(np.argsort(np.concatenate(order)))
 
 
@@ -222,8 +223,43 @@ class Batch:
         return Batch(Y, v, box, tube, rho)
 
 
+class Steps(ABC):
+    """How the targets of a batch are brought forward.
+
+    Attributes
+    ----------
+    K : array, (n, n)
+        Or what `K @ Z` makes an array (n, t) of Z (n, t) with.
+    leave_share : float
+        More than this share of a batch must be done before it leaves.
+    """
+
+    K: Any
+    leave_share: float
+
+    @abstractmethod
+    def resolve(self, batch: Batch, Z: Array) -> Array:
+        """Return G."""
+
+    @abstractmethod
+    def is_check(self, iteration: int) -> bool:
+        """Say whether the targets are looked at after so many iterations."""
+
+    def is_worth_judging(self, batch: Batch, Z: Array, tol: float) -> bool:
+        """Say whether judging the whole batch is worth its product."""
+        return True
+
+    def adapt(self, iteration: int, batch: Batch, Z: Array, G: Array) -> None:
+        """Change ρ where it does not suit; by default it stays."""
+        return
+
+    def take(self, keep: Indices) -> Self:
+        """Return the steps of some of the targets; by default all targets share them."""
+        return self
+
+
 @dataclass(frozen=True)
-class SharedStep:
+class SharedStep(Steps):
     """One ρ for all targets: K and R in the working dtype."""
 
     K: Array
@@ -250,11 +286,11 @@ class SharedStep:
         return self.R @ (2 * Z + (batch.step - batch.v))
 
     def is_check(self, iteration: int) -> bool:
-        """Say whether the targets are looked at after so many iterations."""
+        """Say so often, as a few of them are looked at first."""
         return iteration >= 12 and iteration % 2 == 0
 
     def is_worth_judging(self, batch: Batch, Z: Array, tol: float) -> bool:
-        """Say whether judging the whole batch is worth its product: whether a few of its targets are done."""
+        """Say whether a few of its targets are done."""
         n_targets = Z.shape[1]
         if n_targets < 4 * PROBE_TARGETS:
             return True
@@ -263,12 +299,9 @@ class SharedStep:
         done = judged(self.K, Y, Z, box, tube, 0, tol).converged
         return float(to_host(done).mean()) >= PROBE_SHARE
 
-    def adapt(self, batch: Batch, Z: Array, G: Array) -> None:
-        """Leave ρ as it is."""
-
 
 @dataclass(frozen=True)
-class OwnSteps:
+class OwnSteps(Steps):
     """A ρ for every target: K and the eigenvalues (n,) and eigenvectors (n, n) of HKH, float64."""
 
     K: Array
@@ -286,15 +319,11 @@ class OwnSteps:
         return cls(K, xp.where(values > 0, values, xp.zeros_like(values)), vectors)
 
     def batch(self, start: DualSolution, Y: Array, box: Array, tube: Array) -> Batch:
-        """Begin at a solution's β with the multipliers y − Kβ − b, and ρ the mean eigenvalue."""
-        xp = namespace(Y)
-        Y, box, tube, beta, b = (
-            xp.astype(x, xp.float64) for x in (Y, box, tube, start.dual_coef, start.intercept)
-        )
-        n, n_targets = Y.shape
+        """Begin at a solution, with ρ the mean eigenvalue."""
+        xp, (n, n_targets) = namespace(Y), Y.shape
         mean = max(float(xp.sum(self.values)) / n, 1e-12)
         rho = xp.full((1, n_targets), mean, dtype=xp.float64, device=Y.device)
-        return Batch(Y, beta + (Y - self.K @ beta - b[None, :]) / rho, box, tube, rho)
+        return resumed(self.K, start, Y, box, tube, rho)
 
     def resolve(self, batch: Batch, Z: Array) -> Array:
         """Return G, for each column with its own ρ."""
@@ -309,25 +338,41 @@ class OwnSteps:
         return G - xp.mean(G, axis=0, keepdims=True)
 
     def is_check(self, iteration: int) -> bool:
-        """Say whether the targets are looked at after so many iterations."""
+        """Say so seldom."""
         return iteration % 20 == 0
 
-    def is_worth_judging(self, batch: Batch, Z: Array, tol: float) -> bool:
-        """Say that checks are so few that each is worth its product."""
-        return True
+    def adapt(self, iteration: int, batch: Batch, Z: Array, G: Array) -> None:
+        """Balance each target's residuals after every check."""
+        if self.is_check(iteration):
+            balance(batch, Z, G, self.K @ G)
 
-    def adapt(self, batch: Batch, Z: Array, G: Array) -> None:
-        """Balance each target's residuals: change ρ, and v so that the multipliers ρ (v − Z) stay."""
-        xp = namespace(Z)
-        following = batch.shrunk()
-        forces, targets = _range(self.K @ G), _range(batch.Y)
-        primal = _largest(G - Z) / (_largest(Z) + TINY)
-        dual = batch.rho * _largest(following - Z) / (xp.where(forces > targets, forces, targets) + TINY)
-        change = xp.clip(xp.sqrt((primal + TINY) / (dual + TINY)), 1 / LARGEST_CHANGE, LARGEST_CHANGE)
-        small = (change < SMALLEST_CHANGE) & (change > 1 / SMALLEST_CHANGE)
-        change = xp.where(small, xp.ones_like(change), change)
-        batch.v = following + (batch.v - following) / change
-        batch.rescale(batch.rho * change)
+
+def resumed(K: Any, start: DualSolution, Y: Array, box: Array, tube: Array, rho: Array) -> Batch:
+    """Return the batch that begins at a solution's β with the multipliers y − Kβ − b, in the dtype of ρ (1, t)."""
+    xp = namespace(Y)
+    Y, box, tube, beta, b = (
+        xp.astype(x, rho.dtype) for x in (Y, box, tube, start.dual_coef, start.intercept)
+    )
+    return Batch(Y, beta + (Y - K @ beta - b[None, :]) / rho, box, tube, rho)
+
+
+def balance(batch: Batch, Z: Array, G: Array, forces: Array, smallest: float = SMALLEST_CHANGE) -> Array:
+    """Balance each target's residuals: change ρ, and v so that the multipliers ρ (v − Z) stay.
+
+    `forces` is KG but for a constant a target. Returns by what ρ was multiplied, (1, t): 1 where that would be between
+    1/`smallest` and `smallest`.
+    """
+    xp = namespace(Z)
+    following = batch.shrunk()
+    forces, targets = _range(forces), _range(batch.Y)
+    primal = _largest(G - Z) / (_largest(Z) + TINY)
+    dual = batch.rho * _largest(following - Z) / (xp.where(forces > targets, forces, targets) + TINY)
+    change = xp.clip(xp.sqrt((primal + TINY) / (dual + TINY)), 1 / LARGEST_CHANGE, LARGEST_CHANGE)
+    small = (change < smallest) & (change > 1 / smallest)
+    change = xp.where(small, xp.ones_like(change), change)
+    batch.v = following + (batch.v - following) / change
+    batch.rescale(batch.rho * change)
+    return change
 
 
 def _working_dtype(K: Array, Y: Array, box: Array, tol: float) -> Any:

@@ -194,6 +194,9 @@ ENGINES = {
     )
 }
 
+OF_OWN_KERNELS = ("douglas-rachford", "smo")
+"""Engines that also solve targets with a kernel each (`rapids_pipeline.svr.own_target`)."""
+
 
 def choose_engine(name: str, Y: Array, *, own_target: bool = False) -> Choice:
     """Return the engine called `name`; "auto" picks one for targets `Y` (n, n_targets).
@@ -204,7 +207,7 @@ def choose_engine(name: str, Y: Array, *, own_target: bool = False) -> Choice:
         "auto" or a key of `ENGINES`.
     Y : array, (n, n_targets)
     own_target : bool
-        Whether every target has a kernel of its own, which only smo solves.
+        Whether every target has a kernel of its own, which only `OF_OWN_KERNELS` solve.
 
     Raises
     ------
@@ -217,18 +220,19 @@ def choose_engine(name: str, Y: Array, *, own_target: bool = False) -> Choice:
         raise InputError(
             f"no SVR engine {name!r}{meant(name, ENGINES)}; choose one of auto, {', '.join(ENGINES)}"
         )
-    if own_target and name not in ("auto", "smo"):
+    if own_target and name not in ("auto", *OF_OWN_KERNELS):
         raise InputError(
-            f"engine {name!r} solves one kernel that all targets share; statistics of each target's own need 'smo'"
+            f"engine {name!r} solves one kernel that all targets share; statistics of each target's own need one of "
+            f"auto, {', '.join(OF_OWN_KERNELS)}"
         )
     if name != "auto":
         ENGINES[name].require()
         return Choice(ENGINES[name], "asked for")
     rachford, pairs = ENGINES["douglas-rachford"], ENGINES["smo"]
-    if own_target:
-        return Choice(pairs, "auto: every target has a kernel of its own")
     if not isinstance(Y, np.ndarray):
         return Choice(rachford, "auto: the arrays are not numpy's")
+    if own_target:
+        return Choice(pairs, "auto: numpy arrays, and every target has a kernel of its own")
     if Y.shape[1] < FEW_TARGETS:
         return Choice(rachford, f"auto: fewer than {FEW_TARGETS} targets")
     return Choice(pairs, f"auto: numpy arrays and at least {FEW_TARGETS} targets")

@@ -81,7 +81,7 @@ def test_a_changed_recipe_keeps_the_rest(tmp_path):
     changed = changed_recipe(mine, changes)
     shared, own, trees = changed.members
     assert (shared.kind, shared.name, shared.C, shared.engine) == ("svr", "svr_shared", 2.0, "sklearn")
-    assert (own.kind, own.name, own.C) == ("own_target_svr", "svr_per_target", 2.0)
+    assert (own.kind, own.name, own.C, own.engine) == ("own_target_svr", "svr_per_target", 2.0, "auto")
     assert trees.stacks_on == trees.pseudo_labels.teacher == ("svr_shared", "svr_per_target")
     assert changed.n_folds == 4 and trees.features == mine.members[1].features
     assert changed_recipe(mine, RecipeChanges()) == mine

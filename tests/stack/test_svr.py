@@ -10,6 +10,7 @@ from features.feature_sets import FeatureTable
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.stack.members.svr import OwnTargetSvrMember, SvrMember, features_of_all
+from rapids_pipeline.svr.own_target import douglas_rachford
 from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR
 from tests.stack_example import (
     COMPOSITE,
@@ -73,6 +74,25 @@ def test_weights_of_rows_reach_the_svrs_on_each_genes_own_statistics():
     np.testing.assert_allclose(fits.fit(some).predict(test), expected, atol=1e-5)
     assert np.abs(found - OwnTargetSVR.fit(*given, **how).predict(test)).max() > 0.05
     assert OWN.updated(pseudo_labels={"use": "on", "weight": 0.5}).pseudo_labels.weight == 0.5
+
+
+def test_the_engine_of_a_member_solves_its_fits(monkeypatch):
+    train, test, Y = example(n_genes=4)
+    some, tests = np.arange(5, len(Y)), np.arange(len(Y), len(Y) + 6)
+    called = []
+    solve = douglas_rachford.solve
+    monkeypatch.setattr(douglas_rachford, "solve", lambda *a, **how: called.append(a) or solve(*a, **how))
+    by_smo, by_products = (
+        OWN.updated(engine=engine).prepare(training_set(train, test, Y)).fit_predict(some, [tests])[0]
+        for engine in ("auto", "douglas-rachford")
+    )
+    assert len(called) >= 1
+    np.testing.assert_allclose(by_products, by_smo, atol=2e-3)
+    auto = "smo (auto: numpy arrays, and every target has a kernel of its own)"
+    assert OWN.engine_choice(Y, "cpu") == auto
+    assert OWN.updated(engine="douglas-rachford").engine_choice(Y, "cpu") == "douglas-rachford (asked for)"
+    with pytest.raises(InputError, match="engine 'cuml' solves one kernel that all targets share"):
+        OWN.updated(engine="cuml").engine_choice(Y, "cpu")
 
 
 def test_features_of_all_are_cross_fitted_inside_and_plain_outside():

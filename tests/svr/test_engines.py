@@ -81,8 +81,10 @@ def test_auto_says_what_it_chose_and_why():
     assert chosen("auto", few) == ("douglas-rachford", "auto: fewer than 500 targets")
     assert chosen("auto", many) == ("smo", "auto: numpy arrays and at least 500 targets")
     assert chosen("auto", torch.asarray(many)) == ("douglas-rachford", "auto: the arrays are not numpy's")
-    per_target = ("smo", "auto: every target has a kernel of its own")
+    per_target = ("smo", "auto: numpy arrays, and every target has a kernel of its own")
     assert chosen("auto", few, own_target=True) == per_target
+    assert chosen("auto", torch.asarray(few), own_target=True) == chosen("auto", torch.asarray(few))
+    assert chosen("douglas-rachford", few, own_target=True) == ("douglas-rachford", "asked for")
     assert chosen("smo", few) == ("smo", "asked for")
     model = MultiTargetSVR().fit(np.arange(8.0)[:, None], np.arange(8.0))
     assert (model.engine_, model.engine_reason_) == ("douglas-rachford", "auto: fewer than 500 targets")
@@ -91,7 +93,9 @@ def test_auto_says_what_it_chose_and_why():
 def test_an_unknown_engine_and_one_that_cannot_do_it_are_refused():
     with pytest.raises(InputError, match="choose one of auto, douglas-rachford, smo, sklearn, cuml"):
         choose_engine("liblinear", np.zeros((2, 1)))
-    with pytest.raises(InputError, match="statistics of each target's own need 'smo'"):
+    with pytest.raises(
+        InputError, match="statistics of each target's own need one of auto, douglas-rachford, smo"
+    ):
         choose_engine("sklearn", np.zeros((2, 1)), own_target=True)
 
 

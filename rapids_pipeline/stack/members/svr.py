@@ -40,6 +40,7 @@ class AnySvrMember(WithFeatures):
     gamma: Annotated[float | Literal["scale"], bounded(1e-9, 1e9, FAR, words=["scale"])] = "scale"
     tol: Annotated[float, bounded(1e-12, 1.0, "it is a share of what a solution may be off")] = 1e-3
     max_iter: Annotated[int | None, bounded(1, 1_000_000_000, optional=True)] = None
+    engine: Annotated[str, named()] = "auto"
 
 
 class SvrMember(AnySvrMember):
@@ -47,7 +48,6 @@ class SvrMember(AnySvrMember):
 
     kind: Literal["svr"] = "svr"
     kernel: Literal["rbf", "linear"] = "rbf"
-    engine: Annotated[str, named()] = "auto"
     features: Features = FEATURE_SETS["svr_shared"]
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class OwnTargetSvrMember(AnySvrMember):
 
     def engine_choice(self, Y: Float32, device: DeviceName) -> str:
         """Return which engine solves it, and why."""
-        choice = choose_engine("auto", to_device(Y[:1], device), own_target=True)
+        choice = choose_engine(self.engine, to_device(Y[:1], device), own_target=True)
         return f"{choice.engine.name} ({choice.reason})"
 
     def prepare(self, data: TrainingSet) -> "OwnTargetFits":
@@ -243,9 +243,10 @@ class OwnTargetFits(Fits[OwnTargetSvrMember]):
     """
 
     def _how(self, training: Indices) -> dict[str, Any]:
-        names = ("C", "epsilon", "gamma", "tol", "max_iter")
+        names = ("C", "epsilon", "gamma", "tol", "max_iter", "engine")
         weight = self.data.weight
         return {name: getattr(self.member, name) for name in names} | {
+            "device": self.data.device,
             "seed": self.data.seed,
             "tested": self.data.tested(training),
             "sample_weight": None if weight is None else weight[training],

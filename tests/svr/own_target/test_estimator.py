@@ -8,72 +8,22 @@ from sklearn.svm import SVR
 from features.blocks import (
     LeaveOneOutBlock,
     MoleculeBlock,
-    OneHotBlock,
     PredictionBlock,
     StatisticsBlock,
 )
-from features.feature_sets import FEATURE_SETS, FeatureSet, FeatureTable
+from features.feature_sets import FEATURE_SETS, FeatureTable
 from features.molecules.encoders import encode_molecules
-from features.rows import Rows, contexts_of
+from features.rows import Rows
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.svr.engines import NotConvergedWarning
-from rapids_pipeline.svr.own_target import estimator
-from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR, TrainedRows, fit_predict
-from rapids_pipeline.svr.own_target.statistics import Side, sides_of
+from rapids_pipeline.svr.own_target import estimator, trained_rows
+from rapids_pipeline.svr.own_target.estimator import OwnTargetSVR, fit_predict
+from rapids_pipeline.svr.own_target.statistics import sides_of
+from tests.svr.own_targets import ONEHOT, RECIPES, example, recipe_of, statistics
 
-SIX = ("mean", "min", "max", "median", "first", "quantile_0.4")
-SMILES = ["CCO", "c1ccccc1O", "CC(=O)O", "CCN", "CCCl", "c1ccncc1", "CC(C)=O", "OCC(O)CO"] * 4
-ONEHOT = (OneHotBlock(column="cell_type"), OneHotBlock(column="sm_name"))
-
-
-def statistics(column, names=SIX, **options):
-    return StatisticsBlock(column=column, statistics=names, own_target=True, **options)
-
-
-def recipe_of(*blocks):
-    return FeatureSet(name="test", blocks=blocks)
-
-
-RECIPES = {
-    "published": FEATURE_SETS["svr_per_target"].with_molecules("made up"),
-    "compound only": recipe_of(statistics("sm_name")),
-    "cell type only": recipe_of(statistics("cell_type", ("mean",)), OneHotBlock(column="cell_type")),
-    "no onehot": recipe_of(MoleculeBlock(encoder="made up"), statistics("cell_type", ("std", "first"))),
-    "other statistics": recipe_of(
-        *ONEHOT, statistics("sm_name", ("mean", "std", "count", "quantile_0.25"), n_folds=3)
-    ),
-    "smooth": recipe_of(
-        *ONEHOT, statistics("sm_name", smoothing=2.5), statistics("cell_type", ("median",), smoothing=1)
-    ),
-    "leaky": recipe_of(
-        *ONEHOT, statistics("sm_name", leaky=True), statistics("cell_type", ("mean", "max"), leaky=True)
-    ),
-    "two of one column": recipe_of(
-        statistics("cell_type", ("mean",)), statistics("sm_name", ("mean",)), statistics("sm_name", SIX[1:])
-    ),
-    "reduced": recipe_of(MoleculeBlock(encoder="made up", n_components=4), statistics("sm_name", SIX * 1)),
-}
 EVERY_RECIPE = pytest.mark.parametrize("name", list(RECIPES))
-
-
-def example(n=70, m=25, targets=5, seed=0):
-    """Training rows of 4 cell types and 16 compounds; other rows have more of both; targets that depend on both."""
-    rng = np.random.default_rng(seed)
-    cells, compounds = (rng.integers(0, most, n + m) for most in (4, 16))
-    cells[n : n + 3], compounds[n + 2 : n + 6] = 5, 20 + np.arange(4)
-    made_up = rng.normal(size=(32, 10)).astype(np.float32)
-    effects = [rng.normal(size=(32, targets)) for _ in range(2)]
-    Y = effects[0][cells] + effects[1][compounds] + 0.5 * rng.normal(size=(n + m, targets))
-    obs = pd.DataFrame(
-        {
-            "cell_type": [f"cell {c}" for c in cells],
-            "sm_name": [f"compound {c}" for c in compounds],
-            "SMILES": [SMILES[c] for c in compounds],
-        }
-    )
-    rows = Rows(obs, {"made up": made_up[compounds]})
-    return rows.take(np.arange(n)), Y[:n].astype(np.float32), rows.take(np.arange(n, n + m))
+BY_EITHER_ENGINE = pytest.mark.parametrize("engine", ["smo", "douglas-rachford"])
 
 
 def spelt_out(recipe, rows, Y, others, target, seed=3, **how):
@@ -83,22 +33,24 @@ def spelt_out(recipe, rows, Y, others, target, seed=3, **how):
     return SVR(tol=1e-7, **how).fit(X, Y[:, target]).predict(table.transform(others))
 
 
-def assert_equals_spelt_out(recipe, data, tol, atol, **how):
+def assert_equals_spelt_out(recipe, data, tol, atol, engine="smo", **how):
     rows, Y, others = data
-    found = fit_predict(recipe, rows, Y, others, tol=tol, seed=3, **how)
+    found = fit_predict(recipe, rows, Y, others, tol=tol, seed=3, engine=engine, **how)
     assert found.shape == (len(others.obs), Y.shape[1]) and found.dtype == np.float32
     for target in range(Y.shape[1]):
         expected = spelt_out(recipe, rows, Y, others, target, **how)
         np.testing.assert_allclose(found[:, target], expected, atol=atol)
 
 
+@BY_EITHER_ENGINE
 @pytest.mark.parametrize(("tol", "atol"), [(1e-3, 2e-3), (1e-6, 3e-6)])
-def test_rows_where_a_target_was_not_tested_are_left_out_of_its_fit(tol, atol):
+def test_rows_where_a_target_was_not_tested_are_left_out_of_its_fit(tol, atol, engine):
     rows, Y, others = example()
     tested = np.random.default_rng(0).random(Y.shape) > 0.3
     tested[:, 4] = False  # then all rows count
     recipe = RECIPES["published"]
-    found = fit_predict(recipe, rows, Y, others, tol=tol, seed=3, tested=tested)
+    how = {"tol": tol, "seed": 3, "engine": engine}
+    found = fit_predict(recipe, rows, Y, others, tested=tested, **how)
     for target in range(Y.shape[1]):
         table = FeatureTable(recipe, seed=3)
         X = table.fit_transform(rows, Y[:, [target]])
@@ -106,18 +58,19 @@ def test_rows_where_a_target_was_not_tested_are_left_out_of_its_fit(tol, atol):
         gamma = 1 / (X.shape[1] * X.astype(float).var())
         svr = SVR(tol=1e-7, gamma=gamma).fit(X[inside], Y[inside, target])
         np.testing.assert_allclose(found[:, target], svr.predict(table.transform(others)), atol=atol)
-    model = OwnTargetSVR.fit(recipe, rows, Y, tol=tol, seed=3, tested=tested)
+    model = OwnTargetSVR.fit(recipe, rows, Y, tested=tested, **how)
     assert not model.dual_coef[:, :4][~tested[:, :4]].any()
-    np.testing.assert_array_equal(model.predict(others), found)
-    everything = fit_predict(recipe, rows, Y, others, tol=tol, seed=3, tested=np.ones_like(tested))
-    assert everything.tobytes() == fit_predict(recipe, rows, Y, others, tol=tol, seed=3).tobytes()
+    assert_predicts(model, others, found, engine)
+    everything = fit_predict(recipe, rows, Y, others, tested=np.ones_like(tested), **how)
+    assert everything.tobytes() == fit_predict(recipe, rows, Y, others, **how).tobytes()
 
 
+@BY_EITHER_ENGINE
 @pytest.mark.parametrize(("tol", "atol"), [(1e-3, 2e-3), (1e-6, 3e-6)])
-def test_rows_count_by_their_weight_as_in_scikit_learn(tol, atol):
+def test_rows_count_by_their_weight_as_in_scikit_learn(tol, atol, engine):
     rows, Y, others = example()
     weight = np.random.default_rng(1).uniform(0.05, 3.0, len(Y))
-    recipe, how = RECIPES["published"], {"tol": tol, "seed": 3}
+    recipe, how = RECIPES["published"], {"tol": tol, "seed": 3, "engine": engine}
     found = fit_predict(recipe, rows, Y, others, sample_weight=weight, **how)
     for target in range(Y.shape[1]):
         table = FeatureTable(recipe, seed=3)
@@ -132,28 +85,32 @@ def test_rows_count_by_their_weight_as_in_scikit_learn(tol, atol):
     assert (np.abs(model.dual_coef) <= 1.0001 * np.where(Y < 1, weight[:, None], 0)).all()
 
 
-def side_of(recipe, rows, number=0, seed=0):
-    return Side.fit(sides_of(recipe)[number], rows, seed)
+def assert_predicts(model, others, expected, engine):
+    """A model predicts what was predicted as it was fitted: to the last bit by smo, to rounding where a device sums."""
+    within = 0 if engine == "smo" else (1e-5 if model.single else 1e-6)
+    np.testing.assert_allclose(model.predict(others), expected, rtol=0, atol=within * np.abs(expected).max())
 
 
 # --- against scikit-learn on the columns of a FeatureTable --------------------------------------------------
 
 
 @EVERY_RECIPE
+@BY_EITHER_ENGINE
 @pytest.mark.parametrize(("tol", "atol"), [(1e-3, 1e-3), (1e-6, 2e-6)])
-def test_equals_scikit_learn_on_the_columns_spelt_out(name, tol, atol):
+def test_equals_scikit_learn_on_the_columns_spelt_out(name, tol, atol, engine):
     # both are within tol of the optimum; columns are the same float32, so at 1e-6 only libsvm's float32 kernel and
     # the float32 of β and of the result remain
-    assert_equals_spelt_out(RECIPES[name], example(), tol, atol, epsilon=0.1)
+    assert_equals_spelt_out(RECIPES[name], example(), tol, atol, engine, epsilon=0.1)
 
 
 @pytest.mark.parametrize(
     "how", [{"C": 0.3}, {"C": 30.0}, {"epsilon": 0.0}, {"gamma": 0.02}, {"gamma": "auto"}]
 )
 @pytest.mark.parametrize("tol", [1e-3, 1e-6])
-def test_equals_scikit_learn_with_other_settings(how, tol):
+@BY_EITHER_ENGINE
+def test_equals_scikit_learn_with_other_settings(how, tol, engine):
     atol = max(2 * tol, 2e-6) * max(how.get("C", 1), 1)
-    assert_equals_spelt_out(RECIPES["published"], example(), tol, atol, **{"epsilon": 0.1, **how})
+    assert_equals_spelt_out(RECIPES["published"], example(), tol, atol, engine, **{"epsilon": 0.1, **how})
 
 
 def test_float32_kernels_are_far_more_exact_than_tol():
@@ -166,16 +123,18 @@ def test_float32_kernels_are_far_more_exact_than_tol():
     np.testing.assert_allclose(single.predict(others), exact, atol=1e-4)
 
 
-def test_targets_of_any_scale_and_targets_that_are_constant():
+@BY_EITHER_ENGINE
+def test_targets_of_any_scale_and_targets_that_are_constant(engine):
     rows, Y, others = example(targets=4)
     Y[:, 0] *= 1e3
     Y[:, 1] += 1e4
     Y[:, 2] = 7
-    found = fit_predict(RECIPES["published"], rows, Y, others, seed=3)
+    found = fit_predict(RECIPES["published"], rows, Y, others, seed=3, engine=engine)
     np.testing.assert_allclose(found[:, 2], 7, atol=1e-6)
     for target in (0, 1, 3):
         expected = spelt_out(RECIPES["published"], rows, Y, others, target, epsilon=0.1)
-        np.testing.assert_allclose(found[:, target], expected, atol=2e-3)
+        far = target == 1 and engine == "douglas-rachford"  # K is 1: b is any number within an interval
+        np.testing.assert_allclose(found[:, target], expected, atol=0.02 if far else 2e-3)
 
 
 def test_descriptors_are_fitted_on_the_training_rows():
@@ -195,51 +154,6 @@ def test_real_data_equals_scikit_learn(shared_data):
     recipe = FEATURE_SETS["svr_per_target"].with_molecules("morgan")
     assert_equals_spelt_out(recipe, (rows, Y, others), 1e-3, 1e-3, epsilon=0.1)
     assert_equals_spelt_out(recipe, (rows, Y, others), 1e-6, 1e-5, epsilon=0.1)
-
-
-# --- statistics and leaks -----------------------------------------------------------------------------------
-
-
-@EVERY_RECIPE
-def test_statistics_are_those_of_the_feature_sets_blocks_to_the_last_bit(name):
-    rows, Y, others = example()
-    trained = TrainedRows(*(side_of(RECIPES[name], rows, number, seed=3) for number in (0, 1)))
-    for side, of_row, found in zip(trained.sides, trained.of_row, trained.statistics(Y), strict=True):
-        levels, start = side.others(others), 0
-        for position, block in side.blocks.statistics:
-            maker = block.model_copy(update={"own_target": False}).maker(seed=3 + position)
-            own = slice(start, start + len(block.statistics))
-            shape = (-1, len(block.statistics), Y.shape[1])
-            expected = maker.fit_transform(rows, Y).reshape(shape).transpose(2, 1, 0)
-            np.testing.assert_array_equal(found.trained[:, own, of_row], expected)
-            expected = maker.transform(others).reshape(shape).transpose(2, 1, 0)
-            np.testing.assert_array_equal(
-                found.everyone[:, own][:, :, levels.labels[levels.of_row]], expected
-            )
-            start = own.stop
-
-
-@pytest.mark.parametrize("name", ["published", "smooth", "two of one column"])
-@pytest.mark.parametrize("row", [0, 33, 69])
-def test_neither_a_rows_own_target_nor_a_replicates_is_in_its_statistics(name, row):
-    rows, Y, _ = example()
-    contexts = contexts_of(rows.obs)
-    changed = Y.copy()
-    changed[contexts == contexts[row]] += 1000
-    trained = TrainedRows(*(side_of(RECIPES[name], rows, number) for number in (0, 1)))
-    pairs = zip(trained.of_row, trained.statistics(Y), trained.statistics(changed), strict=True)
-    for of_row, before, after in pairs:
-        assert before.trained[:, :, of_row[row]].tobytes() == after.trained[:, :, of_row[row]].tobytes()
-        assert np.any(before.trained[:, :, of_row] != after.trained[:, :, of_row])
-
-
-def test_leaky_statistics_hold_the_rows_own_target():
-    rows, Y, _ = example()
-    changed = Y.copy()
-    changed[4] += 1000
-    trained = TrainedRows(*(side_of(RECIPES["leaky"], rows, number) for number in (0, 1)))
-    before, after = trained.statistics(Y)[0], trained.statistics(changed)[0]
-    assert np.any(before.trained[:, :, trained.of_row[0, 4]] != after.trained[:, :, trained.of_row[0, 4]])
 
 
 def test_targets_do_not_meet():
@@ -262,17 +176,17 @@ def test_a_row_alone_is_predicted_as_in_a_batch(name):
     np.testing.assert_allclose(alone, batch, rtol=1e-6, atol=1e-6)
 
 
-def test_fit_predict_is_fit_then_predict_whatever_the_chunks(monkeypatch):
+@BY_EITHER_ENGINE
+def test_fit_predict_is_fit_then_predict_whatever_the_chunks(monkeypatch, engine):
     rows, Y, others = example(targets=11)
-    expected = fit_predict(RECIPES["published"], rows, Y, others, seed=1)
-    model = OwnTargetSVR.fit(RECIPES["published"], rows, Y, seed=1)
-    np.testing.assert_array_equal(model.predict(others), expected)
+    expected = fit_predict(RECIPES["published"], rows, Y, others, seed=1, engine=engine)
+    model = OwnTargetSVR.fit(RECIPES["published"], rows, Y, seed=1, engine=engine)
+    assert_predicts(model, others, expected, engine)
     monkeypatch.setattr(estimator, "TARGETS_AT_ONCE", 3)
-    monkeypatch.setattr(estimator, "ROWS_AT_ONCE", 4)
-    np.testing.assert_allclose(model.predict(others), expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(
-        fit_predict(RECIPES["published"], rows, Y, others, seed=1), expected, rtol=1e-6, atol=1e-6
-    )
+    monkeypatch.setattr(trained_rows, "ROWS_AT_ONCE", 4)
+    np.testing.assert_allclose(model.predict(others), expected, rtol=1e-5, atol=2e-6)
+    again = fit_predict(RECIPES["published"], rows, Y, others, seed=1, engine=engine)
+    np.testing.assert_allclose(again, expected, rtol=1e-5, atol=2e-6)
     assert model.predict(others.take(np.arange(0))).shape == (0, 11)
 
 
@@ -424,6 +338,7 @@ def test_a_set_without_own_statistics_is_refused():
         ({"gamma": "wide"}, "gamma must be"),
         ({"gamma": -1.0}, "gamma must be"),
         ({"max_iter": 0}, "max_iter must be at least 1"),
+        ({"engine": "ridge"}, "need one of auto, douglas-rachford, smo"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(how, says):
@@ -448,23 +363,14 @@ def test_a_row_without_a_label_is_named():
         fit_predict(RECIPES["compound only"], rows, Y, others)
 
 
-def test_targets_that_do_not_converge_are_reported():
+@BY_EITHER_ENGINE
+def test_targets_that_do_not_converge_are_reported(engine):
     rows, Y, others = example()
     with pytest.warns(NotConvergedWarning, match="5 of 5 SVR targets did not reach tol"):
-        fit_predict(RECIPES["published"], rows, Y, others, max_iter=2)
+        fit_predict(RECIPES["published"], rows, Y, others, max_iter=2, engine=engine)
 
 
 def test_compounds_with_equal_names_and_other_molecules_keep_their_own_molecules():
     rows, Y, others = example()
     others.molecules["made up"][0] += 1
     assert_equals_spelt_out(RECIPES["published"], (rows, Y, others), 1e-6, 2e-6, epsilon=0.1)
-
-
-def test_levels_are_fewer_than_rows_only_where_rows_agree():
-    rows, _, _ = example()
-    side = side_of(RECIPES["published"], rows, 1)
-    of_row, examples = side.training()
-    assert len(examples) <= 4 * 5 and len(np.unique(of_row)) == len(examples)
-    for row, level in enumerate(of_row):
-        assert side.label_of_row[row] == side.label_of_row[examples[level]]
-        assert (side.folds[:, row] == side.folds[:, examples[level]]).all()
