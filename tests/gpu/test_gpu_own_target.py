@@ -61,7 +61,8 @@ def test_a_fit_and_its_predictions(moved, monkeypatch):
     used = []
     for module in (estimator, douglas_rachford):
         monkeypatch.setattr(module, "to_device", lambda x, _: used.append(moved(x)) or used[-1])
-    there = estimator.fit_predict(RECIPES["published"], rows, Y, others, **how)  # "auto" goes by the arrays
+    monkeypatch.setattr(estimator, "TARGETS_AT_ONCE", 7)  # statistics of five parts, all targets one stack
+    there = estimator.fit_predict(RECIPES["published"], rows, Y, others, device="cuda", **how)
     assert len(used) > 5 and all(is_on_cuda(x) == is_on_cuda(moved(Y)) for x in used)
     np.testing.assert_allclose(there, here, atol=WITHIN[1e-3])
     model = estimator.OwnTargetSVR.fit(RECIPES["published"], rows, Y, **how)

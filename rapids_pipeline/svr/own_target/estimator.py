@@ -155,9 +155,7 @@ def fit_predict(features: FeatureSet, rows: Rows, Y: Float32, others: Rows, **ho
     Raises
     ------
     InputError
-        A feature set, targets or settings that cannot be used.
-    UnavailableError
-        The engine or the device is not available here.
+        A feature set, targets or settings that cannot be used, or Gram matrices that do not fit in memory.
     """
     return _fitted(features, rows, Y, others, **how)[1]
 
