@@ -41,11 +41,13 @@ SIMPLE = {
     "mean_across_celltypes": "cell-type mean",
     "mean_across_compounds": "compound mean",
     "shrunken_compound_mean": "shrunken compound mean",
+    "additive": "additive effects",
+    "ridge": "ridge regression",
     "tanimoto_neighbours": "mean of similar compounds",
     "nearest_context": "nearest context",
     "context_mean": "context mean",
 }
-"""What baselines are called for people; the others as in files."""
+"""What baselines are called for people; files have their keys."""
 MOST_ATOMS = 150
 """Heavy atoms of a molecule that is drawn: laying out hundreds of rings takes RDKit longer than all else."""
 LONGEST_NOTE = 4000
