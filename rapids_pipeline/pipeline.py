@@ -209,7 +209,7 @@ def fit(
         As `molecule_encoder`, `require_agreed` and `Executor.results`.
     """
     stages, left_out = stages or Stages(), config.left_out()
-    config = config.resolved().in_contexts(problem.data.obs)
+    config = config.with_atlas(problem.atlas is not None).resolved().in_contexts(problem.data.obs)
     asked, unlabelled = problem.asked, list[str]()
     if not len(asked) and any(member.pseudo_labels.use != "off" for member in config.recipe.members):
         config = config.model_copy(update={"recipe": config.recipe.without_pseudo_labels()})
@@ -219,7 +219,8 @@ def fit(
         folds = context_folds(problem.data.obs, recipe.n_folds, config.seed)
         chosen = {"device": f"{device.name} ({device.reason})"} | engines_of(problem, recipe, device.name)
         chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
-        molecules = encode_compounds(config.encoders, problem.data.obs, asked, device.name, problem.table)
+        known = device.name, problem.table, problem.atlas
+        molecules = encode_compounds(config.encoders, problem.data.obs, asked, *known)
         train, test = Rows(problem.data.obs, molecules.training), Rows(asked, molecules.others)
     if not long:
         require_agreed(recipe, train, len(asked), problem.data.Y.shape[1], device.name)
@@ -263,7 +264,7 @@ def saved_model(
     obs = problem.data.obs[columns]
     untested = never_tested(problem.data.Y, obs["cell_type"])
     genes, table = problem.data.genes, problem.table
-    return SavedModel(stack.model, config, genes, obs, embeddings, untested, table, weights)
+    return SavedModel(stack.model, config, genes, obs, embeddings, untested, table, weights, problem.atlas)
 
 
 def identity_of(files: ProblemFiles, config: RunConfig, device: Device) -> dict[str, Any]:

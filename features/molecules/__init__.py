@@ -17,6 +17,8 @@ NONE = "none"
 """In `--molecules none`: perturbations are told apart by name, and no structure is read."""
 TABLE = "table"
 """What kernels and blocks call the columns of `--molecules TABLE` (`features.molecules.table`)."""
+ATLAS = "atlas"
+"""What kernels call the columns of `--atlas FOLDER` (`features.molecules.atlas`); absent compounds have zeros."""
 
 WEIGHTS_VARIABLE = "RAPIDS_PERTURB_WEIGHTS"
 """Environment variable: weights that the user trusts besides those of --molecules, as PATH lists folders."""
@@ -32,7 +34,7 @@ def fitted_in_fold(encoder: str) -> bool:
 
 def needs_weights(encoder: str) -> bool:
     """Say whether an encoder is a language model, whose weights must be on this machine or fetched."""
-    return encoder not in WITHOUT_WEIGHTS and encoder != TABLE
+    return encoder not in (*WITHOUT_WEIGHTS, TABLE, ATLAS)
 
 
 def trusted_weights() -> list[str]:

@@ -20,7 +20,15 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from features.molecules import DEFAULT_CHEMBERTA, NONE, TABLE, WITHOUT_WEIGHTS, fitted_in_fold, language_model
+from features.molecules import (
+    ATLAS,
+    DEFAULT_CHEMBERTA,
+    NONE,
+    TABLE,
+    WITHOUT_WEIGHTS,
+    fitted_in_fold,
+    language_model,
+)
 from features.molecules.cache import MoleculeCache, cache_folder, computed_through
 from features.molecules.smiles import (
     distinct_molecules,
@@ -273,6 +281,10 @@ def molecule_encoder(name: str, device: str = "cpu") -> MoleculeEncoder:
     """
     if name == TABLE:
         raise InputError(f"{TABLE} stands for a table of embeddings; name its file: --molecules FILE.parquet")
+    if name == ATLAS:
+        raise InputError(
+            f"{ATLAS} is read by the factors atlas_linear and atlas_rbf; name its folder with --atlas"
+        )
     if name in WITHOUT_WEIGHTS:
         module, _, encoder = WITHOUT_WEIGHTS[name].rpartition(".")
         return cast(MoleculeEncoder, getattr(import_module(module), encoder)())

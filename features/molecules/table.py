@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from features.molecules import TABLE, Combine
+from features.molecules import ATLAS, TABLE, Combine
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64
 from rapids_pipeline.backend.errors import InputError
@@ -26,6 +26,7 @@ from rapids_pipeline.backend.frames import as_pandas, read_table
 from rapids_pipeline.backend.state import State, StateReader
 
 if TYPE_CHECKING:
+    from features.molecules.atlas import Atlas
     from features.molecules.encoders import MoleculeColumns
 
 NAME = "sm_name"
@@ -246,23 +247,26 @@ def encode_compounds(
     others: pd.DataFrame | None = None,
     device: str = "cpu",
     table: EmbeddingTable | None = None,
+    atlas: "Atlas | None" = None,
 ) -> "MoleculeColumns":
-    """Encode the compounds of rows: by their SMILES, or by the rows that a table has of their names.
+    """Encode the compounds of rows: by their SMILES, or by the rows that a table or an atlas has of them.
 
     Parameters
     ----------
     encoders : sequence of str
-        As `encode_molecules`, and `TABLE`.
+        As `encode_molecules`, `TABLE` and `ATLAS`.
     training, others : pandas.DataFrame
-        `sm_name` and `SMILES` of each row; an empty SMILES where the structure is not known.
+        `sm_name` and `SMILES` of each row, for an atlas also `cell_type`; an empty SMILES where the structure is not
+        known.
     device : str
     table : EmbeddingTable, optional
+    atlas : Atlas, optional
 
     Raises
     ------
     InputError, UnavailableError
-        As `encode_molecules` and `EmbeddingTable.rows`; an encoder reads SMILES and a row has none, or `TABLE` and
-        there is no table.
+        As `encode_molecules` and `EmbeddingTable.rows`; an encoder reads SMILES and a row has none; `TABLE` or `ATLAS`
+        and there is none.
     """
     from features.molecules.encoders import (  # loads scikit-learn, which takes a second
         MoleculeColumns,
@@ -270,7 +274,7 @@ def encode_compounds(
     )
 
     parts = [training] if others is None else [training, others]
-    of_smiles = [name for name in dict.fromkeys(encoders) if name != TABLE]
+    of_smiles = [name for name in dict.fromkeys(encoders) if name not in (TABLE, ATLAS)]
     found = MoleculeColumns()
     if of_smiles:
         for part in parts:
@@ -283,6 +287,13 @@ def encode_compounds(
         found.training[TABLE] = table.rows(list(training["sm_name"]))
         found.others[TABLE] = table.rows([] if others is None else list(others["sm_name"]))
         found.notes.extend(table.notes([name for part in parts for name in part["sm_name"]]))
+    if ATLAS in encoders:
+        if atlas is None:
+            raise InputError("the recipe reads an atlas; name its folder with --atlas FOLDER")
+        asked = training.head(0) if others is None else others
+        for columns, part in ((found.training, training), (found.others, asked)):
+            columns[ATLAS] = atlas.rows(list(part["sm_name"]), list(part["SMILES"]))
+        found.notes.extend(atlas.notes(training, asked))
     return found
 
 

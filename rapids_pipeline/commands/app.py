@@ -38,8 +38,8 @@ from rapids_pipeline.backend.progress import DETAIL, Detail, detail_of
 from rapids_pipeline.commands.options import with_home
 
 PLACES = (
-    "run evaluate predict report genes pathways rank next submit cv tune screen catalogue.recipes catalogue.features "
-    "demo start catalogue.doctor"
+    "run evaluate predict report genes pathways rank next submit cv tune atlas screen catalogue.recipes "
+    "catalogue.features demo start catalogue.doctor"
 ).split()
 """FILE, or FILE.FUNCTION, of every subcommand, in the order of the help."""
 SUBCOMMANDS = {place.rpartition(".")[2]: place for place in PLACES}

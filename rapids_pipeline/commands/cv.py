@@ -26,6 +26,7 @@ def command(
     repeats: options.RepeatsOption = 1,
     seed: options.SeedOption = 0,
     molecules: options.MoleculesOption = "auto",
+    atlas: options.AtlasOption = None,
     device: options.DeviceOption = "auto",
     recipe: options.RecipeOption = "best",
     quick: options.QuickOption = False,
@@ -53,13 +54,15 @@ def command(
     request = CvRequest(split, folds, repeats, seed)
     stages = LiveStages(drawn=report.logged, logged=report.logged)
     chosen = options.announced(stages, device, config)
-    files = ProblemFiles(train, test, how, replicates).for_molecules(config.molecules)
+    files = ProblemFiles(train, test, how, replicates, atlas=atlas).for_molecules(config.molecules)
     with locked(out), where.executor() as executor:
         problem = options.ingest(files, chosen.name, stages, config.recipe)
         given = problem.data, problem.pairs, request, config, chosen
-        named: dict[str, Any] = {"source": problem.source, "table": problem.table, "long": yes}
+        named: dict[str, Any] = {"source": problem.source, "table": problem.table, "atlas": problem.atlas}
         with options.resumable(stages, out / FOLDER, "splits"):
-            found, predicted = cross_validate(*given, **named, folder=out, stages=stages, executor=executor)
+            found, predicted = cross_validate(
+                *given, **named, long=yes, folder=out, stages=stages, executor=executor
+            )
         found.provenance.update(problem.recorded)
         report.write_cross_validation(found, predicted, out)
     tables = report.audit_table(found), report.method_table(found)
@@ -69,4 +72,5 @@ def command(
         options.suggest(stages, "settings for your data", "tune", "--train", train, *options.words_of(how))
     else:
         words = options.words_of_run(train, test, config, "quick" if quick else recipe, how, replicates)
+        words += [] if atlas is None else ["--atlas", str(atlas)]
         options.suggest(stages, "predictions of the pairs", *words, "--out", "runs/run")

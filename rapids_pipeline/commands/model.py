@@ -58,6 +58,8 @@ class PerturbationModel(BaseEstimator):
     molecules : str
         The molecule features, as `--molecules`: "auto", "chemberta", "morgan", "descriptors", "none", a folder or a
         hub id of a language model, or a table of embeddings.
+    atlas : str or Path, optional
+        The folder of an atlas, as `--atlas`: what new compounds did in other data sets.
     device : {"auto", "cpu", "cuda"}
         Where fits run; "auto" takes the GPU where a run can start.
     seed : int
@@ -105,6 +107,7 @@ class PerturbationModel(BaseEstimator):
         recipe: str | Recipe = "best",
         *,
         molecules: str = "auto",
+        atlas: str | Path | None = None,
         device: str = "auto",
         seed: int = 0,
         layer: str = DEFAULT_LAYER,
@@ -116,6 +119,7 @@ class PerturbationModel(BaseEstimator):
     ) -> None:
         self.recipe = recipe
         self.molecules = molecules
+        self.atlas = atlas
         self.device = device
         self.seed = seed
         self.layer = layer
@@ -234,11 +238,11 @@ class PerturbationModel(BaseEstimator):
         """
         config, problem = self._problem(data, pairs)
         request = CvRequest(split, n_folds, repeats, self.seed)
-        named: dict[str, Any] = {"source": problem.source, "table": problem.table, "stages": self._stages()}
+        named: dict[str, Any] = {"source": problem.source, "table": problem.table, "atlas": problem.atlas}
         where = None if folder is None else Path(folder)
         with executor_of(self.cluster, None, FITS_IMPORT) as executor:
             given = problem.data, problem.pairs, request, config, resolve_device(self.device)
-            found, _ = cross_validate(*given, **named, folder=where, executor=executor)
+            found, _ = cross_validate(*given, **named, stages=self._stages(), folder=where, executor=executor)
         return found
 
     def evaluate(self, truth: Any, *, perturbations: bool = False) -> pd.DataFrame:
@@ -372,7 +376,8 @@ class PerturbationModel(BaseEstimator):
     def _problem(self, data: Any, pairs: Any) -> tuple[RunConfig, Problem]:
         config = run_config(_recipe_of(self.recipe), RecipeChanges(), str(self.molecules), self.seed)
         asked = None if pairs is None else _table_of(pairs)
-        files = ProblemFiles(_source_of(data), asked, self._options(), self.replicates)
+        atlas = None if self.atlas is None else Path(self.atlas)
+        files = ProblemFiles(_source_of(data), asked, self._options(), self.replicates, atlas=atlas)
         return config, open_problem(files.for_molecules(config.molecules), resolve_device(self.device).name)
 
     def _responses(self, truth: Any) -> PerturbationData:

@@ -49,6 +49,12 @@ MoleculesOption = Annotated[
         "table (.parquet, .csv, .tsv) has sm_name and columns of numbers: an embedding of any perturbation.",
     ),
 ]
+AtlasOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder of an atlas (`rapids-perturb atlas`): what new compounds did in other data sets."
+    ),
+]
 CombineOption = Annotated[
     Literal["sum", "mean"],
     typer.Option(

@@ -18,6 +18,7 @@ def command(
     test: options.TestOption,
     out: options.OutOption,
     molecules: options.MoleculesOption = "auto",
+    atlas: options.AtlasOption = None,
     device: options.DeviceOption = "auto",
     recipe: options.RecipeOption = "best",
     quick: options.QuickOption = False,
@@ -40,7 +41,7 @@ def command(
 
     changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
     config = run_config("quick" if quick else recipe, changes, molecules, seed)
-    files = ProblemFiles(train, test, how, replicates)
+    files = ProblemFiles(train, test, how, replicates, atlas=atlas)
     run_files(files, out, config, device, overwrite, where, yes, as_json=as_json)
 
 
@@ -64,8 +65,7 @@ def run_files(
     from rapids_pipeline.reports.predicted import write_run_report
     from rapids_pipeline.reports.run import evaluation_report, run_report
 
-    stages = LiveStages()
-    chosen = options.announced(stages, device, config)
+    chosen = options.announced(stages := LiveStages(), device, config)
     with options.resumable(stages, out / KEPT, "fits"), where.executor() as executor:
         how: dict[str, Any] = {"overwrite": overwrite, "stages": stages, "executor": executor}
         result = pipeline.run(files, out, config, chosen, **how, long=long, report=write_run_report)

@@ -15,12 +15,13 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from features.molecules import is_table, reads_structures
+from features.molecules.atlas import Atlas, read_atlas
 from features.molecules.table import EmbeddingTable, read_embedding_table
 from features.rows import BATCH, DOSE, REPLICATE, TIME, context_numbers, contexts_of, labels_of, varying
 from rapids_pipeline.backend.arrays import Float64, Indices
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.files import describe_input
+from rapids_pipeline.backend.files import MANIFEST, describe_input
 from rapids_pipeline.backend.frames import FrameLibrary, library_for
 from rapids_pipeline.data import demo
 from rapids_pipeline.data.columns import TRAINING_COLUMNS, TableOptions
@@ -53,6 +54,8 @@ class ProblemFiles:
         Identical ones are counted once either way (`without_copies`).
     table : Path, optional
         Embeddings of perturbations (`features.molecules.table`).
+    atlas : Path, optional
+        The folder of an atlas (`features.molecules.atlas`).
     """
 
     train: Any
@@ -60,6 +63,7 @@ class ProblemFiles:
     options: TableOptions = field(default_factory=TableOptions)
     replicates: Replicates = "mean"
     table: Path | None = None
+    atlas: Path | None = None
 
     def for_molecules(self, molecules: str) -> "ProblemFiles":
         """Return the files as `--molecules` needs them read: with a table, or without structures."""
@@ -74,6 +78,7 @@ class ProblemFiles:
             "test": self.test,
             "genes": self.options.genes,
             "molecules": self.table,
+            "atlas": self.atlas and self.atlas / MANIFEST,
         }
         return {
             name: describe_input(path)
@@ -94,12 +99,14 @@ class Problem:
         The m pairs to predict: `id`, `cell_type`, `sm_name` and `SMILES`; None where no file names any.
     table : EmbeddingTable or None
         Which has a row of every compound.
+    atlas : Atlas or None
     file_order, pairs_file_order : ndarray of intp, (n,) and (m,)
         Positions that lead from canonical order to the order of the files.
     source : str
         Where the training rows are from.
     inputs : dict
-        What a manifest says of the files: path, size and SHA-256, by "train", "test", "genes" and "molecules".
+        What a manifest says of the files: path, size and SHA-256, by "train", "test", "genes", "molecules" and "atlas"
+        (its manifest).
     notes : list of str
         What a person should know of how the files were read, and of replicates and doses.
     """
@@ -112,6 +119,7 @@ class Problem:
     source: str
     inputs: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    atlas: Atlas | None = None
 
     @property
     def asked(self) -> pd.DataFrame:
@@ -147,8 +155,8 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     Raises
     ------
     InputError, UnavailableError
-        As `read_training`, `read_pairs`, `with_smiles`, `read_embedding_table` and `EmbeddingTable.require`; without
-        structures also as `refuse_near`, for compounds. All training rows are alike.
+        As `read_training`, `read_pairs`, `with_smiles`, `read_embedding_table`, `EmbeddingTable.require`, `read_atlas`
+        and `Atlas.refuse_source`; without structures also as `refuse_near`, for compounds. All training rows are alike.
     """
     library, train, test = library_for(device), _called(files.train), _called(files.test)
     if files.replicates not in get_args(Replicates):
@@ -173,6 +181,9 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
     elif files.test is not None and pairs is not None and not files.options.structures:
         # Nothing but its name tells such a compound apart.
         refuse_near(test, "sm_name", pairs["sm_name"], data.obs["sm_name"])
+    atlas = None if files.atlas is None else read_atlas(files.atlas)
+    if atlas is not None and "train" in files.described():
+        atlas.refuse_source(train, files.described()["train"]["sha256"])
     order = canonical_order(data.obs)
     pairs_order = np.arange(0) if pairs is None else canonical_order(pairs)
     return Problem(
@@ -184,6 +195,7 @@ def open_problem(files: ProblemFiles, device: DeviceName = "cpu") -> Problem:
         "demo data (simulated)" if files.train is None else str(train),
         files.described(),
         [*notes, *_notes(measured, data, pairs, files.replicates)],
+        atlas,
     )
 
 

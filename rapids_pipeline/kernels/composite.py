@@ -11,6 +11,8 @@ training rows that have one:
     profile_rbf      exp(−|p − p'|² / mean |p|²)
     rbf(ENCODER)     exp(−|f − f'|² / mean |f_i − f_j|²), the mean over pairs of distinct training molecules; the
                      columns of `descriptors` and of a `table` are standardised by these molecules first
+    atlas_linear     ⟨e, e'⟩, e of the atlas (`features.molecules.atlas`), 0 where the atlas lacks one of the compounds
+    atlas_rbf        exp(−|e − e'|²), 0 there, too
     dose, time       exp(−Δ² / 2l²), Δ of log10 (0 lies one decade below the least positive training value); a missing
                      value is 1 with a missing one and 0 with others; 1 where the training rows do not differ in it
 
@@ -30,9 +32,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.molecules import TABLE, fitted_in_fold
+from features.molecules import ATLAS, TABLE, fitted_in_fold
 from features.rows import Levels, Pairs, places
-from rapids_pipeline.backend.arrays import Array, Codes, Float64, Indices, Mask, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, Codes, Float32, Float64, Indices, Mask, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.response_profiles import (
@@ -240,6 +242,12 @@ class LearntKernel:
 
             bits = here.molecules["morgan"], there.molecules["morgan"]
             return here.between(there, "tanimoto", lambda: tanimoto(*bits).astype(np.float64))
+        if factor.of_atlas:
+            return here.between(
+                there,
+                factor.name,
+                lambda: _of_atlas(factor.name, *(x.molecules[ATLAS] for x in (here, there))),
+            )
         if factor.encoder is None:
             name = "batches" if factor.name == "batch" else f"{factor.name}s"
             return _equal(*(getattr(levels, name) for levels in (here, there)))
@@ -365,6 +373,17 @@ def _level_of(factor: Factor) -> str:
 def _equal(A: Sequence[str], B: Sequence[str]) -> Float64:
     same = np.array(A, dtype=str)[:, None] == np.array(B, dtype=str)[None, :]
     return np.asarray(same, dtype=np.float64)
+
+
+def _of_atlas(name: str, here: Float32, there: Float32) -> Float64:
+    """Return atlas_linear or atlas_rbf between embeddings (m, p) and (n, p); rows of zeros are absent compounds."""
+    from sklearn.metrics.pairwise import euclidean_distances
+
+    A, B = here.astype(np.float64), there.astype(np.float64)
+    if name == "atlas_linear":
+        return np.asarray(A @ B.T)
+    present = (A != 0).any(axis=1, keepdims=True) & (B != 0).any(axis=1, keepdims=True).T
+    return np.asarray(np.where(present, np.exp(-euclidean_distances(A, B, squared=True)), 0.0))
 
 
 def _rbf(squares: Float64, training: Float64) -> Float64:

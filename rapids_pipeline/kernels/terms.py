@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from features.molecules import NONE, TABLE
+from features.molecules import ATLAS, NONE, TABLE
 
 FACTORS = {
     "cell_type": "1 where both rows are of one cell type",
@@ -26,6 +26,8 @@ FACTORS = {
     "profile_linear": "inner product of the response profiles",
     "profile_cosine": "cosine of the response profiles",
     "profile_rbf": "exp(−squared distance of the response profiles)",
+    "atlas_linear": "inner product of the compounds' embeddings in an atlas, 0 where one is absent",
+    "atlas_rbf": "exp(−squared distance of these embeddings), 0 where one is absent",
 }
 """What each factor says of a pair of rows; besides, rbf(ENCODER) of molecule features."""
 
@@ -46,6 +48,8 @@ class Factor(NamedTuple):
         """The molecule encoder whose features it compares, None where it compares something else."""
         if self.name == "tanimoto":
             return "morgan"
+        if self.of_atlas:
+            return ATLAS
         found = ENCODER_FACTOR.match(self.name)
         return found.group(1) if found else None
 
@@ -53,6 +57,11 @@ class Factor(NamedTuple):
     def of_profiles(self) -> bool:
         """Whether it compares response profiles."""
         return self.name.startswith("profile_")
+
+    @property
+    def of_atlas(self) -> bool:
+        """Whether it compares embeddings of an atlas."""
+        return self.name.startswith("atlas_")
 
 
 Term = tuple[float, tuple[Factor, ...]]
@@ -97,7 +106,7 @@ def renamed(weights: Mapping[str, float], encoder: str) -> dict[str, float]:
     """Return weights with `encoder` for rbf(molecules); where that makes two products one, their sum.
 
     With `TABLE` all factors of molecules become rbf(table), and with `NONE` they become `compound`: identity, which is
-    any power and product of itself.
+    any power and product of itself. Factors of an atlas stay.
     """
     found: dict[str, float] = {}
     for name, weight in weights.items():
@@ -112,8 +121,8 @@ def renamed(weights: Mapping[str, float], encoder: str) -> dict[str, float]:
 def _without_structures(product: str, encoder: str) -> str:
     """Return a product, its factors sorted, with rbf(table) or `compound` for those of molecules."""
     factors = [_factor(part) for part in product.split("*")]
-    kept = [factor for factor in factors if factor.encoder is None]
-    others = [factor for factor in factors if factor.encoder is not None]
+    kept = [factor for factor in factors if factor.encoder is None or factor.of_atlas]
+    others = [factor for factor in factors if factor not in kept]
     if encoder == TABLE:
         kept += [Factor(f"rbf({TABLE})", factor.power) for factor in others]
     elif others:

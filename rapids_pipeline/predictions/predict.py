@@ -349,8 +349,8 @@ class PairPredictor:
         if model.never_tested:
             counts = [len(self.untested.get(cell_type, ())) for cell_type in cells]
             self.metadata["untested_genes"] = np.array(counts, np.int32)
-        of_table = [] if model.table is None else model.table.notes(list(batch.known_as))
-        self._notes = [*batch.notes, *found, *never_tested_notes(self.untested), *of_table]
+        of_compounds = model.notes_on(batch.table.assign(sm_name=batch.known_as))
+        self._notes = [*batch.notes, *found, *never_tested_notes(self.untested), *of_compounds]
         self._said: dict[int, list[str]] = {}
         self._kept = lru_cache(KEPT)(self._featurised)
         cell, name = (

@@ -57,6 +57,7 @@ COMPOSITE = CompositeMember(
         penalty_growth=0.0,
         noise_exponent=0.6,
     ),
+    atlas_weights={"correlation * atlas_linear": 3.0, "correlation * atlas_rbf": 1.0},
 )
 """Settings chosen by cross-validation on the training rows of lincs_lung, those of contexts on Open TG-GATEs."""
 BEST_MEMBERS = COMPOSITE, BoosterMember(stacks_on=("composite",))

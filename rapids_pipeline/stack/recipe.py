@@ -30,7 +30,7 @@ import tomli_w
 from pydantic import Field, PlainValidator, SerializeAsAny, ValidationInfo, model_validator
 
 from features.feature_sets import FEATURE_SETS, FeatureSet
-from features.molecules import NONE, TABLE, is_table
+from features.molecules import ATLAS, NONE, TABLE, is_table
 from features.rows import varying
 from rapids_pipeline.backend.errors import InputError, quoted, shown
 from rapids_pipeline.backend.settings import LARGEST_SEED, bounded, named, words
@@ -200,6 +200,22 @@ class Recipe(StageConfig):
         """Return the recipe with `encoder` where a feature set or a kernel names none."""
         return self.with_members(*(member.with_molecules(encoder) for member in self.members))
 
+    def with_atlas(self) -> "Recipe":
+        """Return the recipe for rows that have an atlas.
+
+        Raises
+        ------
+        InputError
+            No member reads one.
+        """
+        found = self.with_members(*(member.with_atlas() for member in self.members))
+        if ATLAS not in found.encoders:
+            raise InputError(
+                f"--atlas: no member of the recipe {self.name} reads an atlas; take --recipe best, or give a member of "
+                "kind composite atlas_weights"
+            )
+        return found
+
     def in_contexts(self, columns: Sequence[str]) -> "Recipe":
         """Return the recipe for training rows that differ in `columns`, of `dose_uM` and `time_h`; none: as it is."""
         return self.with_members(*(m.in_contexts(columns) for m in self.members)) if columns else self
@@ -282,6 +298,10 @@ class RunConfig(StageConfig):
         if self.molecules == NONE:
             return self.recipe.encoders
         return [TABLE if is_table(self.molecules) else self.molecules, *self.recipe.encoders]
+
+    def with_atlas(self, given: bool) -> "RunConfig":
+        """Return the settings for rows with an atlas where one is `given`; InputError as `Recipe.with_atlas`."""
+        return self.model_copy(update={"recipe": self.recipe.with_atlas()}) if given else self
 
     def left_out(self) -> list[str]:
         """Return in words which members of the recipe `molecules` leaves out."""

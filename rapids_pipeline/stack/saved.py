@@ -4,7 +4,7 @@
     pairs            cell type, compound and SMILES of the training rows; the genes
     embeddings       features of the molecules known to the run, for encoders whose weights may not be at hand later,
                      and the hash of these weights: new molecules are read with no others
-    table            the whole table of embeddings of the run, where it had one
+    table, atlas     the whole table of embeddings and the whole atlas of the run, where it had one
     check            a few training pairs and what the model predicts for them
     untested         cell types and genes that no training row was tested in together, where there are any
     member_…, blend  the members and the weighted sum of them
@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from features.molecules import TABLE, needs_weights
+from features.molecules import ATLAS, TABLE, needs_weights
+from features.molecules.atlas import Atlas
 from features.molecules.smiles import canonical_smiles
 from features.molecules.table import EmbeddingTable
 from features.molecules.weights import recorded
@@ -182,6 +183,8 @@ class SavedModel:
         Which a recipe that reads a table needs.
     weights : mapping of encoder to str
         SHA-256 of the weights at training (`features.molecules.weights.content_hash`), of language models.
+    atlas : Atlas or None
+        Which a recipe that reads an atlas needs.
     """
 
     stack: StackModel
@@ -192,6 +195,7 @@ class SavedModel:
     never_tested: Mapping[str, Indices] = field(default_factory=dict)
     table: EmbeddingTable | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
+    atlas: Atlas | None = None
 
     def rows(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Rows, list[str]]:
         """Return the rows of pairs (with `cell_type`, `sm_name`, `SMILES`), and what a reader should know of them.
@@ -210,11 +214,18 @@ class SavedModel:
                 molecules[name], found = self._embedded(name, smiles, device)
             elif name == TABLE and self.table is not None:
                 molecules[name], found = self.table.rows(list(pairs["sm_name"])), []
+            elif name == ATLAS and self.atlas is not None:
+                molecules[name], found = self.atlas.rows(list(pairs["sm_name"]), smiles), []
             else:
                 columns = encode_molecules([name], smiles, (), device)
                 molecules[name], found = columns.training[name], columns.notes
             notes.extend(found)
         return Rows(pairs.reset_index(drop=True), molecules), notes
+
+    def notes_on(self, pairs: pd.DataFrame) -> list[str]:
+        """Return what a reader should know of what the table and the atlas have of the compounds of pairs."""
+        of_table = [] if self.table is None else self.table.notes(list(pairs["sm_name"]))
+        return of_table + ([] if self.atlas is None else self.atlas.notes(self.obs.head(0), pairs))
 
     def predict(self, pairs: pd.DataFrame, device: DeviceName = "cpu") -> tuple[Float32, list[str]]:
         """Return the predictions of pairs, (m, n_genes) float32, and notes."""
@@ -286,6 +297,7 @@ def save_model(folder: Path, model: SavedModel) -> None:
             for number, (name, (known, features)) in enumerate(model.embeddings.items())
         },
         **({} if model.table is None else {"table": model.table.state()}),
+        **({} if model.atlas is None else {ATLAS: model.atlas.state()}),
         "check": {**_pairs_state(check), "predicted": predicted},
         **_untested_state(model.never_tested),
         **model.stack.state(),
@@ -319,12 +331,13 @@ def load_model(folder: Path) -> SavedModel:
     stack = StackModel.from_state(config.recipe, len(genes), state)
     obs, (embeddings, weights) = _pairs(state.part("pairs")), _embeddings(state.part("embeddings"))
     lacking = [n for n in config.recipe.encoders if needs_weights(n) and n not in embeddings]
-    lacking += [TABLE] if TABLE in config.recipe.encoders and "table" not in state.names() else []
+    lacking += [n for n in (TABLE, ATLAS) if n in config.recipe.encoders and n not in state.names()]
     if lacking:
         raise state.fault(f"there are no embeddings of {lacking[0]}")
     never_tested = _untested(state.part("untested"), len(genes)) if "untested" in state.names() else {}
     table = EmbeddingTable.from_state(state.part("table")) if "table" in state.names() else None
-    model = SavedModel(stack, config, tuple(genes), obs, embeddings, never_tested, table, weights)
+    atlas = Atlas.from_state(state.part(ATLAS)) if ATLAS in state.names() else None
+    model = SavedModel(stack, config, tuple(genes), obs, embeddings, never_tested, table, weights, atlas)
     _checked(model, state.part("check"))
     return model
 

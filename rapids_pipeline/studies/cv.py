@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from features.molecules.atlas import Atlas
 from features.molecules.table import EmbeddingTable, encode_compounds
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
@@ -185,6 +186,7 @@ def cross_validate(
     *,
     source: str = "",
     table: EmbeddingTable | None = None,
+    atlas: Atlas | None = None,
     folder: Path | None = None,
     stages: Stages | None = None,
     executor: Executor = THREADS,
@@ -203,8 +205,8 @@ def cross_validate(
     device : Device
     source : str
         Where the data are from, for the report.
-    table : EmbeddingTable, optional
-        Where `config.molecules` names one.
+    table, atlas : EmbeddingTable and Atlas, optional
+        The table where `config.molecules` names one.
     folder : Path, optional
         Where finished splits are kept and looked for, so that an interrupted run can be continued.
     stages : Stages, optional
@@ -220,7 +222,8 @@ def cross_validate(
     UnavailableError
         An engine or the weights of an encoder are not here.
     """
-    stages, asked, config = stages or Stages(), config, config.resolved().in_contexts(data.obs)
+    stages, asked = stages or Stages(), config
+    config = config.with_atlas(atlas is not None).resolved().in_contexts(data.obs)
     data = data.take(canonical_order(data.obs))
     if request.repeats < 1:
         raise InputError(f"--repeats {request.repeats}: must be at least 1")
@@ -230,7 +233,7 @@ def cross_validate(
     with stages.stage("audit"):
         audited = audit(data.obs, [split for splits in repeats for split in splits], pairs, data.Y)
     with stages.stage("features"):
-        molecules = encode_compounds(config.encoders, data.obs, None, device.name, table)
+        molecules = encode_compounds(config.encoders, data.obs, None, device.name, table, atlas)
         train = Rows(data.obs, molecules.training)
     if not long:
         require_agreed(config.recipe, train, 0, data.Y.shape[1], device.name, times=sum(map(len, repeats)))

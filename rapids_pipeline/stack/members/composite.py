@@ -1,23 +1,36 @@
-"""A member of two models on composite kernels (`rapids_pipeline.stack.members.kernel_model`).
+"""A member of models on composite kernels (`rapids_pipeline.stack.members.kernel_model`).
 
-`known_compounds` is for pairs whose compound was measured in another cell type, so that it has a response profile, and
-`new_compounds` for all others. Where the training rows differ in dose or time, both have the terms of their
-`context_weights`, too, and a compound measured at another dose or time is `known_compounds`'.
+    known_compounds     pairs whose compound was measured in another cell type, so that it has a response profile
+    atlas_compounds     of the others those whose compound an atlas has: `new_compounds` with the terms of
+                        `atlas_weights`, times a strength that evidence chooses (`atlas_strength`)
+    new_compounds       all others
+
+So a compound that is absent from the atlas is predicted exactly as without one. Where the training rows differ in dose
+or time, the models have the terms of their `context_weights`, too, and a compound measured at another dose or time is
+`known_compounds`'.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from features.molecules import NONE, fitted_in_fold
 from features.rows import Pairs, Rows
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices, to_device
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask, to_device
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.stack.members.kernel_model import KernelModel, KernelModelConfig, fit_kernel_model
+from rapids_pipeline.kernels.terms import renamed, terms_of
+from rapids_pipeline.stack.members.atlas_strength import Strength, choose_strength, in_atlas
+from rapids_pipeline.stack.members.kernel_model import (
+    KernelModel,
+    KernelModelConfig,
+    Weights,
+    fit_kernel_model,
+)
 from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, TrainingSet
 from rapids_pipeline.stack.target_space import Compact
 from rapids_pipeline.svr.engines import choose_engine
@@ -25,16 +38,19 @@ from rapids_pipeline.svr.kernel_ridge import ITERATES_FROM
 
 
 class CompositeMember(Member):
-    """A member of two models on composite kernels.
+    """A member of two models on composite kernels, and of a third where there is an atlas.
 
     `known_compounds` predicts pairs whose compound was measured in another context: in another cell type, so that it
     has a response profile, or where training rows differ in them at another dose or time. All others are predicted by
-    `new_compounds`, whose kernel therefore has no profiles in it.
+    `new_compounds`, whose kernel therefore has no profiles in it. `atlas_weights` are terms that new compounds of an
+    atlas have besides; `atlas` says that the rows have one (a run with --atlas says so).
     """
 
     kind: Literal["composite"] = "composite"
     known_compounds: KernelModelConfig
     new_compounds: KernelModelConfig
+    atlas_weights: Weights = Field(default_factory=dict)
+    atlas: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -49,6 +65,14 @@ class CompositeMember(Member):
             raise ValueError(
                 f"{self.name}: new_compounds is for pairs without a response profile, so its weights cannot have one"
             )
+        terms = terms_of(self.atlas_weights) if self.atlas_weights else ()
+        if any(not any(f.of_atlas for f in fs) or any(f.of_profiles for f in fs) for _, fs in terms):
+            raise ValueError(
+                f"{self.name}: every term of atlas_weights needs a factor atlas_linear or atlas_rbf, and none of "
+                "profiles"
+            )
+        if self.atlas and not terms:
+            raise ValueError(f"{self.name}: atlas = true needs atlas_weights, whose terms read it")
         return self
 
     @property
@@ -61,16 +85,29 @@ class CompositeMember(Member):
         """The settings of both models, `known_compounds` first."""
         return self.known_compounds, self.new_compounds
 
+    def atlas_compounds(self, strength: float) -> KernelModelConfig:
+        """Return the settings of `new_compounds` with the terms of the atlas, times a strength."""
+        weights = dict(self.new_compounds.weights)
+        for name, weight in self.atlas_weights.items():
+            weights[name] = weights.get(name, 0.0) + strength * weight
+        return self.new_compounds.model_copy(update={"weights": weights})
+
     @property
     def encoders(self) -> list[str]:
         """The molecule encoders whose features `Rows.molecules` must hold."""
-        named = {name for model in self.models for name in model.kernel.encoders}
+        read = (*self.models, self.atlas_compounds(1.0)) if self.atlas else self.models
+        named = {name for model in read for name in model.kernel.encoders}
         return sorted(name for name in named if not fitted_in_fold(name))
 
     def with_molecules(self, encoder: str) -> Self:
         """Return the member with `encoder` for rbf(molecules)."""
         known, new = (model.with_molecules(encoder) for model in self.models)
-        return self.model_copy(update={"known_compounds": known, "new_compounds": new})
+        named = {"known_compounds": known, "new_compounds": new}
+        return self.model_copy(update=named | {"atlas_weights": renamed(self.atlas_weights, encoder)})
+
+    def with_atlas(self) -> Self:
+        """Return the member for rows with an atlas; as it is without `atlas_weights`."""
+        return self.model_copy(update={"atlas": bool(self.atlas_weights)})
 
     def in_contexts(self, columns: Sequence[str]) -> Self:
         """Return the member for training rows that differ in dose or time."""
@@ -94,12 +131,17 @@ class CompositeMember(Member):
 
     def notes(self, model: Any) -> list[str]:
         """Return which models are solved on landmarks, and how much of their kernels these keep."""
-        parts = {"known_compounds": model.known_compounds, "new_compounds": model.new_compounds}
-        return [
+        parts = {
+            "known_compounds": model.known_compounds,
+            "new_compounds": model.new_compounds,
+            "atlas_compounds": model.atlas_compounds,
+        }
+        of_atlas = [] if model.strength is None else [f"{self.name}: {model.strength.said()}"]
+        return of_atlas + [
             f"{self.name}: {name} is solved on {len(part.landmarks):,} of {len(part.kernel.rows):,} rows, since the "
             f"Gram matrix of all is too large for the memory; they keep {1 - part.left:.2%} of the kernel's trace"
             for name, part in parts.items()
-            if part.landmarks is not None
+            if part is not None and part.landmarks is not None
         ]
 
     def prepare(self, data: TrainingSet) -> "CompositeFits":
@@ -110,18 +152,35 @@ class CompositeMember(Member):
         """Make a fitted model of its state."""
         known = KernelModel.from_state(self.known_compounds, reader.part("known_compounds"))
         new = KernelModel.from_state(self.new_compounds, reader.part("new_compounds"))
-        if known.space.unit_.shape != new.space.unit_.shape:
-            raise reader.fault("the two models have different numbers of targets")
-        return CompositeModel(self.encoders, known, new)
+        strength = Strength.from_state(reader.part("strength")) if self.atlas else None
+        of_atlas = None
+        if strength is not None and strength.value:
+            config = self.atlas_compounds(strength.value)
+            of_atlas = KernelModel.from_state(config, reader.part("atlas_compounds"))
+        if any(model.space.unit_.shape != known.space.unit_.shape for model in (new, of_atlas or new)):
+            raise reader.fault("the models have different numbers of targets")
+        return CompositeModel(self.encoders, known, new, of_atlas, strength)
 
 
 @dataclass(frozen=True, eq=False)
 class CompositeModel:
-    """Both models of a member, `known_compounds` and `new_compounds`."""
+    """The models of a member.
+
+    Attributes
+    ----------
+    encoders : sequence of str
+    known_compounds, new_compounds : KernelModel
+    atlas_compounds : KernelModel, optional
+        None without an atlas, and where its strength is 0.
+    strength : Strength, optional
+        Of the atlas.
+    """
 
     encoders: Sequence[str]
     known_compounds: KernelModel
     new_compounds: KernelModel
+    atlas_compounds: KernelModel | None = None
+    strength: Strength | None = None
 
     @property
     def models(self) -> tuple[KernelModel, KernelModel]:
@@ -131,7 +190,8 @@ class CompositeModel:
     def predict(self, rows: Rows) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
         pairs = Pairs.of(rows, self.encoders)
-        return _by_model(pairs, self.known_compounds, lambda: self.new_compounds).dense()
+        others = (lambda: self.new_compounds), (lambda: self.atlas_compounds)
+        return _by_model(pairs, self.known_compounds, *others).dense()
 
     def drivers(self, row: Rows, gene: int | None = None) -> tuple[Indices, Float64, float]:
         """Return which training rows drive the prediction of one row, and how much.
@@ -156,6 +216,8 @@ class CompositeModel:
         """
         pair = Pairs.of(row, self.encoders)
         model = self.known_compounds if self.known_compounds.kernel.is_known(pair)[0] else self.new_compounds
+        if model is self.new_compounds and self.atlas_compounds is not None and in_atlas(pair)[0]:
+            model = self.atlas_compounds
         products, b = model.products(pair), model.intercept.astype(np.float64)
         if gene is None:
             s = products.sum(axis=0) + b
@@ -166,12 +228,22 @@ class CompositeModel:
         return rows, products @ along, float(b @ along) + offset
 
     def state(self) -> State:
-        """Return what both have learnt."""
-        return {"known_compounds": self.known_compounds.state(), "new_compounds": self.new_compounds.state()}
+        """Return what they have learnt."""
+        found: State = {
+            "known_compounds": self.known_compounds.state(),
+            "new_compounds": self.new_compounds.state(),
+        }
+        if self.strength is not None:
+            found = {**found, "strength": self.strength.state()}
+        return (
+            found
+            if self.atlas_compounds is None
+            else {**found, "atlas_compounds": self.atlas_compounds.state()}
+        )
 
 
 class CompositeFits(Fits[CompositeMember]):
-    """Fits of both models; `new_compounds` is fitted for a prediction only where a pair needs it."""
+    """Fits of the models; of those for new compounds a prediction takes only what a pair needs."""
 
     def __init__(self, member: CompositeMember, data: TrainingSet) -> None:
         super().__init__(member, data)
@@ -179,9 +251,8 @@ class CompositeFits(Fits[CompositeMember]):
 
     def fit(self, training: Indices) -> CompositeModel:
         """Fit to some rows."""
-        return CompositeModel(
-            self.member.encoders, *(self._fitted(config, training) for config in self.member.models)
-        )
+        known, new = (self._fitted(config, training) for config in self.member.models)
+        return CompositeModel(self.member.encoders, known, new, *self._of_atlas(training))
 
     def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
         """Return the predictions of groups of rows by a fit to some others."""
@@ -190,26 +261,52 @@ class CompositeFits(Fits[CompositeMember]):
     def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
         """Return the same predictions, as scores of components."""
         known = self._fitted(self.member.known_compounds, training)
-        made: list[KernelModel] = []
+        new = cache(lambda: self._fitted(self.member.new_compounds, training))
+        of_atlas = cache(lambda: self._of_atlas(training)[0])
+        return [_by_model(self._pairs.take(group), known, new, of_atlas) for group in groups]
 
-        def new_compounds() -> KernelModel:
-            if not made:
-                made.append(self._fitted(self.member.new_compounds, training))
-            return made[0]
+    def _of_atlas(self, training: Indices) -> tuple[KernelModel | None, Strength | None]:
+        """Return `atlas_compounds` and the strength of the atlas; None where there is none, or its strength is 0."""
+        if not self.member.atlas:
+            return None, None
+        strength = choose_strength(
+            self.member.new_compounds,
+            self.member.atlas_weights,
+            self._pairs.take(training),
+            lambda: self.data.targets(training),
+            self._weight(training),
+        )
+        if not strength.value:
+            return None, strength
+        return self._fitted(self.member.atlas_compounds(strength.value), training), strength
 
-        return [_by_model(self._pairs.take(group), known, new_compounds) for group in groups]
+    def _weight(self, training: Indices) -> Float64 | None:
+        return None if self.data.weight is None else self.data.weight[training]
 
     def _fitted(self, config: KernelModelConfig, training: Indices) -> KernelModel:
-        weight = None if self.data.weight is None else self.data.weight[training]
-        return fit_kernel_model(
-            config, self._pairs.take(training), self.data.targets(training), self.data.device, weight
-        )
+        rows, targets = self._pairs.take(training), self.data.targets(training)
+        return fit_kernel_model(config, rows, targets, self.data.device, self._weight(training))
 
 
-def _by_model(pairs: Pairs, known: KernelModel, new_compounds: Callable[[], KernelModel]) -> Compact:
-    """Return the predictions of each pair by its model; `new_compounds()` is called where a pair needs it."""
-    served = known.kernel.is_known(pairs)
-    known_pairs, new_pairs = np.flatnonzero(served), np.flatnonzero(~served)
-    parts = [known.part(pairs, known_pairs)] if len(known_pairs) else []
-    parts += [new_compounds().part(pairs, new_pairs)] if len(new_pairs) else []
+def _by_model(
+    pairs: Pairs,
+    known: KernelModel,
+    new_compounds: Callable[[], KernelModel],
+    atlas_compounds: Callable[[], KernelModel | None],
+) -> Compact:
+    """Return the predictions of each pair by its model; the other models are asked for where a pair needs them."""
+    served, present = known.kernel.is_known(pairs), in_atlas(pairs)
+    of_atlas = atlas_compounds() if (present & ~served).any() else None
+    if of_atlas is None:
+        present = np.zeros_like(present)
+    by_model: list[tuple[Mask, Callable[[], KernelModel | None]]] = [
+        (served, lambda: known),
+        (~served & ~present, new_compounds),
+        (~served & present, lambda: of_atlas),
+    ]
+    parts = []
+    for mask, made in by_model:
+        model = made() if mask.any() else None
+        if model is not None:
+            parts.append(model.part(pairs, np.flatnonzero(mask)))
     return Compact(len(pairs), len(known.space.unit_), parts)

@@ -231,6 +231,10 @@ class Member(StageConfig, ABC):
         """Return the member with `encoder` where it names none."""
         return self
 
+    def with_atlas(self) -> Self:
+        """Return the member for rows that have an atlas (`features.molecules.atlas`); as it is where it reads none."""
+        return self
+
     @property
     def by_names(self) -> bool:
         """Whether it tells pairs apart by names alone, so that it knows nothing of a new cell type or compound."""
