@@ -59,7 +59,7 @@ class Atlas:
         A name of each compound, the first that was read.
     blocks : tuple of str
         The first block of each compound's InChIKey, "" where no structure is known.
-    values : ndarray of float32, (q, p)
+    embeddings : ndarray of float32, (q, p)
         e of each compound.
     spellings, spelled : tuple of str and ndarray of int32, (k,)
         Names as `plain_name` writes them, and the place of the compound of each; a name of several compounds is none.
@@ -74,7 +74,7 @@ class Atlas:
 
     names: tuple[str, ...]
     blocks: tuple[str, ...]
-    values: Float32
+    embeddings: Float32
     spellings: tuple[str, ...]
     spelled: Codes
     cell_types: tuple[str, ...]
@@ -107,7 +107,7 @@ class Atlas:
     def rows(self, names: Sequence[str], smiles: Sequence[str]) -> Float32:
         """Return e of n compounds, (n, p) float32, zeros where one is absent."""
         place = self.places(names, smiles)
-        return np.where(place[:, None] >= 0, self.values[place], np.float32(0))
+        return np.where(place[:, None] >= 0, self.embeddings[place], np.float32(0))
 
     def notes(self, training: "pd.DataFrame", asked: "pd.DataFrame") -> list[str]:
         """Return what a reader should know of the atlas beside training rows and pairs to predict.
@@ -158,7 +158,7 @@ class Atlas:
         return {
             "names": list(self.names),
             "blocks": list(self.blocks),
-            "values": self.values,
+            "embeddings": self.embeddings,
             "spellings": list(self.spellings),
             "spelled": self.spelled,
             "cell_types": list(self.cell_types),
@@ -172,16 +172,18 @@ class Atlas:
         """Make the atlas of its state; InputError where that is damaged."""
         names, blocks = tuple(reader.strings("names")), tuple(reader.strings("blocks"))
         spellings, cells = tuple(reader.levels("spellings")), tuple(reader.levels("cell_types"))
-        values = reader.array("values", np.float32, (len(names), None))
+        embeddings = reader.array("embeddings", np.float32, (len(names), None))
         spelled = reader.codes("spelled", (len(spellings),), len(names))
         measured = reader.codes("measured", (None, 2), max(len(names), len(cells)))
         parts = reader.part("sources")
         sources = tuple(_source(parts.part(name)) for name in parts.names())
         if len(blocks) != len(names) or (measured >= [len(names), len(cells)]).any():
             raise reader.fault("its parts do not fit together")
-        if not names or not values.any(axis=1).all():
+        if not names or not embeddings.any(axis=1).all():
             raise reader.fault("a compound has no embedding, or there are none")
-        return cls(names, blocks, values, spellings, spelled, cells, measured, sources, reader.text("digest"))
+        return cls(
+            names, blocks, embeddings, spellings, spelled, cells, measured, sources, reader.text("digest")
+        )
 
 
 def _source(reader: StateReader) -> Source:

@@ -357,3 +357,21 @@ def test_a_pair_is_known_where_its_compound_was_measured_in_another_context():
 def test_lengths_must_be_above_zero():
     with pytest.raises(InputError, match="dose_length and time_length must be finite and above 0"):
         CompositeKernel({"dose": 1.0}, dose_length=0.0)
+
+
+def test_factors_of_an_atlas_are_those_of_a_loop_and_zero_for_absent_compounds():
+    rows, scores = pairs()
+    embeddings = np.random.default_rng(3).normal(size=(8, 3)).astype(np.float32)
+    embeddings[[1, 4]] = 0
+    number = rows.obs["sm_name"].str.split().str[1].astype(int).to_numpy()
+    known = Rows(rows.obs, {"atlas": embeddings[number]})
+    for factor in ("atlas_linear", "atlas_rbf"):
+        kernel = CompositeKernel({factor: 2.0})
+        assert kernel.encoders == ("atlas",) and kernel.with_molecules("none").encoders == ("atlas",)
+        K = kernel.learn(Pairs.of(known, ["atlas"]), scores).gram(LIKE)
+        for i, a in enumerate(number):
+            for j, b in enumerate(number):
+                x, y = embeddings[a].astype(float), embeddings[b].astype(float)
+                value = x @ y if factor == "atlas_linear" else np.exp(-((x - y) ** 2).sum())
+                expected = 0.0 if {a, b} & {1, 4} else 2 * value
+                assert K[i, j] == pytest.approx(expected, abs=1e-6)
