@@ -87,7 +87,7 @@ class CompoundEffects:
         return cls(first, mean * (total / (total + kappa))[:, None], contexts, kappa)
 
     def embeddings(self, n_components: int = N_COMPONENTS) -> Float32:
-        """Return e, (q, at most n_components) float32, their mean squared length 1."""
+        """Return e, (q, at most n_components) float32, of mean squared length 1."""
         from sklearn.decomposition import TruncatedSVD
 
         k = min(n_components, *(size - 1 for size in self.effects.shape))
@@ -152,7 +152,7 @@ def build_atlas(paths: Sequence[Path], options: TableOptions = AS_OURS) -> Atlas
     return atlas_of(read)
 
 
-def atlas_of(sources: Sequence[tuple[str, str, PerturbationData]]) -> Atlas:
+def atlas_of(sources: Sequence[tuple[str, str, PerturbationData]], n_components: int = N_COMPONENTS) -> Atlas:
     """Make an atlas of data sets in memory: name, SHA-256 and responses, one row a compound and context."""
     identity = Identity([data.obs for _, _, data in sources])
     n, blocks, told, has = len(identity.names), [], [], np.zeros(len(identity.names))
@@ -163,7 +163,7 @@ def atlas_of(sources: Sequence[tuple[str, str, PerturbationData]]) -> Atlas:
             effects = CompoundEffects.of(data, compound.astype(np.intp))
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-        e = effects.embeddings()
+        e = effects.embeddings(n_components)
         block = np.zeros((n, e.shape[1]))
         block[present] = e
         blocks.append(block)

@@ -81,7 +81,7 @@ def test_a_run_with_an_atlas_predicts_new_compounds_better_and_absent_ones_alike
     assert errors[0] < 0.8 * errors[1]
     amplitudes = [amplitude_of(tmp_path / name) for name in ("with", "without")]
     np.testing.assert_allclose(with_it[6:] / amplitudes[0], without[6:] / amplitudes[1], rtol=1e-5)
-    inputs = manifest_of(tmp_path / "with")["identity"]["inputs"]
+    inputs = manifest_of(tmp_path / "with")["inputs"]
     assert inputs["atlas"]["sha256"] == sha256_of(folder / "atlas" / "manifest.json")
     predicted = tmp_path / "later.csv"
     words = "predict", "--model", tmp_path / "with", "--pairs", folder / "pairs.csv", "--out", predicted

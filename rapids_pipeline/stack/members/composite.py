@@ -252,7 +252,7 @@ class CompositeFits(Fits[CompositeMember]):
     def fit(self, training: Indices) -> CompositeModel:
         """Fit to some rows."""
         known, new = (self._fitted(config, training) for config in self.member.models)
-        return CompositeModel(self.member.encoders, known, new, *self._of_atlas(training))
+        return CompositeModel(self.member.encoders, known, new, *self.of_atlas(training))
 
     def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
         """Return the predictions of groups of rows by a fit to some others."""
@@ -262,10 +262,10 @@ class CompositeFits(Fits[CompositeMember]):
         """Return the same predictions, as scores of components."""
         known = self._fitted(self.member.known_compounds, training)
         new = cache(lambda: self._fitted(self.member.new_compounds, training))
-        of_atlas = cache(lambda: self._of_atlas(training)[0])
+        of_atlas = cache(lambda: self.of_atlas(training)[0])
         return [_by_model(self._pairs.take(group), known, new, of_atlas) for group in groups]
 
-    def _of_atlas(self, training: Indices) -> tuple[KernelModel | None, Strength | None]:
+    def of_atlas(self, training: Indices) -> tuple[KernelModel | None, Strength | None]:
         """Return `atlas_compounds` and the strength of the atlas; None where there is none, or its strength is 0."""
         if not self.member.atlas:
             return None, None
