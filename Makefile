@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check docs bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-contexts bench-batches bench-scale bench-nets bench-signatures bench-cluster fuzz campaign clean bench-next
+.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check docs bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-atlas bench-contexts bench-batches bench-scale bench-nets bench-signatures bench-cluster fuzz campaign clean bench-next
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
@@ -34,6 +34,7 @@ help:
 	@echo 'make bench-screen   feature screening: one gene, all genes, false alarms (5 minutes)'
 	@echo 'make bench-evaluation   which split foretells the error on the pairs to predict (15 minutes)'
 	@echo 'make bench-accuracy   every method on real data, three tasks: scores with intervals, time, memory (50 minutes)'
+	@echo 'make bench-atlas   unseen compounds with an atlas of other cell lines, and with one of wrong names (7 minutes)'
 	@echo 'make bench-contexts   unseen doses, times and compounds, on Open TG-GATEs (7 minutes)'
 	@echo 'make bench-nets   nets: many at once beside one after the other, what each idea is worth, recipes (45 minutes)'
 	@echo 'make bench-signatures   is a compound found again by its signature, from predictions alone? (a minute)'
@@ -126,6 +127,9 @@ bench-accuracy: $(VENV)/.ready-to-run
 	$(PIP) install --quiet $(PIP_FLAGS) --editable '.[chem,cpu,bench]'
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.compare $(BENCH_ACCURACY)
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.ablation
+
+bench-atlas: $(VENV)/.ready-to-run
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.atlas
 
 bench-contexts: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.contexts

@@ -7,6 +7,7 @@
     compound_known     whether any training row is of the same molecule (equal canonical SMILES)
     cell_type_rows     training rows of the cell type
     compound_rows      training rows of the compound
+    in_atlas           whether the model's atlas has the compound; left out without an atlas
     untested_genes     genes that no training row of the cell type was tested in; left out where all were
 
 Which genes those are, by cell type, is in OUT.untested.csv or in the folder's manifest. A similarity of 1 does not make
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from features.molecules.atlas import Atlas
 from features.molecules.morgan import fingerprints, nearest
 from features.rows import DOSE, TIME
 from rapids_pipeline.backend.arrays import Codes, Float32, Labels
@@ -34,14 +36,16 @@ from rapids_pipeline.data.pairs import (
 
 METADATA = (
     *(*COLUMNS, DOSE, TIME, "nearest_compound", "tanimoto", "cell_type_known", "compound_known"),
-    *("cell_type_rows", "compound_rows", "untested_genes"),
+    *("cell_type_rows", "compound_rows", "in_atlas", "untested_genes"),
 )
 """Columns of predictions that are no genes."""
 MOLECULES_AT_ONCE = 4096
 """Molecules compared at once (16 MB of Morgan fingerprints)."""
 
 
-def applicability(batch: PairBatch, training: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def applicability(
+    batch: PairBatch, training: pd.DataFrame, atlas: Atlas | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Return how far pairs are from training rows, as a table with a row a pair, and in words.
 
     Parameters
@@ -50,6 +54,8 @@ def applicability(batch: PairBatch, training: pd.DataFrame) -> tuple[pd.DataFram
         n pairs.
     training : pandas.DataFrame
         `cell_type`, `sm_name` and `SMILES` of the model's training rows.
+    atlas : Atlas, optional
+        The model's.
 
     Raises
     ------
@@ -71,6 +77,8 @@ def applicability(batch: PairBatch, training: pd.DataFrame) -> tuple[pd.DataFram
             "compound_rows": compound_rows,
         }
     )
+    if atlas is not None:
+        table["in_atlas"] = atlas.places(list(batch.known_as), list(batch.table["SMILES"])) >= 0
     unseen = [
         *unseen_levels("cell_type", batch.table["cell_type"], table["cell_type_known"]),
         *unseen_levels("sm_name", batch.known_as, table["compound_known"]),

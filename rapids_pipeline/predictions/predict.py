@@ -338,7 +338,7 @@ class PairPredictor:
 
     def __init__(self, model: SavedModel, batch: PairBatch) -> None:
         self.model, self.batch = model, batch
-        table, found = applicability(batch, model.obs)
+        table, found = applicability(batch, model.obs, model.atlas)
         self.metadata = pd.concat([batch.table, table], axis=1)
         cells = batch.table["cell_type"]
         self.untested = {

@@ -87,6 +87,9 @@ def test_a_run_with_an_atlas_predicts_new_compounds_better_and_absent_ones_alike
     words = "predict", "--model", tmp_path / "with", "--pairs", folder / "pairs.csv", "--out", predicted
     said = succeed(*words)
     assert "it has 6 of the 8 compounds" in said.stderr
+    for place in (tmp_path / "later.applicability.csv", tmp_path / "with" / "predictions.parquet"):
+        read = pd.read_csv if place.suffix == ".csv" else pd.read_parquet
+        assert read(place)["in_atlas"].tolist() == [True] * 6 + [False] * 2
     first, second = (pd.read_csv(path) for path in (predicted, tmp_path / "with" / "submission.csv"))
     np.testing.assert_allclose(first.to_numpy(), second.to_numpy(), atol=1e-5)
 
@@ -105,6 +108,13 @@ def test_python_and_cross_validation_take_an_atlas(folder, tmp_path):
         found = json.loads((tmp_path / name / "cv.json").read_text())
         scores.append(found["methods"][0]["scores"]["mean_rowwise_rmse"])
     assert scores[0] < 0.9 * scores[1]
+
+
+def test_compounds_without_structures_are_found_by_name(folder, tmp_path):
+    words = [("none" if word == "morgan" else word) for word in run_words(folder, tmp_path / "run")]
+    succeed(*words, "--atlas", folder / "atlas")
+    found = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert found["in_atlas"].tolist() == [True] * 6 + [False] * 2
 
 
 def test_what_cannot_be_an_atlas_or_use_one_is_refused_in_one_line(folder, tmp_path):
