@@ -12,6 +12,7 @@ charges and stereoisomers count as their parent compound). Where one of the two 
 without case, white space and punctuation.
 """
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ import numpy as np
 
 from features.molecules.smiles import canonical_smiles, largest_fragment, rdkit_chem
 from rapids_pipeline.backend.arrays import Codes, Float32, Indices, Mask
-from rapids_pipeline.backend.bundle import MANIFEST, read_bundle, write_bundle
-from rapids_pipeline.backend.errors import InputError, quoted
-from rapids_pipeline.backend.files import sha256_of
+from rapids_pipeline.backend.bundle import ARRAYS, MANIFEST, STATE, read_bundle, write_bundle
+from rapids_pipeline.backend.errors import InputError, quoted, shown
+from rapids_pipeline.backend.files import refuse_existing, sha256_of
 from rapids_pipeline.backend.state import State, StateReader
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 KIND = "atlas"
 """What the manifest says that the folder is."""
+FILES = {MANIFEST, STATE, f"{KIND}{ARRAYS}"}
+"""What the folder holds."""
 
 
 class Source(NamedTuple):
@@ -192,6 +195,15 @@ def _source(reader: StateReader) -> Source:
     return Source(*named, rows, genes, compounds, cells, components, reader.number("kappa"))
 
 
+def require_place(folder: Path, overwrite: bool) -> None:
+    """Raise InputError where a folder that --out names exists, unless an atlas there is to be replaced."""
+    refuse_existing(folder, overwrite)
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= FILES):
+        raise InputError(
+            f"--out {folder}: is no folder of an atlas, so it is not replaced; choose another name"
+        )
+
+
 def write_atlas(folder: Path, atlas: Atlas) -> None:
     """Write an atlas as a folder of JSON and safetensors, which must not exist (`backend.bundle.write_bundle`)."""
     write_bundle(
@@ -207,9 +219,9 @@ def read_atlas(folder: Path) -> Atlas:
     InputError
         As `read_bundle`; the folder holds something else.
     """
-    if not (folder / MANIFEST).exists():
+    if not os.path.isfile(folder / MANIFEST):  # noqa: PTH113 (takes names of any length)
         raise InputError(
-            f"--atlas {folder}: there is no atlas; make one: rapids-perturb atlas --from FILE --out {folder}"
+            f"--atlas {shown(folder)}: there is no atlas; make one: rapids-perturb atlas --from FILE --out FOLDER"
         )
     bundle = read_bundle(folder)
     if bundle.about.get("kind") != KIND or KIND not in bundle.state.names():

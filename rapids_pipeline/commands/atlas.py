@@ -24,12 +24,12 @@ def command(
     overwrite: Annotated[bool, typer.Option(help="Replace an atlas that is there.")] = False,
 ) -> None:
     """Make an atlas of compounds from other data sets: `run --atlas` predicts new compounds better that it has."""
-    from features.molecules.atlas import write_atlas
-    from rapids_pipeline.backend.files import refuse_existing, written_folder
+    from features.molecules.atlas import require_place, write_atlas
+    from rapids_pipeline.backend.files import written_folder
     from rapids_pipeline.data.compound_effects import build_atlas
     from rapids_pipeline.reports.page import LiveStages, print_report
 
-    refuse_existing(out, overwrite)
+    require_place(out, overwrite)
     stages = LiveStages()
     with stages.stage("atlas"):
         made = build_atlas(sources, how)

@@ -125,6 +125,9 @@ def test_what_cannot_be_an_atlas_or_use_one_is_refused_in_one_line(folder, tmp_p
     again = "atlas", "--from", folder / "one.csv", "--out", tmp_path / "own"
     assert "--overwrite" in error_line(invoke(*again))
     succeed(*again, "--overwrite")
+    other = invoke(*again[:-1], folder, "--overwrite")
+    assert "is no folder of an atlas" in error_line(other) and (folder / "train.parquet").exists()
+    assert "there is no atlas" in error_line(invoke(*run, "--atlas", "a" * 300))
     assert names_in(tmp_path / "own") == ["atlas.safetensors", "manifest.json", "state.json"]
     quick = invoke(*run_words(folder, tmp_path / "out", "--atlas", folder / "atlas", "--quick"))
     assert "no member of the recipe quick reads an atlas" in error_line(quick)

@@ -73,6 +73,25 @@ def oof_of(train, test, folds, which):
     return predict
 
 
+def test_with_an_atlas_no_compounds_targets_move_its_out_of_fold_predictions():
+    train, test, Y = example()
+    compounds, codes = np.unique(train.obs["sm_name"], return_inverse=True)
+    folds = np.arange(len(compounds))[codes] % N_FOLDS
+    effects = np.stack([Y[codes == code].mean(axis=0) for code in range(len(compounds))])
+    number = np.concatenate([codes, np.searchsorted(compounds, test.obs["sm_name"])])
+    atlas = (effects - effects.mean(axis=0))[number] / np.float32(5)  # as if known from elsewhere: it stays
+    train, test = (
+        replace(rows, molecules={**rows.molecules, "atlas": some})
+        for rows, some in ((train, atlas[: len(Y)]), (test, atlas[len(Y) :]))
+    )
+    weights = {"atlas_linear": 3.0}
+    which = recipe(COMPOSITE.model_copy(update={"atlas_weights": weights}), booster("composite")).with_atlas()
+    rows = np.flatnonzero(codes == 4)
+    assert_leak_free(moved(Y, rows, oof_of(train, test, folds, which)), rows, folds)
+    fitted_to = fit_stack(train, test, Y, folds, which, 0, "cpu")
+    assert fitted_to.model.models["composite"].strength.value > 0, "the atlas counts"
+
+
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("row", [0, 20, 47])
 def test_no_rows_own_target_moves_its_out_of_fold_prediction(row, name):

@@ -1,6 +1,7 @@
 """How much an atlas counts: against fits that leave compounds out one by one, and with identities that are permuted."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from features.molecules import ATLAS
 from features.rows import Pairs, Rows
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.files import FOLDER
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.stack.members import atlas_strength
 from rapids_pipeline.stack.members.atlas_strength import (
@@ -24,6 +26,7 @@ from rapids_pipeline.svr import kernel_ridge
 from tests.stack_example import COMPOSITE, recipe
 
 WEIGHTS = {"atlas_linear": 3.0, "cell_type * atlas_rbf": 1.0}
+MODELS = "known_compounds", "new_compounds"
 MEMBER = COMPOSITE.model_copy(update={"atlas_weights": WEIGHTS}).with_atlas()
 
 
@@ -178,6 +181,26 @@ def test_a_held_out_response_changes_neither_strength_nor_predictions():
     ):
         np.testing.assert_array_equal(one, other)
     assert before.fit(training).strength == after.fit(training).strength
+
+
+def test_pseudo_labels_are_no_evidence():
+    rows, Y, compound = problem()
+    training, present, absent = parts(rows, compound)
+    labelled = np.concatenate([present, absent])
+    order = np.concatenate([training, labelled])
+    measured = data_of(rows.take(order), Y[training])
+    found = MEMBER.prepare(measured.learning_from(([], 1000 * Y[labelled])))
+    expected = MEMBER.prepare(measured)
+    whole = np.arange(len(order))
+    assert found.of_atlas(whole)[1] == expected.of_atlas(whole[: len(training)])[1]
+
+
+def test_terms_of_a_file_name_no_weights_that_its_user_has_not_named():
+    settings = MEMBER.model_dump() | {"atlas_weights": {"atlas_linear * rbf(strangers/model)": 1.0}}
+    settings |= {name: settings[name] | {"weights": {"cell_type": 1.0}} for name in MODELS}
+    assert CompositeMember.model_validate(settings)
+    with pytest.raises(ValueError, match="a file does not choose"):
+        CompositeMember.model_validate(settings, context={FOLDER: Path()})
 
 
 def test_a_row_without_an_atlas_and_terms_that_cannot_serve_are_refused():

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from features.molecules import NONE, fitted_in_fold
 from features.rows import Pairs, Rows
@@ -30,6 +30,7 @@ from rapids_pipeline.stack.members.kernel_model import (
     KernelModelConfig,
     Weights,
     fit_kernel_model,
+    refuse_foreign_terms,
 )
 from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, TrainingSet
 from rapids_pipeline.stack.target_space import Compact
@@ -60,12 +61,14 @@ class CompositeMember(Member):
         return values
 
     @model_validator(mode="after")
-    def _no_profiles_of_new_compounds(self) -> Self:
+    def _usable(self, info: ValidationInfo) -> Self:
         if self.new_compounds.in_contexts().kernel.of_profiles:
             raise ValueError(
                 f"{self.name}: new_compounds is for pairs without a response profile, so its weights cannot have one"
             )
         terms = terms_of(self.atlas_weights) if self.atlas_weights else ()
+        if terms:
+            refuse_foreign_terms(self.atlas_weights, info)
         if any(not any(f.of_atlas for f in fs) or any(f.of_profiles for f in fs) for _, fs in terms):
             raise ValueError(
                 f"{self.name}: every term of atlas_weights needs a factor atlas_linear or atlas_rbf, and none of "
@@ -266,15 +269,19 @@ class CompositeFits(Fits[CompositeMember]):
         return [_by_model(self._pairs.take(group), known, new, of_atlas) for group in groups]
 
     def of_atlas(self, training: Indices) -> tuple[KernelModel | None, Strength | None]:
-        """Return `atlas_compounds` and the strength of the atlas; None where there is none, or its strength is 0."""
-        if not self.member.atlas:
+        """Return `atlas_compounds` and the strength of the atlas; None where there is none, or its strength is 0.
+
+        Pseudo-labelled rows are no evidence.
+        """
+        if not self.member.atlas or self.data.measured is None:
             return None, None
+        measured = training[training < len(self.data.measured.Y)]
         strength = choose_strength(
             self.member.new_compounds,
             self.member.atlas_weights,
-            self._pairs.take(training),
-            lambda: self.data.targets(training),
-            self._weight(training),
+            self._pairs.take(measured),
+            lambda: self.data.targets(measured),
+            self._weight(measured),
         )
         if not strength.value:
             return None, strength

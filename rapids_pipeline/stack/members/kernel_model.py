@@ -82,6 +82,13 @@ def _weights(value: Any) -> dict[str, float]:
 Weights = Annotated[dict[str, float], BeforeValidator(_weights)]
 
 
+def refuse_foreign_terms(weights: Mapping[str, float], info: ValidationInfo) -> None:
+    """Raise ValueError where terms of a file read encoders whose weights their user has not named."""
+    for encoder in CompositeKernel(weights).encoders if from_file(info.context) else ():
+        if encoder != MOLECULES:
+            refuse_foreign(encoder)
+
+
 class KernelModelConfig(StageConfig):
     """A model on a composite kernel: targets transformed and reduced to principal components, each solved on it.
 
@@ -117,10 +124,7 @@ class KernelModelConfig(StageConfig):
         twice = sorted(set(self.weights) & set(self.context_weights))
         if twice:
             raise ValueError(f"{twice[0]!r} is both in weights and in context_weights: leave one of them out")
-        named = CompositeKernel(self.weights | self.context_weights).encoders
-        for encoder in named if from_file(info.context) else ():
-            if encoder != MOLECULES:
-                refuse_foreign(encoder)
+        refuse_foreign_terms(self.weights | self.context_weights, info)
         if self.engine == "ridge" and self.epsilon:
             raise ValueError(NO_TUBE)
         if self.engine == "auto":
