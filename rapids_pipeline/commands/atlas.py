@@ -23,7 +23,7 @@ def command(
     how: TableOptions = AS_OURS,
     overwrite: Annotated[bool, typer.Option(help="Replace an atlas that is there.")] = False,
 ) -> None:
-    """Make an atlas of compounds from other data sets: `run --atlas` predicts new compounds better that it has."""
+    """Make an atlas of other data sets, which tells `run --atlas` how new compounds acted there."""
     from features.molecules.atlas import require_place, write_atlas
     from rapids_pipeline.backend.files import written_folder
     from rapids_pipeline.data.compound_effects import build_atlas
