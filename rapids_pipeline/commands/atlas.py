@@ -44,5 +44,6 @@ def command(
     print_report(
         *told,
         f"{len(made.names):,} compounds, {structures:,} told apart by structure and the others by name; written: {out}",
-        f"use it: rapids-perturb run --atlas {out} …",
     )
+    words = "run", "--train", "de_train.parquet", "--test", "id_map.csv", "--atlas", out, "--out", "runs/run"
+    options.suggest(stages, "new compounds of your data", *words)

@@ -272,9 +272,8 @@ def design(interest: PairPredictor, candidates: PairPredictor, count: int) -> De
     _, first, place = np.unique(contexts_of(rows.obs), return_index=True, return_inverse=True)
     pairs, n = Pairs.of(rows.take(first), model.encoders), len(interest.metadata)
     wanted, can = np.bincount(place[:n], minlength=len(first)) > 0, np.unique(place[n:])
-    known = model.known_compounds.kernel.is_known(pairs)
     posteriors, variance = [], np.zeros(len(pairs))
-    for config, part, served in zip(member.models, model.models, (known, ~known), strict=True):
+    for config, (part, served) in zip(member.fitted(model), model.serving(pairs), strict=True):
         if (served & (wanted | np.isin(np.arange(len(pairs)), can))).any():
             _require_known(config, part, len(pairs), len(can), count)
             found, w = posterior(config, part, pairs, served & wanted, can)

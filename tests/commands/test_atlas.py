@@ -83,6 +83,7 @@ def test_a_run_with_an_atlas_predicts_new_compounds_better_and_absent_ones_alike
     np.testing.assert_allclose(with_it[6:] / amplitudes[0], without[6:] / amplitudes[1], rtol=1e-5)
     inputs = manifest_of(tmp_path / "with")["inputs"]
     assert inputs["atlas"]["sha256"] == sha256_of(folder / "atlas" / "manifest.json")
+    assert "falls from" in " ".join(succeed("next", "--run", tmp_path / "with", "--top", "2").stdout.split())
     predicted = tmp_path / "later.csv"
     words = "predict", "--model", tmp_path / "with", "--pairs", folder / "pairs.csv", "--out", predicted
     said = succeed(*words)

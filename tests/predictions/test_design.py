@@ -181,8 +181,8 @@ def test_a_model_has_the_variances_of_its_scores_and_penalties(kernels):
     [fit] = kernels.model_.stack.models.values()
     Y = kernels.fit_.problem.data.Y
     work = predictor_of(kernels.model_, ASKED[:4], "m")
-    for config, model in zip(member.models, fit.models, strict=True):
-        pairs = Pairs.of(work.rows(np.arange(4)), fit.encoders)
+    pairs = Pairs.of(work.rows(np.arange(4)), fit.encoders)
+    for config, (model, _) in zip(member.fitted(fit), fit.serving(pairs), strict=True):
         found, w = posterior(config, model, pairs, np.ones(4, bool), np.arange(4))
         space, n = model.space, len(Y)
         z = space.centred(Y).astype(np.float64)

@@ -157,6 +157,13 @@ def test_a_model_predicts_like_its_fits_alone_and_after_a_save():
     model, [expected] = fits.fit(training), fits.fit_predict(training, [asked])
     np.testing.assert_allclose(model.predict(rows.take(asked)), expected, atol=1e-5)
     np.testing.assert_allclose(model.predict(rows.take(asked[:1])), expected[:1], atol=1e-5)
+    pairs = Pairs.of(rows.take(asked), MEMBER.encoders)
+    serving, settings = model.serving(pairs), MEMBER.fitted(model)
+    assert [one.kernel for one in settings] == [one.kernel.kernel for one, _ in serving]
+    assert np.sum([served for _, served in serving], axis=0).tolist() == [1] * len(asked)
+    assert (
+        serving[2][1][: len(present)].all() and serving[1][1][len(present) : len(present) + len(absent)].all()
+    )
     restored = MEMBER.model_from_state(StateReader(model.state(), "model"))
     np.testing.assert_array_equal(restored.predict(rows.take(asked)), model.predict(rows.take(asked)))
     assert MEMBER.notes(restored) == [f"composite: {model.strength.said()}"]

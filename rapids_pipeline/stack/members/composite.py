@@ -95,6 +95,12 @@ class CompositeMember(Member):
             weights[name] = weights.get(name, 0.0) + strength * weight
         return self.new_compounds.model_copy(update={"weights": weights})
 
+    def fitted(self, model: "CompositeModel") -> tuple[KernelModelConfig, ...]:
+        """Return the settings of the models that a fitted one has, in the order of its `serving`."""
+        if model.atlas_compounds is None or model.strength is None:
+            return self.models
+        return *self.models, self.atlas_compounds(model.strength.value)
+
     @property
     def encoders(self) -> list[str]:
         """The molecule encoders whose features `Rows.molecules` must hold."""
@@ -185,10 +191,12 @@ class CompositeModel:
     atlas_compounds: KernelModel | None = None
     strength: Strength | None = None
 
-    @property
-    def models(self) -> tuple[KernelModel, KernelModel]:
-        """Both models, `known_compounds` first."""
-        return self.known_compounds, self.new_compounds
+    def serving(self, pairs: Pairs) -> list[tuple[KernelModel, Mask]]:
+        """Return every model with the pairs that it predicts, (m,) bool, in the order of `CompositeMember.fitted`."""
+        is_known = self.known_compounds.kernel.is_known(pairs)
+        known, new, of_atlas = _served(pairs, is_known, self.atlas_compounds is not None)
+        found = [(self.known_compounds, known), (self.new_compounds, new)]
+        return found if self.atlas_compounds is None else [*found, (self.atlas_compounds, of_atlas)]
 
     def predict(self, rows: Rows) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
@@ -218,9 +226,7 @@ class CompositeModel:
             What b contributes, and for a gene μ: with it the contributions sum to z_gene, or to |s|.
         """
         pair = Pairs.of(row, self.encoders)
-        model = self.known_compounds if self.known_compounds.kernel.is_known(pair)[0] else self.new_compounds
-        if model is self.new_compounds and self.atlas_compounds is not None and in_atlas(pair)[0]:
-            model = self.atlas_compounds
+        [model] = [one for one, served in self.serving(pair) if served[0]]
         products, b = model.products(pair), model.intercept.astype(np.float64)
         if gene is None:
             s = products.sum(axis=0) + b
@@ -232,17 +238,13 @@ class CompositeModel:
 
     def state(self) -> State:
         """Return what they have learnt."""
-        found: State = {
-            "known_compounds": self.known_compounds.state(),
-            "new_compounds": self.new_compounds.state(),
+        parts = {
+            "known_compounds": self.known_compounds,
+            "new_compounds": self.new_compounds,
+            "atlas_compounds": self.atlas_compounds,
+            "strength": self.strength,
         }
-        if self.strength is not None:
-            found = {**found, "strength": self.strength.state()}
-        return (
-            found
-            if self.atlas_compounds is None
-            else {**found, "atlas_compounds": self.atlas_compounds.state()}
-        )
+        return {name: part.state() for name, part in parts.items() if part is not None}
 
 
 class CompositeFits(Fits[CompositeMember]):
@@ -302,18 +304,18 @@ def _by_model(
     atlas_compounds: Callable[[], KernelModel | None],
 ) -> Compact:
     """Return the predictions of each pair by its model; the other models are asked for where a pair needs them."""
-    served, present = known.kernel.is_known(pairs), in_atlas(pairs)
-    of_atlas = atlas_compounds() if (present & ~served).any() else None
-    if of_atlas is None:
-        present = np.zeros_like(present)
-    by_model: list[tuple[Mask, Callable[[], KernelModel | None]]] = [
-        (served, lambda: known),
-        (~served & ~present, new_compounds),
-        (~served & present, lambda: of_atlas),
-    ]
+    is_known = known.kernel.is_known(pairs)
+    of_atlas = atlas_compounds() if (in_atlas(pairs) & ~is_known).any() else None
+    made: tuple[Callable[[], KernelModel | None], ...] = (lambda: known), new_compounds, (lambda: of_atlas)
     parts = []
-    for mask, made in by_model:
-        model = made() if mask.any() else None
-        if model is not None:
-            parts.append(model.part(pairs, np.flatnonzero(mask)))
+    for served, model in zip(_served(pairs, is_known, of_atlas is not None), made, strict=True):
+        one = model() if served.any() else None
+        if one is not None:
+            parts.append(one.part(pairs, np.flatnonzero(served)))
     return Compact(len(pairs), len(known.space.unit_), parts)
+
+
+def _served(pairs: Pairs, is_known: Mask, atlas: bool) -> tuple[Mask, Mask, Mask]:
+    """Return which pairs known_compounds, new_compounds and, with an `atlas` that counts, atlas_compounds predicts."""
+    of_atlas = in_atlas(pairs) & ~is_known & atlas
+    return is_known, ~is_known & ~of_atlas, of_atlas

@@ -83,8 +83,9 @@ Weights = Annotated[dict[str, float], BeforeValidator(_weights)]
 
 
 def refuse_foreign_terms(weights: Mapping[str, float], info: ValidationInfo) -> None:
-    """Raise ValueError where terms of a file read encoders whose weights their user has not named."""
-    for encoder in CompositeKernel(weights).encoders if from_file(info.context) else ():
+    """Raise ValueError where a term is none, or one of a file reads weights that the file's user has not named."""
+    named = CompositeKernel(weights).encoders
+    for encoder in named if from_file(info.context) else ():
         if encoder != MOLECULES:
             refuse_foreign(encoder)
 
