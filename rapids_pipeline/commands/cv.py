@@ -30,6 +30,7 @@ def command(
     device: options.DeviceOption = "auto",
     recipe: options.RecipeOption = "best",
     quick: options.QuickOption = False,
+    objective: options.ObjectiveOption = None,
     engine: options.EngineOption = None,
     boosting_engine: options.BoostingEngineOption = None,
     svr_features: options.SvrFeaturesOption = None,
@@ -49,7 +50,7 @@ def command(
     from rapids_pipeline.stack.changes import RecipeChanges, run_config
     from rapids_pipeline.studies.cv import CvRequest, cross_validate
 
-    changes = RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features)
+    changes = RecipeChanges(None, engine, boosting_engine, svr_features, boosting_features, objective)
     config = run_config("quick" if quick else recipe, changes, molecules, seed)
     request = CvRequest(split, folds, repeats, seed)
     stages = LiveStages(drawn=report.logged, logged=report.logged)

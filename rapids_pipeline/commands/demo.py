@@ -22,6 +22,7 @@ def command(
     device: options.DeviceOption = "auto",
     recipe: options.RecipeOption = "best",
     quick: options.QuickOption = False,
+    objective: options.ObjectiveOption = None,
     seed: options.DemoSeedOption = 0,
     genes: options.DemoGenesOption = None,
     training_pairs: options.TrainingPairsOption = None,
@@ -39,7 +40,7 @@ def command(
     from rapids_pipeline.reports.page import LiveStages
     from rapids_pipeline.stack.changes import RecipeChanges, run_config
 
-    config = run_config("quick" if quick else recipe, RecipeChanges(), molecules, seed)
+    config = run_config("quick" if quick else recipe, RecipeChanges(objective=objective), molecules, seed)
     resolve_device(device)  # before anything is written
     sizes = {"training_pairs": training_pairs, "cell_types": cell_types, "compounds": compounds}
     size = {name: number for name, number in sizes.items() if number is not None}

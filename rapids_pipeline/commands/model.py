@@ -37,7 +37,7 @@ from rapids_pipeline.evaluation.evaluate import evaluated, with_genes
 from rapids_pipeline.predictions.predict import PairPredictor, predictor_of, rows_a_block
 from rapids_pipeline.predictions.readouts import drivers
 from rapids_pipeline.stack.changes import RecipeChanges, run_config
-from rapids_pipeline.stack.recipe import Recipe, RunConfig
+from rapids_pipeline.stack.recipe import Objective, Recipe, RunConfig
 from rapids_pipeline.stack.saved import SavedModel, load_model, save_model
 from rapids_pipeline.studies.cv import CrossValidation, CvRequest, cross_validate
 
@@ -74,6 +74,8 @@ class PerturbationModel(BaseEstimator):
         Several rows of one compound in one context: their mean, or rows of their own.
     cluster : str, optional
         Where fits run, as `--cluster`: "local:4", "cuda", "tcp://HOST:PORT" or a scheduler's file.
+    objective : {"mrrmse", "discrimination", "balanced"}, optional
+        What predictions are tuned for, as `--objective`; the recipe's own by default.
     progress : bool
         Whether bars on stderr show what is done.
 
@@ -115,6 +117,7 @@ class PerturbationModel(BaseEstimator):
         metadata_columns: Sequence[str] = (),
         replicates: Replicates = "mean",
         cluster: str | None = None,
+        objective: Objective | None = None,
         progress: bool = False,
     ) -> None:
         self.recipe = recipe
@@ -127,6 +130,7 @@ class PerturbationModel(BaseEstimator):
         self.metadata_columns = metadata_columns
         self.replicates = replicates
         self.cluster = cluster
+        self.objective = objective
         self.progress = progress
 
     # --- fit and predict ----------------------------------------------------------------------------------
@@ -374,7 +378,8 @@ class PerturbationModel(BaseEstimator):
         return TableOptions(self.layer, tuple(self.metadata_columns), columns)
 
     def _problem(self, data: Any, pairs: Any) -> tuple[RunConfig, Problem]:
-        config = run_config(_recipe_of(self.recipe), RecipeChanges(), str(self.molecules), self.seed)
+        changes = RecipeChanges(objective=self.objective)
+        config = run_config(_recipe_of(self.recipe), changes, str(self.molecules), self.seed)
         asked = None if pairs is None else _table_of(pairs)
         atlas = None if self.atlas is None else Path(self.atlas)
         files = ProblemFiles(_source_of(data), asked, self._options(), self.replicates, atlas=atlas)

@@ -22,6 +22,7 @@ def command(
     device: options.DeviceOption = "auto",
     recipe: options.RecipeOption = "best",
     quick: options.QuickOption = False,
+    objective: options.ObjectiveOption = None,
     folds: options.FoldsOption = None,
     seed: options.SeedOption = 0,
     engine: options.EngineOption = None,
@@ -39,7 +40,7 @@ def command(
     from rapids_pipeline.data.problem import ProblemFiles
     from rapids_pipeline.stack.changes import RecipeChanges, run_config
 
-    changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features)
+    changes = RecipeChanges(folds, engine, boosting_engine, svr_features, boosting_features, objective)
     config = run_config("quick" if quick else recipe, changes, molecules, seed)
     files = ProblemFiles(train, test, how, replicates, atlas=atlas)
     run_files(files, out, config, device, overwrite, where, yes, as_json=as_json)

@@ -41,6 +41,8 @@ class RecipeChanges:
         with the settings of the first of them; a set with columns of each gene's own makes an own_target_svr.
     boosting_features : str
         Of all boosters.
+    objective : str
+        Of the blend.
     """
 
     folds: int | None = None
@@ -48,6 +50,7 @@ class RecipeChanges:
     boosting_engine: str | None = None
     svr_features: str | None = None
     boosting_features: str | None = None
+    objective: str | None = None
 
 
 def run_config(name: str | Recipe, changes: RecipeChanges, molecules: str, seed: int) -> RunConfig:
@@ -68,6 +71,9 @@ def changed_recipe(found: Recipe, changes: RecipeChanges) -> Recipe:
     """Return a recipe with the changes made; errors as `run_config`."""
     if changes.folds is not None:
         found = _named("--folds", lambda: found.updated(n_folds=changes.folds))
+    if changes.objective is not None:
+        blend = _named("--objective", lambda: found.blend.updated(objective=changes.objective))
+        found = found.updated(blend=blend)
     if changes.svr_features is not None:
         sets = [feature_set(name) for name in names_in(changes.svr_features)]
         found = _named("--svr-features", lambda: _with_svrs(found, sets))

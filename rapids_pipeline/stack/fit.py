@@ -6,12 +6,13 @@ is a `StackModel`, which predicts new pairs and can be saved.
 
     level 1          members that learn from the training rows
     level 2          members that also read the predictions of others
+    objective        the contrast of the blend, where the recipe's objective is another than MRRMSE
     pseudo-labels    of the test rows: the mean of a member's teachers (for outer fold k of those that never saw fold k)
     NAME_pseudo      a member that learns from the training rows and the labelled test rows
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.parallel import THREADS, Executor
-from rapids_pipeline.backend.progress import Stages
+from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Store
+from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import tested_range
+from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.stack.blend import Evidence, Products
+from rapids_pipeline.stack.contrast import Effects
 from rapids_pipeline.stack.members.member import PSEUDO
 from rapids_pipeline.stack.nested import FittedMember, FoldedRows, Labels, fit_member, neighbours
+from rapids_pipeline.stack.objective import HeldOut, Tuned, contrast_of, judges_of, splits_like, tuned
 from rapids_pipeline.stack.recipe import Recipe
 from rapids_pipeline.stack.saved import StackModel, by_names_of, new_pairs, stacks_on_of
 
@@ -46,7 +51,8 @@ class FittedStack:
     ----------
     model : StackModel
     oof : (n, t)
-        Out-of-fold blend, clipped as the recipe says: no row's own target has reached its prediction.
+        Out-of-fold blend, clipped as the recipe says: no row's own target has reached its prediction. It is without
+        the contrast of an objective, whose numbers are chosen on rows that were held out otherwise.
     test : (m, t)
         What `model` predicts for the test rows.
     members, test_members : dict of member to (n, t), (m, t)
@@ -58,6 +64,8 @@ class FittedStack:
         member, the others as they were chosen; empty where there was no choice.
     notes : list of str
         What a reader should know of the members.
+    tuned : Tuned, optional
+        What was chosen for the recipe's objective; None for "mrrmse".
     """
 
     model: StackModel
@@ -68,6 +76,7 @@ class FittedStack:
     dropping: dict[str, float]
     pseudo_labels: dict[str, Any]
     notes: list[str]
+    tuned: Tuned | None = None
 
 
 def fit_stack(
@@ -141,7 +150,11 @@ def _fitted(
                 member, rows, first, labels, progress, executor, store, read=member.name in read
             )
     with stages.stage("blend"):
-        return _blended(fitted, rows, recipe)
+        stack = _blended(fitted, rows, recipe)
+    if recipe.blend.objective == "mrrmse":
+        return stack
+    with stages.stage("objective") as progress:
+        return _with_contrast(stack, rows, recipe, progress, executor, folder)
 
 
 def _blended(fitted: Mapping[str, FittedMember], rows: FoldedRows, recipe: Recipe) -> FittedStack:
@@ -183,6 +196,37 @@ def _blended(fitted: Mapping[str, FittedMember], rows: FoldedRows, recipe: Recip
             *_notes_on_new(model, rows.test),
         ],
     )
+
+
+def _with_contrast(
+    stack: FittedStack,
+    rows: FoldedRows,
+    recipe: Recipe,
+    progress: Progress,
+    executor: Executor,
+    folder: Path | None,
+) -> FittedStack:
+    """Return the stack with the contrast that its recipe's objective asks for, chosen on the rows of splits."""
+    obs, plain = rows.train.obs, recipe.updated(blend=recipe.blend.updated(objective="mrrmse"))
+    name, splits = splits_like(obs, rows.test.obs, rows.seed)
+    whole, genes = rows.measured.of(np.arange(len(obs))), tuple(map(str, range(rows.Y.shape[1])))
+    progress.start(len(splits), f"{name} splits")
+    found = []
+    for split in splits:
+        inside, outside = rows.train.take(split.training), rows.train.take(split.held_out)
+        weight = None if rows.weight is None else rows.weight[split.training]
+        folds = context_folds(inside.obs, recipe.n_folds, rows.seed)
+        given = inside, outside, rows.Y[split.training], folds, plain, rows.seed, rows.device
+        fitted = fit_stack(*given, weight=weight, executor=executor, folder=folder)
+        training = PerturbationData(inside.obs, rows.measured.of(split.training), genes)
+        held_out = PerturbationData(outside.obs, whole[split.held_out], genes)
+        found.append(HeldOut(training, held_out, fitted.test))
+        progress.advance()
+    judges = judges_of(found)
+    chosen = replace(tuned(recipe.blend.objective, judges), split=name)
+    model = replace(stack.model, contrast=contrast_of(chosen.choice, judges, Effects.of(obs, whole)))
+    test = model.blend(stack.test_members, rows.test)
+    return replace(stack, model=model, test=test, tuned=chosen, notes=[*stack.notes, chosen.sentence()])
 
 
 def _labels(rows: Rows, column: str) -> tuple[str, ...]:

@@ -24,10 +24,18 @@ complete: together with the input files it determines every number of a run, and
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, PlainValidator, SerializeAsAny, ValidationInfo, model_validator
+from pydantic import (
+    Field,
+    PlainValidator,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from features.feature_sets import FEATURE_SETS, FeatureSet
 from features.molecules import ATLAS, NONE, TABLE, is_table
@@ -77,18 +85,32 @@ def _member(value: Any, info: ValidationInfo) -> Member:
 AnyMember = Annotated[SerializeAsAny[Member], PlainValidator(_member)]
 
 
+Objective = Literal["mrrmse", "discrimination", "balanced"]
+"""What a blend is tuned for (`rapids_pipeline.stack.objective`)."""
+
+
 class BlendConfig(StageConfig):
     """The weighted sum of the members: `shrink` lets the weights sum to less than one, `clip` bounds the result.
 
     The bounds are the smallest and the largest training value of each gene. `weights` says what members count, by
     name, before these numbers are divided by their sum; a member that it leaves out counts nothing. The sum of the
     predictions is then multiplied by `amplitude`. Without `weights` both are learnt from out-of-fold predictions.
+    `objective` says what the blend is tuned for (`rapids_pipeline.stack.objective`).
     """
 
     shrink: bool = True
     clip: bool = True
     weights: dict[str, Annotated[float, bounded(0.0, 1e6)]] = Field(default={}, max_length=MOST_MEMBERS)
     amplitude: Annotated[float, bounded(1e-3, 1e3)] = 1.0
+    objective: Objective = "mrrmse"
+
+    @model_serializer(mode="wrap")
+    def _without_usual_objective(self, settings: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the usual objective out, so that earlier versions read what knows no other."""
+        found: dict[str, Any] = settings(self)
+        if self.objective == "mrrmse":
+            del found["objective"]
+        return found
 
     @model_validator(mode="after")
     def _amplitude_of_weights(self) -> "BlendConfig":

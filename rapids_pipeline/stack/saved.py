@@ -8,6 +8,7 @@
     check            a few training pairs and what the model predicts for them
     untested         cell types and genes that no training row was tested in together, where there are any
     member_…, blend  the members and the weighted sum of them
+    contrast         what an objective other than MRRMSE makes of that sum, where there is one
 
 On loading, the model predicts its check pairs again: a package that computes something else than it did at
 training (other fingerprints, for one) is noticed before it can spoil a prediction. What a model from a stranger can
@@ -38,6 +39,7 @@ from rapids_pipeline.backend.files import FOLDER
 from rapids_pipeline.backend.settings import first_fault
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.blend import Weights, weights_from_state
+from rapids_pipeline.stack.contrast import Contrast
 from rapids_pipeline.stack.members.member import Model
 from rapids_pipeline.stack.recipe import Recipe, RunConfig
 
@@ -72,6 +74,8 @@ class StackModel:
         Members that know pairs by names alone; they count nothing for a new cell type or compound.
     cell_types, compounds : collection of str
         Of the training rows; needed where there are such members.
+    contrast : Contrast, optional
+        What the weighted sum is mapped by before it is bounded.
     """
 
     models: Mapping[str, Model]
@@ -82,6 +86,7 @@ class StackModel:
     by_names: Collection[str] = ()
     cell_types: Collection[str] = ()
     compounds: Collection[str] = ()
+    contrast: Contrast | None = None
 
     def predict(self, rows: Rows) -> Float32:
         """Return the blend's predictions, (m, t) float32, in the unit of the training targets.
@@ -102,9 +107,12 @@ class StackModel:
         return predicted
 
     def blend(self, members: Mapping[str, Float32], rows: Rows) -> Float32:
-        """Return the bounded weighted sum of members' predictions of rows."""
+        """Return the bounded weighted sum of members' predictions of rows, with its contrast."""
         new = new_pairs(rows.obs, self.cell_types, self.compounds) if self.by_names else None
-        return np.clip(self.weights.mix(members, new, self.by_names), self.low, self.high)
+        mixed = self.weights.mix(members, new, self.by_names)
+        if self.contrast is not None:
+            mixed = self.contrast.apply(mixed, rows.obs)
+        return np.clip(mixed, self.low, self.high)
 
     def state(self) -> State:
         """Return what it has learnt, a part for each model."""
@@ -120,7 +128,8 @@ class StackModel:
                 else {}
             ),
         }
-        return models | {"blend": blend}
+        contrast = {} if self.contrast is None else {"contrast": self.contrast.state()}
+        return models | {"blend": blend} | contrast
 
     @classmethod
     def from_state(cls, recipe: Recipe, n_targets: int, reader: StateReader) -> "StackModel":
@@ -143,7 +152,12 @@ class StackModel:
         low, high = (blend.array(bound, np.float32, (n_targets,)) for bound in ("low", "high"))
         by_names = by_names_of(recipe, list(weights.weights))
         known = [tuple(blend.levels(name)) for name in ("cell_types", "compounds")] if by_names else []
-        return cls(models, stacks_on, weights, low, high, by_names, *known)
+        if (recipe.blend.objective != "mrrmse") != ("contrast" in reader.names()):
+            raise reader.fault("its contrast is not what the recipe's objective asks for")
+        found = cls(models, stacks_on, weights, low, high, by_names, *known)
+        if "contrast" not in reader.names():
+            return found
+        return replace(found, contrast=Contrast.from_state(reader.part("contrast"), n_targets))
 
 
 def stacks_on_of(recipe: Recipe, names: Sequence[str]) -> dict[str, Sequence[str]]:
