@@ -30,14 +30,16 @@ from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.splits import Split, named_splits
 from rapids_pipeline.stack.contrast import Choice, Contrast, Effects, evened
 
-AMPLITUDES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-EVENNESS = (0.0, 0.15, 0.3)
+AMPLITUDES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0)
+WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8, 1.0)
+EVENNESS = (0.0, 0.15, 0.3, 0.45)
 GAINS = (0.0, 0.25, 0.5)
 PLAIN = Choice()
+MEAN, DEVIATION = "mean", "deviation"
+OWN = {gain: f"own {gain}" for gain in GAINS}
 SCORES_IN_WORDS = ("MRRMSE", "discrimination by cosine", "by l2")
 MOST_SPLITS = 5
-JUDGES_OF_A_SPLIT = 512
+JUDGES_OF_A_SPLIT = 256
 """Rows of a split that judge, at most: the distances within a cell type are held at once."""
 
 
@@ -55,37 +57,105 @@ class Scores(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Judges:
-    """Held-out rows of splits, by cell type, and what any choice scores on them; n rows, t targets.
+class Group:
+    """Held-out rows of one cell type of one split, as products over the targets divided by their number; n rows.
+
+    With x one of m_c, d_s and, for each gain, S(p − m_c) before the division (`own`), y the truth.
 
     Attributes
     ----------
-    truth, means, deviations : ndarray of float64, (n, t)
-        y, m_c and d_s; the last two learnt from the training rows of the row's split.
-    own : mapping of gain to ndarray of float64, (n, t)
-        S(p − m_c), divided by the scale.
-    scales : mapping of gain to float
-    groups : list of ndarray of int
-        The rows of every cell type of every split.
-    split : ndarray of int, (n,)
-        The number of the row's split.
-    baselines : mapping of name to ndarray of float64, (n, t)
-        Predictions of baselines by the same training rows.
+    split : int
+    truth : ndarray of float64, (n,)
+        y·y of every row.
+    with_truth : mapping of x to ndarray of float64, (n, n)
+        x_i·y_k.
+    with_others : mapping of (x, x) to ndarray of float64, (n,)
+        x_i·x_i of two of them.
+    baselines : mapping of name to ndarray of float64, (3, n)
+        What the rows of `Judges.rows` are for baselines by the split's training rows.
     """
 
+    split: int
     truth: Float64
-    means: Float64
-    deviations: Float64
-    own: Mapping[float, Float64]
-    scales: Mapping[float, float]
-    groups: list[Indices]
-    split: Indices
+    with_truth: Mapping[str, Float64]
+    with_others: Mapping[tuple[str, str], Float64]
     baselines: Mapping[str, Float64]
+
+    @classmethod
+    def of(
+        cls, split: int, Y: Float32, vectors: Mapping[str, Float32], baselines: Mapping[str, Float32]
+    ) -> "Group":
+        """Make the products of vectors, (n, t) each."""
+        y = Y.astype(np.float64)
+        x = {name: values.astype(np.float64) for name, values in vectors.items()}
+        t, truth = y.shape[1], np.mean(y * y, axis=1)
+        pairs = {(DEVIATION, MEAN), (MEAN, MEAN), (DEVIATION, DEVIATION)}
+        pairs |= {(one, own) for own in x if own not in (MEAN, DEVIATION) for one in (MEAN, DEVIATION, own)}
+        scores = {}
+        for name, predicted in baselines.items():
+            p = predicted.astype(np.float64)
+            scores[name] = np.vstack([np.sqrt(np.mean((y - p) ** 2, axis=1)), shares(p @ y.T / t, truth)])
+        return cls(
+            split,
+            truth,
+            {name: values @ y.T / t for name, values in x.items()},
+            {pair: np.mean(x[pair[0]] * x[pair[1]], axis=1) for pair in pairs},
+            scores,
+        )
+
+    def sizes(self, a: float, w: float, own: str) -> Float64:
+        """Return the root mean square of v of every row."""
+        of = self.with_others
+        square = a * a * of[own, own] + 2 * a * w * of[DEVIATION, own] + w * w * of[DEVIATION, DEVIATION]
+        return np.asarray(np.sqrt(square.clip(min=0)))
+
+    def rows(self, a: float, w: float, own: str, factors: Float64) -> Float64:
+        """Return the error and both discriminations of every row, (3, n), for m_c + factors (a own + w d_s)."""
+        of, f = self.with_others, factors[:, None]
+        contrast = a * self.with_truth[own] + w * self.with_truth[DEVIATION]
+        product = self.with_truth[MEAN] + f * contrast
+        along = a * of[MEAN, own] + w * of[DEVIATION, MEAN] - np.diagonal(contrast)
+        bare = of[MEAN, MEAN] - 2 * np.diagonal(self.with_truth[MEAN]) + self.truth
+        square = bare + 2 * factors * along + (factors * self.sizes(a, w, own)) ** 2  # |m_c − y + f v|²
+        return np.vstack([np.sqrt(square.clip(min=0)), shares(product, self.truth)])
+
+
+@dataclass(frozen=True, eq=False)
+class Judges:
+    """Held-out rows of splits, and what any choice scores on them.
+
+    Attributes
+    ----------
+    groups : list of Group
+    """
+
+    groups: list[Group]
+
+    @cached_property
+    def split(self) -> Indices:
+        """The number of every row's split, (n,)."""
+        return np.concatenate([np.full(len(group.truth), group.split) for group in self.groups])
+
+    @cached_property
+    def baselines(self) -> dict[str, Float64]:
+        """What `rows` returns, for baselines."""
+        return {
+            name: np.hstack([group.baselines[name] for group in self.groups])
+            for name in self.groups[0].baselines
+        }
+
+    @cached_property
+    def scales(self) -> dict[float, float]:
+        """What S is divided by, by gain."""
+        sizes = {
+            gain: float(np.mean(np.hstack([group.with_others[own, own] for group in self.groups]))) ** 0.5
+            for gain, own in OWN.items()
+        }
+        return {gain: size / sizes[0.0] if size else 1.0 for gain, size in sizes.items()}
 
     def radius(self, choice: Choice) -> float:
         """Return ρ of a choice."""
-        sizes = self._sizes(choice)
-        return float(np.median(sizes)) or 1.0
+        return float(np.median(np.hstack(self._sizes(choice)))) or 1.0
 
     def scores(self, choice: Choice) -> Scores:
         """Return what a choice scores."""
@@ -93,70 +163,18 @@ class Judges:
 
     def rows(self, choice: Choice) -> Float64:
         """Return the error and both discriminations of every row, (3, n)."""
-        a, w, _, gain = choice
         sizes = self._sizes(choice)
-        f = evened(sizes, float(np.median(sizes)) or 1.0, choice.evenness)
-        D, along = self._products[gain], self._along
-        inner = a * (D["mean"] - D["truth"]) + w * (along["deviation mean"] - along["deviation truth"])
-        bare = along["mean"] - 2 * along["mean truth"] + along["truth"]
-        square = bare + 2 * f * inner + f * f * sizes**2  # |m_c − y + f v|²
-        found = np.zeros((3, len(self.truth)))
-        found[0] = np.sqrt(square.clip(min=0))
-        for number, rows in enumerate(self.groups):
-            mean, deviation, norms = self._of_group[number]
-            product = mean + f[rows, None] * (a * self._own_of_group[gain][number] + w * deviation)
-            found[1:, rows] = shares(product, norms)
-        return found
-
-    def baseline_rows(self) -> dict[str, Float64]:
-        """Return the same of every baseline."""
-        found = {}
-        for name, predicted in self.baselines.items():
-            rows = np.zeros((3, len(self.truth)))
-            rows[0] = np.sqrt(np.mean((self.truth - predicted) ** 2, axis=1))
-            for group in self.groups:
-                y = self.truth[group]
-                rows[1:, group] = shares(predicted[group] @ y.T / y.shape[1], np.mean(y * y, axis=1))
-            found[name] = rows
-        return found
-
-    def _sizes(self, choice: Choice) -> Float64:
-        a, w, _, gain = choice
-        D = self._products[gain]
-        square = a * a * D["own"] + 2 * a * w * D["deviation"] + w * w * self._along["deviation"]
-        return np.asarray(np.sqrt(square.clip(min=0)))
-
-    @cached_property
-    def _along(self) -> dict[str, Float64]:
-        y, m, e = self.truth, self.means, self.deviations
-        pairs = {"truth": (y, y), "mean": (m, m), "mean truth": (m, y), "deviation": (e, e)}
-        pairs |= {"deviation mean": (e, m), "deviation truth": (e, y)}
-        return {name: np.mean(one * other, axis=1) for name, (one, other) in pairs.items()}
-
-    @cached_property
-    def _products(self) -> dict[float, dict[str, Float64]]:
-        return {
-            gain: {
-                "own": np.mean(D * D, axis=1),
-                "mean": np.mean(D * self.means, axis=1),
-                "truth": np.mean(D * self.truth, axis=1),
-                "deviation": np.mean(D * self.deviations, axis=1),
-            }
-            for gain, D in self.own.items()
-        }
-
-    @cached_property
-    def _of_group(self) -> list[tuple[Float64, Float64, Float64]]:
-        t = self.truth.shape[1]
-        return [
-            (self.means[g] @ y.T / t, self.deviations[g] @ y.T / t, np.mean(y * y, axis=1))
-            for g, y in ((g, self.truth[g]) for g in self.groups)
+        radius = float(np.median(np.hstack(sizes))) or 1.0
+        a, own = choice.amplitude / self.scales[choice.gain], OWN[choice.gain]
+        found = [
+            group.rows(a, choice.weight, own, evened(one, radius, choice.evenness))
+            for group, one in zip(self.groups, sizes, strict=True)
         ]
+        return np.hstack(found)
 
-    @cached_property
-    def _own_of_group(self) -> dict[float, list[Float64]]:
-        t = self.truth.shape[1]
-        return {gain: [D[g] @ self.truth[g].T / t for g in self.groups] for gain, D in self.own.items()}
+    def _sizes(self, choice: Choice) -> list[Float64]:
+        a, own = choice.amplitude / self.scales[choice.gain], OWN[choice.gain]
+        return [group.sizes(a, choice.weight, own) for group in self.groups]
 
 
 def shares(product: Float64, norms: Float64) -> Float64:
@@ -208,37 +226,20 @@ class HeldOut:
 
 def judges_of(found: Sequence[HeldOut]) -> Judges:
     """Return the rows that splits held out as judges; their responses without NaN."""
-    parts: dict[str, list[Float64]] = {}
-    split, labels = list[Indices](), list[str]()
+    groups = []
     for number, one in enumerate(found):
         rows = np.unique(np.linspace(0, len(one.predicted) - 1, JUDGES_OF_A_SPLIT).round().astype(int))
-        effects, obs, predicted = (
-            Effects.of(one.training.obs, one.training.Y),
-            one.held_out.obs.iloc[rows],
-            one.predicted[rows],
-        )
+        effects, obs = Effects.of(one.training.obs, one.training.Y), one.held_out.obs.iloc[rows]
         means = effects.means_of(obs)
-        here = {"truth": one.held_out.Y[rows], "means": means, "deviations": effects.deviations_of(obs)}
-        here |= {f"own {gain}": effects.amplified(predicted - means, gain) for gain in GAINS}
-        here |= {name: baseline(one.training, obs) for name, baseline in BASELINES.items()}
-        for name, values in here.items():
-            parts.setdefault(name, []).append(values.astype(np.float64))
-        split.append(np.full(len(rows), number))
-        labels += [f"{number} {cell_type}" for cell_type in obs["cell_type"].astype(str)]
-    every = {name: np.concatenate(values) for name, values in parts.items()}
-    sizes = {gain: float(np.sqrt(np.mean(every[f"own {gain}"] ** 2))) or 1.0 for gain in GAINS}
-    scales = {gain: size / sizes[0.0] for gain, size in sizes.items()}
-    codes = np.unique(labels, return_inverse=True)[1]
-    return Judges(
-        every["truth"],
-        every["means"],
-        every["deviations"],
-        {gain: every[f"own {gain}"] / scale for gain, scale in scales.items()},
-        scales,
-        [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)],
-        np.concatenate(split),
-        {name: every[name] for name in BASELINES},
-    )
+        vectors = {MEAN: means, DEVIATION: effects.deviations_of(obs)}
+        vectors |= {own: effects.amplified(one.predicted[rows] - means, gain) for gain, own in OWN.items()}
+        baselines = {name: baseline(one.training, obs) for name, baseline in BASELINES.items()}
+        cells, truth = obs["cell_type"].to_numpy(str), one.held_out.Y[rows]
+        for cell in np.unique(cells):
+            here = np.flatnonzero(cells == cell)
+            parts = ({name: values[here] for name, values in of.items()} for of in (vectors, baselines))
+            groups.append(Group.of(number, truth[here], *parts))
+    return Judges(groups)
 
 
 @dataclass(frozen=True)
@@ -314,8 +315,8 @@ def tuned(objective: str, judges: Judges) -> Tuned:
         choice: judges.rows(choice)
         for choice in (Choice(*one) for one in product(AMPLITUDES, WEIGHTS, EVENNESS, GAINS))
     }
-    baselines = judges.baseline_rows()
-    every = np.ones(len(judges.truth), dtype=np.bool_)
+    baselines = judges.baselines
+    every = np.ones(len(judges.split), dtype=np.bool_)
     choice = best_choice(objective, rows, baselines, every)
     nested = rows[choice].copy()
     numbers = np.unique(judges.split)
@@ -336,7 +337,7 @@ def tuned(objective: str, judges: Judges) -> Tuned:
         {name: mean_of(found) for name, found in baselines.items()},
         _best(baselines, every),
         curves,
-        len(judges.truth),
+        len(judges.split),
         len(numbers),
     )
 

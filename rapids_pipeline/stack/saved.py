@@ -151,13 +151,14 @@ class StackModel:
             raise blend.fault("the weights are not those of the recipe's members")
         low, high = (blend.array(bound, np.float32, (n_targets,)) for bound in ("low", "high"))
         by_names = by_names_of(recipe, list(weights.weights))
-        known = [tuple(blend.levels(name)) for name in ("cell_types", "compounds")] if by_names else []
+        none: tuple[str, ...] = ()
+        known = [tuple(blend.levels(name)) if by_names else none for name in ("cell_types", "compounds")]
         if (recipe.blend.objective != "mrrmse") != ("contrast" in reader.names()):
             raise reader.fault("its contrast is not what the recipe's objective asks for")
-        found = cls(models, stacks_on, weights, low, high, by_names, *known)
-        if "contrast" not in reader.names():
-            return found
-        return replace(found, contrast=Contrast.from_state(reader.part("contrast"), n_targets))
+        contrast = (
+            Contrast.from_state(reader.part("contrast"), n_targets) if "contrast" in reader.names() else None
+        )
+        return cls(models, stacks_on, weights, low, high, by_names, known[0], known[1], contrast)
 
 
 def stacks_on_of(recipe: Recipe, names: Sequence[str]) -> dict[str, Sequence[str]]:
