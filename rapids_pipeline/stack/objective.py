@@ -254,9 +254,10 @@ class Tuned:
         the other splits' rows.
     baselines : mapping of name to Scores
     best_baseline : str
-    curves : mapping of name to list of Scores
-        "amplitude": a alone, from 1. "compound's deviation": w alone, from 0. "chosen from": what nothing beats in both
-        MRRMSE and discrimination.
+    curves : mapping of name to dict of Choice to Scores
+        "amplitude": a alone, from 1. "compound's deviation": w alone, from 0. "chosen from": what no other choice beats
+        in both MRRMSE and discrimination.
+    judges : Judges
     n_rows, n_splits : int
     split : str
         What the splits are called.
@@ -268,7 +269,8 @@ class Tuned:
     nested: Scores
     baselines: Mapping[str, Scores]
     best_baseline: str
-    curves: Mapping[str, list[Scores]]
+    curves: Mapping[str, Mapping[Choice, Scores]]
+    judges: Judges
     n_rows: int
     n_splits: int
     split: str = ""
@@ -283,7 +285,7 @@ class Tuned:
         """Return what scores.json says of it."""
         shown = {name: getattr(self, name)._asdict() for name in ("plain", "chosen", "nested")}
         baselines = {name: scores._asdict() for name, scores in self.baselines.items()}
-        curves = {name: [list(scores) for scores in curve] for name, curve in self.curves.items()}
+        curves = {name: [list(scores) for scores in curve.values()] for name, curve in self.curves.items()}
         return {
             "name": objective,
             "choice": self.choice._asdict(),
@@ -325,9 +327,9 @@ def tuned(objective: str, judges: Judges) -> Tuned:
         nested[:, here] = rows[best_choice(objective, rows, baselines, ~here)][:, here]
     scores = {one: mean_of(found) for one, found in rows.items()}
     curves = {
-        "amplitude": [scores[Choice(a)] for a in AMPLITUDES if a >= 1],
-        "compound's deviation": [scores[Choice(1.0, w)] for w in WEIGHTS],
-        "chosen from": frontier(list(scores.values())),
+        "amplitude": {one: scores[one] for one in map(Choice, AMPLITUDES) if one.amplitude >= 1},
+        "compound's deviation": {one: scores[one] for one in (Choice(1.0, w) for w in WEIGHTS)},
+        "chosen from": frontier(scores),
     }
     return Tuned(
         choice,
@@ -337,6 +339,7 @@ def tuned(objective: str, judges: Judges) -> Tuned:
         {name: mean_of(found) for name, found in baselines.items()},
         _best(baselines, every),
         curves,
+        judges,
         len(judges.split),
         len(numbers),
     )
@@ -372,12 +375,12 @@ def _best(baselines: Mapping[str, Float64], judging: Mask) -> str:
     return min(baselines, key=lambda name: mean_of(baselines[name][:, judging]).discrimination)
 
 
-def frontier(scores: Sequence[Scores]) -> list[Scores]:
+def frontier(scores: Mapping[Choice, Scores]) -> dict[Choice, Scores]:
     """Return those that none beats in both MRRMSE and discrimination, by ascending MRRMSE."""
-    found: list[Scores] = []
-    for one in sorted(scores, key=lambda one: (one.mrrmse, one.discrimination)):
-        if not found or one.discrimination < found[-1].discrimination:
-            found.append(one)
+    found, least = dict[Choice, Scores](), float("inf")
+    for choice, one in sorted(scores.items(), key=lambda item: (item[1].mrrmse, item[1].discrimination)):
+        if one.discrimination < least:
+            found[choice], least = one, one.discrimination
     return found
 
 
