@@ -285,7 +285,9 @@ def words_of_run(
     """Return the words of a run as a study was asked for, without --out."""
     words = ["run", "--train", str(train), "--test", str(test), "--recipe", recipe]
     words += ["--molecules", config.molecules, *words_of(how)]
-    words += [] if config.recipe.blend.objective == "mrrmse" else ["--objective", config.recipe.blend.objective]
+    words += (
+        [] if config.recipe.blend.objective == "mrrmse" else ["--objective", config.recipe.blend.objective]
+    )
     return words if replicates == "mean" else [*words, "--replicates", replicates]
 
 

@@ -54,7 +54,6 @@ def run_files(
     overwrite: bool,
     where: options.Where = options.HERE,
     long: bool = True,
-    *,
     truth: Path | None = None,
     as_json: bool = False,
 ) -> None:

@@ -23,6 +23,7 @@ from rapids_pipeline.reports import page
 from rapids_pipeline.reports.charts import heat_map, ranked
 from rapids_pipeline.reports.cv import expectation
 from rapids_pipeline.reports.doses import dose_section
+from rapids_pipeline.reports.objective import objective_section
 from rapids_pipeline.reports.page import SIMPLE, Page, Section, Sheet, number, short, signed
 from rapids_pipeline.reports.run import result_sentences
 from rapids_pipeline.reports.run_facts import MOST_PAIRS, PANELS, RunFacts, facts_of_fit, facts_of_prediction
@@ -82,6 +83,7 @@ def run_page(facts: RunFacts) -> Page:
         _drawn(new, facts.model.obs) if len(new) else None,
         *(_errors(document) if document else []),
         _members(document) if document else None,
+        objective_section(document["objective"]) if "objective" in document else None,
         Section("notes", "Notes", items=list(facts.notes)) if facts.notes else None,
     ]
     counts = {
