@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The test workers and the benchmarks' rivals share two cores: one BLAS thread each.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check docs bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-atlas bench-contexts bench-batches bench-scale bench-nets bench-signatures bench-cluster fuzz campaign clean bench-next
+.PHONY: help demo test test-blas venv venv-gpu gpu-check nvidia-driver lint format unit packaging lock image image-cpu image-check docs bench-pipeline bench-svr bench-features bench-boosting bench-screen bench-evaluation bench-accuracy bench-atlas bench-contexts bench-batches bench-scale bench-nets bench-signatures bench-objectives bench-cluster fuzz campaign clean bench-next
 help:
 	@sed -n '1,2s/^# //p' Makefile
 	@echo 'make venv   the environment alone, with everything'
@@ -39,6 +39,7 @@ help:
 	@echo 'make bench-nets   nets: many at once beside one after the other, what each idea is worth, recipes (45 minutes)'
 	@echo 'make bench-signatures   is a compound found again by its signature, from predictions alone? (a minute)'
 	@echo 'make bench-next   does measuring the pairs that next names lower the error of the others more than random ones? (10 minutes)'
+	@echo 'make bench-objectives   what telling compounds apart costs: --objective beside simple ways (2 minutes)'
 	@echo 'make bench-scale   how the default recipe grows with rows and genes, and kernel ridge beside other libraries (25 minutes)'
 	@echo 'make bench-batches   memory and speed of predicting and ranking more and more pairs (20 minutes, 8 GB of disk)'
 	@echo 'make bench-cluster   what a cluster costs, and work that is cut off: killed workers, resumed runs (25 minutes)'
@@ -152,6 +153,9 @@ bench-signatures: $(VENV)/.ready-to-run
 
 bench-next: $(VENV)/.ready-to-run
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.predictions.next
+
+bench-objectives: $(VENV)/.ready-to-run
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.accuracy.objectives
 
 bench-batches: $(VENV)/.ready-to-run
 	$(BIN)/python -m benchmarks.predictions.big_batches

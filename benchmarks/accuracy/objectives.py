@@ -15,8 +15,8 @@ and the choices that no other one beats on the training rows that judge (`contra
 `rapids_pipeline.evaluation.perturbation_metrics` among the rows of a cell type. Differences from the compound's mean
 have the 95 % interval of a bootstrap that draws compounds with all their rows.
 
-Last, `contrast` is compared with each simple curve: at the MRRMSE of every point of it, how much less the mean of the
-two discriminations is on the line through the points of `contrast`.
+Last, `contrast` is compared with each simple curve: how much less either discrimination is on the line through the
+points of `contrast`, at the MRRMSE of every point of the curve. Where the line would rise, it stays as low as it was.
 """
 
 import tempfile
@@ -149,23 +149,20 @@ def of_rows(truth: Float32, predicted: Float32, cells: Any) -> Float64:
     return found
 
 
-def below(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return, for the points of each simple curve, its discrimination minus that of `contrast` at the same MRRMSE."""
-
-    def points(curve: str) -> dict[str, tuple[float, float]]:
-        return {
-            point: (one["mrrmse"]["value"], (one["cosine"]["value"] + one["l2"]["value"]) / 2)
-            for point, one in curves[curve].items()
-        }
-
-    line = np.array(sorted([*points("contrast").values(), points("objective")["mrrmse"]]))
-    return {
-        curve: {
-            point: y - float(np.interp(x, line[:, 0], np.minimum.accumulate(line[:, 1])))
-            for point, (x, y) in points(curve).items()
-        }
-        for curve in ("amplitude", "compound's deviation", "towards its mean")
-    }
+def below(curves: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return, for the points of each simple curve, its discriminations minus those of `contrast` at the same MRRMSE."""
+    line = [*curves["contrast"].values(), curves["objective"]["mrrmse"]]
+    errors = np.array([one["mrrmse"]["value"] for one in line])
+    order = np.argsort(errors)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for curve in ("amplitude", "compound's deviation", "towards its mean"):
+        for score in SCORES[1:]:
+            least = np.minimum.accumulate(np.array([one[score]["value"] for one in line])[order])
+            found.setdefault(curve, {})[score] = {
+                point: one[score]["value"] - float(np.interp(one["mrrmse"]["value"], errors[order], least))
+                for point, one in curves[curve].items()
+            }
+    return found
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -208,11 +205,12 @@ def markdown(report: dict[str, Any]) -> str:
             f"- `{name}`: {numbers}; on {one['rows']} training rows of {one['splits']} {one['split']} splits "
             f"MRRMSE, cosine, l2 {before} → {after} (chosen by the other splits)"
         )
-    for curve, points in report["below"].items():
-        least = min(points, key=lambda point: points[point])
-        lines.append(
-            f"- the line of `contrast` is below the curve `{curve}` by at least {points[least]:+.4f} (at {least})"
-        )
+    for curve, scores in report["below"].items():
+        by_score = [
+            f"{score} {min(points.values()):+.4f} to {max(points.values()):+.4f}"
+            for score, points in scores.items()
+        ]
+        lines.append(f"- `{curve}` minus the line of `contrast` at the same MRRMSE: {', '.join(by_score)}")
     return "\n".join(lines)
 
 

@@ -35,8 +35,9 @@ from rapids_pipeline.data.columns import AS_OURS, PAIR, PREDICTION_LAYER, TableO
 from rapids_pipeline.data.pairs import context_columns
 from rapids_pipeline.data.problem import CELLS, WEIGHT, Replicates, averaged, without_copies
 from rapids_pipeline.data.tables import PerturbationData, read_responses
-from rapids_pipeline.data.untested import tested_mean
+from rapids_pipeline.data.untested import has_gaps, tested_mean
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES, BASELINE_COLUMNS, context_baselines
+from rapids_pipeline.evaluation.harness_scores import harness_scores
 from rapids_pipeline.evaluation.matching import common_names, match_genes, match_rows, text_of, with_id_map
 from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
@@ -59,7 +60,8 @@ class Evaluation:
     scaled : dict of str to dict of str to float
         The same scores between the best baseline (0) and perfection (1) of each metric.
     perturbation_scores : dict of str to dict of str to float
-        By method, the scores of `perturbation_metrics`; empty where they were not asked for.
+        By method, the scores of `perturbation_metrics`, and those of `harness_scores` where every gene of the truth was
+        tested; empty where they were not asked for.
     noise_ceiling : float or None
         The MRRMSE that replicates in the truth leave to be reached, `replicates.ceiling` of it; None without any.
     replicates : ReplicateScores or None
@@ -189,6 +191,7 @@ def evaluated(
         groups = None if pairs is None else list(pairs["cell_type"])
         deviations = {
             name: score_perturbations(measured.Y, values, mean, groups)
+            | ({} if has_gaps(measured.Y) else harness_scores(measured.Y, values, groups))
             for name, values in predictions.items()
         }
     return Evaluation(

@@ -47,19 +47,20 @@ def _cell(score: float, bold: bool) -> Text:
 
 
 def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return a table of `perturbation_metrics`: for each the first method, and the best of the others.
+    """Return a table of `perturbation_metrics` and `harness_scores`: the first method, and the best of the others.
 
     ↑: higher is better, ↓: lower.
     """
-    from rapids_pipeline.evaluation.perturbation_metrics import HIGHER_IS_BETTER
+    from rapids_pipeline.evaluation import harness_scores, perturbation_metrics
 
+    directions = perturbation_metrics.HIGHER_IS_BETTER | harness_scores.HIGHER_IS_BETTER
     ours, *others = scores
     table = Table(Column("score", no_wrap=True), Column("", no_wrap=True), Column(ours, justify="right"))
     if others:
         table.add_column("best", justify="right")
         table.add_column("baseline", no_wrap=True)
     for metric, value in scores[ours].items():
-        higher = HIGHER_IS_BETTER[metric]
+        higher = directions[metric]
         cells: list[str | Text] = [f"{value:.4f}"]
         if others:
             best = (max if higher else min)(others, key=lambda name, m=metric: scores[name][m])  # type: ignore[misc]

@@ -308,7 +308,8 @@ class Tuned:
         target = self.baselines[self.best_baseline]
         best = f"{self.best_baseline} has {', '.join(f'{value:.4f}' for value in target)}"
         missed = "" if self.reached else "; no choice discriminates as well as it by both"
-        return f"objective, on {self.n_rows} rows of {self.n_splits} {self.split} splits: {gains}; {best}{missed}"
+        where = f"on {self.n_rows} rows of {self.n_splits} {self.split} splits"
+        return f"objective, {where}: {gains}; {best}{missed}; out-of-fold scores are of the blend before that"
 
 
 def tuned(objective: str, judges: Judges) -> Tuned:

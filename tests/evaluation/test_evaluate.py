@@ -15,6 +15,7 @@ from rapids_pipeline.data.columns import TableOptions
 from rapids_pipeline.data.tables import read_responses
 from rapids_pipeline.evaluation.baselines import ALL_BASELINES
 from rapids_pipeline.evaluation.evaluate import best_baseline, evaluate_files, scaled_scores
+from rapids_pipeline.evaluation.harness_scores import harness_scores
 from rapids_pipeline.evaluation.metrics import METRICS, score_all
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from tests.command_line import error_line, invoke, succeed
@@ -109,6 +110,7 @@ def test_scores_of_single_perturbations(evaluate):
     expected = score_perturbations(
         values(TRUTH), values(PREDICTION), values(TRAINING).mean(axis=0), list(TRUTH["cell_type"])
     )
+    expected |= harness_scores(values(TRUTH), values(PREDICTION), list(TRUTH["cell_type"]))
     assert result.perturbation_scores["mine"] == pytest.approx(expected)
     assert "pearson_delta" not in evaluate(perturbations=True).perturbation_scores["mine"]
 
