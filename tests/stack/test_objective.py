@@ -28,7 +28,7 @@ from rapids_pipeline.stack.objective import (
     tuned,
 )
 from rapids_pipeline.stack.recipe import BlendConfig
-from tests.stack_example import assert_alone_as_among_others, example, folded, recipe
+from tests.stack_example import SVR, assert_alone_as_among_others, example, folded, recipe
 
 CHOICES = [Choice(), Choice(1.4, 0.3, 0.15, 0.25), Choice(3.0, 1.0, 0.45, 0.5), Choice(0.5)]
 
@@ -209,6 +209,15 @@ def test_a_row_alone_is_predicted_as_in_a_batch(stacks, name):
     found, test = stacks
     np.testing.assert_allclose(found[name].model.predict(test), found[name].test, atol=1e-4)
     assert_alone_as_among_others(found[name].model.predict, Rows(test.obs, test.molecules))
+
+
+def test_responses_with_untested_genes_are_judged_as_imputed():
+    train, test, Y = example()
+    train, test = (replace(rows, obs=rows.obs.assign(SMILES="")) for rows in (train, test))
+    gaps = np.random.default_rng(0).random(Y.shape) < 0.2
+    asked = recipe(SVR, blend=BlendConfig(objective="balanced"))
+    found = fit_stack(train, test, np.where(gaps, np.float32(np.nan), Y), folded(Y), asked, 0, "cpu")
+    assert np.isfinite(found.test).all() and np.isfinite([*found.tuned.nested, *found.tuned.chosen]).all()
 
 
 def test_the_usual_objective_is_left_out_of_what_is_written():
