@@ -59,6 +59,8 @@ def main() -> None:
     curves = predictions(task, stacks)
     tuned = {name: stack.tuned for name, stack in stacks.items() if stack.tuned is not None}
     report = {name: one.document(name) for name, one in tuned.items()}
+    for document in report.values():
+        del document["curves"]  # of training rows; those of the test rows are below
     harness.written(chosen.out, markdown, versions(), objectives=report, **scored(task, curves))
 
 

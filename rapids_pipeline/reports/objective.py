@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rapids_pipeline.reports import page
-from rapids_pipeline.reports.page import Section, Sheet
+from rapids_pipeline.reports.page import SIMPLE, Section, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,9 +21,15 @@ def objective_section(found: Mapping[str, Any]) -> Section:
     """Return what `--objective` cost and gained, of the part `objective` of scores.json."""
     best = found["best_baseline"]
     rows = {"the blend": "plain", "with its contrast": "nested"}
-    scores = {name: found[which] for name, which in rows.items()} | {best: found["baselines"][best]}
+    scores = {name: found[which] for name, which in rows.items()} | {
+        SIMPLE.get(best, best): found["baselines"][best]
+    }
     numbers = ", ".join(f"{name} {value:g}" for name, value in found["choice"].items())
-    missed = "" if found["reached"] else f" No choice discriminates as well as {best} by both distances."
+    missed = (
+        ""
+        if found["reached"]
+        else f" No choice discriminates as well as the {SIMPLE.get(best, best)} by both distances."
+    )
     return Section(
         "objective",
         "What telling compounds apart costs",
@@ -50,7 +56,11 @@ def tradeoff(found: Mapping[str, Any]) -> "Figure":
         points = [(one[0], (one[1] + one[2]) / 2) for one in found["curves"][name]]
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.5, label=WORDS[name])
     best = found["best_baseline"]
-    marks = {best: found["baselines"][best], "the blend": found["plain"], "chosen": found["chosen"]}
+    marks = {
+        SIMPLE.get(best, best): found["baselines"][best],
+        "the blend": found["plain"],
+        "chosen": found["chosen"],
+    }
     for (name, one), shape in zip(marks.items(), "sDo", strict=True):
         axes.plot(
             one["mrrmse"], (one["cosine"] + one["l2"]) / 2, shape, color=page.WORSE, label=name, markersize=5
