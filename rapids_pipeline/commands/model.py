@@ -378,9 +378,8 @@ class PerturbationModel(BaseEstimator):
         return TableOptions(self.layer, tuple(self.metadata_columns), columns)
 
     def _problem(self, data: Any, pairs: Any) -> tuple[RunConfig, Problem]:
-        changes = RecipeChanges(objective=self.objective)
-        config = run_config(_recipe_of(self.recipe), changes, str(self.molecules), self.seed)
-        asked = None if pairs is None else _table_of(pairs)
+        how = RecipeChanges(objective=self.objective), str(self.molecules), self.seed
+        config, asked = run_config(_recipe_of(self.recipe), *how), None if pairs is None else _table_of(pairs)
         atlas = None if self.atlas is None else Path(self.atlas)
         files = ProblemFiles(_source_of(data), asked, self._options(), self.replicates, atlas=atlas)
         return config, open_problem(files.for_molecules(config.molecules), resolve_device(self.device).name)

@@ -55,10 +55,12 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
 
     directions = perturbation_metrics.HIGHER_IS_BETTER | harness_scores.HIGHER_IS_BETTER
     ours, *others = scores
-    table = Table(Column("score", no_wrap=True), Column("", no_wrap=True), Column(ours, justify="right"))
+    table = Table(
+        Column("score", no_wrap=True), Column("", no_wrap=True), Column(ours, justify="right", min_width=6)
+    )
     if others:
-        table.add_column("best", justify="right")
-        table.add_column("baseline", no_wrap=True)
+        table.add_column("best", justify="right", no_wrap=True)
+        table.add_column("baseline", overflow="fold")
     for metric, value in scores[ours].items():
         higher = directions[metric]
         cells: list[str | Text] = [f"{value:.4f}"]
