@@ -83,7 +83,7 @@ def test_what_either_wrote_the_other_reads(small_files, fitted, tmp_path, pairs)
         fitted.save(tmp_path / "model")
     fitted.save(tmp_path / "model", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("model", "out.applicability.csv", "out.csv", "pairs.csv")
+        *("model", "out.applicability.csv", "out.csv", "out.report.html", "pairs.csv")
     ]
 
 

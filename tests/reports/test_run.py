@@ -10,8 +10,12 @@ from rapids_pipeline.reports.run import evaluation_sentences
 @pytest.mark.parametrize(
     ("share", "baselines", "says"),
     [
-        (0.25, ("zeros", "ridge"), "25.0% of the way from ridge, the best baseline, to a perfect prediction"),
-        (-0.5, ("zeros", "ridge"), "WORSE than ridge, the best baseline"),
+        (
+            0.25,
+            ("zeros", "ridge"),
+            "25.0% of the way from ridge regression, the best baseline, to a perfect prediction",
+        ),
+        (-0.5, ("zeros", "ridge"), "WORSE than ridge regression, the best baseline"),
         (0.25, ("zeros",), "25.0% of the way from no response to a perfect prediction"),
         (-0.5, ("zeros",), "WORSE than no response"),
     ],
