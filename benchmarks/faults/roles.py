@@ -103,6 +103,8 @@ ROLES: dict[str, tuple[list[str], Callable[[], pd.DataFrame]]] = {
     "embeddings": ([*RUN, "--molecules", "@"], embeddings),
     "measured": ("rank --signature signature.csv --measured @".split(), training),
     "batch": ("predict --model out --out predicted.csv --pairs @".split(), pairs),
+    "candidates": ("next --run out --candidates @".split(), pairs),
+    "atlas": ("atlas --out atlas --from @".split(), training),
 }
 """What a file is read as: the command, in which @ is the file, and a table that it can read."""
 
@@ -112,7 +114,7 @@ def case(
 ) -> Case:
     """Return a case that reads a file in a role; `more` are other files by name."""
     argv, _ = ROLES[role]
-    files = {**DATA, f"{name}{suffix}": content, **more, **(model() if role == "batch" else {})}
+    files = {**DATA, f"{name}{suffix}": content, **more, **(model() if "out" in argv[:3] else {})}
     return Case(f"{kind}: {role}{suffix}", [word.replace("@", f"{name}{suffix}") for word in argv], files)
 
 
@@ -128,12 +130,12 @@ def good() -> list[Case]:
 
 @cache
 def model() -> Mapping[str, bytes]:
-    """Return the files of a run on good data, which the program makes in a process of its own."""
+    """Return the files of a run of `best` on good data, which the program makes in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in DATA.items():
             (Path(folder) / name).write_bytes(content)
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        argv = [sys.executable, "-m", "rapids_pipeline", *RUN]
+        argv = [sys.executable, "-m", "rapids_pipeline", *(word for word in RUN if word != "--quick")]
         subprocess.run(argv, cwd=folder, check=True, capture_output=True, env=environment)
         out = Path(folder) / "out"
         return {
