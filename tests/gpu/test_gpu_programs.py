@@ -118,7 +118,7 @@ def test_a_benchmark_runs_here_at_a_small_size(name, tmp_path):
     assert "|---|" in ended.stdout
     if name == "svr":
         errors = [rival["largest_difference"] for rival in report["rivals"].values()]
-        assert len(errors) == 2 and all(error["tol_1e-06"] < 1e-5 for error in errors)
+        assert len(errors) == 4 and all(error["tol_1e-06"] < 1e-5 for error in errors)
     if name == "boosting":
         assert len(report["cells"]) == 5 * len(report["engines"])
         assert all(cell["ms_a_tree"] > 0 for cell in report["cells"])
