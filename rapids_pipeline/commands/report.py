@@ -21,6 +21,14 @@ def command(
             help="A folder of Parquet parts that predict wrote by the run's model: the page is about these pairs."
         ),
     ] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CELL TYPE,COMPOUND",
+            help="A pair of which all is told: its genes in order, and the training rows behind it; may be repeated. "
+            "Default: the pairs of the strongest responses.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -35,7 +43,7 @@ def command(
     from rapids_pipeline.reports.predicted import verdict, write_page
     from rapids_pipeline.reports.run_facts import read_run
 
-    facts = read_run(run, cv, prediction)
+    facts = read_run(run, cv, prediction, pair or ())
     place = out or (run / REPORT if prediction is None else named_beside(prediction, "report", ".html"))
     with written(place) as path:
         write_page(facts, path)

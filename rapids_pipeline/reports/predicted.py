@@ -26,7 +26,7 @@ from rapids_pipeline.reports.doses import dose_section
 from rapids_pipeline.reports.objective import objective_section
 from rapids_pipeline.reports.page import SIMPLE, Page, Section, Sheet, number, short, signed
 from rapids_pipeline.reports.run import result_sentences
-from rapids_pipeline.reports.run_facts import MOST_PAIRS, PANELS, RunFacts, facts_of_fit, facts_of_prediction
+from rapids_pipeline.reports.run_facts import MOST_PAIRS, RunFacts, facts_of_fit, facts_of_prediction
 
 NAMED = 5
 """Genes that are named for each pair, up and down."""
@@ -60,7 +60,7 @@ def run_page(facts: RunFacts) -> Page:
     """Return the page of predicted responses."""
     found, document = facts.responses, facts.document
     order = strongest(found, MOST_PAIRS)
-    panels = order[:PANELS]
+    panels = facts.panels
     new = _new_compounds(facts.pairs)
     sections = [
         Section(
@@ -219,7 +219,7 @@ def _extreme(found: Responses, row: int, decimals: int, *, up: bool) -> str:
 
 
 def _driven(work: PairPredictor, names: Sequence[str]) -> Section:
-    """Return the training rows that drive the strongest predictions, by the composite kernels."""
+    """Return the training rows that drive predictions, by the composite kernels."""
     rows = []
     for row, name in enumerate(names):
         table = drivers(work, row, top=DRIVERS)
@@ -229,7 +229,7 @@ def _driven(work: PairPredictor, names: Sequence[str]) -> Section:
             for cell, compound, share in named
         ]
     words = (
-        f"The {DRIVERS} training rows that add most to each of the strongest predictions of the composite kernels. The "
+        f"The {DRIVERS} training rows that add most to each of these predictions of the composite kernels. The "
         "shares of all rows, and of what no row adds, sum to 100 %."
     )
     sheet = Sheet(["pair", "training row", "share of the prediction"], rows, text=["training row"])

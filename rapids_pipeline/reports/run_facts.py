@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.devices import provenance
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import (
@@ -33,7 +34,7 @@ from rapids_pipeline.stack.saved import SavedModel, load_model
 MOST_PAIRS = 1000
 """Pairs on a page: those of the strongest responses."""
 PANELS = 6
-"""Pairs of which all is told: their genes in order, and the training rows behind them."""
+"""Pairs at most of which all is told: their genes in order, and the training rows behind them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,8 @@ class RunFacts:
         What a cross-validation (cv.json) says.
     of_others : bool
         Whether the pairs are others than those that the run was asked for.
+    chosen : ndarray of int, optional
+        The rows of `responses` of which all is told; the strongest by default.
     """
 
     responses: Responses
@@ -68,12 +71,18 @@ class RunFacts:
     provenance: Mapping[str, Any]
     expected: Mapping[str, Any] | None = None
     of_others: bool = False
+    chosen: Indices | None = None
+
+    @cached_property
+    def panels(self) -> Indices:
+        """The rows of `responses` of which all is told."""
+        return strongest(self.responses, PANELS) if self.chosen is None else self.chosen
 
     @cached_property
     def work(self) -> PairPredictor:
-        """The model with the pairs of the strongest responses, the strongest first."""
-        rows = strongest(self.responses, PANELS)
-        return predictor_of(self.model, self.responses.pairs.iloc[rows].reset_index(drop=True), "the model")
+        """The model with these pairs."""
+        told = self.responses.pairs.iloc[self.panels]
+        return predictor_of(self.model, told.reset_index(drop=True), "the model")
 
 
 def facts_of_fit(found: Fitted) -> RunFacts:
@@ -109,17 +118,24 @@ def facts_of_prediction(found: Predicted, folder: Path, out: Path) -> RunFacts:
     return RunFacts(responses, pairs, model, document, settings, found.notes, found.identity, of_others=True)
 
 
-def read_run(folder: Path, cv: Path | None = None, prediction: Path | None = None) -> RunFacts:
+def read_run(
+    folder: Path, cv: Path | None = None, prediction: Path | None = None, pairs: Sequence[str] = ()
+) -> RunFacts:
     """Return what a page says of a run folder, and of a cross-validation of the same recipe and data.
 
     `prediction` is a folder of Parquet parts that `predict` wrote by the run's model: the page is then about its pairs.
+    `pairs`, each "CELL TYPE,COMPOUND", are those of which all is told.
 
     Raises
     ------
     InputError
         The folder holds no run; the cross-validation is not of its training data and recipe; the prediction is not by
-        its model.
+        its model; a pair is unknown, or they are too many.
     """
+    if pairs and prediction is not None:
+        raise InputError(
+            "--pair chooses among the pairs of a run; with --prediction the page tells all of the strongest responses"
+        )
     document, settings = _scores_of(folder)
     manifest = read_manifest(folder / MANIFEST)
     made: dict[str, Any] = {name: manifest.get(name) for name in ("versions", "config", "created")}
@@ -128,12 +144,17 @@ def read_run(folder: Path, cv: Path | None = None, prediction: Path | None = Non
     notes = list(manifest["notes"])
     if prediction is not None:
         notes = _require_by(prediction, folder)
-        responses, pairs = strongest_of(responses_in(prediction), MOST_PAIRS)
+        responses, every = strongest_of(responses_in(prediction), MOST_PAIRS)
     else:
         responses = read_responses_of(folder)
-        pairs = responses.pairs
-    facts = RunFacts(responses, pairs, load_model(folder / MODEL), document, settings, notes, made)
-    return replace(facts, expected=expected, of_others=prediction is not None)
+        every = responses.pairs
+    chosen = responses.chosen(pairs, all_pairs=False) if pairs else None
+    if chosen is not None and len(chosen) > PANELS:
+        raise InputError(
+            f"--pair: {len(chosen)} rows are of these pairs, and a page has room for {PANELS}; give fewer"
+        )
+    facts = RunFacts(responses, every, load_model(folder / MODEL), document, settings, notes, made)
+    return replace(facts, expected=expected, of_others=prediction is not None, chosen=chosen)
 
 
 def _scores_of(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:

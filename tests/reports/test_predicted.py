@@ -106,6 +106,25 @@ def test_it_is_made_anew_from_the_folder(run, cv, tmp_path):
     assert f"MRRMSE {expected['error']:.4f} (" in verdict
 
 
+def test_a_reader_chooses_the_pairs_of_which_all_is_told(run, tmp_path):
+    table = pd.read_parquet(run / "predictions.parquet", columns=["cell_type", "sm_name"])
+    before, sizes = (
+        Page((run / "report.html").read_text()),
+        pd.read_csv(run / "submission.csv", index_col="id"),
+    )
+    weakest = table.iloc[int((sizes**2).mean(axis=1).argmin())]
+    succeed("report", "--run", run, "--pair", ",".join(weakest), "--out", tmp_path / "page.html")
+    found = Page((tmp_path / "page.html").read_text())
+    assert weakest["sm_name"] in found.chart_words["Genes"]
+    assert ", ".join(weakest) not in before.chart_words["Genes"]
+    line = error_line(
+        invoke("report", "--run", run, "--pair", "B cells,nobody", "--out", tmp_path / "no.html")
+    )
+    assert "nobody" in line and not (tmp_path / "no.html").exists()
+    asked = [word for pair in table.head(7).agg(",".join, axis=1) for word in ("--pair", pair)]
+    assert error_line(invoke("report", "--run", run, *asked)).endswith("a page has room for 6; give fewer")
+
+
 def test_a_page_of_other_pairs_by_the_model_of_the_run(run, cv, small_files, tmp_path):
     pairs = tmp_path / "library.csv"
     pairs.write_text("cell_type,sm_name,SMILES\nNK cells,one,CCO\nB cells,two,CCCCO\nB cells,three,CCN\n")
