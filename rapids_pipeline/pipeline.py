@@ -46,10 +46,9 @@ from rapids_pipeline.predictions.predict import predictor_of
 from rapids_pipeline.predictions.readouts import Responses
 from rapids_pipeline.stack.duration import require_agreed
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
-from rapids_pipeline.stack.recipe import Recipe, RunConfig
+from rapids_pipeline.stack.recipe import PIPELINE, Recipe, RunConfig
 from rapids_pipeline.stack.saved import PAIR_COLUMNS, SavedModel, embeddings_of, save_model
 
-PIPELINE = "pipeline"
 Report = Callable[["Fitted", Path], None]
 """Writes the page of a run at a path, beside which all other results are."""
 

@@ -43,8 +43,8 @@ from rapids_pipeline.evaluation.uncertainty import paired_intervals, replicate_w
 from rapids_pipeline.stack.members.composite import CompositeFits, CompositeMember
 from rapids_pipeline.stack.members.member import TrainingSet
 from rapids_pipeline.stack.named_recipes import recipe
-from rapids_pipeline.stack.recipe import RunConfig
-from rapids_pipeline.studies.cv import PIPELINE, fit_split
+from rapids_pipeline.stack.recipe import PIPELINE, RunConfig
+from rapids_pipeline.studies.cv import fit_split
 
 OWN = ("1HAE", "NL20")
 MEAN, WITHOUT, WITH, ABSENT, PERMUTED = (

@@ -21,8 +21,9 @@ from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINE
 from rapids_pipeline.evaluation.metrics import METRICS
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.charts import Mark, interval_chart
-from rapids_pipeline.reports.page import GREY, PLAIN, SIMPLE, Page, Section, Sheet, number, percent, signed
-from rapids_pipeline.studies.cv import PIPELINE, CrossValidation, HeldOut, Method
+from rapids_pipeline.reports.page import GREY, PLAIN, Page, Section, Sheet, called, number, percent, signed
+from rapids_pipeline.stack.recipe import PIPELINE
+from rapids_pipeline.studies.cv import CrossValidation, HeldOut, Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ def method_table(found: CrossValidation) -> Table:
         error = number(one.error)
         cells = [Text(error, "bold" if one.error == best else ""), Text(_interval(one))]
         cells += [] if one.expected is None else [Text(number(one.expected.error))]
-        table.add_row(_called(one), *cells, number(one.scores["mean_rowwise_pearson"]))
+        table.add_row(called(one.name), *cells, number(one.scores["mean_rowwise_pearson"]))
     return table
 
 
@@ -74,7 +75,7 @@ def expectation(document: Mapping[str, Any], *, of_pairs: bool) -> str:
     simple = min(others, key=lambda one: told(one)["error"])
     error, low, high = (number(told(ours)[name]) for name in ("error", "low", "high"))
     where = "on your pairs" if of_pairs and ours["expected"] else f"by the split {document['split']}"
-    named = SIMPLE.get(simple["name"], simple["name"])
+    named = called(simple["name"])
     return f"Expect MRRMSE {error} ({low} to {high}) {where}; {named}: {number(told(simple)['error'])}"
 
 
@@ -84,7 +85,7 @@ def logged(found: tuple[str, HeldOut]) -> str:
     errors = {method: float(scores[0].mean()) for method, scores in split.scores.items()}
     baselines = {**ALL_BASELINES, **CONTEXT_BASELINES}
     best = min((method for method in errors if method in baselines), key=errors.__getitem__)
-    return f"{name:<12} MRRMSE {number(errors[PIPELINE])}; {SIMPLE.get(best, best)} {number(errors[best])}"
+    return f"{name:<12} MRRMSE {number(errors[PIPELINE])}; {called(best)} {number(errors[best])}"
 
 
 def sentences(found: CrossValidation) -> list[str]:
@@ -96,7 +97,7 @@ def sentences(found: CrossValidation) -> list[str]:
         f"{found.n_rows} rows × {found.n_genes} genes held out, {len(found.by_split)} fits of the whole recipe "
         f"{settings['recipe']}, seed {settings['seed']}"
     ]
-    gain, named = 1 - pipeline.error / baseline.error, _called(baseline)
+    gain, named = 1 - pipeline.error / baseline.error, called(baseline.name)
     lines.append(
         f"the pipeline's MRRMSE is {percent(abs(gain))} {'below' if gain > 0 else 'ABOVE'} that of {named}, the best "
         f"baseline ({_difference(baseline)} for {named} minus the pipeline)"
@@ -145,7 +146,9 @@ def _csv_row(one: Method) -> dict[str, Any]:
 def _chart(found: CrossValidation, title: str = "") -> "Figure":
     """Draw the MRRMSE of every method with its interval, the lowest on top."""
     marks = [
-        Mark(_called(one), one.error, one.low, one.high, number(one.error), GREY if one.baseline else PLAIN)
+        Mark(
+            called(one.name), one.error, one.low, one.high, number(one.error), GREY if one.baseline else PLAIN
+        )
         for one in sorted(found.methods, key=lambda one: one.error)
     ]
     expected = found.pipeline.expected
@@ -168,7 +171,7 @@ def _page(found: CrossValidation) -> Page:
         [
             *(row["split"], str(row["repeat"]), str(row["trained_on"]), str(row["held_out"])),
             number(row["pipeline"]),
-            f"{number(row['best_baseline_score'])} ({SIMPLE.get(row['best_baseline'], row['best_baseline'])})",
+            f"{number(row['best_baseline_score'])} ({called(row['best_baseline'])})",
         ]
         for row in found.by_split
     ]
@@ -194,14 +197,10 @@ def _scores(found: CrossValidation) -> Sheet:
     headings = ["method", "MRRMSE", "95 % interval", "minus the pipeline, 95 % interval", *expects]
     rows = []
     for place, one in enumerate(found.methods):
-        cells = [_called(one), number(one.error), _interval(one), _difference(one) if place else ""]
+        cells = [called(one.name), number(one.error), _interval(one), _difference(one) if place else ""]
         cells += [number(one.expected.error)] if one.expected else []
         rows.append([*cells, *(number(one.scores[name]) for name in others)])
     return Sheet([*headings, *(name.removeprefix("mean_rowwise_") for name in others)], rows, bold=[0])
-
-
-def _called(one: Method) -> str:
-    return SIMPLE.get(one.name, one.name)
 
 
 def _interval(one: Method) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rapids_pipeline.reports import page
-from rapids_pipeline.reports.page import SIMPLE, Section, Sheet
+from rapids_pipeline.reports.page import Section, Sheet, called
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,14 +21,12 @@ def objective_section(found: Mapping[str, Any]) -> Section:
     """Return what `--objective` cost and gained, of the part `objective` of scores.json."""
     best = found["best_baseline"]
     rows = {"the blend": "plain", "with its contrast": "nested"}
-    scores = {name: found[which] for name, which in rows.items()} | {
-        SIMPLE.get(best, best): found["baselines"][best]
-    }
+    scores = {name: found[which] for name, which in rows.items()} | {called(best): found["baselines"][best]}
     numbers = ", ".join(f"{name} {value:g}" for name, value in found["choice"].items())
     missed = (
         ""
         if found["reached"]
-        else f" No choice discriminates as well as the {SIMPLE.get(best, best)} by both distances."
+        else f" No choice discriminates as well as the {called(best)} by both distances."
     )
     return Section(
         "objective",
@@ -57,7 +55,7 @@ def tradeoff(found: Mapping[str, Any]) -> "Figure":
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.5, label=WORDS[name])
     best = found["best_baseline"]
     marks = {
-        SIMPLE.get(best, best): found["baselines"][best],
+        called(best): found["baselines"][best],
         "the blend": found["plain"],
         "chosen": found["chosen"],
     }

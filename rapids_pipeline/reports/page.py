@@ -55,7 +55,12 @@ LONGEST_NOTE = 4000
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that steer a terminal or turn the direction of the text around them."""
 
-# --- numbers ----------------------------------------------------------------------------------------------
+# --- names and numbers ------------------------------------------------------------------------------------
+
+
+def called(method: str) -> str:
+    """Return the name of a method for people: the plain name of a baseline, and any other as it is."""
+    return SIMPLE.get(method, method)
 
 
 def number(value: float, decimals: int = 4) -> str:

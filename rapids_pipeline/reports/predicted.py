@@ -16,7 +16,7 @@ from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.files import written
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.evaluation.audit import recommended_split
-from rapids_pipeline.pipeline import PIPELINE, Fitted
+from rapids_pipeline.pipeline import Fitted
 from rapids_pipeline.predictions.predict import PairPredictor, Predicted, named_beside
 from rapids_pipeline.predictions.readouts import Responses, drivers, has_kernels, strongest
 from rapids_pipeline.reports import page
@@ -24,9 +24,10 @@ from rapids_pipeline.reports.charts import heat_map, ranked
 from rapids_pipeline.reports.cv import expectation
 from rapids_pipeline.reports.doses import dose_section
 from rapids_pipeline.reports.objective import objective_section
-from rapids_pipeline.reports.page import SIMPLE, Page, Section, Sheet, number, short, signed
+from rapids_pipeline.reports.page import Page, Section, Sheet, called, number, short, signed
 from rapids_pipeline.reports.run import result_sentences
 from rapids_pipeline.reports.run_facts import MOST_PAIRS, RunFacts, facts_of_fit, facts_of_prediction
+from rapids_pipeline.stack.recipe import PIPELINE
 
 NAMED = 5
 """Genes that are named for each pair, up and down."""
@@ -135,8 +136,7 @@ def verdict(facts: RunFacts) -> str:
 
 def _simple(facts: RunFacts) -> str:
     """Return what the best baseline is called."""
-    best = str(facts.document["best_baseline"])
-    return SIMPLE.get(best, best)
+    return called(str(facts.document["best_baseline"]))
 
 
 def sentences(facts: RunFacts) -> list[str]:
@@ -239,10 +239,10 @@ def _driven(work: PairPredictor, names: Sequence[str]) -> Section:
 def _errors(document: Mapping[str, Any]) -> list[Section]:
     """Return tables of the out-of-fold error by cell type and by compound, the most rows first."""
     best, sections = document["best_baseline"], []
-    called = SIMPLE.get(best, best)
+    simple_name = called(best)
     words = (
         "Training rows that were held out at random, each predicted by models that never saw it; a change below 0 is "
-        f"better than the {called}."
+        f"better than the {simple_name}."
     )
     for column, what in (("cell_type", "cell type"), ("sm_name", "compound")):
         groups = sorted(document["by_group"][column].items(), key=lambda item: -item[1]["rows"])[:MOST_GROUPS]
@@ -251,7 +251,7 @@ def _errors(document: Mapping[str, Any]) -> list[Section]:
             ours, simple = one[PIPELINE], one[best]
             changed = page.change(ours / simple - 1) if simple else page.UNKNOWN
             rows.append([name, str(one["rows"]), number(ours), number(simple), changed])
-        sheet = Sheet([what, "training rows", "MRRMSE", called, "change"], rows)
+        sheet = Sheet([what, "training rows", "MRRMSE", simple_name, "change"], rows)
         sections.append(Section(f"by-{what.replace(' ', '-')}", f"Error by {what}", words, sheet=sheet))
     return sections
 
@@ -263,7 +263,7 @@ def _members(document: Mapping[str, Any]) -> Section:
     for name, row in document["out_of_fold"].items():
         weight = f"{weights[name]:.2f}" if name in weights else ""
         cost = signed(dropping[name]) if name in dropping else ""
-        rows.append([SIMPLE.get(name, name), number(row["mean_rowwise_rmse"]), weight, cost])
+        rows.append([called(name), number(row["mean_rowwise_rmse"]), weight, cost])
     words = "Out-of-fold error of the whole recipe, of its members and of simple methods, and the weights in the sum."
     headings = ["method", "MRRMSE", "weight", "rise of the error without it"]
     return Section("members", "What the prediction is made of", words, sheet=Sheet(headings, rows, bold=[0]))

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from rapids_pipeline.reports.page import SIMPLE
+from rapids_pipeline.reports.page import called
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     table = Table("method", *(Column(name, justify="right") for name in names))
     for method, row in scores.items():
         cells = (_cell(row[metric], row[metric] == best[metric]) for metric in best)
-        table.add_row(SIMPLE.get(method, method), *cells)
+        table.add_row(called(method), *cells)
     return table
 
 
@@ -68,7 +68,7 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
             best = (max if higher else min)(others, key=lambda name, m=metric: scores[name][m])  # type: ignore[misc]
             theirs = scores[best][metric]
             wins = value >= theirs if higher else value <= theirs
-            cells = [_cell(value, wins), f"{theirs:.4f}", SIMPLE.get(best, best)]
+            cells = [_cell(value, wins), f"{theirs:.4f}", called(best)]
         table.add_row(metric, "↑" if higher else "↓", *cells)
     return table
 
@@ -119,11 +119,11 @@ def evaluation_sentences(found: "Evaluation") -> list[str]:
     if others:
         best = best_baseline(found.scores, others, metric)
         share = found.scaled[ours][metric]
-        named = SIMPLE.get(best, best)
-        called = f"{named}, the best baseline" if len(others) > 1 else named
+        named = called(best)
+        reference = f"{named}, the best baseline" if len(others) > 1 else named
         comma = "," * (len(others) > 1)
-        where = f"{share:.1%} of the way from {called}{comma} to a perfect prediction"
-        sentences.append(f"by MRRMSE {ours} is {where if share >= 0 else f'WORSE than {called}'}")
+        where = f"{share:.1%} of the way from {reference}{comma} to a perfect prediction"
+        sentences.append(f"by MRRMSE {ours} is {where if share >= 0 else f'WORSE than {reference}'}")
     return [*sentences, *_replicate_sentences(found, ours), *([found.note] if found.note else [])]
 
 
@@ -211,7 +211,7 @@ def stack_table(document: Mapping[str, Any]) -> Table:
         value = row["mean_rowwise_rmse"]
         weight = f"{weights[name]:.2f}" if name in weights else ""
         cost = f"{dropping[name]:+.4f}" if name in dropping else ""
-        table.add_row(SIMPLE.get(name, name), _cell(value, value == best), weight, cost)
+        table.add_row(called(name), _cell(value, value == best), weight, cost)
     return table
 
 

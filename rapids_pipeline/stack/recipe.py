@@ -55,8 +55,10 @@ from rapids_pipeline.stack.members.member import (
 if TYPE_CHECKING:
     import pandas as pd
 
+PIPELINE = "pipeline"
+"""What a table of scores calls the whole recipe."""
 RESERVED = (
-    *("pipeline", "zeros", "mean_outcome", "mean_across_celltypes", "mean_across_compounds"),
+    *(PIPELINE, "zeros", "mean_outcome", "mean_across_celltypes", "mean_across_compounds"),
     *(
         "shrunken_compound_mean",
         "additive",
@@ -66,7 +68,7 @@ RESERVED = (
         "context_mean",
     ),
 )
-"""What a table of scores calls the whole recipe and the baselines."""
+"""Names that no member may have: those of the whole recipe and of the baselines."""
 OLD_KEYS = ("svrs", "kernels", "boosting", "pseudo_labels")
 
 
@@ -109,7 +111,7 @@ class BlendConfig(StageConfig):
         """Leave the usual objective out, so that earlier versions read what knows no other."""
         found: dict[str, Any] = settings(self)
         if self.objective == "mrrmse":
-            del found["objective"]
+            found.pop("objective", None)
         return found
 
     @model_validator(mode="after")

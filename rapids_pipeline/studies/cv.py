@@ -40,11 +40,9 @@ from rapids_pipeline.evaluation.metrics import METRICS, rowwise_scores
 from rapids_pipeline.evaluation.splits import SPLITS, Split, bootstrap_units, context_folds, named_splits
 from rapids_pipeline.stack.duration import require_agreed
 from rapids_pipeline.stack.fit import fit_stack
-from rapids_pipeline.stack.recipe import RunConfig
+from rapids_pipeline.stack.recipe import PIPELINE, RunConfig
 
 AUTO = "auto"
-PIPELINE = "pipeline"
-"""What the blend of all members is called among the methods."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ def cross_validate(
     source : str
         Where the data are from, for the report.
     table, atlas : EmbeddingTable and Atlas, optional
-        The table where `config.molecules` names one.
+        The table where `config.molecules` names one; the atlas where there is one.
     folder : Path, optional
         Where finished splits are kept and looked for, so that an interrupted run can be continued.
     stages : Stages, optional
@@ -429,7 +427,7 @@ def split_rows(
             mean = {name: float(scores[0].mean()) for name, scores in part.scores.items()}
             best = min(baselines, key=lambda name: mean[name])
             counts = {"trained_on": len(split.training), "held_out": len(split.held_out)}
-            scores = {"pipeline": mean[PIPELINE], "best_baseline": best, "best_baseline_score": mean[best]}
+            scores = {PIPELINE: mean[PIPELINE], "best_baseline": best, "best_baseline_score": mean[best]}
             rows.append({"repeat": repeat, "split": split.name} | counts | scores)
     return rows
 
