@@ -11,7 +11,8 @@ def command(
     run: options.ResponsesOption,
     pair: options.PairOption = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="So many genes of each pair. Default: 50, or with --out all.")
+        int | None,
+        typer.Option(min=1, help="How many genes of each pair to list. Default: 50, or with --out all."),
     ] = None,
     out: options.CsvOption = None,
     overwrite: options.ReplaceOption = False,

@@ -15,7 +15,7 @@ def command(
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="The pairs of interest, whose predictions should become surer: a file as `predict` takes. "
+            help="The pairs of interest, whose predictions should become less uncertain: a file as `predict` takes. "
             "Default: the pairs that the run predicted."
         ),
     ] = None,
@@ -23,12 +23,12 @@ def command(
         Path | None,
         typer.Option(help="The pairs that can be measured: such a file. Default: the pairs of interest."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="So many pairs, as one batch.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="How many pairs to list, as one batch.")] = 20,
     out: options.CsvOption = None,
     overwrite: options.ReplaceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """List the pairs whose measurement would make the other predictions surest, as a batch."""
+    """List the pairs whose measurement makes the other predictions least uncertain, as a batch."""
     from rapids_pipeline.backend.files import refuse_existing
     from rapids_pipeline.predictions.design import read_design
     from rapids_pipeline.predictions.readouts import write_table

@@ -235,12 +235,12 @@ DemoGenesOption = Annotated[
 
 
 TrainingPairsOption = Annotated[
-    int | None, typer.Option(min=3, help="Draw so many training pairs instead of the competition's 614.")
+    int | None, typer.Option(min=3, help="How many training pairs to draw instead of the competition's 614.")
 ]
 CellTypesOption = Annotated[
-    int | None, typer.Option(min=1, help="So many cell types instead of 6; further ones are simulated, too.")
+    int | None, typer.Option(min=1, help="How many cell types instead of 6; further ones are simulated, too.")
 ]
-CompoundsOption = Annotated[int | None, typer.Option(min=1, help="So many of the 146 compounds.")]
+CompoundsOption = Annotated[int | None, typer.Option(min=1, help="How many of the 146 compounds to take.")]
 
 
 def with_home(command: Callable[..., Any]) -> Callable[..., Any]:

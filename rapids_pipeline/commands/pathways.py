@@ -19,7 +19,7 @@ def command(
         ),
     ] = "ulm",
     pair: options.PairOption = None,
-    top: Annotated[int, typer.Option(min=1, help="So many sets of each pair in the table.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="How many sets of each pair to list.")] = 20,
     min_genes: Annotated[
         int, typer.Option(min=2, help="Leave sets out that have fewer of the genes than this.")
     ] = 5,

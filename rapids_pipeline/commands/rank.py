@@ -27,7 +27,7 @@ def command(
         Path | None, typer.Option(help="Measured responses in the place of predicted ones: a training file.")
     ] = None,
     cell_type: Annotated[str | None, typer.Option(help="Only pairs of this cell type.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="So many pairs at either end of the table.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many pairs to list at either end of the table.")] = 10,
     out: options.CsvOption = None,
     overwrite: options.ReplaceOption = False,
     as_json: options.JsonOption = False,

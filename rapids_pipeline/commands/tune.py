@@ -35,7 +35,7 @@ def command(
         typer.Option(
             min=1,
             max=1_000_000,
-            help="End at so many trials, earlier sessions included. Default: when the time is over.",
+            help="End after this many trials, earlier sessions included. Default: when the time is over.",
         ),
     ] = None,
     split: options.SplitOption = "auto",
