@@ -1,11 +1,12 @@
 """`demo`: simulate data in the competition's layout, run the pipeline on them, and score the hidden truth."""
 
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rapids_pipeline.backend.errors import InputError, visible
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands import options
 from rapids_pipeline.commands.run import run_files
 
@@ -37,7 +38,7 @@ def command(
     from rapids_pipeline.backend.devices import resolve_device
     from rapids_pipeline.backend.locks import locked
     from rapids_pipeline.data.problem import ProblemFiles
-    from rapids_pipeline.reports.page import LiveStages
+    from rapids_pipeline.reports.page import LiveStages, print_found
     from rapids_pipeline.stack.changes import RecipeChanges, run_config
 
     config = run_config("quick" if quick else recipe, RecipeChanges(objective=objective), molecules, seed)
@@ -50,7 +51,7 @@ def command(
         except OSError as error:  # such as a folder that was deleted meanwhile
             raise InputError(f"--out {out}: cannot be written ({error.strerror}); make room there") from error
     if data_only:
-        typer.echo(visible(f"written: {files.train}, {files.test}, {files.truth}, {files.gene_sets}"))
+        print_found(asdict(files), as_json, f"written: {', '.join(map(str, astuple(files)))}")
         return
     asked = ProblemFiles(files.train, files.test)
     run_files(asked, out, config, device, overwrite, where, truth=files.truth, as_json=as_json)
@@ -58,7 +59,6 @@ def command(
 
 def simulated(out: Path, seed: int, genes: int | None, size: dict[str, int], overwrite: bool) -> "DemoFiles":
     """Write the data of a demo to `out`/data; InputError where `out` holds the results of a run on others."""
-    from dataclasses import astuple
     from tempfile import TemporaryDirectory
 
     from rapids_pipeline.backend.files import MANIFEST, UNFINISHED, recorded_hash, sha256_of

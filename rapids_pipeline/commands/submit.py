@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError, one_line, visible
+from rapids_pipeline.backend.errors import EXIT_BAD_INPUT, InputError, one_line
 from rapids_pipeline.commands import options
 
 
@@ -60,7 +60,7 @@ def command(
             typer.echo(f"error: {one_line(f'{check}: {fault}')}", err=True)
         if faults:
             raise typer.Exit(EXIT_BAD_INPUT)
-        typer.echo(visible(fine))
+        print_found({"checked": check, "told": fine}, as_json, fine)
         return
     if out is None:
         raise InputError("give --out FILE to write a submission, or --check FILE to check one")

@@ -198,7 +198,8 @@ def _expected(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     theirs = found["provenance"]
     hashes = [one.get("inputs", {}).get("train", {}).get("sha256") for one in (theirs, manifest)]
     recipes = [one["config"]["recipe"] for one in (theirs, manifest)]
-    for what, (one, other) in (("training data", hashes), ("recipe", recipes)):
+    atlases = [one.get("inputs", {}).get("atlas", {}).get("sha256") for one in (theirs, manifest)]
+    for what, (one, other) in (("training data", hashes), ("recipe", recipes), ("atlas", atlases)):
         if one != other:
             raise InputError(f"--cv {folder}: is of another {what} than the run; cross-validate the same")
     return found

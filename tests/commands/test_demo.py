@@ -6,7 +6,10 @@ from tests.command_line import error_line, invoke, names_in, succeed
 
 
 def test_demo_writes_its_data_alone_when_asked(tmp_path):
-    succeed("demo", "--out", tmp_path / "demo", "--genes", 5, "--data-only")
+    told = json.loads(
+        succeed("demo", "--out", tmp_path / "demo", "--genes", 5, "--data-only", "--json").stdout
+    )
+    assert told["truth"] == str(tmp_path / "demo" / "data" / "de_test.parquet")
     assert names_in(tmp_path / "demo" / "data") == [
         *("de_test.parquet", "de_train.parquet", "gene_sets.gmt", "id_map.csv")
     ]

@@ -59,6 +59,10 @@ def test_a_run_in_every_format_passes_the_check(run, expected, small_files, gene
     assert [str(x) for x in back.obs["id"]] == small_files.id_map["id"].tolist()
     checked = submit("--check", out, "--id-map", small_files.test, "--genes", genes)
     assert checked.stdout.startswith(f"OK: {out}: {len(expected)} rows × 8 genes")
+    as_json = json.loads(
+        submit("--check", out, "--id-map", small_files.test, "--genes", genes, "--json").stdout
+    )
+    assert as_json["checked"] == str(out) and as_json["told"] == checked.stdout.strip()
 
 
 def test_a_plain_csv_is_the_runs_own_but_for_digits_that_are_asked_for(run, tmp_path):

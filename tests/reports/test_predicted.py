@@ -177,6 +177,10 @@ def test_it_refuses_what_is_no_run_and_another_cross_validation(run, cv, tmp_pat
     other = tmp_path / "cv"
     shutil.copytree(cv, other)
     document = json.loads((other / "cv.json").read_text())
+    document["provenance"]["inputs"]["atlas"] = {"path": "atlas/manifest.json", "sha256": "0"}
+    (other / "cv.json").write_text(json.dumps(document))
+    line = error_line(invoke("report", "--run", run, "--cv", other))
+    assert line.endswith("is of another atlas than the run; cross-validate the same")
     document["provenance"]["config"]["recipe"]["n_folds"] = 4
     (other / "cv.json").write_text(json.dumps(document))
     line = error_line(invoke("report", "--run", run, "--cv", other))
