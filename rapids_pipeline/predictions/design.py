@@ -273,12 +273,14 @@ def design(interest: PairPredictor, candidates: PairPredictor, count: int) -> De
     pairs, n = Pairs.of(rows.take(first), model.encoders), len(interest.metadata)
     wanted, can = np.bincount(place[:n], minlength=len(first)) > 0, np.unique(place[n:])
     posteriors, variance = [], np.zeros(len(pairs))
-    for config, (part, served) in zip(member.fitted(model), model.serving(pairs), strict=True):
-        if (served & (wanted | np.isin(np.arange(len(pairs)), can))).any():
-            _require_known(config, part, len(pairs), len(can), count)
-            found, w = posterior(config, part, pairs, served & wanted, can)
-            variance += served * (found.variance @ w)
-            posteriors.append(found)
+    every_part = zip(member.fitted(model), model.serving(pairs), strict=True)
+    parts = [(config, part, served) for config, (part, served) in every_part if served.any()]
+    for config, part, _ in parts:
+        _require_known(config, part, len(pairs), len(can), count, len(parts))
+    for config, part, served in parts:
+        found, w = posterior(config, part, pairs, served & wanted, can)
+        variance += served * (found.variance @ w)
+        posteriors.append(found)
     total = float(variance[wanted].sum())
     choice = greedy(posteriors, count)
     chosen = can[choice.places]
@@ -341,8 +343,13 @@ def _form(model: SavedModel) -> tuple[Form, CompositeModel]:
     return form, found
 
 
-def _require_known(config: KernelModelConfig, model: KernelModel, u: int, p: int, count: int) -> None:
-    """Raise InputError where the covariances of u pairs, p of them candidates, are not known or take too much."""
+def _require_known(
+    config: KernelModelConfig, model: KernelModel, u: int, p: int, count: int, n_models: int
+) -> None:
+    """Raise InputError where the covariances of u pairs, p of them candidates, are not known or take too much.
+
+    All models' covariances are held at once, so each of them may take its part of the memory.
+    """
     n = len(model.kernel.rows)
     g = 1 if model.by_genes or not config.penalty_growth else len(model.intercept)
     if config.engine != "ridge":
@@ -360,8 +367,8 @@ def _require_known(config: KernelModelConfig, model: KernelModel, u: int, p: int
             "the model was saved by an older version, which did not keep the rows' noise; run again"
         )
     count = min(count, p)
-    needed = 8 * (4 * n**2 + 3 * u**2 + 2 * u * n + (count + 6) * u * g)
-    operations = 9.0 * n**3 + 2.0 * g * u * (n * p + count * u)
+    needed = n_models * 8 * (4 * n**2 + 3 * u**2 + 2 * u * n + (count + 6) * u * g)
+    operations = n_models * (9.0 * n**3 + 2.0 * g * u * (n * p + count * u))
     if needed > SHARE * host_bytes() or operations > MOST_OPERATIONS:
         raise InputError(
             f"the covariances of {u:,} pairs, {p:,} of them candidates, by {n:,} training rows take "

@@ -14,7 +14,7 @@ from features.rows import Pairs
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands.model import PerturbationModel
 from rapids_pipeline.predictions import design as rules
-from rapids_pipeline.predictions.design import Posterior, design, greedy, posterior, read_design
+from rapids_pipeline.predictions.design import SHARE, Posterior, design, greedy, posterior, read_design
 from rapids_pipeline.predictions.predict import predictor_of
 from rapids_pipeline.stack.named_recipes import RECIPES
 from rapids_pipeline.stack.saved import load_model
@@ -292,6 +292,12 @@ def test_a_model_whose_uncertainty_is_not_known(model, kernels, monkeypatch):
     assert "solved by engine smo has no uncertainty that is known" in refused({"engine": "smo"})
     assert "is solved on landmarks" in refused(landmarks=np.arange(5))
     assert "saved by an older version" in refused(noise=None)
+    config, part = member.known_compounds, fit.known_compounds
+    with monkeypatch.context() as memory:
+        memory.setattr(rules, "host_bytes", lambda: 8 * (4 * len(part.kernel.rows) ** 2 + 100_000) / SHARE)
+        rules._require_known(config, part, 8, 8, 1, 1)
+        with pytest.raises(InputError, match="of memory"):
+            rules._require_known(config, part, 8, 8, 1, 1000)
     monkeypatch.setattr(rules, "MOST_OPERATIONS", 1e3)
     assert "the covariances of 8 pairs, 8 of them candidates, by" in refused()
 
