@@ -86,10 +86,13 @@ def usable_sets(
     W = np.zeros((len(genes), len(kept)))
     for column, found in enumerate(kept.values()):
         W[found, column] = 1.0
-    left = len(sets) - len(kept)
-    notes = (
-        [f"{left} of {len(sets)} sets have fewer than {least} of the genes and are left out"] if left else []
-    )
+    small = sum(len(found) < least for found in inside.values())
+    left = {f"fewer than {least}": small, "all": len(sets) - len(kept) - small}
+    notes = [
+        f"{count} of {len(sets)} sets have {what} of the genes and are left out"
+        for what, count in left.items()
+        if count
+    ]
     return {name: len(found) for name, found in kept.items()}, W, notes
 
 

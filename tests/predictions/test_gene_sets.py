@@ -124,6 +124,8 @@ def test_gene_sets_are_read_and_small_ones_left_out(tmp_path):
     sizes, W, notes = usable_sets(sets, [f"G{k}" for k in range(5)], 3, path)
     assert sizes == {"one": 3} and W[:, 0].tolist() == [0, 1, 1, 1, 0]
     assert notes == ["1 of 2 sets have fewer than 3 of the genes and are left out"]
+    _, _, notes = usable_sets(sets | {"every": ("G0", "G1", "G2", "G3")}, ["G0", "G1", "G2", "G3"], 3, path)
+    assert notes[1:] == ["1 of 3 sets have all of the genes and are left out"]
     with pytest.raises(
         InputError, match=r"no set has 3 of the 2 genes .* called as 'G1', those .* as 'TP53'"
     ):
