@@ -1,4 +1,4 @@
-"""Dose–response curves: how the predictions of chosen genes go with the dose.
+"""Dose–response curves: how the predictions of chosen genes change with the dose.
 
 A *curve* is what a compound does to a gene in a cell type at a time; a *chart* holds the curves of all compounds. A
 saved model does not keep measured responses, but it knows at which doses it was trained: these are told apart.

@@ -121,7 +121,7 @@ def facts_of_prediction(found: Predicted, folder: Path, out: Path) -> RunFacts:
 def read_run(
     folder: Path, cv: Path | None = None, prediction: Path | None = None, pairs: Sequence[str] = ()
 ) -> RunFacts:
-    """Return what a page says of a run folder, and of a cross-validation of the same recipe and data.
+    """Return what a page says of a run folder, and of a cross-validation of the same recipe, data and atlas.
 
     `prediction` is a folder of Parquet parts that `predict` wrote by the run's model: the page is then about its pairs.
     `pairs`, each "CELL TYPE,COMPOUND", are those of which all is told.
@@ -129,8 +129,8 @@ def read_run(
     Raises
     ------
     InputError
-        The folder holds no run; the cross-validation is not of its training data and recipe; the prediction is not by
-        its model; a pair is unknown, or they are too many.
+        The folder holds no run; the cross-validation is not of its training data, recipe and atlas; the prediction is
+        not by its model; a pair is unknown, or they are too many.
     """
     if pairs and prediction is not None:
         raise InputError(
