@@ -163,7 +163,7 @@ def _section(name: str, curves: list[_Curve], doses: Float64, decimals: int) -> 
 
 
 def dose_section(model: SavedModel, pairs: pd.DataFrame) -> Section | None:
-    """Return how the size of the response and the strongest genes change with the dose; None where no doses were learnt.
+    """Return how the size of the response and the strongest genes change with the dose; None without learnt doses.
 
     Parameters
     ----------
