@@ -25,7 +25,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="CELL TYPE,COMPOUND",
-            help="A pair of which all is told: its genes in order, and the training rows behind it; may be repeated. "
+            help="A pair to show in detail: its genes in order, and the training rows behind it; may be repeated. "
             "Default: the pairs of the strongest responses.",
         ),
     ] = None,

@@ -17,11 +17,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from rapids_pipeline.backend.files import written
-from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES, called
 from rapids_pipeline.evaluation.metrics import METRICS
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.charts import Mark, interval_chart
-from rapids_pipeline.reports.page import GREY, PLAIN, Page, Section, Sheet, called, number, percent, signed
+from rapids_pipeline.reports.page import GREY, PLAIN, Page, Section, Sheet, number, percent, signed
 from rapids_pipeline.stack.recipe import PIPELINE
 from rapids_pipeline.studies.cv import CrossValidation, HeldOut, Method
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rapids_pipeline.evaluation.baselines import called
 from rapids_pipeline.reports import page
-from rapids_pipeline.reports.page import Section, Sheet, called
+from rapids_pipeline.reports.page import Section, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

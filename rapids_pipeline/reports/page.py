@@ -35,19 +35,6 @@ if TYPE_CHECKING:
 
 BETTER, WORSE, UNDECIDED, PLAIN, GREY = "#2166ac", "#b2182b", "#5b6673", "#2f7d8f", "#8a8f96"
 UNKNOWN = "–"
-SIMPLE = {
-    "zeros": "no response",
-    "mean_outcome": "mean response",
-    "mean_across_celltypes": "cell-type mean",
-    "mean_across_compounds": "compound mean",
-    "shrunken_compound_mean": "shrunken compound mean",
-    "additive": "additive effects",
-    "ridge": "ridge regression",
-    "tanimoto_neighbours": "mean of similar compounds",
-    "nearest_context": "nearest context",
-    "context_mean": "context mean",
-}
-"""What baselines are called for people; files have their keys."""
 MOST_ATOMS = 150
 """Heavy atoms of a molecule that is drawn: laying out hundreds of rings takes RDKit longer than all else."""
 LONGEST_NOTE = 4000
@@ -55,12 +42,7 @@ LONGEST_NOTE = 4000
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Characters that steer a terminal or turn the direction of the text around them."""
 
-# --- names and numbers ------------------------------------------------------------------------------------
-
-
-def called(method: str) -> str:
-    """Return the name of a method for people: the plain name of a baseline, and any other as it is."""
-    return SIMPLE.get(method, method)
+# --- numbers ----------------------------------------------------------------------------------------------
 
 
 def number(value: float, decimals: int = 4) -> str:

@@ -16,6 +16,7 @@ from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.files import written
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.evaluation.audit import recommended_split
+from rapids_pipeline.evaluation.baselines import called
 from rapids_pipeline.pipeline import Fitted
 from rapids_pipeline.predictions.predict import PairPredictor, Predicted, named_beside
 from rapids_pipeline.predictions.readouts import Responses, drivers, has_kernels, strongest
@@ -24,7 +25,7 @@ from rapids_pipeline.reports.charts import heat_map, ranked
 from rapids_pipeline.reports.cv import expectation
 from rapids_pipeline.reports.doses import dose_section
 from rapids_pipeline.reports.objective import objective_section
-from rapids_pipeline.reports.page import Page, Section, Sheet, called, number, short, signed
+from rapids_pipeline.reports.page import Page, Section, Sheet, number, short, signed
 from rapids_pipeline.reports.run import result_sentences
 from rapids_pipeline.reports.run_facts import MOST_PAIRS, RunFacts, facts_of_fit, facts_of_prediction
 from rapids_pipeline.stack.recipe import PIPELINE

@@ -34,7 +34,7 @@ from rapids_pipeline.stack.saved import SavedModel, load_model
 MOST_PAIRS = 1000
 """Pairs on a page: those of the strongest responses."""
 PANELS = 6
-"""Pairs at most of which all is told: their genes in order, and the training rows behind them."""
+"""The most pairs that are shown in detail: their genes in order, and the training rows behind them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class RunFacts:
     of_others : bool
         Whether the pairs are others than those that the run was asked for.
     chosen : ndarray of int, optional
-        The rows of `responses` of which all is told; the strongest by default.
+        The rows of `responses` to show in detail; the strongest by default.
     """
 
     responses: Responses
@@ -75,7 +75,7 @@ class RunFacts:
 
     @cached_property
     def panels(self) -> Indices:
-        """The rows of `responses` of which all is told."""
+        """The rows of `responses` to show in detail."""
         return strongest(self.responses, PANELS) if self.chosen is None else self.chosen
 
     @cached_property
@@ -124,7 +124,7 @@ def read_run(
     """Return what a page says of a run folder, and of a cross-validation of the same recipe, data and atlas.
 
     `prediction` is a folder of Parquet parts that `predict` wrote by the run's model: the page is then about its pairs.
-    `pairs`, each "CELL TYPE,COMPOUND", are those of which all is told.
+    `pairs`, each "CELL TYPE,COMPOUND", are those to show in detail.
 
     Raises
     ------
@@ -134,7 +134,7 @@ def read_run(
     """
     if pairs and prediction is not None:
         raise InputError(
-            "--pair chooses among the pairs of a run; with --prediction the page tells all of the strongest responses"
+            "--pair chooses among the pairs of a run; with --prediction the page shows those of the strongest responses"
         )
     document, settings = _scores_of(folder)
     manifest = read_manifest(folder / MANIFEST)

@@ -16,7 +16,8 @@ blend's prediction of cell type c and compound s,
 
 The amplitude a, the weight w of the compound's deviation, the evenness γ (which amplifies weak rows more than strong
 ones) and the gain α (which amplifies weak components more) are chosen by `rapids_pipeline.stack.objective`. All is
-learnt from training rows, so the prediction of a row does not depend on the others that are asked for.
+learnt from training rows, so the prediction of a fitted model for a row does not depend on the others that are asked
+for. Only which training rows are held out to choose a, w, γ and α depends on the pairs that the run predicts.
 """
 
 from collections.abc import Sequence

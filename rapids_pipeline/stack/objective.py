@@ -26,7 +26,7 @@ from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.audit import recommended_split
-from rapids_pipeline.evaluation.baselines import BASELINES
+from rapids_pipeline.evaluation.baselines import BASELINES, called
 from rapids_pipeline.evaluation.splits import Split, named_splits
 from rapids_pipeline.stack.contrast import Choice, Contrast, Effects, evened
 
@@ -306,7 +306,7 @@ class Tuned:
             for what, before, after in zip(SCORES_IN_WORDS, self.plain, self.nested, strict=True)
         )
         target = self.baselines[self.best_baseline]
-        best = f"{self.best_baseline} has {', '.join(f'{value:.4f}' for value in target)}"
+        best = f"the {called(self.best_baseline)} has {', '.join(f'{value:.4f}' for value in target)}"
         missed = "" if self.reached else "; no choice discriminates as well as it by both"
         where = f"on {self.n_rows} rows of {self.n_splits} {self.split} splits"
         return f"objective, {where}: {gains}; {best}{missed}; out-of-fold scores are of the blend before that"
