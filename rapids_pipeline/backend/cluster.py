@@ -48,8 +48,9 @@ TIMES_SIBLINGS, LEAST_HANG = 10.0, 120.0
 """A unit hangs that takes so many times the longest of its siblings, and at least so many seconds."""
 FIRST_WORKER, PATIENCE, SCHEDULER = 60.0, 300.0, 20.0
 """Seconds that work waits for the first worker, later for one where all are gone, and for the scheduler."""
-RESTART = 5.0
-"""Seconds that a worker which hangs has to close by itself before it is killed; no result is taken meanwhile."""
+RESTART = 60.0
+"""Seconds that a worker which hangs has to be killed by its nanny, which waits for 4 s first, and to come back. No
+result is taken meanwhile. A nanny that takes longer is given up by the scheduler, and no worker comes in its place."""
 POLL = 0.5
 """Seconds between two looks at workers while no unit ends."""
 TOPIC = "rapids-perturb"
