@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from multiprocessing import current_process
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -25,8 +24,7 @@ from weakref import WeakKeyDictionary
 
 from threadpoolctl import threadpool_limits
 
-from rapids_pipeline.backend.arrays import host_bytes
-from rapids_pipeline.backend.devices import code_hash, installed_versions, processor_count
+from rapids_pipeline.backend.devices import code_hash, installed_versions
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
 from rapids_pipeline.backend.parallel import (
     Ended,
@@ -39,9 +37,8 @@ from rapids_pipeline.backend.parallel import (
     peak_bytes,
 )
 from rapids_pipeline.backend.store import Kept, Store
+from rapids_pipeline.backend.workers import LOST, Started, workers_of
 
-CUDA = "cuda"
-MOST_WORKERS = 1024
 MORE_TRIES = 3
 """How often a unit is made again where a worker failed."""
 TIMES_SIBLINGS, LEAST_HANG = 10.0, 120.0
@@ -68,13 +65,20 @@ class Cluster(Executor):
     log : Path, optional
     least_hang : float
         Seconds that a unit may take, whatever its siblings took.
+    started : Started, optional
+        The workers that this process has started, which it replaces where they are gone.
     """
 
     def __init__(
-        self, client: Any, name: str, log: Path | None = None, least_hang: float = LEAST_HANG
+        self,
+        client: Any,
+        name: str,
+        log: Path | None = None,
+        least_hang: float = LEAST_HANG,
+        started: Started | None = None,
     ) -> None:
         super().__init__(log)
-        self.client, self.name, self.least_hang = client, name, least_hang
+        self.client, self.name, self.least_hang, self.started = client, name, least_hang, started
         self._workers: int | None = None  # not counted yet
         self.began: dict[str, tuple[float, str]] = {}
         self._sent: WeakKeyDictionary[Shared, Any] = WeakKeyDictionary()
@@ -92,7 +96,7 @@ class Cluster(Executor):
             A worker has other versions; the first one is named.
         """
         try:
-            self.client.wait_for_workers(1, timeout=FIRST_WORKER)
+            self._wait_for_one()
         except TimeoutError:
             raise UnavailableError(f"--cluster {self.name}: no worker came in {FIRST_WORKER:.0f} s") from None
         for worker, there in self.client.run(_versions_here, on_error="return").items():
@@ -104,6 +108,14 @@ class Cluster(Executor):
             if problem := _other_versions(there, self._versions):
                 raise InputError(f"--cluster {self.name}: worker {worker} {problem}")
         self.threads()
+
+    def _wait_for_one(self) -> None:
+        if self.started is not None:
+            with suppress(TimeoutError):
+                self.client.wait_for_workers(1, timeout=LOST)
+                return
+            self.started.replace_lost(0)
+        self.client.wait_for_workers(1, timeout=FIRST_WORKER)
 
     def threads(self) -> int:
         """Return how many units all workers make at once."""
@@ -255,7 +267,10 @@ class _Watch:
         cluster, now = self._cluster, time.monotonic()
         if cluster.client.status != "running":
             raise cluster.lost()
-        if cluster.threads():
+        threads = cluster.threads()
+        if cluster.started is not None:
+            cluster.started.replace_lost(threads)
+        if threads:
             self._alive = now
         elif now > self._alive + PATIENCE:
             raise UnavailableError(
@@ -341,8 +356,11 @@ def connected(cluster: str, log: Path | None = None, modules: Sequence[str] = ()
     except ImportError:
         raise UnavailableError(f"--cluster {cluster}: needs Dask distributed: {INSTALL}") from None
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said by errors here
-    with _workers(distributed, cluster, modules) as given, _client(distributed, given, cluster) as client:
-        executor = Cluster(client, cluster, log)
+    with (
+        workers_of(distributed, cluster, modules) as (given, started),
+        _client(distributed, given, cluster) as client,
+    ):
+        executor = Cluster(client, cluster, log, started=started)
         if not cluster.startswith("local:"):
             executor.require_workers()
         with _copies_kept(client):
@@ -363,70 +381,6 @@ def _copies_kept(client: Any) -> Iterator[None]:
         if running and client.status == "running":
             with suppress(OSError, TimeoutError):  # the scheduler is gone
                 client.amm.start()
-
-
-@contextmanager
-def _workers(distributed: Any, cluster: str, modules: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield how a client finds the scheduler; a cluster of this machine is started and closed."""
-    kind, _, number = cluster.partition(":")
-    if kind == "local":
-        if not number.isdigit() or not 1 <= int(number) <= MOST_WORKERS:
-            raise InputError(
-                f"--cluster {cluster}: give a number of workers from 1 to {MOST_WORKERS}, such as local:4"
-            )
-        if getattr(
-            current_process(), "_inheriting", False
-        ):  # a worker that imports the script which starts it
-            raise InputError(
-                f"--cluster {cluster}: a script that starts workers is imported by them; put what it does under "
-                "`if __name__ == '__main__':`"
-            )
-        n = int(number)
-        how: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": host_bytes() // n}
-        share = str(max(1, processor_count() // n))  # of the processors, for joblib and numba
-        how |= {"env": {"LOKY_MAX_CPU_COUNT": share, "NUMBA_NUM_THREADS": share}, "preload": list(modules)}
-        how |= {
-            "dashboard_address": ":0",
-            "scheduler_kwargs": {"dashboard": False},
-        }  # no fixed port, no pages
-        how["silence_logs"] = logging.CRITICAL
-        with _memory_stays(), distributed.LocalCluster(n_workers=0, **how) as started:
-            started.scale(n)
-            yield {
-                "address": started.scheduler_address
-            }  # a client of the cluster itself would wait for all workers
-    elif cluster == CUDA:
-        try:
-            from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found]
-        except ImportError:
-            raise UnavailableError("--cluster cuda: needs dask-cuda, which comes with RAPIDS") from None
-        with LocalCUDACluster(dashboard_address=None) as started:
-            yield {"address": started}
-    elif "://" in cluster:
-        yield {"address": cluster}
-    elif Path(cluster).suffix == ".json":
-        if not Path(cluster).is_file():
-            raise InputError(
-                f"--cluster {cluster}: there is no such file; a scheduler writes it when it starts"
-            )
-        yield {"scheduler_file": cluster}
-    else:
-        raise InputError(
-            f"--cluster {cluster}: give local:N, cuda, tcp://HOST:PORT or a scheduler's .json file"
-        )
-
-
-@contextmanager
-def _memory_stays() -> Iterator[None]:
-    """Start workers with the allocator's own threshold.
-
-    Dask's sends every freed block back to the system, and a fit that makes large arrays again and again waits for it.
-    """
-    import dask
-
-    name = "distributed.nanny.pre-spawn-environ"
-    with dask.config.set({name: dask.config.get(name) | {"MALLOC_TRIM_THRESHOLD_": None}}):
-        yield
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rapids_pipeline.backend import cluster as module
+from rapids_pipeline.backend import workers
 from rapids_pipeline.backend.cluster import Cluster
 from rapids_pipeline.backend.errors import InputError, UnavailableError
 from rapids_pipeline.backend.parallel import THREADS, Shared, Unit, executor_of, in_order
@@ -104,7 +105,7 @@ def test_a_variant_is_sent_as_its_difference_from_what_the_worker_has(cluster):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_so_many_workers_start_with_their_share_of_the_processors(n, monkeypatch):
-    monkeypatch.setattr(module, "processor_count", lambda: 6)
+    monkeypatch.setattr(workers, "processor_count", lambda: 6)
     with executor_of(f"local:{n}", modules=["json.tool"]) as executor:
         list(executor.results(product, units_of(1)))
         executor.client.wait_for_workers(n, timeout=60)

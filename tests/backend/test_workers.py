@@ -1,0 +1,45 @@
+"""Workers of this machine: those that are gone for good are replaced."""
+
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rapids_pipeline.backend import cluster, workers
+from rapids_pipeline.backend.parallel import Shared, Unit, executor_of, in_order
+
+pytest.importorskip("distributed")
+sys.path.insert(0, str(Path(__file__).parent))
+from cluster_units import product
+
+
+def found(executor):
+    units = [Unit(f"unit {k}", Shared(lambda: np.arange(3.0)), float(k)) for k in range(3)]
+    return [kept.arrays["product"].tolist() for kept in in_order(executor.results(product, units))]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_workers_that_nobody_starts_again_are_replaced(monkeypatch, counted):
+    """Before the first unit of a call, and while the units of one wait."""
+    monkeypatch.setattr(cluster, "LOST", 1.0)
+    monkeypatch.setattr(workers, "LOST", 1.0)
+    with executor_of("local:1") as executor:
+        before = found(executor)
+        executor.started._cluster.scale(0)
+        while executor.client.nthreads():
+            time.sleep(0.1)
+        if counted:
+            assert executor.threads() == 0
+        assert found(executor) == before == [[k * x for x in (0.0, 1.0, 2.0)] for k in range(3)]
+
+
+def test_as_many_are_started_as_are_missing_and_not_before_they_are_gone_for_a_while(monkeypatch):
+    asked, clock = [], iter([0.0, 10.0, 29.0, 31.0, 32.0, 62.0, 91.0, 93.0])
+    monkeypatch.setattr(workers.time, "monotonic", lambda: next(clock))
+    started = workers.Started(SimpleNamespace(worker_spec=[0, 1, 2], scale=asked.append), 3)
+    for there in (1, 1, 1, 1, 3, 2, 2):
+        started.replace_lost(there)
+    assert asked == [5, 4]
