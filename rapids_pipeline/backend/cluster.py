@@ -45,9 +45,8 @@ TIMES_SIBLINGS, LEAST_HANG = 10.0, 120.0
 """A unit hangs that takes so many times the longest of its siblings, and at least so many seconds."""
 FIRST_WORKER, PATIENCE, SCHEDULER = 60.0, 300.0, 20.0
 """Seconds that work waits for the first worker, later for one where all are gone, and for the scheduler."""
-RESTART = 60.0
-"""Seconds that a worker which hangs has to be killed by its nanny, which waits for 4 s first, and to come back. No
-result is taken meanwhile. A nanny that takes longer is given up by the scheduler, and no worker comes in its place."""
+RESTART = 5.0
+"""Seconds that a worker which hangs has to close by itself before it is killed; no result is taken meanwhile."""
 POLL = 0.5
 """Seconds between two looks at workers while no unit ends."""
 TOPIC = "rapids-perturb"
@@ -109,13 +108,16 @@ class Cluster(Executor):
                 raise InputError(f"--cluster {self.name}: worker {worker} {problem}")
         self.threads()
 
-    def _wait_for_one(self) -> None:
+    def _wait_for_one(self) -> Any:
+        """Wait for a worker; where those of this machine do not come, others are started."""
+        patience = FIRST_WORKER
         if self.started is not None:
-            with suppress(TimeoutError):
-                self.client.wait_for_workers(1, timeout=LOST)
-                return
             self.started.replace_lost(0)
-        self.client.wait_for_workers(1, timeout=FIRST_WORKER)
+            with suppress(TimeoutError):
+                return self.client.wait_for_workers(1, timeout=LOST)
+            self.started.replace_lost(0)
+            patience -= LOST
+        return self.client.wait_for_workers(1, timeout=patience)
 
     def threads(self) -> int:
         """Return how many units all workers make at once."""

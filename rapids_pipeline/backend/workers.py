@@ -23,16 +23,19 @@ class Started:
     """The workers of this machine that this process has started, n of them with a thread each."""
 
     def __init__(self, cluster: Any, n: int) -> None:
-        self._cluster, self._n, self._whole = cluster, n, time.monotonic()
+        self._cluster, self._n = cluster, n
+        self._since: float | None = None  # when some were first seen to be missing
 
     def replace_lost(self, there: int) -> None:
         """Start as many workers as are missing, where some have been for `LOST` seconds."""
         now = time.monotonic()
-        if there < self._n and now > self._whole + LOST:
+        if there >= self._n:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        elif now >= self._since + LOST:
             self._cluster.scale(len(self._cluster.worker_spec) + self._n - there)
-            self._whole = now
-        elif there >= self._n:
-            self._whole = now
+            self._since = now
 
 
 @contextmanager

@@ -37,9 +37,9 @@ def test_workers_that_nobody_starts_again_are_replaced(monkeypatch, counted):
 
 
 def test_as_many_are_started_as_are_missing_and_not_before_they_are_gone_for_a_while(monkeypatch):
-    asked, clock = [], iter([0.0, 10.0, 29.0, 31.0, 32.0, 62.0, 91.0, 93.0])
+    asked, clock = [], iter([10.0, 39.0, 41.0, 42.0, 60.0, 95.0, 124.0, 126.0])
     monkeypatch.setattr(workers.time, "monotonic", lambda: next(clock))
     started = workers.Started(SimpleNamespace(worker_spec=[0, 1, 2], scale=asked.append), 3)
-    for there in (1, 1, 1, 1, 3, 2, 2):
+    for there in (1, 1, 1, 1, 3, 2, 2, 2):
         started.replace_lost(there)
     assert asked == [5, 4]
