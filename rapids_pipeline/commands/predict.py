@@ -34,14 +34,19 @@ def command(
     columns: options.ColumnsOption = None,
     where: options.Where = options.HERE,
     overwrite: Annotated[
-        bool, typer.Option(help="Replace files that exist, or a folder that holds another prediction.")
+        bool,
+        typer.Option(
+            help="Replace files that exist, or a folder that holds another prediction. Pages and tables about the old "
+            "predictions are removed with them, also by --no-report."
+        ),
     ] = False,
 ) -> None:
     """Predict new pairs by a trained model, on a CPU; nothing is fitted again."""
     from rapids_pipeline.backend.locks import locked_file
     from rapids_pipeline.backend.settings import names_in
     from rapids_pipeline.data.columns import chosen_columns
-    from rapids_pipeline.predictions.predict import files_beside, predict_file
+    from rapids_pipeline.predictions.parts import manifest_beside, named_beside, others_beside
+    from rapids_pipeline.predictions.predict import predict_file
     from rapids_pipeline.reports.doses import write_doses
     from rapids_pipeline.reports.page import LiveStages, print_report
     from rapids_pipeline.reports.predicted import write_prediction_report
@@ -51,7 +56,8 @@ def command(
     asked |= {"doses": options.numbers_in("--doses", doses), "times": options.numbers_in("--times", times)}
     asked |= {"columns": chosen_columns(column or (), columns), "draw": names_in(draw)}
     try:
-        with locked_file(out, files_beside(out)) as journal, where.executor() as executor:
+        beside = [manifest_beside(out), named_beside(out, "applicability"), *others_beside(out, as_csv=True)]
+        with locked_file(out, beside) as journal, where.executor() as executor:
             asked |= {"stages": stages, "executor": executor, "journal": journal}
             found = predict_file(model, pairs, out, **asked)
             drawn = [] if found.curves is None else [write_doses(found)]
@@ -62,8 +68,8 @@ def command(
         raise
     for note in [*found.notes, *drawn]:
         stages.say(note)
-    beside = ", ".join(path.name for path in [found.beside, *pages])
-    print_report(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {beside}")
+    names = ", ".join(path.name for path in [found.beside, *pages])
+    print_report(f"{found.n_pairs} pairs × {found.n_genes} genes written: {out}; beside it {names}")
     if out.is_dir():
         options.suggest(stages, "the genes that a pair moves most", "genes", "--run", out)
     else:

@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Write the page of a run: what to expect, which pairs respond, by which genes, how far to trust it."""
     from rapids_pipeline.backend.files import REPORT, written
-    from rapids_pipeline.predictions.predict import named_beside
+    from rapids_pipeline.predictions.parts import named_beside
     from rapids_pipeline.reports.page import print_report
     from rapids_pipeline.reports.predicted import verdict, write_page
     from rapids_pipeline.reports.run_facts import read_run

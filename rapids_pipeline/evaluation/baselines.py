@@ -386,26 +386,6 @@ CONTEXT_BASELINES: dict[str, Baseline] = {"nearest_context": nearest_context, "c
 """The baselines that read doses and times."""
 
 
-SIMPLE = {
-    "zeros": "no response",
-    "mean_outcome": "mean response",
-    "mean_across_celltypes": "cell-type mean",
-    "mean_across_compounds": "compound mean",
-    "shrunken_compound_mean": "shrunken compound mean",
-    "additive": "additive effects",
-    "ridge": "ridge regression",
-    "tanimoto_neighbours": "mean of similar compounds",
-    "nearest_context": "nearest context",
-    "context_mean": "context mean",
-}
-"""What baselines are called for people; files have their keys."""
-
-
-def called(method: str) -> str:
-    """Return the name of a method for people: the plain name of a baseline, and any other as it is."""
-    return SIMPLE.get(method, method)
-
-
 def context_baselines(obs: pd.DataFrame) -> dict[str, Baseline]:
     """Return `CONTEXT_BASELINES` where training rows differ in dose or time, otherwise none."""
     return CONTEXT_BASELINES if varying(obs) else {}

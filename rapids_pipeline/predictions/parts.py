@@ -27,6 +27,7 @@ from pyarrow import parquet
 from rapids_pipeline.backend.arrays import Float32, gigabytes
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import UNFINISHED, move, require_writable, write_json, written_atomically
+from rapids_pipeline.backend.frames import table_suffix
 
 KEY_NAME = "rapids_perturb_prediction"
 PATTERN = "part-*.parquet"
@@ -129,7 +130,7 @@ class PartFolder:
                 {"name": path.name, "rows": part.stop - part.start, "bytes": path.stat().st_size}
                 for path, part in made
             ]
-            place = self.out.with_name(f"{self.out.name.removesuffix('.parquet')}.manifest.json")
+            place = manifest_beside(self.out)
             with written_atomically(place) as path:
                 write_json(path, manifest | {"parts": files})
         except OSError as error:
@@ -201,6 +202,22 @@ class PartFolder:
                 f"--out {self.out}: {rows} rows × {n_genes} genes need {gigabytes(needed)}, and {place} has "
                 f"{gigabytes(free)} free; choose another disk or fewer pairs"
             )
+
+
+def named_beside(out: Path, what: str, suffix: str = ".csv") -> Path:
+    """Return a file that goes with predictions, a folder of parts or a CSV."""
+    return out.with_name(f"{out.name[: len(out.name) - len(table_suffix(out))]}.{what}{suffix}")
+
+
+def manifest_beside(out: Path) -> Path:
+    """Return the manifest of a folder of parts."""
+    return named_beside(out, "manifest", ".json")
+
+
+def others_beside(out: Path, *, as_csv: bool) -> list[Path]:
+    """Return what goes with some predictions in `out` only: pages, and beside a CSV what was never tested."""
+    tables = [named_beside(out, "untested")] if as_csv else []
+    return [*tables, *(named_beside(out, what, ".html") for what in ("report", "doses"))]
 
 
 def _name(number: int) -> str:

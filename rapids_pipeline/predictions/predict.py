@@ -43,7 +43,7 @@ from rapids_pipeline.data.untested import never_tested_notes
 from rapids_pipeline.predictions.applicability import applicability, refuse_taken_names
 from rapids_pipeline.predictions.dose_response import Curves, curves_of
 from rapids_pipeline.predictions.formats import CSV_SUFFIXES, write_kaggle_csv
-from rapids_pipeline.predictions.parts import PartFolder
+from rapids_pipeline.predictions.parts import PartFolder, named_beside, others_beside
 from rapids_pipeline.stack.saved import SavedModel, load_model
 
 FOLDER_SUFFIXES = ("", ".parquet")
@@ -66,7 +66,8 @@ class Predicted:
     """What was predicted: numbers of pairs and genes, what a reader should know, and what was written besides OUT.
 
     `page` is where a page of the `curves` belongs; both are None where none were asked for. `identity` is what
-    determines the numbers. `Y` are the predictions of the pairs of `work` where they are in memory, for a CSV.
+    determines the numbers. `Y` are the predictions of the pairs of `work` where they are in memory, for a CSV. `kept`
+    says that the folder held the same predictions already, with a page that stays.
     """
 
     n_pairs: int
@@ -78,6 +79,7 @@ class Predicted:
     curves: Curves | None = None
     page: Path | None = None
     Y: Float32 | None = None
+    kept: bool = False
 
 
 def predict_file(
@@ -108,7 +110,8 @@ def predict_file(
     block_rows : int, optional
         Rows predicted at once, and in a Parquet part; by default as many as take 256 MB.
     overwrite : bool
-        Replace files that exist, or a folder that holds another prediction.
+        Replace files that exist, or a folder that holds another prediction. Pages and tables of the old predictions
+        beside them are removed.
     columns : mapping of str to str, optional
         The column of a meaning, such as {"cell_type": "line"} (`rapids_pipeline.data.columns`).
     stages : Stages, optional
@@ -140,33 +143,41 @@ def predict_file(
         if doses or times:
             identity |= {"doses": list(doses), "times": list(times)}
         journal = journal or Journal()
-        made = (
-            []
-            if as_folder
-            else [out, named_beside(out, "applicability"), named_beside(out, "report", ".html")]
-        )
-        made += [named_beside(out, "untested")] if work.untested and not as_folder else []
-        for path in [*made, *([page] if page else [])]:
-            refuse_existing(path, overwrite or journal.is_of(identity))
         if as_folder:
             parts = PartFolder(out, identity, n_pairs, rows, n_genes, overwrite=overwrite)
         else:
             _require_memory(out, n_pairs, n_genes)
+        there = parts is not None and parts.complete  # with a page of the same predictions, perhaps
+        others = [] if there else others_beside(out, as_csv=parts is None)
+        made = [] if as_folder else [out, named_beside(out, "applicability")]
+        for path in [*made, *others, *([page] if page else [])]:
+            refuse_existing(path, overwrite or journal.is_of(identity))
         if parts is None or parts.missing():
             work.features(work.batch.molecule[:1])  # are the weights here?
     Y, unfinished = None, list[Path]()
+    begins = partial(_give_way, others, journal, identity)
     if parts is None:
-        beside, Y = _to_csv(work, out, rows, stages, executor, partial(journal.begin, identity))
+        beside, Y = _to_csv(work, out, rows, stages, executor, begins)
     else:
         _to_parts(work, parts, stages, executor)
-        journal.begin(identity)
+        begins()
         beside = parts.publish(_manifest(work, identity, pairs_file, folder, stages))
         unfinished = parts.others()
     left = "unfinished parts of another prediction are in {}; delete it if that is not to be continued"
     notes = [*work.notes, *map(left.format, unfinished)]
+    report = named_beside(out, "report", ".html")
+    kept = there and not overwrite and report.exists()
+    notes += [f"{report} is of the same predictions and stays; --overwrite makes it anew"] * kept
     if curves is not None:
         curves = curves.filled(work.predict_rows(curves.rows))
-    return Predicted(n_pairs, n_genes, notes, beside, identity, work, curves, page, Y)
+    return Predicted(n_pairs, n_genes, notes, beside, identity, work, curves, page, Y, kept)
+
+
+def _give_way(others: Sequence[Path], journal: Journal, identity: Mapping[str, Any]) -> None:
+    """Write down what is published, and remove what lies beside it of other predictions."""
+    journal.begin(identity)
+    for path in others:
+        path.unlink(missing_ok=True)
 
 
 def _is_folder(out: Path) -> bool:
@@ -213,18 +224,6 @@ def _to_csv(
                 pd.DataFrame(pairs, columns=["cell_type", "gene"]).to_csv(place, index=False)
         write_kaggle_csv(out, list(work.metadata["id"]), work.model.genes, predicted)
     return beside, predicted
-
-
-def files_beside(out: Path) -> list[Path]:
-    """Return all files that go with predictions in `out`, whether or not these have them."""
-    tables = [named_beside(out, what) for what in ("applicability", "untested")]
-    pages = [named_beside(out, what, ".html") for what in ("report", "doses")]
-    return [*tables, *pages, named_beside(out, "manifest", ".json")]
-
-
-def named_beside(out: Path, what: str, suffix: str = ".csv") -> Path:
-    """Return a file that goes with predictions."""
-    return out.with_name(f"{out.name[: len(out.name) - len(table_suffix(out))]}.{what}{suffix}")
 
 
 def _to_parts(work: "PairPredictor", parts: PartFolder, stages: Stages, executor: Executor) -> None:

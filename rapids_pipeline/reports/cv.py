@@ -17,7 +17,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from rapids_pipeline.backend.files import written
-from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES, called
+from rapids_pipeline.evaluation.baseline_names import called
+from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES
 from rapids_pipeline.evaluation.metrics import METRICS
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.charts import Mark, interval_chart

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rapids_pipeline.evaluation.baselines import called
+from rapids_pipeline.evaluation.baseline_names import called
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.page import Section, Sheet
 

@@ -16,9 +16,10 @@ from rapids_pipeline.backend.arrays import Indices
 from rapids_pipeline.backend.files import written
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.evaluation.audit import recommended_split
-from rapids_pipeline.evaluation.baselines import called
+from rapids_pipeline.evaluation.baseline_names import called
 from rapids_pipeline.pipeline import Fitted
-from rapids_pipeline.predictions.predict import PairPredictor, Predicted, named_beside
+from rapids_pipeline.predictions.parts import named_beside
+from rapids_pipeline.predictions.predict import PairPredictor, Predicted
 from rapids_pipeline.predictions.readouts import Responses, drivers, has_kernels, strongest
 from rapids_pipeline.reports import page
 from rapids_pipeline.reports.charts import heat_map, ranked
@@ -47,10 +48,12 @@ def write_run_report(found: Fitted, path: Path) -> None:
 
 
 def write_prediction_report(found: Predicted, folder: Path, out: Path, stages: Stages) -> Path:
-    """Write the page of new pairs beside their predictions `out` by the model of a folder; return its path."""
-    with stages.stage("page"), written(named_beside(out, "report", ".html")) as path:
-        write_page(facts_of_prediction(found, folder, out), path)
-    return named_beside(out, "report", ".html")
+    """Write the page of new pairs beside their predictions `out`, unless one of the same stays; return its path."""
+    place = named_beside(out, "report", ".html")
+    if not found.kept:
+        with stages.stage("page"), written(place) as path:
+            write_page(facts_of_prediction(found, folder, out), path)
+    return place
 
 
 def write_page(facts: RunFacts, path: Path) -> None:

@@ -8,6 +8,8 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from rapids_pipeline.evaluation.baseline_names import called
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -26,7 +28,6 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     scores : mapping of method to mapping of metric to float
         Metrics of `rapids_pipeline.evaluation.metrics`.
     """
-    from rapids_pipeline.evaluation.baselines import called
     from rapids_pipeline.evaluation.metrics import HIGHER_IS_BETTER
 
     best = {
@@ -51,7 +52,6 @@ def perturbation_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     ↑: higher is better, ↓: lower.
     """
     from rapids_pipeline.evaluation import harness_scores, perturbation_metrics
-    from rapids_pipeline.evaluation.baselines import called
 
     directions = perturbation_metrics.HIGHER_IS_BETTER | harness_scores.HIGHER_IS_BETTER
     ours, *others = scores
@@ -110,7 +110,6 @@ def evaluation_report(prediction: Path, truth: Path, found: "Evaluation") -> lis
 
 def evaluation_sentences(found: "Evaluation") -> list[str]:
     """Return in words what an evaluation says besides its table."""
-    from rapids_pipeline.evaluation.baselines import called
     from rapids_pipeline.evaluation.evaluate import best_baseline
 
     ours = next(iter(found.scores))
@@ -203,8 +202,6 @@ def _settings_of(member: "Member") -> list[tuple[str, dict[str, Any]]]:
 
 def stack_table(document: Mapping[str, Any]) -> Table:
     """Return a table of a run's scores.json: a row for the blend, each member and each baseline."""
-    from rapids_pipeline.evaluation.baselines import called
-
     scores = document["out_of_fold"]
     weights, dropping = document["blend"]["weights"], document["cost_of_dropping"]
     headings = "out-of-fold", "weight", "without it"

@@ -21,7 +21,8 @@ from rapids_pipeline.backend.files import (
     sha256_of,
 )
 from rapids_pipeline.pipeline import Fitted
-from rapids_pipeline.predictions.predict import PairPredictor, Predicted, files_beside, predictor_of
+from rapids_pipeline.predictions.parts import manifest_beside
+from rapids_pipeline.predictions.predict import PairPredictor, Predicted, predictor_of
 from rapids_pipeline.predictions.readouts import (
     Responses,
     read_responses_of,
@@ -174,7 +175,7 @@ def _scores_of(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _require_by(prediction: Path, folder: Path) -> list[str]:
     """Return the notes of a prediction; InputError unless it is by the model of a run."""
-    manifest = read_manifest(files_beside(prediction)[-1])
+    manifest = read_manifest(manifest_beside(prediction))
     made_by = manifest_part(manifest, "model").get("manifest_sha256")
     if made_by is None:
         raise InputError(

@@ -26,7 +26,8 @@ from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.audit import recommended_split
-from rapids_pipeline.evaluation.baselines import BASELINES, called
+from rapids_pipeline.evaluation.baseline_names import called
+from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.splits import Split, named_splits
 from rapids_pipeline.stack.contrast import Choice, Contrast, Effects, evened
 

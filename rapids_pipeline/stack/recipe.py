@@ -42,6 +42,7 @@ from features.molecules import ATLAS, NONE, TABLE, is_table
 from features.rows import varying
 from rapids_pipeline.backend.errors import InputError, quoted, shown
 from rapids_pipeline.backend.settings import LARGEST_SEED, bounded, named, words
+from rapids_pipeline.evaluation.baseline_names import SIMPLE
 from rapids_pipeline.stack.members import KINDS
 from rapids_pipeline.stack.members.member import (
     MOST_MEMBERS,
@@ -57,18 +58,6 @@ if TYPE_CHECKING:
 
 PIPELINE = "pipeline"
 """What a table of scores calls the whole recipe."""
-RESERVED = (
-    *(PIPELINE, "zeros", "mean_outcome", "mean_across_celltypes", "mean_across_compounds"),
-    *(
-        "shrunken_compound_mean",
-        "additive",
-        "ridge",
-        "tanimoto_neighbours",
-        "nearest_context",
-        "context_mean",
-    ),
-)
-"""Names that no member may have: those of the whole recipe and of the baselines."""
 OLD_KEYS = ("svrs", "kernels", "boosting", "pseudo_labels")
 
 
@@ -159,7 +148,7 @@ class Recipe(StageConfig):
         twice = [name for name in forms if forms.count(name) > 1]
         if twice:
             raise ValueError(f"two members are called {twice[0]}: give one of them another name")
-        taken = [name for name in forms if name in RESERVED]
+        taken = [name for name in forms if name == PIPELINE or name in SIMPLE]
         if taken:
             raise ValueError(f"a member is called {taken[0]}, as something else in a run's scores: rename it")
         for member in self.members:

@@ -71,6 +71,39 @@ def test_files_that_exist_are_replaced_only_when_asked(model, pairs, tmp_path, n
     assert len(pd.read_csv(tmp_path / "p.csv")) == len(pd.read_csv(tmp_path / "p.applicability.csv")) == 37
 
 
+@pytest.mark.parametrize("name", ["p", "p.csv"])
+def test_pages_of_other_predictions_are_replaced_or_removed_only_when_asked(model, pairs, tmp_path, name):
+    folder = tmp_path / "made"
+    asked = ["predict", "--model", model, "--pairs", pairs, "--out", folder / name]
+    page, doses = folder / "p.report.html", folder / "p.doses.html"
+    succeed(*asked)
+    for old in (page, doses):
+        old.write_text("precious")
+    again = invoke(*asked)
+    if name == "p":  # the same predictions are there, so the page is theirs
+        assert again.exit_code == 0 and "p.report.html is of the same predictions and stays" in again.stderr
+        asked += ["--block-rows", 20]  # other parts are another prediction
+        (again, before) = (invoke(*asked), sorted((folder / name).iterdir()))
+        assert "holds another prediction" in error_line(again) and before == sorted((folder / name).iterdir())
+    assert (
+        error_line(again).endswith("or add --overwrite")
+        and page.read_text() == doses.read_text() == "precious"
+    )
+    succeed(*asked, "--overwrite", "--no-report")
+    assert not page.exists() and not doses.exists()
+    succeed(*asked, "--overwrite")
+    assert "precious" not in page.read_text() and not doses.exists()
+
+
+def test_a_page_without_its_predictions_is_in_the_way_of_a_folder(model, pairs, tmp_path):
+    page = tmp_path / "p.report.html"
+    page.write_text("precious")
+    asked = ["predict", "--model", model, "--pairs", pairs, "--out", tmp_path / "p"]
+    words = f"--out {page}: exists already; choose another name or add --overwrite"
+    assert error_line(invoke(*asked)) == f"error: {words}"
+    assert page.read_text() == "precious" and not (tmp_path / "p").exists()
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

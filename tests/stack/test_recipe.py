@@ -6,14 +6,13 @@ import pytest
 
 from features.feature_sets import FEATURE_SETS
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.evaluation.baselines import ALL_BASELINES, CONTEXT_BASELINES
 from rapids_pipeline.stack.changes import RecipeChanges, changed_recipe, run_config
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.kernel_model import KernelModelConfig
 from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.named_recipes import RECIPES, recipe
-from rapids_pipeline.stack.recipe import PIPELINE, RESERVED, Recipe, RunConfig, to_toml
+from rapids_pipeline.stack.recipe import Recipe, RunConfig, to_toml
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -319,10 +318,6 @@ def test_names_and_lists_have_bounds(tmp_path, text, says):
     with pytest.raises(InputError) as caught:
         recipe(tmp_path / "bad.toml")
     assert says in str(caught.value)
-
-
-def test_no_member_has_a_name_that_scores_use():
-    assert set(RESERVED) == {PIPELINE, *ALL_BASELINES, *CONTEXT_BASELINES}
 
 
 def test_unknown_names_and_files():
