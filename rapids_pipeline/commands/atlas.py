@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.with_several
+@option_groups.with_several
 def command(
     sources: Annotated[
         list[Path],

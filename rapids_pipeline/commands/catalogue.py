@@ -13,9 +13,6 @@ import typer
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands import options
 
-RecipeArgument = Annotated[
-    str | None, typer.Argument(help="A recipe or a .toml file. Without one, all recipes are listed.")
-]
 SetArgument = Annotated[
     str | None, typer.Argument(help="A feature set or a .toml file. Without one, all sets are listed.")
 ]
@@ -26,7 +23,7 @@ Needed = Annotated[
 
 
 def recipes(
-    name: RecipeArgument = None, toml: TomlOption = False, as_json: options.JsonOption = False
+    name: options.RecipeArgument = None, toml: TomlOption = False, as_json: options.JsonOption = False
 ) -> None:
     """List the recipes, or show one: its members and settings."""
     from rapids_pipeline.reports.page import print_found

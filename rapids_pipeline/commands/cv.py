@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.with_several
+@option_groups.with_several
 def command(
     train: options.TrainOption,
     test: Annotated[
@@ -37,7 +37,7 @@ def command(
     boosting_features: options.BoostingFeaturesOption = None,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
-    where: options.Where = options.HERE,
+    where: option_groups.Where = option_groups.HERE,
     yes: options.YesOption = False,
     as_json: options.JsonOption = False,
 ) -> None:

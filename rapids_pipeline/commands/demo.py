@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 from rapids_pipeline.commands.run import run_files
 
 if TYPE_CHECKING:
     from rapids_pipeline.data.demo import DemoFiles
 
 
-@options.with_several
+@option_groups.with_several
 def command(
     out: Annotated[Path, typer.Option(help="Folder for the simulated data and the results.")] = Path(
         "runs/demo"
@@ -30,7 +30,7 @@ def command(
     cell_types: options.CellTypesOption = None,
     compounds: options.CompoundsOption = None,
     data_only: Annotated[bool, typer.Option(help="Only write the simulated files.")] = False,
-    where: options.Where = options.HERE,
+    where: option_groups.Where = option_groups.HERE,
     overwrite: options.OverwriteOption = False,
     as_json: options.JsonOption = False,
 ) -> None:

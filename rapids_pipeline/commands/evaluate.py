@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.with_several
+@option_groups.with_several
 def command(
     prediction: Annotated[Path, typer.Option(help="The prediction file, such as DIR/submission.csv.")],
     truth: Annotated[Path, typer.Option(help="The file with the measured responses of the same pairs.")],

@@ -27,13 +27,14 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import model_folder, written, written_folder
 from rapids_pipeline.backend.parallel import executor_of
 from rapids_pipeline.backend.progress import Stages
-from rapids_pipeline.commands.options import FITS_IMPORT
+from rapids_pipeline.commands.option_groups import FITS_IMPORT
 from rapids_pipeline.data.columns import DEFAULT_LAYER, PAIR, TableOptions, chosen_columns
-from rapids_pipeline.data.pairs import context_columns
+from rapids_pipeline.data.pairs import context_columns, table_of_tuples
 from rapids_pipeline.data.problem import Problem, ProblemFiles, Replicates, open_problem
-from rapids_pipeline.data.readers import require_anndata
 from rapids_pipeline.data.tables import PerturbationData, read_responses, training_from_frame
 from rapids_pipeline.evaluation.evaluate import evaluated, with_genes
+from rapids_pipeline.predictions.design import design
+from rapids_pipeline.predictions.formats import as_anndata
 from rapids_pipeline.predictions.predict import PairPredictor, predictor_of, rows_a_block
 from rapids_pipeline.predictions.readouts import drivers
 from rapids_pipeline.stack.changes import RecipeChanges, run_config
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Output = Literal["frame", "anndata"]
-PAIR_FIELDS = (*PAIR, "SMILES")
 
 
 class PerturbationModel(BaseEstimator):
@@ -187,7 +187,7 @@ class PerturbationModel(BaseEstimator):
         work = self._predictor(pairs)
         predicted = self._predicted(work)
         if output == "anndata":
-            return _anndata_of(work, predicted, self.genes_)
+            return as_anndata(predicted, work.metadata, self.genes_, work.notes)
         columns = [*PAIR, *context_columns(work.metadata)]
         index = pd.MultiIndex.from_frame(work.metadata[columns])
         return pd.DataFrame(predicted, index, list(self.genes_))
@@ -214,6 +214,28 @@ class PerturbationModel(BaseEstimator):
             `rapids_pipeline.predictions.readouts.drivers`.
         """
         return drivers(self._predictor([tuple(pair)]), 0, gene, top)
+
+    def next(self, candidates: Any, n: int = 20, *, pairs: Any = None) -> pd.DataFrame:
+        """Return which pairs to measure next, as the command `next`: those that make the others least uncertain.
+
+        Parameters
+        ----------
+        candidates
+            The pairs that can be measured, as `predict` takes pairs.
+        n : int
+            How many to choose, as one batch.
+        pairs : optional
+            The pairs of interest, by default the candidates.
+
+        Returns
+        -------
+        DataFrame
+            `rapids_pipeline.predictions.design.Design.table`. `attrs["notes"]` has what a reader should know.
+        """
+        can = self._predictor(candidates)
+        found = design(can if pairs is None else self._predictor(pairs), can, n)
+        found.table.attrs["notes"] = found.sentences
+        return found.table
 
     # --- how good is it -----------------------------------------------------------------------------------
 
@@ -267,7 +289,7 @@ class PerturbationModel(BaseEstimator):
         """
         measured = self._responses(truth)
         genes = _places_of(self.genes_, measured.genes)
-        columns = [*PAIR_FIELDS, DOSE, TIME]
+        columns = [*PAIR, "SMILES", DOSE, TIME]
         pairs = measured.obs[[name for name in columns if name in measured.obs.columns]]
         values = self._predicted(self._predictor(pairs))[:, genes]
         training = None
@@ -379,7 +401,8 @@ class PerturbationModel(BaseEstimator):
 
     def _problem(self, data: Any, pairs: Any) -> tuple[RunConfig, Problem]:
         how = RecipeChanges(objective=self.objective), str(self.molecules), self.seed
-        config, asked = run_config(_recipe_of(self.recipe), *how), None if pairs is None else _table_of(pairs)
+        recipe = self.recipe if isinstance(self.recipe, Recipe) else str(self.recipe)
+        config, asked = run_config(recipe, *how), None if pairs is None else _table_of(pairs)
         atlas = None if self.atlas is None else Path(self.atlas)
         files = ProblemFiles(_source_of(data), asked, self._options(), self.replicates, atlas=atlas)
         return config, open_problem(files.for_molecules(config.molecules), resolve_device(self.device).name)
@@ -412,10 +435,6 @@ def _places_of(known: Sequence[str], wanted: Sequence[str]) -> Any:
     return np.array([place[gene] for gene in wanted])
 
 
-def _recipe_of(recipe: Any) -> Any:
-    return recipe if isinstance(recipe, Recipe) else str(recipe)
-
-
 def _source_of(data: Any) -> Any:
     """Return a path for text that names one, a table as it is; InputError for anything else."""
     if isinstance(data, str | Path):
@@ -427,24 +446,4 @@ def _source_of(data: Any) -> Any:
 
 def _table_of(pairs: Any) -> Any:
     """Return tuples of pairs as a table; a file or a table as it is."""
-    if not isinstance(pairs, list | tuple):
-        return _source_of(pairs)
-    rows = [pair if isinstance(pair, list | tuple) else (pair,) for pair in pairs]
-    wrong = next((pair for pair in rows if len(pair) not in (2, 3)), None)
-    if wrong is not None or not rows:
-        shown = "there are none" if wrong is None else f"not {wrong!r:.80}"
-        raise InputError(
-            f"pairs: give a list of (cell type, compound) or (cell type, compound, SMILES): {shown}"
-        )
-    width = max(len(pair) for pair in rows)
-    return pd.DataFrame(
-        [[*pair, *[None] * (width - len(pair))] for pair in rows], columns=list(PAIR_FIELDS[:width])
-    )
-
-
-def _anndata_of(work: PairPredictor, predicted: Any, genes: Sequence[str]) -> "AnnData":
-    """Return predictions as AnnData: `obs` has the pairs and their applicability, `uns` the notes."""
-    anndata = require_anndata(Path("output='anndata'"))
-    obs = work.metadata.set_index("id")
-    obs.index = obs.index.astype(str)
-    return anndata.AnnData(predicted, obs, pd.DataFrame(index=list(genes)), uns={"notes": work.notes})
+    return table_of_tuples(pairs) if isinstance(pairs, list | tuple) else _source_of(pairs)

@@ -4,32 +4,26 @@ What cannot be used is named by its option. What is heavy is imported where it i
 """
 
 import functools
-import inspect
+import glob
 import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rapids_pipeline.backend.errors import InputError, meant, quoted, shown
 from rapids_pipeline.backend.settings import LARGEST_SEED, names_in
-from rapids_pipeline.data.columns import DEFAULT_LAYER, TableOptions, chosen_columns
+from rapids_pipeline.data.columns import DEFAULT_LAYER, TableOptions
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from rapids_pipeline.backend.devices import Device, DeviceName
-    from rapids_pipeline.backend.parallel import Executor
     from rapids_pipeline.data.problem import Problem, ProblemFiles
     from rapids_pipeline.reports.page import LiveStages
     from rapids_pipeline.stack.recipe import Recipe, RunConfig
-
-T = TypeVar("T")
 
 TrainOption = Annotated[Path, typer.Option(help="Training file: .parquet, .h5ad, .csv, .tsv, .gct or .gctx.")]
 TestOption = Annotated[
@@ -64,9 +58,29 @@ CombineOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option(help="The device: cpu, cuda, or auto, which takes the GPU where a run can start.")
 ]
+
+
+def recipes_like(incomplete: str) -> list[str]:
+    """Return the recipes, and the .toml files, whose names begin so: completion in a shell."""
+    from rapids_pipeline.stack.named_recipes import RECIPES
+
+    files = glob.glob(f"{glob.escape(incomplete)}*.toml")  # noqa: PTH207 (keeps a ./ that was typed)
+    return [name for name in RECIPES if name.startswith(incomplete)] + sorted(files)
+
+
 RecipeOption = Annotated[
     str,
-    typer.Option(help="The recipe: a name (`rapids-perturb recipes` lists them) or a .toml file."),
+    typer.Option(
+        help="The recipe: a name (`rapids-perturb recipes` lists them) or a .toml file.",
+        autocompletion=recipes_like,
+    ),
+]
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A recipe or a .toml file. Without one, all recipes are listed.",
+        autocompletion=recipes_like,
+    ),
 ]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Take a first look: the same as --recipe quick.")]
 ObjectiveOption = Annotated[
@@ -260,20 +274,6 @@ def with_home(command: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def table_options(
-    layer: LayerOption = DEFAULT_LAYER,
-    metadata_columns: MetadataOption = "",
-    column: ColumnOption = None,
-    columns: ColumnsOption = None,
-    genes: GenesOption = None,
-    gene_column: GeneColumnOption = None,
-    combine: CombineOption = "sum",
-) -> TableOptions:
-    """Return how files are read; errors as `chosen_columns`."""
-    chosen = chosen_columns(column or (), columns)
-    return TableOptions(layer, names_in(metadata_columns), chosen, genes, gene_column, combine=combine)
-
-
 def suggest(stages: "LiveStages", why: str, *words: object) -> None:
     """Print the most useful next command, whole, and as a comment why."""
     stages.say(f"next: {shlex.join(['rapids-perturb', *map(str, words)])}  # {why}")
@@ -300,65 +300,6 @@ def words_of(how: TableOptions) -> list[str]:
     given += [("--gene-column", how.gene_column)] if how.gene_column else []
     given += [("--combine", how.combine)] if how.combine != "sum" else []
     return [word for pair in given for word in pair]
-
-
-FITS_IMPORT = (
-    "rapids_pipeline.stack.nested",
-    "features.target_encoders",
-    "rapids_pipeline.boosting.exact.engine",
-)
-"""What fits import when they begin: scikit-learn, SciPy and numba take a second to load."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where the fits of a command run, and the file that gets a line for each."""
-
-    cluster: str | None = None
-    log: Path | None = None
-
-    def executor(self) -> "AbstractContextManager[Executor]":
-        """Return the executor, to be used in a `with`; errors as `executor_of`."""
-        from rapids_pipeline.backend.parallel import executor_of
-
-        return executor_of(self.cluster, self.log, FITS_IMPORT)
-
-
-HERE = Where()
-
-
-def where_options(cluster: ClusterOption = None, log: LogOption = None) -> Where:
-    """Return where fits run."""
-    return Where(cluster, log)
-
-
-SEVERAL: dict[str, Callable[..., Any]] = {"how": table_options, "where": where_options}
-"""Parameters of commands that stand for several options, and the functions that have these options."""
-
-
-def with_several(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of `SEVERAL`, in the places of its parameters `how` and `where`."""
-    own = inspect.signature(command)
-    taken = {
-        name: inspect.signature(make).parameters for name, make in SEVERAL.items() if name in own.parameters
-    }
-
-    @functools.wraps(command)
-    def called(*words: Any, **given: Any) -> Any:
-        for name, options in taken.items():
-            read = {option: given.pop(option) for option in options if option in given}
-            if read:
-                given[name] = SEVERAL[name](**read)
-        return command(*words, **given)
-
-    every = [
-        one
-        for old in own.parameters.values()
-        for one in (taken[old.name].values() if old.name in taken else [old])
-    ]
-    called.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
-    called.__annotations__ = {one.name: one.annotation for one in every}
-    return called
 
 
 def ingest(

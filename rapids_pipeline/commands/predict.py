@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 
 
-@options.with_several
+@option_groups.with_several
 def command(
     model: Annotated[Path, typer.Option(help="Folder of a run, or of its trained model (DIR/model).")],
     pairs: Annotated[
@@ -32,7 +32,7 @@ def command(
     report: Annotated[bool, typer.Option(help="Write a page about them, NAME.report.html.")] = True,
     column: options.ColumnOption = None,
     columns: options.ColumnsOption = None,
-    where: options.Where = options.HERE,
+    where: option_groups.Where = option_groups.HERE,
     overwrite: Annotated[
         bool,
         typer.Option(

@@ -1,14 +1,18 @@
 """`rank`: which pairs mimic or reverse a signature."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
+@option_groups.with_several
 def command(
     signature: Annotated[
         str,
@@ -28,42 +32,27 @@ def command(
     ] = None,
     cell_type: Annotated[str | None, typer.Option(help="Only pairs of this cell type.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many pairs to list at either end of the table.")] = 10,
-    out: options.CsvOption = None,
-    overwrite: options.ReplaceOption = False,
-    as_json: options.JsonOption = False,
+    readout: option_groups.Readout = option_groups.TO_TERMINAL,
 ) -> None:
     """Rank pairs by how their responses match a signature: those that mimic it, and those that reverse it."""
     from features.rows import DOSE, TIME
-    from rapids_pipeline.backend.files import refuse_existing
     from rapids_pipeline.data.columns import PAIR
-    from rapids_pipeline.predictions.readouts import (
-        measured_responses,
-        of_cell_type,
-        responses_in,
-        write_table,
-    )
+    from rapids_pipeline.predictions.readouts import measured_responses, of_cell_type, responses_in
     from rapids_pipeline.predictions.signatures import rank_table, read_signature
-    from rapids_pipeline.reports.page import print_json, print_report
     from rapids_pipeline.reports.run import frame_table
 
     source = run if measured is None else measured
     if source is None or None not in (run, measured):
         raise InputError("give either --run, predicted responses, or --measured, a training file")
-    if out is not None:
-        refuse_existing(out, overwrite)
     wanted = read_signature(signature)
     parts = responses_in(source) if run is not None else [measured_responses(source)]
     table, notes = rank_table(of_cell_type(parts, cell_type, source), wanted, signature)
-    if out is not None:
-        write_table(out, [table])
-        print_report(*notes, f"{len(table)} pairs written: {out}")
+    if readout.written([table], f"{len(table)} pairs", notes):
         return
     ends = {"mimic": table.head(top), "reverse": table.tail(top).iloc[::-1]}
-    if as_json:
-        print_json({name: one.to_dict("records") for name, one in ends.items()})
-        return
     columns = [name for name in (*PAIR, DOSE, TIME, "score", "z", "p", "fdr") if name in table]
+    shown: list[RenderableType] = []
     for name, one in ends.items():
         head = f"{len(one)} of {len(table)} pairs that {name} the signature most:"
-        print_report(head, frame_table(one[columns]))
-    print_report(*notes)
+        shown += [head, frame_table(one[columns])]
+    readout.show({name: one.to_dict("records") for name, one in ends.items()}, shown, notes)

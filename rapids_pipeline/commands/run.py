@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rapids_pipeline.stack.recipe import RunConfig
 
 
-@options.with_several
+@option_groups.with_several
 def command(
     train: options.TrainOption,
     test: options.TestOption,
@@ -31,7 +31,7 @@ def command(
     boosting_features: options.BoostingFeaturesOption = None,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
-    where: options.Where = options.HERE,
+    where: option_groups.Where = option_groups.HERE,
     overwrite: options.OverwriteOption = False,
     yes: options.YesOption = False,
     as_json: options.JsonOption = False,
@@ -52,7 +52,7 @@ def run_files(
     config: "RunConfig",
     device: str,
     overwrite: bool,
-    where: options.Where = options.HERE,
+    where: option_groups.Where = option_groups.HERE,
     long: bool = True,
     truth: Path | None = None,
     as_json: bool = False,

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rapids_pipeline.backend.errors import shown
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.with_several
+@option_groups.with_several
 def command(
     target: Annotated[
         str,
@@ -44,7 +44,7 @@ def command(
     seed: options.SeedOption = 0,
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
-    where: options.Where = options.HERE,
+    where: option_groups.Where = option_groups.HERE,
     out: Annotated[Path | None, typer.Option(help="Result folder. Default: runs/screen-TARGET.")] = None,
     as_json: options.JsonOption = False,
 ) -> None:

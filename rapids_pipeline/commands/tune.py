@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 from rapids_pipeline.data.columns import AS_OURS, TableOptions
 
 
-@options.with_several
+@option_groups.with_several
 def command(
     train: options.TrainOption,
     test: Annotated[
@@ -44,7 +44,7 @@ def command(
     device: options.DeviceOption = "auto",
     how: TableOptions = AS_OURS,
     replicates: options.ReplicatesOption = "mean",
-    where: options.Where = options.HERE,
+    where: option_groups.Where = option_groups.HERE,
     as_json: options.JsonOption = False,
 ) -> None:
     """Tune a member of a recipe on held-out rows like the pairs to predict; leaves a recipe for run."""

@@ -160,6 +160,20 @@ def read_batch(source: Any, training: pd.DataFrame, options: TableOptions = AS_O
     return replace(batch, numbered=numbered)
 
 
+def table_of_tuples(pairs: Sequence[Any]) -> pd.DataFrame:
+    """Return (cell type, compound) or (cell type, compound, SMILES) as a table; InputError for anything else."""
+    rows = [pair if isinstance(pair, list | tuple) else (pair,) for pair in pairs]
+    wrong = next((pair for pair in rows if len(pair) not in (2, 3)), None)
+    if wrong is not None or not rows:
+        shown = "there are none" if wrong is None else f"not {wrong!r:.80}"
+        raise InputError(
+            f"pairs: give a list of (cell type, compound) or (cell type, compound, SMILES): {shown}"
+        )
+    width = max(len(pair) for pair in rows)
+    filled = [[*pair, *[None] * (width - len(pair))] for pair in rows]
+    return pd.DataFrame(filled, columns=[*PAIR, "SMILES"][:width])
+
+
 def context_columns(obs: pd.DataFrame) -> list[str]:
     """Return which of `dose_uM` and `time_h` a table has."""
     return [column for column in (DOSE, TIME) if column in obs.columns]

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,9 @@ from rapids_pipeline.data.checks import refuse_repeated
 from rapids_pipeline.data.columns import PAIR, PREDICTION_LAYER
 from rapids_pipeline.data.readers import opened_h5ad, require_anndata
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 CSV_SUFFIXES = (".csv", ".csv.gz")
 SUBMISSION_SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".h5ad")
 BLOCK_VALUES = 2**22
@@ -46,6 +49,16 @@ LINES_VALUES = 2**19
 DATASET_ID = "neurips-2023-data"
 """The benchmark's data set (`scripts/create_resources/neurips-2023-data.sh`)."""
 METHOD_ID = "rapids_perturb"
+
+
+def as_anndata(
+    predicted: Float32, metadata: pd.DataFrame, genes: Sequence[str], notes: Sequence[str]
+) -> "AnnData":
+    """Return predictions as AnnData: `obs` has the pairs and their applicability, `uns` the notes."""
+    anndata = require_anndata(Path("output='anndata'"))
+    obs = metadata.set_index("id")
+    obs.index = obs.index.astype(str)
+    return anndata.AnnData(predicted, obs, pd.DataFrame(index=list(genes)), uns={"notes": list(notes)})
 
 
 @dataclass(frozen=True)

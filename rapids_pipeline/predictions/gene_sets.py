@@ -14,6 +14,9 @@ the set stand at places p_1 < … < p_k. The running sum rises by a gene's share
     nes = es / mean |es of random sets of k genes with its sign|
     p   = (1 + how many of these are as far from 0) / (1 + how many there are)
 
+The leading edge of a set has its genes up to the largest distance from 0: those at p_1 to p_j where `es` is D_j, and
+those at p_j to p_k where it is the sum before the step up at p_j.
+
 Random sets are drawn in blocks until `ENOUGH` are as far from 0, or there are as many as were asked for. All pairs have
 the same ones: a library that draws them anew for each pair takes far longer. p-values are adjusted by Benjamini and
 Hochberg over all rows of the table. Both nulls take genes as exchangeable: genes of a set that move together anyway
@@ -101,7 +104,8 @@ def pathway_table(
 ) -> pd.DataFrame:
     """Return a row a pair and set, in the order of the pairs, the strongest set first.
 
-    Columns: what the pair is, `set`, `genes`, those of the method (`t`, or `es` and `nes`), `p` and `fdr`.
+    Columns: what the pair is, `set`, `genes`, those of the method (`t`, or `es` and `nes`), `p` and `fdr`; of gsea also
+    `leading_edge`, genes separated by ";", the furthest from 0 first.
 
     Parameters
     ----------
@@ -124,6 +128,7 @@ def pathway_table(
     1  stress      2  0.7
     """
     columns = METHODS[method](found.Y, W)
+    leading = columns.pop("leading", None)
     order = np.argsort(-np.abs(columns[STRENGTH[method]]), axis=1, kind="stable")
     rows, places = np.repeat(np.arange(len(order)), order.shape[1]), order.ravel()
     table = found.described(rows)
@@ -132,7 +137,28 @@ def pathway_table(
     for name, values in columns.items():
         table[name] = values[rows, places]
     table["fdr"] = stats.false_discovery_control(table["p"]) if len(table) else []
+    if leading is not None:
+        counts = (leading * np.sign(columns["es"])).astype(np.intp)[rows, places]
+        inside = [np.flatnonzero(column) for column in W.T]
+        named = zip(rows, places, counts, strict=True)
+        table["leading_edge"] = [
+            _edge(found, int(row), inside[place], int(count)) for row, place, count in named
+        ]
     return table
+
+
+def _edge(found: Responses, row: int, inside: Indices, count: int) -> str:
+    """Return the `count` genes of a set that go up most, or the −`count` ones that go down most."""
+    up = inside[np.argsort(-found.Y[row, inside], kind="stable")]
+    return ";".join(found.genes[gene] for gene in (up[:count] if count >= 0 else up[: count - 1 : -1]))
+
+
+def abridged(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of `pathway_table` for a terminal: of a leading edge the first `SHOWN` genes."""
+    if "leading_edge" not in table:
+        return table
+    edges = [edge.split(";") for edge in table["leading_edge"]]
+    return table.assign(leading_edge=[" ".join([*e[:SHOWN], *["…"] * (len(e) > SHOWN)]) for e in edges])
 
 
 def ulm(Y: Float32, W: Float64) -> dict[str, Float64]:
@@ -143,17 +169,18 @@ def ulm(Y: Float32, W: Float64) -> dict[str, Float64]:
 
 
 def gsea(Y: Float32, W: Float64, permutations: int = PERMUTATIONS, seed: int = 0) -> dict[str, Float64]:
-    """Return `es`, `nes` and `p` of every response (m, n) and set (n, s), each (m, s).
+    """Return `es`, `nes`, `p` and the number of `leading` genes of every response (m, n) and set (n, s), each (m, s).
 
     All are 0 or 1 where a response is 0 in all genes of the set. `nes` is 0 where no random set has the sign of `es`.
     """
     order = np.argsort(-Y, axis=1, kind="stable")
     places, steps = np.argsort(order, axis=1), np.abs(np.take_along_axis(Y, order, 1)).astype(np.float64)
     sizes = np.count_nonzero(W, axis=0)
-    es = np.empty((len(Y), len(sizes)))
+    es, leading = np.empty((2, len(Y), len(sizes)))
     for column in range(len(sizes)):
         inside = np.sort(places[:, np.flatnonzero(W[:, column])], axis=1)
-        es[:, column] = enrichment(np.take_along_axis(steps, inside, 1), inside, len(W))
+        given = np.take_along_axis(steps, inside, 1), inside, len(W)
+        es[:, column], leading[:, column] = enrichment(*given), leading_genes(*given)
     alike, beyond, total = (np.zeros_like(es) for _ in range(3))
     rng = np.random.default_rng(seed)
     for start in range(0, permutations, BLOCK):
@@ -169,7 +196,7 @@ def gsea(Y: Float32, W: Float64, permutations: int = PERMUTATIONS, seed: int = 0
                 beyond[row, columns] += (same & far).sum(axis=0)
                 total[row, columns] += (same * np.abs(random)).sum(axis=0)
     nes = np.divide(es * alike, total, out=np.zeros_like(es), where=total > 0)
-    return {"es": es, "nes": nes, "p": (beyond + 1) / (alike + 1)}
+    return {"es": es, "nes": nes, "p": (beyond + 1) / (alike + 1), "leading": leading}
 
 
 def enrichment(steps: Float64, places: Indices, n: int) -> Float64:
@@ -181,13 +208,27 @@ def enrichment(steps: Float64, places: Indices, n: int) -> Float64:
     places : ndarray of int, (r, k)
         Ascending.
     """
+    before, after = _sums(steps, places, n)
+    high, low = after.max(axis=1), before.min(axis=1)
+    return np.where(steps.any(axis=1), np.where(high >= -low, high, low), 0.0)
+
+
+def leading_genes(steps: Float64, places: Indices, n: int) -> Indices:
+    """Return how many genes the leading edges of `enrichment` have, (r,): the first ones, or the last where es < 0."""
+    before, after = _sums(steps, places, n)
+    up = after.max(axis=1) >= -before.min(axis=1)
+    return np.asarray(np.where(up, after.argmax(axis=1) + 1, places.shape[1] - before.argmin(axis=1)))
+
+
+def _sums(steps: Float64, places: Indices, n: int) -> tuple[Float64, Float64]:
+    """Return running sums before and after the steps up, each (r, k)."""
     k, total = places.shape[1], steps.sum(axis=1, keepdims=True)
     steps = steps / np.where(total, total, 1.0)
     after = np.cumsum(steps, axis=1) - (places - np.arange(k)) / (n - k)
-    high, low = after.max(axis=1), (after - steps).min(axis=1)
-    return np.where(total[:, 0] > 0, np.where(high >= -low, high, low), 0.0)
+    return after - steps, after
 
 
 METHODS: dict[str, Callable[[Float32, Float64], dict[str, Float64]]] = {"ulm": ulm, "gsea": gsea}
+SHOWN = 5
 STRENGTH = {"ulm": "t", "gsea": "nes"}
 """The column whose size orders the sets of a pair."""

@@ -65,6 +65,12 @@ class Responses:
         kept = [name for name in ("id", *PAIR, DOSE, TIME) if name in self.pairs.columns]
         return self.pairs[kept].iloc[rows].reset_index(drop=True)
 
+    def told(self, rows: Indices, what: str, tables: Iterable[pd.DataFrame]) -> list[dict[str, Any]]:
+        """Return for JSON what some of the pairs are, and under `what` the records of a table of each."""
+        pairs = self.described(rows)
+        named: list[dict[str, Any]] = [dict(zip(pairs, row, strict=True)) for row in pairs.to_numpy(object)]
+        return [pair | {what: table.to_dict("records")} for pair, table in zip(named, tables, strict=True)]
+
     @cached_property
     def names(self) -> list[str]:
         """What each pair is called: cell type and compound, and dose and time where there are any."""

@@ -11,9 +11,10 @@ import pytest
 
 from rapids_pipeline import __version__, pipeline
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.commands import options
+from rapids_pipeline.commands import option_groups, options
 from rapids_pipeline.commands.app import PLACES, SUBCOMMANDS, subcommand
 from rapids_pipeline.evaluation.splits import SPLITS
+from rapids_pipeline.stack.named_recipes import RECIPES
 from tests.command_line import error_line, invoke, program, run_arguments, succeed
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,13 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_file_has_a_subcommand_and_every_subcommand_a_file():
     files = {path.stem for path in (ROOT / "rapids_pipeline" / "commands").glob("*.py")}
-    assert {place.partition(".")[0] for place in PLACES} == files - {"__init__", "app", "options", "model"}
+    assert {place.partition(".")[0] for place in PLACES} == files - {
+        "__init__",
+        "app",
+        "options",
+        "option_groups",
+        "model",
+    }
     assert len(SUBCOMMANDS) == len(PLACES), "no two of one name"
 
 
@@ -128,14 +135,14 @@ def test_commands_that_fit_or_predict_take_a_cluster_and_a_log(name):
 def test_parameters_that_stand_for_several_options_are_made_of_them():
     seen = []
 
-    @options.with_several
-    def command(seed: int = 0, where: options.Where = options.HERE) -> None:
+    @option_groups.with_several
+    def command(seed: int = 0, where: option_groups.Where = option_groups.HERE) -> None:
         seen.append((seed, where))
 
     assert list(inspect.signature(command).parameters) == ["seed", "cluster", "log"]
     command(seed=3, cluster="local:2", log=Path("fits.log"))
     command()
-    assert seen == [(3, options.Where("local:2", Path("fits.log"))), (0, options.HERE)]
+    assert seen == [(3, option_groups.Where("local:2", Path("fits.log"))), (0, option_groups.HERE)]
 
 
 def test_a_cluster_that_is_none_ends_a_command_with_a_line(small_files, tmp_path):
@@ -157,12 +164,17 @@ def completed(words, *, last=""):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_a_shell_completes_subcommands_options_and_values(monkeypatch):
+def test_a_shell_completes_subcommands_options_and_values(monkeypatch, tmp_path):
     assert completed([]) == list(SUBCOMMANDS)
     assert completed([], last="pa") == ["pathways"]
     assert completed(["run"], last="--rec") == ["--recipe"]
     assert completed(["screen", "--model"]) == ["svr", "ridge", "boosting"]
     assert completed(["cv", "--split"], last="sca") == ["scaffold", "scarce"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quicker.toml").touch()
+    for words in (["run", "--recipe"], ["recipes"]):
+        assert completed(words, last="qui") == ["quick", "quicker.toml"]
+    assert set(completed(["cv", "--recipe"])) == {*RECIPES, "quicker.toml"}
     monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
     assert "_RAPIDS_PERTURB_COMPLETE=complete_bash" in succeed("--show-completion").stdout
 

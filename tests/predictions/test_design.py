@@ -260,6 +260,12 @@ def test_the_command_prints_and_writes(kernels, tmp_path):
     assert (told["others"], told["before"]) == (5, pytest.approx(expected.before))
     assert "3 pairs written" in succeed(*words, "--out", out).stdout
     pd.testing.assert_frame_equal(pd.read_csv(out), expected.table, check_dtype=False)
+    pd.testing.assert_frame_equal(kernels.next(ASKED, 3), expected.table)
+    some = tmp_path / "some.csv"
+    ASKED[3:6].to_csv(some, index=False)
+    found = kernels.next(some, 2, pairs=ASKED)
+    pd.testing.assert_frame_equal(found, read_design(run, pairs, some, 2).table)
+    assert "2 of 3 candidates" in found.attrs["notes"][0]
     assert "exists already" in error_line(invoke(*words, "--out", out))
     assert "has no predictions.parquet; give the folder of a run" in error_line(invoke("next", "--run", run))
     frame = work.metadata.assign(**dict.fromkeys(kernels.genes_, np.float32(0)))

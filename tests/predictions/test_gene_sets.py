@@ -99,6 +99,10 @@ def test_gsea_is_that_of_gseapy():
     np.testing.assert_allclose(table["es"], theirs["ES"].astype(float), atol=1e-6)
     np.testing.assert_allclose(table["nes"], theirs["NES"].astype(float), rtol=0.05)
     np.testing.assert_allclose(table["p"], theirs["NOM p-val"].astype(float), atol=0.06)
+    assert (
+        set(np.sign(table["es"])) == {-1, 1}
+        and table["leading_edge"].tolist() == theirs["Lead_genes"].tolist()
+    )
 
 
 def test_gsea_of_a_pair_does_not_depend_on_the_others_and_has_no_p_of_0():
@@ -162,12 +166,15 @@ def test_the_command_prints_and_writes(model, tmp_path, monkeypatch):
     assert f"{found.names[0]}: 1 of 1 sets, by the size of t" in shown.stdout
     assert "1 of 2 sets have fewer than 5 of the genes" in shown.stdout
     told = json.loads(succeed(*asked, "--json").stdout)
-    assert [one["set"] for one in next(iter(told.values()))] == ["first"]
+    [first] = told["pairs"]
+    assert [one["set"] for one in first["sets"]] == ["first"]
+    assert told["notes"] == ["1 of 2 sets have fewer than 5 of the genes and are left out"]
     shown = succeed(*asked, "--pair", pair, "--method", "gsea").stdout
     assert "1 of 1 sets, by the size of nes" in shown and "es" in shown.split()
     succeed(*asked, "--out", "all.csv.gz", "--method", "gsea")
     assert gzip.decompress(Path("all.csv.gz").read_bytes()).startswith(b'"id"')
     table = pd.read_csv("all.csv.gz")
-    assert len(table) == len(found.Y) and table.columns[-6:].tolist() == [
-        *("set", "genes", "es", "nes", "p", "fdr")
+    assert len(table) == len(found.Y) and table.columns[-7:].tolist() == [
+        *("set", "genes", "es", "nes", "p", "fdr", "leading_edge")
     ]
+    assert all(set(edge.split(";")) <= set(genes[:5]) for edge in table["leading_edge"])

@@ -167,8 +167,12 @@ def test_the_command_lists_genes(model, tmp_path):
     assert shown.startswith(f"{found.names[first]}: 8 of 8 genes")
     pair = ",".join(found.pairs.loc[3, ["cell_type", "sm_name"]])
     asked = json.loads(succeed("genes", "--run", run, "--pair", pair, "--top", 2, "--json").stdout)
-    [(name, genes)] = asked.items()
-    assert name == found.names[3] and [one["rank"] for one in genes] == [1, 2]
+    [told] = asked["pairs"]
+    genes = told.pop("genes")
+    assert told == found.described(np.array([3])).loc[0].to_dict() and [one["rank"] for one in genes] == [
+        1,
+        2,
+    ]
     assert abs(genes[0]["value"]) == pytest.approx(float(np.abs(found.Y[3]).max()))
     out = tmp_path / "long.csv"
     succeed("genes", "--run", run, "--out", out)
@@ -176,6 +180,31 @@ def test_the_command_lists_genes(model, tmp_path):
     assert "exists already" in error_line(invoke("genes", "--run", run, "--out", out))
     succeed("genes", "--run", run, "--out", out, "--pair", pair, "--top", 1, "--overwrite")
     assert len(pd.read_csv(out)) == 1
+
+
+@pytest.mark.parametrize("command", ["genes", "pathways"])
+def test_json_has_every_row_of_a_pair(tmp_path, command):
+    """Doses and replicates of a pair are rows of their own, which a mapping of names would lose."""
+    rows = [("NK cells", "A", 0.1), ("NK cells", "A", 1.0), ("NK cells", "A", 1.0), ("B cells", "A", 1.0)]
+    pairs = pd.DataFrame(rows, columns=["cell_type", "sm_name", "dose_uM"])
+    pairs.insert(0, "id", list("wxyz"))
+    Y = np.random.default_rng(0).normal(size=(4, 9)).astype(np.float32)
+    genes = [f"G{k}" for k in range(9)]
+    pairs.assign(**dict(zip(genes, Y.T, strict=True))).to_parquet(tmp_path / "p.parquet")
+    (tmp_path / "sets.gmt").write_text("\t".join(["first", "", *genes[:5]]))
+    gmt = ["--gmt", tmp_path / "sets.gmt"] if command == "pathways" else []
+    shown = succeed(command, "--run", tmp_path / "p.parquet", "--pair", "NK cells,A", "--json", *gmt)
+    told = json.loads(shown.stdout)["pairs"]
+    assert [(one["id"], one["cell_type"], one["sm_name"], one["dose_uM"]) for one in told] == [
+        (name, *row) for name, row in zip("wxy", rows[:3], strict=True)
+    ]
+    if command == "genes":
+        for one, y in zip(told, Y, strict=False):
+            assert {found["gene"]: found["value"] for found in one["genes"]} == pytest.approx(
+                dict(zip(genes, y.tolist(), strict=True))
+            )
+    else:
+        assert len({one["sets"][0]["t"] for one in told}) == 3
 
 
 # --- the training rows behind a prediction ----------------------------------------------------------------
