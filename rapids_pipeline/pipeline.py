@@ -351,7 +351,7 @@ def scores_document(
         "blend": {"weights": dict(weights.weights), "amplitude": weights.amplitude},
         "cost_of_dropping": stack.dropping,
         "pseudo_labels": stack.pseudo_labels,
-        **({} if stack.tuned is None else {"objective": stack.tuned.document(config.recipe.blend.objective)}),
+        **({} if stack.tuned is None else {"objective": stack.tuned.document()}),
     }
 
 

@@ -268,15 +268,16 @@ def design(interest: PairPredictor, candidates: PairPredictor, count: int) -> De
     form, model = _form(interest.model)
     member, both = form.member, (interest, candidates)
     assert isinstance(member, CompositeMember)
-    rows = Rows.joined(*(one.rows(np.arange(len(one.metadata))) for one in both))
-    _, first, place = np.unique(contexts_of(rows.obs), return_index=True, return_inverse=True)
-    pairs, n = Pairs.of(rows.take(first), model.encoders), len(interest.metadata)
+    obs = pd.concat([one.batch.table.assign(sm_name=one.batch.known_as) for one in both], ignore_index=True)
+    _, first, place = np.unique(contexts_of(obs), return_index=True, return_inverse=True)
+    n = len(interest.metadata)
     wanted, can = np.bincount(place[:n], minlength=len(first)) > 0, np.unique(place[n:])
+    labels = Pairs.of(Rows(obs.iloc[first].reset_index(drop=True), {}))
+    _parts(member, model, labels, len(can), count)  # what is too much is refused before molecules are read
+    rows, more = interest.rows(first[first < n]), first[first >= n] - n
+    pairs = Pairs.of(Rows.joined(rows, candidates.rows(more)) if len(more) else rows, model.encoders)
+    parts = _parts(member, model, pairs, len(can), count)  # now with those of an atlas
     posteriors, variance = [], np.zeros(len(pairs))
-    every_part = zip(member.fitted(model), model.serving(pairs), strict=True)
-    parts = [(config, part, served) for config, (part, served) in every_part if served.any()]
-    for config, part, _ in parts:
-        _require_known(config, part, len(pairs), len(can), count, len(parts))
     for config, part, served in parts:
         found, w = posterior(config, part, pairs, served & wanted, can)
         variance += served * (found.variance @ w)
@@ -292,6 +293,17 @@ def design(interest: PairPredictor, candidates: PairPredictor, count: int) -> De
     wanted[chosen] = False
     share = interest.model.stack.weights.weights.get(form.name, 0.0)
     return Design(table, len(can), int(wanted.sum()), choice.before, choice.after, form.name, share)
+
+
+def _parts(
+    member: CompositeMember, model: CompositeModel, pairs: Pairs, p: int, count: int
+) -> list[tuple[KernelModelConfig, KernelModel, Mask]]:
+    """Return the kernel models that predict some of the pairs, and which; errors as `_require_known`."""
+    every = zip(member.fitted(model), model.serving(pairs), strict=True)
+    parts = [(config, part, served) for config, (part, served) in every if served.any()]
+    for config, part, _ in parts:
+        _require_known(config, part, len(pairs), p, count, len(parts))
+    return parts
 
 
 def posterior(

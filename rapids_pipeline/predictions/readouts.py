@@ -68,7 +68,9 @@ class Responses:
     def told(self, rows: Indices, what: str, tables: Iterable[pd.DataFrame]) -> list[dict[str, Any]]:
         """Return for JSON what some of the pairs are, and under `what` the records of a table of each."""
         pairs = self.described(rows)
-        named: list[dict[str, Any]] = [dict(zip(pairs, row, strict=True)) for row in pairs.to_numpy(object)]
+        named: list[dict[str, Any]] = [
+            dict(zip(map(str, pairs), row, strict=True)) for row in pairs.to_numpy(object)
+        ]
         return [pair | {what: table.to_dict("records")} for pair, table in zip(named, tables, strict=True)]
 
     @cached_property

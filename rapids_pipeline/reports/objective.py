@@ -18,17 +18,30 @@ WORDS = {
 }
 
 
+def before_contrast(document: Mapping[str, Any]) -> str:
+    """Return a sentence for beside the out-of-fold scores of a run with an objective; nothing for other runs."""
+    if "objective" not in document:
+        return ""
+    return (
+        f" These scores are of the blend before the objective {document['objective']['name']} changes it, so the error "
+        "of the predictions themselves is another one: “What telling compounds apart costs” has both."
+    )
+
+
+def objective_sentences(document: Mapping[str, Any]) -> list[str]:
+    """Return what the head of the page says of a run's objective, of its scores.json."""
+    told = [before_contrast(document).strip().rstrip("."), document.get("objective", {}).get("warning", "")]
+    return [sentence for sentence in told if sentence]
+
+
 def objective_section(found: Mapping[str, Any]) -> Section:
     """Return what `--objective` cost and gained, of the part `objective` of scores.json."""
     best = found["best_baseline"]
     rows = {"the blend": "plain", "with its contrast": "nested"}
     scores = {name: found[which] for name, which in rows.items()} | {called(best): found["baselines"][best]}
     numbers = ", ".join(f"{name} {value:g}" for name, value in found["choice"].items())
-    missed = (
-        ""
-        if found["reached"]
-        else f" No choice discriminates as well as the {called(best)} by both distances."
-    )
+    nearest = f" No choice discriminates as well as the {called(best)} by both distances."
+    missed = "" if found["reached"] else f" {found['warning']}." if "warning" in found else nearest
     return Section(
         "objective",
         "What telling compounds apart costs",

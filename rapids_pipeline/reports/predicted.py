@@ -25,7 +25,7 @@ from rapids_pipeline.reports import page
 from rapids_pipeline.reports.charts import heat_map, ranked
 from rapids_pipeline.reports.cv import expectation
 from rapids_pipeline.reports.doses import dose_section
-from rapids_pipeline.reports.objective import objective_section
+from rapids_pipeline.reports.objective import before_contrast, objective_section, objective_sentences
 from rapids_pipeline.reports.page import Page, Section, Sheet, number, short, signed
 from rapids_pipeline.reports.run import result_sentences
 from rapids_pipeline.reports.run_facts import MOST_PAIRS, RunFacts, facts_of_fit, facts_of_prediction
@@ -172,6 +172,7 @@ def sentences(facts: RunFacts) -> list[str]:
         unknown = int((~pairs[column].astype(bool)).sum())
         if unknown:
             lines.append(f"{unknown:,} of {len(pairs):,} pairs have a {what} without any training row")
+    lines += objective_sentences(facts.document)
     return [*lines, *(result_sentences(facts.document)[1:] if facts.document else [])]
 
 
@@ -246,7 +247,7 @@ def _errors(document: Mapping[str, Any]) -> list[Section]:
     simple_name = called(best)
     words = (
         "Training rows that were held out at random, each predicted by models that never saw it; a change below 0 is "
-        f"better than the {simple_name}."
+        f"better than the {simple_name}.{before_contrast(document)}"
     )
     for column, what in (("cell_type", "cell type"), ("sm_name", "compound")):
         groups = sorted(document["by_group"][column].items(), key=lambda item: -item[1]["rows"])[:MOST_GROUPS]
@@ -268,7 +269,10 @@ def _members(document: Mapping[str, Any]) -> Section:
         weight = f"{weights[name]:.2f}" if name in weights else ""
         cost = signed(dropping[name]) if name in dropping else ""
         rows.append([called(name), number(row["mean_rowwise_rmse"]), weight, cost])
-    words = "Out-of-fold error of the whole recipe, of its members and of simple methods, and the weights in the sum."
+    words = (
+        "Out-of-fold error of the whole recipe, of its members and of simple methods, and the weights in the sum."
+        f"{before_contrast(document)}"
+    )
     headings = ["method", "MRRMSE", "weight", "rise of the error without it"]
     return Section("members", "What the prediction is made of", words, sheet=Sheet(headings, rows, bold=[0]))
 

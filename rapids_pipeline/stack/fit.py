@@ -28,12 +28,12 @@ from rapids_pipeline.backend.progress import Progress, Stages
 from rapids_pipeline.backend.store import Store
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import tested_range
-from rapids_pipeline.evaluation.splits import context_folds
+from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.stack.blend import Evidence, Products
 from rapids_pipeline.stack.contrast import Effects
 from rapids_pipeline.stack.members.member import PSEUDO
 from rapids_pipeline.stack.nested import FittedMember, FoldedRows, Labels, fit_member, neighbours
-from rapids_pipeline.stack.objective import HeldOut, Tuned, contrast_of, judges_of, splits_like, tuned
+from rapids_pipeline.stack.objective import HeldOut, Tuned, contrast_of, folded_splits, judges_of, tuned
 from rapids_pipeline.stack.recipe import Recipe
 from rapids_pipeline.stack.saved import StackModel, by_names_of, new_pairs, stacks_on_of
 
@@ -137,6 +137,10 @@ def _fitted(
     rows = FoldedRows(train, test, Y, folds, seed, device, weight)
     store = None if folder is None else Store(folder, "stack", train, test, Y, folds, seed, device, weight)
     fitted: dict[str, FittedMember] = {}
+    objective = recipe.blend.objective
+    judging = None
+    if objective != "mrrmse":
+        judging = folded_splits(objective, train.obs, test.obs, recipe.n_folds, seed)
     read = {name for member in recipe.members for name in member.stacks_on}
     for form in recipe.forms:
         member = form.member
@@ -151,10 +155,10 @@ def _fitted(
             )
     with stages.stage("blend"):
         stack = _blended(fitted, rows, recipe)
-    if recipe.blend.objective == "mrrmse":
+    if judging is None:
         return stack
     with stages.stage("objective") as progress:
-        return _with_contrast(stack, rows, recipe, progress, executor, folder)
+        return _with_contrast(stack, rows, recipe, judging, progress, executor, folder)
 
 
 def _blended(fitted: Mapping[str, FittedMember], rows: FoldedRows, recipe: Recipe) -> FittedStack:
@@ -202,20 +206,20 @@ def _with_contrast(
     stack: FittedStack,
     rows: FoldedRows,
     recipe: Recipe,
+    judging: tuple[str, list[tuple[Split, Indices]]],
     progress: Progress,
     executor: Executor,
     folder: Path | None,
 ) -> FittedStack:
     """Return the stack with the contrast that its recipe's objective asks for, chosen on the rows of splits."""
     obs, plain = rows.train.obs, recipe.updated(blend=recipe.blend.updated(objective="mrrmse"))
-    name, splits = splits_like(obs, rows.test.obs, rows.seed)
+    name, splits = judging
     whole, genes = rows.measured.of(np.arange(len(obs))), tuple(map(str, range(rows.Y.shape[1])))
     progress.start(len(splits), f"{name} splits")
     found = []
-    for split in splits:
+    for split, folds in splits:
         inside, outside = rows.train.take(split.training), rows.train.take(split.held_out)
         weight = None if rows.weight is None else rows.weight[split.training]
-        folds = context_folds(inside.obs, recipe.n_folds, rows.seed)
         given = inside, outside, rows.Y[split.training], folds, plain, rows.seed, rows.device
         fitted = fit_stack(*given, weight=weight, executor=executor, folder=folder)
         training = PerturbationData(inside.obs, rows.measured.of(split.training), genes)

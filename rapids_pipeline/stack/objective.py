@@ -28,7 +28,7 @@ from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.audit import recommended_split
 from rapids_pipeline.evaluation.baseline_names import called
 from rapids_pipeline.evaluation.baselines import BASELINES
-from rapids_pipeline.evaluation.splits import Split, named_splits
+from rapids_pipeline.evaluation.splits import Split, context_folds, named_splits
 from rapids_pipeline.stack.contrast import Choice, Contrast, Effects, evened
 
 AMPLITUDES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0)
@@ -216,6 +216,26 @@ def splits_like(obs: pd.DataFrame, pairs: pd.DataFrame, seed: int) -> tuple[str,
     return name, [splits[place] for place in places]
 
 
+def folded_splits(
+    objective: str, obs: pd.DataFrame, pairs: pd.DataFrame, n_folds: int, seed: int
+) -> tuple[str, list[tuple[Split, Indices]]]:
+    """Return the splits of `splits_like`, each with the folds of its training rows.
+
+    Raises
+    ------
+    InputError
+        There are too few rows; the message names the option and the remedy.
+    """
+    try:
+        name, splits = splits_like(obs, pairs, seed)
+        return name, [(one, context_folds(obs.iloc[one.training], n_folds, seed)) for one in splits]
+    except InputError as error:
+        raise InputError(
+            f"--objective {objective}: is chosen on training rows that are held out, and {len(obs)} rows are too few "
+            f"for that ({error}); give --objective mrrmse, which needs none, or more rows"
+        ) from error
+
+
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """What a split's stack predicts of the m rows held out, (m, t), and what it was fitted to."""
@@ -249,6 +269,7 @@ class Tuned:
 
     Attributes
     ----------
+    objective : {"balanced", "discrimination"}
     choice : Choice
     plain, chosen, nested : Scores
         On the rows that judge: of the blend as it is, of the choice, and of what each split's rows get by the choice of
@@ -264,6 +285,7 @@ class Tuned:
         What the splits are called.
     """
 
+    objective: str
     choice: Choice
     plain: Scores
     chosen: Scores
@@ -282,13 +304,24 @@ class Tuned:
         target = self.baselines[self.best_baseline]
         return self.chosen.cosine <= target.cosine and self.chosen.l2 <= target.l2
 
-    def document(self, objective: str) -> dict[str, Any]:
+    @property
+    def warning(self) -> str:
+        """What to say where "balanced" found no choice that is as good as it promises; otherwise nothing."""
+        if self.objective != "balanced" or self.reached:
+            return ""
+        return (
+            f"WARNING: no choice tells compounds apart as well as the {called(self.best_baseline)} by both distances, "
+            f"so the one that comes nearest was taken whatever its error: MRRMSE {self.chosen.mrrmse:.4f}, and "
+            f"{self.plain.mrrmse:.4f} without it; compare with --objective mrrmse"
+        )
+
+    def document(self) -> dict[str, Any]:
         """Return what scores.json says of it."""
         shown = {name: getattr(self, name)._asdict() for name in ("plain", "chosen", "nested")}
         baselines = {name: scores._asdict() for name, scores in self.baselines.items()}
         curves = {name: [list(scores) for scores in curve.values()] for name, curve in self.curves.items()}
         return {
-            "name": objective,
+            "name": self.objective,
             "choice": self.choice._asdict(),
             "split": self.split,
             "splits": self.n_splits,
@@ -297,6 +330,7 @@ class Tuned:
             "baselines": baselines,
             "best_baseline": self.best_baseline,
             "reached": self.reached,
+            **({"warning": self.warning} if self.warning else {}),
             "curves": curves,
         }
 
@@ -308,9 +342,9 @@ class Tuned:
         )
         target = self.baselines[self.best_baseline]
         best = f"the {called(self.best_baseline)} has {', '.join(f'{value:.4f}' for value in target)}"
-        missed = "" if self.reached else "; no choice discriminates as well as it by both"
         where = f"on {self.n_rows} rows of {self.n_splits} {self.split} splits"
-        return f"objective, {where}: {gains}; {best}{missed}; out-of-fold scores are of the blend before that"
+        told = f"objective, {where}: {gains}; {best}; out-of-fold scores are of the blend before that"
+        return f"{told}. {self.warning}" if self.warning else told
 
 
 def tuned(objective: str, judges: Judges) -> Tuned:
@@ -334,6 +368,7 @@ def tuned(objective: str, judges: Judges) -> Tuned:
         "chosen from": frontier(scores),
     }
     return Tuned(
+        objective,
         choice,
         scores[PLAIN],
         scores[choice],

@@ -15,7 +15,7 @@ from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.commands.model import PerturbationModel
 from rapids_pipeline.predictions import design as rules
 from rapids_pipeline.predictions.design import SHARE, Posterior, design, greedy, posterior, read_design
-from rapids_pipeline.predictions.predict import predictor_of
+from rapids_pipeline.predictions.predict import PairPredictor, predictor_of
 from rapids_pipeline.stack.named_recipes import RECIPES
 from rapids_pipeline.stack.saved import load_model
 from tests.command_line import error_line, invoke, succeed
@@ -305,6 +305,7 @@ def test_a_model_whose_uncertainty_is_not_known(model, kernels, monkeypatch):
         with pytest.raises(InputError, match="of memory"):
             rules._require_known(config, part, 8, 8, 1, 1000)
     monkeypatch.setattr(rules, "MOST_OPERATIONS", 1e3)
+    monkeypatch.setattr(PairPredictor, "features", None)  # what is too much is said before molecules are read
     assert "the covariances of 8 pairs, 8 of them candidates, by" in refused()
 
 

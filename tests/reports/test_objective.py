@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rapids_pipeline.data.tables import read_responses
+from rapids_pipeline.reports.objective import LINES, objective_section, objective_sentences
 from rapids_pipeline.stack import objective
 from tests.command_line import error_line, invoke, succeed
 from tests.reports.pages import Page
@@ -56,6 +57,11 @@ def test_the_page_has_the_trade_off(run):
     found = Page(text)
     assert found.faults == [] and "objective" in found.ids and "tradeoff" in text
     scores = json.loads((run / "scores.json").read_text())["objective"]
+    for beside in ("members", "by-cell-type", "by-compound"):
+        assert (
+            "before the objective balanced changes it"
+            in text[text.index(f'id="{beside}"') :].split("<table")[0]
+        )
     for value in (scores["plain"]["mrrmse"], scores["nested"]["l2"]):
         assert f"{value:.4f}" in text
 
@@ -64,6 +70,15 @@ def test_the_saved_model_predicts_as_its_run(run, small_files, tmp_path):
     succeed("predict", "--model", run / "model", "--pairs", small_files.test, "--out", tmp_path / "new.csv")
     one, other = read_responses(run / "submission.csv"), read_responses(tmp_path / "new.csv")
     np.testing.assert_allclose(one.Y, other.Y, atol=1e-5)
+
+
+def test_the_page_warns_where_no_choice_keeps_the_promise():
+    one, words = {"mrrmse": 1.0, "cosine": 0.5, "l2": 0.5}, "WARNING: the nearest was taken"
+    found = {"name": "balanced", "best_baseline": "zeros", "reached": False, "warning": words, "choice": {}}
+    found |= {"rows": 9, "splits": 3, "split": "random", "plain": one, "nested": one, "chosen": one}
+    found |= {"baselines": {"zeros": one}, "curves": {key: [[1.0, 0.5, 0.5]] for key in LINES}}
+    assert words in objective_sentences({"objective": found}) and words in objective_section(found).words
+    assert objective_sentences({}) == []
 
 
 def test_an_unknown_objective_is_refused(small_files, tmp_path):

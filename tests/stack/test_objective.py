@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 
 from features.rows import Rows
+from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.evaluation.baselines import BASELINES
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.perturbation_metrics import score_perturbations
 from rapids_pipeline.evaluation.splits import random_folds
-from rapids_pipeline.stack import objective
+from rapids_pipeline.stack import fit, objective
 from rapids_pipeline.stack.contrast import Choice, Contrast, Effects
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.objective import (
@@ -123,7 +124,7 @@ def test_discrimination_is_within_a_standard_error_of_the_least_and_costs_error(
     least = min(one.discrimination for one in found.curves["chosen from"].values())
     assert least <= found.chosen.discrimination <= least + 0.05
     assert found.chosen.discrimination <= balanced.chosen.discrimination
-    assert "MRRMSE" in found.sentence() and found.document("discrimination")["name"] == "discrimination"
+    assert "MRRMSE" in found.sentence() and found.document()["name"] == "discrimination"
 
 
 def test_the_nested_scores_of_a_split_are_by_the_choice_of_the_others(judges):
@@ -147,6 +148,33 @@ def test_nothing_that_is_judged_saw_the_rows_that_judge():
         for pair, values in before.with_others.items():
             np.testing.assert_array_equal(after.with_others[pair], values)
         assert (before.split == 2) == (np.abs(before.truth - after.truth).max() > 1)
+
+
+def test_balanced_warns_where_nothing_is_as_good_as_it_promises(judges):
+    """By baselines that discriminate better than is possible."""
+    best = {name: rows - np.array([[0], [9], [9]]) for name, rows in judges.baselines.items()}
+    hopeless = replace(judges)
+    hopeless.__dict__["baselines"] = best
+    found = tuned("balanced", hopeless)
+    assert not found.reached and found.sentence().endswith(found.warning)
+    errors = f"MRRMSE {found.chosen.mrrmse:.4f}, and {found.plain.mrrmse:.4f} without it"
+    assert f"was taken whatever its error: {errors}" in found.warning
+    assert found.document()["warning"] == found.warning
+    for quiet in (tuned("discrimination", hopeless), tuned("discrimination", judges)):
+        assert quiet.warning == "" and "warning" not in quiet.document()
+
+
+@pytest.mark.parametrize("n", [6, 7, 8])
+def test_too_few_rows_for_an_objective_are_refused_before_anything_is_fitted(n, monkeypatch):
+    train, test, Y = example()
+    train, test = (replace(rows, obs=rows.obs.assign(SMILES="")) for rows in (train, test))
+    monkeypatch.setattr(fit, "fit_member", None)
+    asked = recipe(SVR, blend=BlendConfig(objective="balanced"))
+    few = train.take(np.arange(n)), test, Y[:n], np.arange(n) % 3, asked, 0, "cpu"
+    with pytest.raises(InputError) as refused:
+        fit_stack(*few)
+    assert str(refused.value).startswith("--objective balanced: ")
+    assert f"{n} rows are too few" in str(refused.value) and "give --objective mrrmse" in str(refused.value)
 
 
 def test_the_curve_has_what_nothing_beats(judges):
@@ -182,9 +210,9 @@ def test_splits_are_like_the_pairs_asked_for():
 def stacks():
     train, test, Y = example()
     train, test = (replace(rows, obs=rows.obs.assign(SMILES="")) for rows in (train, test))
-    fit = partial(fit_stack, train, test, Y, folded(Y))
+    fitted = partial(fit_stack, train, test, Y, folded(Y))
     found = {
-        name: fit(recipe(blend=BlendConfig(objective=name)), 0, "cpu")
+        name: fitted(recipe(blend=BlendConfig(objective=name)), 0, "cpu")
         for name in ("mrrmse", "balanced", "discrimination")
     }
     return found, test
