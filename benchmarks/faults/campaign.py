@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults import attempts, fuzz, kills, resources
+from benchmarks.faults import attempts, fuzz, kills, resources, trials
 from benchmarks.harness import cores, options_of, seconds, table, written
 
 KILLS = 580
@@ -76,10 +76,10 @@ class Campaign:
             for name, command in commands.items()
         }
         rng = random.Random(self.seed)
-        found = resources.faults(commands, known, rng, disks=resources.mounts())
+        found = resources.faults(commands, known, rng, disks=trials.mounts())
         chosen = (one for one in found if kind in one.kind and command in one.command.name)
-        trials = (partial(resources.tried, one, known[one.command.name]) for one in chosen)
-        yield from kills.side_by_side(trials, self.root / "faults", self.jobs)
+        made = (partial(trials.tried, one, known[one.command.name]) for one in chosen)
+        yield from kills.side_by_side(made, self.root / "faults", self.jobs)
 
 
 def counted(part: str, outcomes: Iterator[Mapping[str, Any]], count: str) -> list[dict[str, Any]]:

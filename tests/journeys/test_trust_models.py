@@ -5,18 +5,13 @@ import json
 import os
 import pickle
 import shutil
-import socket
 import struct
-import subprocess
 from copy import deepcopy
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("torch")
@@ -29,7 +24,7 @@ from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.stack.members.svr import SvrMember
 from tests.backend.test_bundle import replaced, rewritten
 from tests.command_line import invoke, succeed
-from tests.journeys.watched import PAYLOAD, SECRET, Bomb, code, secrets, watching
+from tests.journeys.watched import PAYLOAD, SECRET, Bomb, code, secrets, told, watching
 from tests.smiles_models import roberta_folder  # noqa: F401 (a fixture)
 
 if find_spec("anndata"):
@@ -104,18 +99,6 @@ def place(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.chdir(tmp_path)
     return Place(trained, tmp_path)
-
-
-def told(result, code=(2, 3)):
-    """Check that a command was refused in one line without what it must not know; return the line."""
-    assert result.exit_code in code, result.output
-    lines = [
-        line for line in result.stderr.splitlines() if not line.startswith(("device: ", "molecules: ", "  "))
-    ]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) <= 507, lines
-    assert SECRET not in result.output and "Traceback" not in result.output
-    assert all(sign.isprintable() for line in result.stderr.splitlines() for sign in line), result.stderr
-    return lines[0]
 
 
 def member(**changes):
@@ -417,214 +400,6 @@ def test_weights_that_moved_are_named_by_the_environment_and_changed_ones_are_no
     assert f"trained with (sha256 {content_hash(place.weights)[:12]})" in line
 
 
-# --- Settings in files ------------------------------------------------------------------------------------------
-
-MEMBER = '[[members]]\nkind = "{kind}"\n{settings}\n'
-SET = 'name = "mine"\n[[blocks]]\nkind = "molecules"\nencoder = "{}"\n'
-KERNEL = "weights = {{ 'rbf({})' = 1.0 }}\n"
-
-
-def recipe(settings, kind="svr"):
-    return 'name = "mine"\n' + MEMBER.format(kind=kind, settings=settings)
-
-
-def kernels(encoder):
-    both = "\n".join(
-        f"[members.{name}]\n{KERNEL.format(encoder)}" for name in ("known_compounds", "new_compounds")
-    )
-    return recipe(both, "composite")
-
-
-FILES = {
-    "recipe that names a feature set by an absolute path": lambda p: recipe(
-        f"features = '{p / 'outside/secret.toml'}'"
-    ),
-    "recipe that names a feature set by ../": lambda p: recipe("features = '../outside/secret.toml'"),
-    "recipe that names a feature set by a link": lambda p: (
-        (p / "mine" / "link.toml").symlink_to(p / "outside" / "secret.toml"),
-        recipe("features = 'link.toml'"),
-    )[1],
-    "recipe that names a feature set in a home": lambda p: recipe("features = '~/secret.toml'"),
-    "recipe that names a feature set in a variable": lambda p: recipe(
-        "features = '$HOME/outside/secret.toml'"
-    ),
-    "recipe that names a feature set by a NUL": lambda p: recipe('features = "a\\u0000.toml"'),
-    "recipe that names a feature set by 5,000 letters": lambda p: recipe(f"features = '{'a' * 5000}.toml'"),
-    "recipe that names a repository": lambda p: kernels("pwned-organisation/pwned-model"),
-    "recipe that names a folder of weights": lambda p: kernels(f"{p}/outside"),
-    "recipe that names a variable as weights": lambda p: kernels("$HF_TOKEN"),
-    "recipe of a kind that is a module": lambda p: recipe("", "os.system"),
-    "recipe with a setting of code": lambda p: recipe(f"engine = 'auto'\n__class__ = '{PAYLOAD}'"),
-    "feature set that names a repository": lambda p: SET.format("pwned-organisation/pwned-model"),
-    "feature set that names a folder of weights": lambda p: SET.format(f"{p}/outside"),
-    "feature set that names ../ as weights": lambda p: SET.format("../outside"),
-    "feature set of a kind that is a module": lambda p: 'name = "mine"\n[[blocks]]\nkind = "os.system"\n',
-    "recipe that is a pickle": lambda p: pickle.dumps(Bomb(p), protocol=0).decode(),
-    "recipe of escape codes": lambda p: recipe('features = "\\u001b]0;pwned\\u0007"'),
-}
-
-
-@pytest.mark.parametrize("attack", FILES)
-def test_settings_in_a_file_read_no_other_place(attack, tmp_path, monkeypatch):
-    secrets(tmp_path), (tmp_path / "mine").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "outside"))
-    monkeypatch.chdir(tmp_path / "mine")
-    (tmp_path / "mine" / "mine.toml").write_text(FILES[attack](tmp_path))
-    command = "features" if attack.startswith("feature") else "recipes"
-    with watching(tmp_path / "outside", tmp_path):
-        told(invoke(command, tmp_path / "mine" / "mine.toml"), (2,))
-
-
-def test_a_recipe_may_name_a_feature_set_beside_it_and_weights_that_are_trusted(tmp_path, monkeypatch):
-    (tmp_path / "set.toml").write_text('name = "mine"\n[[blocks]]\nkind = "onehot"\ncolumn = "cell_type"\n')
-    (tmp_path / "recipe.toml").write_text(recipe("features = 'set.toml'"))
-    succeed("recipes", tmp_path / "recipe.toml")
-    (tmp_path / "kernels.toml").write_text(kernels("mine/weights"))
-    assert WEIGHTS_VARIABLE in told(invoke("recipes", tmp_path / "kernels.toml"), (2,))
-    monkeypatch.setenv(WEIGHTS_VARIABLE, f"/elsewhere{os.pathsep}mine/weights")
-    succeed("recipes", tmp_path / "kernels.toml")
-    assert (
-        SvrMember(features=str(tmp_path / "set.toml")).features.name == "mine"
-    )  # in Python any file may be named
-
-
-# --- Data -------------------------------------------------------------------------------------------------------
-
-
-def frame():
-    rows = {"cell_type": list("BTBT"), "sm_name": list("aabb"), "SMILES": ["CCO", "CCO", "CC", "CC"]}
-    return pd.DataFrame(rows).assign(G1=np.arange(4.0), G2=1.5)
-
-
-def extension_type(place):
-    """A Parquet file whose column says that its type is to be unpickled, as old versions of PyArrow did."""
-    table, bomb = pa.Table.from_pandas(frame()), pickle.dumps(Bomb(place))
-    marks = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": bomb}
-    field = pa.field("G1", pa.float64(), metadata=marks)
-    pq.write_table(
-        table.cast(table.schema.set(table.schema.get_field_index("G1"), field)), place / "x.parquet"
-    )
-    return place / "x.parquet"
-
-
-def pandas_metadata(place):
-    """A Parquet file whose pandas metadata name code and objects."""
-    table = pa.Table.from_pandas(frame())
-    meta = json.loads(table.schema.metadata[b"pandas"])
-    for column in meta["columns"]:
-        column |= {
-            "pandas_type": f"{PAYLOAD}.T",
-            "numpy_type": f"{PAYLOAD}.T",
-            "metadata": {"unpickle": "gASV"},
-        }
-    meta["index_columns"] = [
-        {"kind": "range", "name": "__import__('os')", "start": 0, "stop": 10**12, "step": 1}
-    ]
-    pq.write_table(table.replace_schema_metadata({b"pandas": json.dumps(meta).encode()}), place / "x.parquet")
-    return place / "x.parquet"
-
-
-def pickled_column(place):
-    """A Parquet file of pickles where genes should be."""
-    pq.write_table(
-        pa.Table.from_pandas(frame().assign(G1=[pickle.dumps(Bomb(place))] * 4)), place / "x.parquet"
-    )
-    return place / "x.parquet"
-
-
-def pickle_as(name):
-    def make(place):
-        (place / name).write_bytes(pickle.dumps(Bomb(place)))
-        return place / name
-
-    return make
-
-
-def hdf5(change):
-    """An .h5ad with one change."""
-
-    def make(place):
-        anndata = pytest.importorskip("anndata")
-        h5py = pytest.importorskip("h5py")
-        path = place / "x.h5ad"
-        obs = frame()[["cell_type", "sm_name", "SMILES"]].astype(object)
-        obs.index = obs.index.astype(str)
-        with pd.option_context("future.infer_string", False):
-            anndata.AnnData(frame()[["G1", "G2"]].to_numpy(), obs=obs).write_h5ad(path)
-        with h5py.File(path, "a") as file:
-            change(h5py, file, place)
-        return path
-
-    return make
-
-
-def external_link(h5py, file, place):
-    with h5py.File(place / "outside" / "secret.h5", "w") as other:
-        other["X"] = np.ones((4, 2))
-    del file["X"]
-    file["X"] = h5py.ExternalLink(str(place / "outside" / "secret.h5"), "X")
-
-
-def external_storage(h5py, file, place):
-    del file["X"]
-    place = str(place / "outside" / "model.safetensors")
-    file.create_dataset("X", (4, 2), "f8", external=[(place, 0, 64)])
-
-
-def virtual(h5py, file, place):
-    with h5py.File(place / "outside" / "secret.h5", "w") as other:
-        other["X"] = np.ones((4, 2))
-    del file["X"]
-    layout = h5py.VirtualLayout((4, 2), "f8")
-    layout[:] = h5py.VirtualSource(str(place / "outside" / "secret.h5"), "X", (4, 2))
-    file.create_virtual_dataset("X", layout)
-
-
-def opaque(h5py, file, place):
-    del file["X"]
-    file["X"] = np.array([np.void(pickle.dumps(Bomb(place)))] * 4)
-
-
-def unknown_encoding(h5py, file, place):
-    file["X"].attrs["encoding-type"] = f"{PAYLOAD}.read"
-    file["X"].attrs["encoding-version"] = "__import__('os')"
-
-
-def unstructured(h5py, file, place):
-    file["uns"].create_dataset("bomb", data=np.void(pickle.dumps(Bomb(place))))
-
-
-DATA = {
-    "Parquet of an extension type that is unpickled": extension_type,
-    "Parquet whose pandas metadata name code": pandas_metadata,
-    "Parquet of pickles": pickled_column,
-    "pickle that is called .parquet": pickle_as("x.parquet"),
-    "pickle that is called .csv": pickle_as("x.csv"),
-    "pickle that is called .csv.gz": pickle_as("x.csv.gz"),
-    "pickle that is called .h5ad": pickle_as("x.h5ad"),
-    "pickle": pickle_as("x.pkl"),
-    "HDF5 that links to another file": hdf5(external_link),
-    "HDF5 that has its numbers in another file": hdf5(external_storage),
-    "HDF5 that is a view of another file": hdf5(virtual),
-    "HDF5 of opaque pickles": hdf5(opaque),
-    "HDF5 of an encoding that is code": hdf5(unknown_encoding),
-    "HDF5 with a pickle among what is unstructured": hdf5(unstructured),
-}
-
-
-@pytest.mark.parametrize("attack", DATA)
-def test_a_data_file_executes_nothing_and_reads_no_other(attack, tmp_path):
-    outside = secrets(tmp_path)
-    path = DATA[attack](tmp_path)
-    (tmp_path / "truth.csv").write_text(frame().to_csv(index=False))
-    with watching(outside, tmp_path):
-        result = invoke("evaluate", "--prediction", path, "--truth", tmp_path / "truth.csv")
-    assert SECRET not in result.output
-    if result.exit_code:
-        told(result, (2,))
-    assert not attack.startswith("HDF5 that") or "lies in another file" in result.stderr
-
-
 def test_a_cache_of_embeddings_is_not_unpickled(place):
     place.asks_new()
     cache = place.folder / "cache"
@@ -636,42 +411,6 @@ def test_a_cache_of_embeddings_is_not_unpickled(place):
         result = place.predict(RAPIDS_PERTURB_CACHE=str(cache))
     assert "is damaged, embeddings are computed anew" in result.stderr
     assert place.out.read_text() == expected
-
-
-# --- The watch --------------------------------------------------------------------------------------------------
-
-
-def by_a_library(place):
-    from safetensors import safe_open
-
-    with pytest.raises(Exception, match="header"):
-        safe_open(place / "outside" / "model.safetensors", "numpy")
-
-
-@pytest.mark.parametrize(
-    "deed",
-    [
-        lambda p: (p / "outside" / "secret.json").read_text(),
-        lambda p: Path("/etc/passwd").read_text(),
-        lambda p: subprocess.run(["true"], check=True),
-        lambda p: os.system("true"),
-        lambda p: socket.socket().connect_ex(("127.0.0.1", 9)),
-        lambda p: exec(compile(code(p), f"{PAYLOAD}.py", "exec")),
-        lambda p: pickle.loads(pickle.dumps(Bomb(p))),
-        by_a_library,
-    ],
-    ids=["file outside", "file of the system", "program", "shell", "connection", "code", "pickle", "library"],
-)
-def test_the_watch_sees_what_it_is_for(deed, tmp_path):
-    outside = secrets(tmp_path)
-    with pytest.raises(AssertionError), watching(outside, tmp_path):
-        deed(tmp_path)
-
-
-def test_the_attacks_are_at_least_sixty():
-    from tests.journeys.test_trust_weights import ATTACKS
-
-    assert len(MODELS) + len(FILES) + len(DATA) + len(ATTACKS) >= 60
 
 
 def test_settings_of_a_saved_model_are_complete(trained):

@@ -154,3 +154,15 @@ class Bomb:
 
     def __reduce__(self):
         return exec, (self.text,)
+
+
+def told(result, code=(2, 3)):
+    """Check that a command was refused in one line without what it must not know; return the line."""
+    assert result.exit_code in code, result.output
+    lines = [
+        line for line in result.stderr.splitlines() if not line.startswith(("device: ", "molecules: ", "  "))
+    ]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) <= 507, lines
+    assert SECRET not in result.output and "Traceback" not in result.output
+    assert all(sign.isprintable() for line in result.stderr.splitlines() for sign in line), result.stderr
+    return lines[0]
