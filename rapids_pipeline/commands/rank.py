@@ -52,7 +52,10 @@ def command(
     ends = {"mimic": table.head(top), "reverse": table.tail(top).iloc[::-1]}
     columns = [name for name in (*PAIR, DOSE, TIME, "score", "z", "p", "fdr") if name in table]
     shown: list[RenderableType] = []
-    for name, one in ends.items():
-        head = f"{len(one)} of {len(table)} pairs that {name} the signature most:"
+    for (name, one), sign in zip(ends.items(), (1, -1), strict=True):
+        if (sign * one["score"] > 0).any():
+            head = f"{len(one)} of {len(table)} pairs that {name} the signature most:"
+        else:
+            head = f"no pair {name}s the signature; {len(one)} of {len(table)} that come nearest to it:"
         shown += [head, frame_table(one[columns])]
     readout.show({name: one.to_dict("records") for name, one in ends.items()}, shown, notes)

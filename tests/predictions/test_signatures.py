@@ -125,6 +125,11 @@ def test_the_command_prints_and_writes(model, small_files, tmp_path, monkeypatch
     table = pd.read_csv("rank.csv")
     assert len(table) == len(found.Y) and table["score"].is_monotonic_decreasing
     assert {"compound_known", "tanimoto", "z", "p", "fdr"} < set(table.columns)
+    alike = pd.read_parquet(run / "predictions.parquet").set_index("id").loc[table["id"][table["score"] > 0]]
+    assert 0 < len(alike) < len(table)
+    alike.reset_index().to_parquet("alike.parquet")
+    shown = succeed("rank", "--signature", "up.txt,down.txt", "--run", "alike.parquet", "--top", 2).stdout
+    assert f"no pair reverses the signature; 2 of {len(alike)} that come nearest to it:" in shown
     cell = found.pairs["cell_type"][0]
     told = json.loads(
         succeed(
