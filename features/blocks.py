@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from features.group_statistics import checked_statistics
 from features.molecules import TABLE, fitted_in_fold
 from features.rows import Rows, context_numbers, contexts_of, groups_of, log10_of
-from rapids_pipeline.backend.arrays import Float32
+from rapids_pipeline.backend.arrays import Float32, RowSource
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.settings import bounded
 from rapids_pipeline.backend.state import State, StateReader
@@ -282,13 +282,13 @@ class Given:
     def __init__(self, encoder: str | None = None) -> None:
         self._encoder, self._width = encoder, 0
 
-    def fit_transform(self, rows: Rows, targets: Float32) -> Float32:
+    def fit_transform(self, rows: Rows, targets: Float32) -> Any:
         """Note how many columns there are, and return them."""
         columns = self._columns(rows)
         self._width = columns.shape[1]
         return columns
 
-    def transform(self, rows: Rows) -> Float32:
+    def transform(self, rows: Rows) -> Any:
         """Return the columns of other rows (InputError: not as many as in training)."""
         columns = self._columns(rows)
         if columns.shape[1] != self._width:
@@ -298,7 +298,7 @@ class Given:
             )
         return columns
 
-    def _columns(self, rows: Rows) -> Float32:
+    def _columns(self, rows: Rows) -> Float32 | RowSource:
         if self._encoder is not None:
             return rows.molecules[self._encoder]
         if rows.predictions is None:

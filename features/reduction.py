@@ -2,9 +2,14 @@
 
 Blocks here have few rows (614) and many columns (18,211) or the reverse, so the singular vectors come from
 the eigenvectors of the small-side Gram matrix in float64: A Aᵀ = U s² Uᵀ, V = Aᵀ U / s. Where both sides are
-large, A is first projected on a random subspace that four rounds of subspace iteration turn to the leading one.
+large, A is first projected on a random subspace of its columns that rounds of subspace iteration, P ← orth(Aᵀ(A P)),
+turn to the leading one. Each round reads A once, a block of rows at a time, so A may be a `RowSource` whose rows are
+made when they are read, and no copy of A is made.
 """
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -13,7 +18,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from rapids_pipeline.backend.arrays import Array, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, RowSource, namespace, row_blocks, to_host
+from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.state import State, StateReader
 
 Solver = Literal["auto", "exact", "randomized"]
@@ -24,7 +30,10 @@ EXACT_UP_TO = 2_000
 NULL_SQUARE = {"float64": 1e-14, "float32": 1e-7}
 """Squares of singular values, relative to the first, that are nothing but rounding, by the dtype of the products."""
 OVERSAMPLES = 20
+BLOCKS_AT_ONCE = 8
+"""Blocks of rows of which the results are in memory together."""
 ROUNDS = 4
+"""Rounds of subspace iteration; A is read once more for the scores of its rows."""
 
 
 class TruncatedSVD(TransformerMixin, BaseEstimator):
@@ -98,28 +107,34 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
             raise ValueError(f"solver must be auto, exact or randomized, not {self.solver!r}")
         if self.products not in ("float64", "float32"):
             raise ValueError(f"products must be float64 or float32, not {self.products!r}")
-        A = self._validated(X, reset=True)
-        xp = namespace(A)
-        width = min(self.n_components + OVERSAMPLES, *A.shape)
-        small = min(A.shape) <= EXACT_UP_TO if self.solver == "auto" else self.solver == "exact"
-        projected = A if small or width == min(A.shape) else _leading_subspace(A, width, self.random_state)
-        values, right = _exact(projected, self.n_components)
+        shape = X.shape if is_array_api_obj(X) or isinstance(X, RowSource) else np.shape(X)
+        width = min(self.n_components + OVERSAMPLES, *shape)
+        small = min(shape) <= EXACT_UP_TO if self.solver == "auto" else self.solver == "exact"
+        small = small or width == min(shape)
+        A = self._validated(X, reset=True, as_it_is=not small)
+        if small:
+            values, right = _exact(A, self.n_components)
+            total = _sum_of_squares(A)
+        else:
+            P, total = _leading_columns(A, width, self.random_state, self.products)
+            values, right = _exact(_scores(A, P), self.n_components)
+            right = P @ namespace(P).astype(right, P.dtype)
+        xp = namespace(right)
         largest = to_host(xp.argmax(xp.abs(right), axis=0))
         signs = np.where(to_host(right)[largest, np.arange(len(largest))] < 0, -1.0, 1.0)
-        right = right * xp.asarray(signs, device=A.device)
+        right = right * xp.asarray(signs, device=right.device)
         self.components_ = _row_by_row(xp.matrix_transpose(xp.astype(right, xp.float32)))
         self.singular_values_ = values
-        total = float(xp.sum(xp.astype(xp.vecdot(A, A), xp.float64)))  # A * A would be as large as A
         self.explained_share_ = min(float(xp.sum(values * values)) / total, 1.0) if total else 0.0
         return self
 
     def transform(self, X: Array) -> Array:
         """Return the scores X V, float32 of shape (n_samples, n_kept)."""
         check_is_fitted(self)
-        matrix = self._validated(X, reset=False)
-        xp = namespace(matrix)
-        components = xp.astype(self.components_, matrix.dtype, copy=False)
-        return xp.astype(matrix @ xp.matrix_transpose(components), xp.float32)
+        matrix = self._validated(X, reset=False, as_it_is=True)
+        xp = namespace(self.components_)
+        components = xp.astype(self.components_, getattr(xp, self.products), copy=False)
+        return xp.astype(_scores(matrix, xp.matrix_transpose(components)), xp.float32)
 
     def inverse_transform(self, scores: Array) -> Array:
         """Return the rows that `scores` (n_samples, n_kept) stand for, float32 of (n_samples, n_features)."""
@@ -163,12 +178,23 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def _validated(self, X: Array, *, reset: bool) -> Array:
-        """Return X as a matrix of its own library, in the dtype of the products; ValueError where it is none."""
+    def _validated(self, X: Array, *, reset: bool, as_it_is: bool) -> Array:
+        """Return X as a matrix of its own library; ValueError where it is none.
+
+        In the dtype of the products, or `as_it_is`, where it is read by blocks: float32 or float64, or a `RowSource`.
+        """
+        if isinstance(X, RowSource):
+            if not as_it_is:
+                X = X[:]
+            elif reset:
+                self.n_features_in_ = X.shape[1]
+            if as_it_is:
+                return X
         if not is_array_api_obj(X) or isinstance(X, np.ndarray):
-            return np.asarray(validate_data(self, X, dtype=np.dtype(self.products), reset=reset))
+            dtypes = [np.float32, np.float64] if as_it_is else np.dtype(self.products)
+            return np.asarray(validate_data(self, X, dtype=dtypes, reset=reset))
         xp = namespace(X)
-        matrix = xp.astype(X, getattr(xp, self.products), copy=False)
+        matrix = X if as_it_is else xp.astype(X, getattr(xp, self.products), copy=False)
         if matrix.ndim != 2 or 0 in matrix.shape or not bool(xp.all(xp.isfinite(matrix))):
             raise ValueError(
                 f"X must be a matrix of finite numbers, not of shape {tuple(X.shape)} or with NaN"
@@ -201,11 +227,51 @@ def _row_by_row(matrix: Array) -> Array:
     return xp.reshape(xp.reshape(matrix, (-1,), copy=True), matrix.shape)
 
 
-def _leading_subspace(A: Array, width: int, seed: int) -> Array:
-    """Return QᵀA, (width, n_features), with Q an orthonormal basis of nearly the leading left singular vectors."""
+def _sum_of_squares(A: Array) -> float:
     xp = namespace(A)
+    return float(xp.sum(xp.astype(xp.vecdot(A, A), xp.float64)))  # A * A would be as large as A
+
+
+def _leading_columns(A: Array, width: int, seed: int, products: str) -> tuple[Array, float]:
+    """Return an orthonormal P (n_features, width) of nearly the leading right singular vectors, and ‖A‖²_F."""
     start = np.random.default_rng(seed).normal(size=(A.shape[1], width))
-    Q = xp.linalg.qr(A @ xp.asarray(start, device=A.device)).Q
+    xp, device = (np, None) if isinstance(A, RowSource) else (namespace(A), A.device)
+    P = xp.linalg.qr(xp.asarray(start, dtype=getattr(xp, products), device=device)).Q
+    total = 0.0
     for _ in range(ROUNDS):
-        Q = xp.linalg.qr(A @ xp.linalg.qr(xp.matrix_transpose(A) @ Q).Q).Q
-    return xp.matrix_transpose(Q) @ A
+        total, turned = 0.0, xp.zeros_like(P)
+        for squares, part in _by_blocks(A, partial(_turned, P=P), P.dtype):
+            total, turned = total + squares, turned + part
+        P = xp.linalg.qr(turned).Q
+    return P, total
+
+
+def _turned(A: Array, P: Array) -> tuple[float, Array]:
+    """Return ‖A‖²_F and Aᵀ(A P) of a block of rows."""
+    return _sum_of_squares(A), namespace(A).matrix_transpose(A) @ (A @ P)
+
+
+def _scores(A: Array, P: Array) -> Array:
+    """Return A P of all rows, in the dtype of P."""
+    parts = list(_by_blocks(A, lambda block: block @ P, P.dtype))
+    return parts[0] if len(parts) == 1 else namespace(P).concat(parts)
+
+
+def _by_blocks(A: Array, work: Callable[[Array], Any], dtype: Any) -> Iterator[Any]:
+    """Yield what `work` makes of each block of rows in a dtype, in their order; on as many processors as there are.
+
+    Arrays of other libraries than NumPy are worked on one block after the other.
+    """
+    n = A.shape[0]
+
+    def made(rows: slice) -> Any:
+        block = A[rows] if isinstance(A, RowSource) else A[rows, :]
+        return work(namespace(block).astype(block, dtype, copy=False))
+
+    blocks = row_blocks(n) or [slice(0, 0)]
+    if len(blocks) == 1 or not isinstance(A, np.ndarray | RowSource):
+        yield from map(made, blocks)
+        return
+    with ThreadPoolExecutor(processor_count()) as pool:
+        for first in range(0, len(blocks), BLOCKS_AT_ONCE):
+            yield from pool.map(made, blocks[first : first + BLOCKS_AT_ONCE])

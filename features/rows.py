@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rapids_pipeline.backend.arrays import Codes, Float32, Float64, Indices, Labels
+from rapids_pipeline.backend.arrays import Codes, Float32, Float64, Indices, Labels, RowSource
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 
@@ -40,17 +40,19 @@ class Rows:
         With `cell_type` and `sm_name`, and `SMILES` where an encoder is fitted in-fold (`descriptors`).
     molecules : mapping of str to ndarray of float32, (n, p)
         Molecule features of each row's compound, by the name of the encoder that made them.
-    predictions : ndarray of float32, (n, t), optional
+    predictions : ndarray of float32 or RowSource, (n, t), optional
         First-level predictions that never saw the row; for feature sets that stack.
     """
 
     obs: "pd.DataFrame"
     molecules: Mapping[str, Float32] = field(default_factory=dict)
-    predictions: Float32 | None = None
+    predictions: Float32 | RowSource | None = None
 
     def take(self, which: Indices) -> "Rows":
         """Return some of the rows, in the order asked for."""
-        predictions = None if self.predictions is None else self.predictions[which]
+        given = self.predictions
+        predictions = given.take(which) if isinstance(given, RowSource) else given
+        predictions = predictions[which] if isinstance(predictions, np.ndarray) else predictions
         molecules = {name: values[which] for name, values in self.molecules.items()}
         return Rows(self.obs.iloc[which], molecules, predictions)
 
@@ -154,7 +156,7 @@ class Pairs:
         codes = cell, compound, molecule, dose, time, batch
         return cls(levels, *(code.astype(np.int32) for code in codes))
 
-    def take(self, which: Indices) -> "Pairs":
+    def take(self, which: Indices | slice) -> "Pairs":
         """Return some of the pairs, in the order asked for; they share these pairs' levels."""
         return Pairs(self.levels, *(getattr(self, name)[which] for name in CODES))
 

@@ -17,7 +17,7 @@ from features.molecules.smiles import quiet_libraries
 from features.molecules.table import encode_compounds
 from features.molecules.weights import content_hash, model_folder
 from features.rows import Rows, varying
-from rapids_pipeline.backend.arrays import Float64
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, RowSource, row_blocks
 from rapids_pipeline.backend.devices import Device, DeviceName, processor_count
 from rapids_pipeline.backend.files import (
     MODEL,
@@ -44,6 +44,7 @@ from rapids_pipeline.predictions.applicability import refuse_taken_names
 from rapids_pipeline.predictions.formats import write_kaggle_csv
 from rapids_pipeline.predictions.predict import predictor_of
 from rapids_pipeline.predictions.readouts import Responses
+from rapids_pipeline.stack import room
 from rapids_pipeline.stack.duration import require_agreed
 from rapids_pipeline.stack.fit import FittedStack, fit_stack
 from rapids_pipeline.stack.recipe import PIPELINE, Recipe, RunConfig
@@ -213,18 +214,21 @@ def fit(
     if not len(asked) and any(member.pseudo_labels.use != "off" for member in config.recipe.members):
         config = config.model_copy(update={"recipe": config.recipe.without_pseudo_labels()})
         unlabelled = ["there are no pairs to predict, so no member learns from pseudo-labels of them"]
-    recipe = config.recipe
+    recipe, (n, t) = config.recipe, problem.data.Y.shape
+    on_landmarks = room.require(recipe, n, len(asked), t, device.name)
     with stages.stage("features"):
         folds = context_folds(problem.data.obs, recipe.n_folds, config.seed)
         chosen = {"device": f"{device.name} ({device.reason})"} | engines_of(problem, recipe, device.name)
+        chosen |= room.chosen(recipe, n, on_landmarks)
         chosen["molecules"] = f"{config.molecules} ({config.molecules_because})"
         known = device.name, problem.table, problem.atlas
         molecules = encode_compounds(config.encoders, problem.data.obs, asked, *known)
         train, test = Rows(problem.data.obs, molecules.training), Rows(asked, molecules.others)
     if not long:
-        require_agreed(recipe, train, len(asked), problem.data.Y.shape[1], device.name)
+        require_agreed(recipe, train, len(asked), t, device.name)
     fitted_to = train, test, problem.data.Y, folds, recipe, config.seed, device.name, stages
     how: dict[str, Any] = {"weight": problem.data.weight, "executor": executor, "folder": kept}
+    how["on_landmarks"] = on_landmarks
     stack = fit_stack(*fitted_to, **how)
     with stages.stage("scores"):
         errors = out_of_fold_errors(problem.data, folds, {PIPELINE: stack.oof, **stack.members})
@@ -298,36 +302,47 @@ def writers_of(found: Fitted) -> dict[str, Callable[[Path], None]]:
     """Return what writes each result of a run, by file name."""
     problem, predicted, genes = found.problem, found.responses, found.problem.data.genes
     ids = list(problem.asked["id"].iloc[problem.pairs_file_order])
-    obs, oof = problem.data.obs.iloc[problem.file_order], found.stack.oof[problem.file_order]
+    obs, oof = problem.data.obs.iloc[problem.file_order], found.stack.oof
     return {
         SUBMISSION: lambda path: write_kaggle_csv(path, ids, genes, predicted.Y),
         PREDICTIONS: lambda path: write_rows(path, predicted.pairs, genes, predicted.Y),
-        OOF: lambda path: write_rows(path, obs, genes, oof),
+        OOF: lambda path: write_rows(path, obs, genes, oof, problem.file_order),
         SCORES: lambda path: write_json(path, found.document),
         MODEL: lambda path: save_model(path, found.model),
     }
 
 
 def out_of_fold_errors(
-    data: PerturbationData, folds: NDArray[np.intp], predictions: Mapping[str, NDArray[np.float32]]
+    data: PerturbationData, folds: NDArray[np.intp], predictions: Mapping[str, Float32 | RowSource]
 ) -> dict[str, Float64]:
     """Return the RMSE of every row, (n,), of out-of-fold predictions, and of baselines fitted to the other folds."""
     from joblib import Parallel, delayed
 
-    def predicted(baseline: Baseline) -> NDArray[np.float32]:
-        found = np.empty_like(data.Y)
-        for k in range(int(folds.max()) + 1):
-            inside, outside = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-            found[outside] = baseline(data.take(inside), data.obs.iloc[outside])
-        return found
+    found = {
+        name: np.concatenate([rowwise_rmse(data.Y[rows], values[rows]) for rows in row_blocks(len(data.Y))])
+        for name, values in predictions.items()
+    }
+    baselines = {**BASELINES, **context_baselines(data.obs)}
+    found |= {name: np.empty(len(data.Y)) for name in baselines}
+    for k in range(int(folds.max()) + 1):
+        outside = np.flatnonzero(folds == k)
+        training, asked, truth = (
+            data.take(np.flatnonzero(folds != k)),
+            data.obs.iloc[outside],
+            data.Y[outside],
+        )
 
-    def errors(method: NDArray[np.float32] | Baseline) -> Float64:
-        values = method if isinstance(method, np.ndarray) else predicted(method)
-        return np.asarray(rowwise_rmse(data.Y, values))
+        def errors(
+            baseline: Baseline,
+            given: tuple[PerturbationData, pd.DataFrame] = (training, asked),
+            truth: Float32 = truth,
+        ) -> Float64:
+            return np.asarray(rowwise_rmse(truth, baseline(*given)))
 
-    methods: dict[str, Any] = {**predictions, **BASELINES, **context_baselines(data.obs)}
-    found = Parallel(processor_count(), prefer="threads")(delayed(errors)(one) for one in methods.values())
-    return dict(zip(methods, found, strict=True))
+        made = Parallel(processor_count(), prefer="threads")(delayed(errors)(b) for b in baselines.values())
+        for name, of_fold in zip(baselines, made, strict=True):
+            found[name][outside] = of_fold
+    return found
 
 
 def scores_document(
@@ -374,15 +389,26 @@ def untested_document(data: PerturbationData) -> dict[str, Any]:
     return {"untested": {"share_of_targets": float(np.isnan(data.Y).mean()), "never_tested": names}}
 
 
-def write_rows(path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: NDArray[np.float32]) -> None:
-    """Write predictions of rows as Parquet: their metadata columns, then the genes."""
+def write_rows(
+    path: Path, obs: pd.DataFrame, genes: Sequence[str], predicted: Float32, order: Indices | None = None
+) -> None:
+    """Write predictions of rows as Parquet: their metadata columns, then the genes; a block of rows at a time.
+
+    `order` says which rows of `predicted` are written, one after the other; by default all of them.
+    """
     import pyarrow as pa
-    from pyarrow.parquet import write_table
+    from pyarrow.parquet import ParquetWriter
 
     about = pa.Table.from_pandas(obs, preserve_index=False)
-    by_gene = map(pa.array, np.ascontiguousarray(predicted.T))
-    table = pa.table([*about.columns, *by_gene], names=[*about.column_names, *genes])
-    write_table(table, path, use_dictionary=about.column_names)  # predictions have no repeated values
+    names = [*about.column_names, *genes]
+    schema = pa.schema(zip(names, [*about.schema.types, *[pa.float32()] * len(genes)], strict=True))
+    places = np.arange(len(predicted)) if order is None else order
+    # Predictions have no repeated values.
+    with ParquetWriter(path, schema, use_dictionary=about.column_names) as writer:
+        for rows in row_blocks(len(obs)) or [slice(0, 0)]:
+            by_gene = map(pa.array, np.ascontiguousarray(predicted[places[rows]].T))
+            head = about.slice(rows.start, rows.stop - rows.start).columns
+            writer.write_table(pa.table([*head, *by_gene], names=names))
 
 
 def notes_on(problem: Problem, config: RunConfig) -> list[str]:

@@ -14,6 +14,7 @@ Source: RMM, Python user guide, "Using different memory resources"; CUDA Runtime
 
 import functools
 import os
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
@@ -46,11 +47,37 @@ Mask = NDArray[np.bool_]
 Labels = NDArray[np.object_]
 """A numpy array of names."""
 
-ROWS_A_PRODUCT = 1024
-"""Rows of a large matrix that one thread multiplies at a time."""
+ROWS_AT_ONCE = 1024
+"""Rows of a large matrix that are worked on at a time, where another matrix of its size would be too much."""
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+
+
+class RowSource(ABC):
+    """A matrix whose rows are made when they are asked for, since all of them would take much memory."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    @abstractmethod
+    def __getitem__(self, rows: slice | Indices) -> Float32:
+        """Return some rows, all different, as a matrix."""
+
+    @abstractmethod
+    def take(self, which: Indices) -> "RowSource":
+        """Return the matrix of some rows, all different, not made yet."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return all rows, for `numpy.asarray`."""
+        return np.asarray(self[slice(None)], dtype)
+
+
+def row_blocks(n: int, step: int = ROWS_AT_ONCE) -> list[slice]:
+    """Return n rows as blocks of `step` rows, the last of which may be smaller."""
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def namespace(*arrays: Array) -> Any:
@@ -83,14 +110,14 @@ def to_host(x: Array) -> NDArray[Any]:
     return np.asarray(x)
 
 
-def multiplied(A: Array, B: Array, dtype: Any) -> Array:
-    """Return A B, (n, m) times (m, k), in a dtype that A is brought to a block of rows at a time.
+def multiplied(A: Array, B: Array, dtype: Any, step: int = ROWS_AT_ONCE) -> Array:
+    """Return A B, (n, m) times (m, k), in a dtype that A is brought to a block of `step` rows at a time.
 
     For NumPy the blocks are products of one thread each, on as many processors as there are: where BLAS is limited to
     one thread, no bit depends on their number.
     """
     xp, n = namespace(A, B), A.shape[0]
-    blocks = [slice(start, min(start + ROWS_A_PRODUCT, n)) for start in range(0, n, ROWS_A_PRODUCT)]
+    blocks = row_blocks(n, step)
 
     def product(rows: slice) -> Array:
         return xp.astype(A[rows, :], dtype, copy=False) @ B

@@ -254,7 +254,10 @@ TrainingPairsOption = Annotated[
 CellTypesOption = Annotated[
     int | None, typer.Option(min=1, help="How many cell types instead of 6; further ones are simulated, too.")
 ]
-CompoundsOption = Annotated[int | None, typer.Option(min=1, help="How many of the 146 compounds to take.")]
+CompoundsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many compounds instead of 146; further ones are simulated, too."),
+]
 
 
 def with_home(command: Callable[..., Any]) -> Callable[..., Any]:

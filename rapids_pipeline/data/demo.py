@@ -30,6 +30,8 @@ one common to all rows, one common to each of three lineages (B, myeloid, T and 
 
 Of another size (`Size`), pairs are drawn from all of the cell types and compounds asked for. Cell types beyond the six
 are relatives of these, in turn: l = √(1 − e) l_c + √e ε with ε ~ N(0, 1) and e = `ESTRANGED`, in the lineage of c.
+Compounds beyond the 146 are relatives of these in the same way, with another small molecule beside the structure
+(`PARTNERS`). A single cell type has compounds to predict that are not among its training pairs.
 
 `PARAMETERS` and `RELATEDNESS` were tuned until zeros, mean_outcome, mean_across_celltypes and
 mean_across_compounds (`rapids_pipeline.evaluation.baselines` defines them) scored on the test rows as
@@ -71,7 +73,13 @@ RELATEDNESS = (
 LINEAGE = (0, 1, 2, 2, 2, 2)
 """The lineage of each cell type: 0 B cells, 1 myeloid cells, 2 T and NK cells."""
 ESTRANGED = 0.2
-"""Share of the variance of a further cell type's loadings that is its own."""
+"""Share of the variance of a further cell type's loadings, or compound's effects, that is its own."""
+PARTNERS = tuple(
+    left + right
+    for right in ("O", "N", "F", "Cl", "Br", "S", "C#N", "C(=O)O", "C(=O)N", "S(=O)(=O)O")
+    for left in ("C", "CC", "CCC", "CC(C)", "CCCC", "C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1", "c1ccccc1")
+)
+"""SMILES of what stands beside a real structure in those of further compounds, as in a co-crystal."""
 TEST_PAIRS = 255 / 614
 """Test pairs of a data set of another size, for each training pair."""
 
@@ -116,7 +124,7 @@ class Size:
     cell_types : int
         Beyond the six real ones they are simulated, too.
     compounds : int
-        The first so many of the 146 real ones.
+        The first so many of the 146 real ones and, of more, their relatives.
     """
 
     training_pairs: int = 614
@@ -140,7 +148,7 @@ class DemoData:
         614 rows (or as many as were asked for): cell_type, sm_name, sm_lincs_id, SMILES, control, then one float32
         column per gene.
     id_map : pandas.DataFrame
-        255 rows to predict: id, cell_type, sm_name. No values.
+        255 rows to predict: id, cell_type, sm_name, and SMILES where there are new compounds. No values.
     de_test : pandas.DataFrame
         The truth of those rows: id, then the columns of `de_train`.
     """
@@ -171,6 +179,12 @@ class _Layout:
     compound: Indices
     n_train: int
     genes: list[str]
+
+    @property
+    def asks_new(self) -> bool:
+        """Whether a compound to predict is not among the training pairs."""
+        train, test = self.compound[: self.n_train], self.compound[self.n_train :]
+        return not bool(np.isin(test, train).all())
 
     @property
     def relative(self) -> Indices:
@@ -275,9 +289,9 @@ def _read_layout() -> _Layout:
 
 def _resized(layout: _Layout, size: Size, rng: np.random.Generator) -> _Layout:
     """Return a layout of another size, its pairs drawn; each compound to predict is among the training pairs."""
-    pairs, n_compounds = size.cell_types * size.compounds, len(layout.compounds)
-    if not 1 <= size.compounds <= n_compounds:
-        raise InputError(f"{size.compounds} compounds: there are 1 to {n_compounds} with real structures")
+    pairs, most = size.cell_types * size.compounds, len(layout.compounds) * (1 + len(PARTNERS))
+    if not 1 <= size.compounds <= most:
+        raise InputError(f"{size.compounds} compounds: there are 1 to {most} structures")
     if size.cell_types < 1 or not 3 <= size.training_pairs < pairs:
         raise InputError(
             f"{size.training_pairs} training pairs of {size.cell_types} cell types and {size.compounds} compounds: "
@@ -289,8 +303,8 @@ def _resized(layout: _Layout, size: Size, rng: np.random.Generator) -> _Layout:
     ]
     drawn = rng.permutation(pairs)
     train, rest = drawn[: size.training_pairs], drawn[size.training_pairs :]
-    # A compound to predict must be known: structures stand in the training file alone.
-    known = np.isin(rest % size.compounds, train % size.compounds)
+    # A compound to predict is known from other cell types, where there are any.
+    known = np.isin(rest % size.compounds, train % size.compounds) | (size.cell_types == 1)
     if not known.any():
         raise InputError(
             f"{size.training_pairs} training pairs: no pair is left whose compound is among them"
@@ -299,7 +313,7 @@ def _resized(layout: _Layout, size: Size, rng: np.random.Generator) -> _Layout:
     return replace(
         layout,
         cell_types=named[: size.cell_types],
-        compounds=layout.compounds.iloc[: size.compounds],
+        compounds=_compounds(layout.compounds, size.compounds),
         maccs=layout.maccs[: size.compounds],
         cell=drawn // size.compounds,
         compound=drawn % size.compounds,
@@ -307,9 +321,26 @@ def _resized(layout: _Layout, size: Size, rng: np.random.Generator) -> _Layout:
     )
 
 
+def _compounds(real: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return the first so many of the real compounds and, of more, of the real ones with each partner in turn."""
+    partner, place = np.divmod(np.arange(count), len(real))
+    found = real.iloc[place].reset_index(drop=True)
+    beside = np.array(["", *PARTNERS], dtype=object)[partner]
+    found["sm_name"] += np.where(partner > 0, " with " + beside, "")
+    found["sm_lincs_id"] += np.where(partner > 0, "-" + partner.astype(str).astype(object), "")
+    found["SMILES"] += np.where(partner > 0, "." + beside, "")
+    return found
+
+
 def _row_effects(layout: _Layout, p: SimulationParameters, rng: np.random.Generator) -> Float64:
     """Return e, the effect of every row on every program, the common ones first: (n_rows, 4 + n_programs)."""
     mixed = _structured_normals(_centred_similarity(layout.maccs), p.n_programs + 1, p.structure_share, rng)
+    more = int(layout.compound.max()) + 1 - len(mixed)
+    if more > 0:
+        own = np.random.default_rng(rng.integers(2**32)).standard_normal((more, mixed.shape[1]))
+        relatives = np.arange(len(mixed), len(mixed) + more) % len(mixed)
+        own = np.sqrt(1 - ESTRANGED) * mixed[relatives] + np.sqrt(ESTRANGED) * own
+        mixed = np.vstack([mixed, own])
     direction = mixed[:, 1:] / np.linalg.norm(mixed[:, 1:], axis=1, keepdims=True)
     asked = np.isin(np.arange(len(mixed)), layout.compound[layout.n_train :])
     log_size = np.full(len(mixed), np.log(p.median_size))
@@ -388,6 +419,6 @@ def _frames(layout: _Layout, y: Float32) -> DemoData:
     truth.insert(0, "id", np.arange(len(truth)))
     return DemoData(
         de_train=pd.concat([meta.iloc[train], pd.DataFrame(y[:, train].T, columns=genes)], axis=1),
-        id_map=truth[["id", "cell_type", "sm_name"]].copy(),
+        id_map=truth[["id", "cell_type", "sm_name", *(["SMILES"] if layout.asks_new else [])]].copy(),
         de_test=pd.concat([truth, pd.DataFrame(y[:, test].T, columns=genes)], axis=1),
     )

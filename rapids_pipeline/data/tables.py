@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from narwhals.typing import IntoDataFrame
 
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, row_blocks
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.frames import (
     FrameLibrary,
@@ -50,6 +50,9 @@ from rapids_pipeline.data.genes import check_genes, is_metadata, listed_genes, l
 from rapids_pipeline.data.labels import with_known_labels
 from rapids_pipeline.data.meanings import with_meanings
 from rapids_pipeline.data.readers import READERS, Matrix, matrix_of_anndata, read_matrix
+
+GENES_AT_ONCE = 256
+"""Genes whose columns of a table become columns of the targets at a time."""
 
 
 @dataclass(frozen=True)
@@ -191,11 +194,14 @@ def split_table(path: Path, table: nw.DataFrame[Any], options: TableOptions = AS
             f"the first are: {shown}"
         )
     refuse_long(path, "gene", genes)
-    by_gene = np.empty((len(genes), len(table)), dtype=np.float32)
+    Y, columns = np.empty((len(table), len(genes)), dtype=np.float32), table.select(genes).to_arrow().columns
     with np.errstate(over="ignore"):  # a value beyond float32 becomes inf, which is refused by name later
-        for row, column in zip(by_gene, table.select(genes).to_arrow().itercolumns(), strict=True):
-            row[:] = column.to_numpy()
-    return obs, np.ascontiguousarray(by_gene.T), genes
+        for some in row_blocks(len(genes), GENES_AT_ONCE):
+            by_gene = np.empty((some.stop - some.start, len(Y)), dtype=np.float32)
+            for row, column in zip(by_gene, columns[some], strict=True):
+                row[:] = column.to_numpy()
+            Y[:, some] = by_gene.T
+    return obs, Y, genes
 
 
 def refuse_transposed(path: Path, columns: Sequence[str], labels: Callable[[], "pd.Series[Any]"]) -> None:

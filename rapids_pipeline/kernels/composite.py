@@ -22,9 +22,10 @@ Every factor is positive semidefinite, so are products and powers of them entry 
 weights that are not negative.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import mul
 from typing import Any
@@ -34,7 +35,19 @@ from numpy.typing import NDArray
 
 from features.molecules import ATLAS, TABLE, fitted_in_fold
 from features.rows import Levels, Pairs, places
-from rapids_pipeline.backend.arrays import Array, Codes, Float32, Float64, Indices, Mask, namespace, to_host
+from rapids_pipeline.backend.arrays import (
+    ROWS_AT_ONCE,
+    Array,
+    Codes,
+    Float32,
+    Float64,
+    Indices,
+    Mask,
+    namespace,
+    row_blocks,
+    to_host,
+)
+from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.response_profiles import (
@@ -46,7 +59,9 @@ from rapids_pipeline.kernels.response_profiles import (
 from rapids_pipeline.kernels.terms import Factor, renamed, terms_of
 
 ENTRIES_AT_ONCE = 2**23
-"""Entries of a kernel that are made at a time: 64 MB, and as much for each factor of a product."""
+"""Entries of a kernel that are made in one piece: 64 MB, and as much for each factor of a product."""
+BLOCK_ENTRIES = 2**21
+"""Entries of a block of rows of a larger one."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,7 @@ class LearntKernel:
     cell_types: tuple[str, ...]
     correlation: Float64
     unseen_correlation: float
+    _kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> Pairs:
@@ -155,8 +171,12 @@ class LearntKernel:
         return self.profiles.rows
 
     def gram(self, like: Array, dtype: Any = None) -> Array:
-        """Return K between the training rows, (n, n); see `between`."""
-        return self.between(self.rows, like, dtype=dtype)
+        """Return K between the training rows, (n, n), float64 or `dtype`; of many rows one half is made and mirrored."""
+        xp, side = namespace(like), _Side(self, self.rows, like)
+        dtype = xp.float64 if dtype is None else dtype
+        if len(self.rows) ** 2 <= ENTRIES_AT_ONCE:
+            return xp.astype(self._block(side, side), dtype, copy=False)
+        return self._by_blocks(side, side, dtype, mirrored=True)
 
     def between(
         self,
@@ -169,7 +189,8 @@ class LearntKernel:
         """Return K between m pairs and the n training rows, some `columns` of them, or `others`; float64 or `dtype`.
 
         Matrices between distinct cell types and molecules are made on the host; they are spread over the rows,
-        multiplied and summed in float64 in the library and on the device of `like`, `ENTRIES_AT_ONCE` at a time.
+        multiplied and summed in float64 in the library and on the device of `like`; of a large K a block of rows at a
+        time, in NumPy on as many processors as there are.
         """
         xp, training = namespace(like), _Side(self, self.rows, like)
         here = training if pairs is self.rows else _Side(self, pairs, like)
@@ -178,17 +199,50 @@ class LearntKernel:
             there = here if others is pairs else _Side(self, others, like)
             there.mean_square = training.mean_square
         dtype = xp.float64 if dtype is None else dtype
-        step = max(1, ENTRIES_AT_ONCE // max(len(there.rows), 1))
-        if step >= len(pairs):
+        if len(pairs) * len(there.rows) <= ENTRIES_AT_ONCE:
             return xp.astype(self._block(here, there), dtype, copy=False)
-        K = xp.empty((len(pairs), len(there.rows)), dtype=dtype, device=like.device)
-        for start in range(0, len(pairs), step):
-            some = np.arange(start, min(start + step, len(pairs)))
+        return self._by_blocks(here, there, dtype)
+
+    def products(self, pairs: Pairs, coef: Float64, columns: Indices | None = None) -> Float32:
+        """Return K(pairs, training rows or some `columns` of them) times coefficients, (m, q), on the host."""
+        like = np.empty(0)
+        training = _Side(self, self.rows, like)
+        there = training if columns is None else training.take(columns)
+        found = np.empty((len(pairs), coef.shape[1]), dtype=np.float32)
+        here = _Side(self, pairs, like)
+        many = len(pairs.levels.compounds) > ROWS_AT_ONCE
+        there = there.alone() if many else there
+
+        def make(some: slice) -> None:
             block = here.take(some)
-            # So matrices between distinct molecules are no larger than the block.
-            if len(here.rows.levels.compounds) > step:
-                block.rows = block.rows.alone()
-            K[start : start + len(some), :] = xp.astype(self._block(block, there), dtype, copy=False)
+            found[some] = self._block(block.alone() if many else block, there) @ coef
+
+        step = min(ROWS_AT_ONCE, max(1, ENTRIES_AT_ONCE // len(there.rows)))
+        _each(make, row_blocks(len(pairs), step), like)
+        return found
+
+    def _by_blocks(self, here: "_Side", there: "_Side", dtype: Any, mirrored: bool = False) -> Array:
+        """Return K by blocks of rows; `mirrored` where both sides are the same, of which one half is then made."""
+        xp, like, m = namespace(here.like), here.like, len(here.rows)
+        K = xp.empty((m, len(there.rows)), dtype=dtype, device=like.device)
+        blocks, start = list[slice](), 0
+        while start < m:
+            width = min(start + ROWS_AT_ONCE, m) if mirrored else len(there.rows)
+            blocks.append(slice(start, min(start + min(ROWS_AT_ONCE, max(1, BLOCK_ENTRIES // width)), m)))
+            start = blocks[-1].stop
+        # Where there are many compounds, matrices between distinct molecules are no larger than the block.
+        many = len(here.rows.levels.compounds) > BLOCK_ENTRIES // max(len(there.rows), 1)
+        if many:
+            there = there.alone()
+
+        def make(rows: slice) -> None:
+            block, other = here.take(rows), there.take(slice(0, rows.stop)) if mirrored else there
+            made = xp.astype(self._block(block.alone() if many else block, other), dtype, copy=False)
+            K[rows, : made.shape[1]] = made
+            if mirrored:
+                K[: rows.start, rows] = xp.matrix_transpose(made[:, : rows.start])
+
+        _each(make, blocks, K)
         return K
 
     def diagonal(self, like: Array) -> Float64:
@@ -210,8 +264,9 @@ class LearntKernel:
         """Return K between the rows of two sides, float64."""
         xp, like = namespace(here.like), here.like
         K = xp.zeros((len(here.rows), len(there.rows)), dtype=xp.float64, device=like.device)
+        made: dict[str, Array] = {}  # what several terms share
         for weight, factors in terms_of(self.kernel.weights):
-            K = K + weight * reduce(mul, (self._factor(factor, here, there) for factor in factors))
+            K += weight * reduce(mul, (self._factor(factor, here, there, made) for factor in factors))
         return K
 
     def is_known(self, pairs: Pairs) -> Mask:
@@ -224,12 +279,14 @@ class LearntKernel:
             return self.profiles.measured_elsewhere(pairs)
         return self.profiles.of(pairs)[1]
 
-    def _factor(self, factor: Factor, pairs: "_Side", training: "_Side") -> Array:
-        if factor.of_profiles:
-            found = self._profile_factor(factor.name, pairs, training)
-        else:
-            found = pairs.spread(training, _level_of(factor), self._level_matrix(factor, pairs, training))
-        return found if factor.power == 1 else found**factor.power
+    def _factor(self, factor: Factor, pairs: "_Side", training: "_Side", made: dict[str, Array]) -> Array:
+        if factor.name not in made:
+            if factor.of_profiles:
+                found = self._profile_factor(factor.name, pairs, training, made)
+            else:
+                found = pairs.spread(training, _level_of(factor), self._level_matrix(factor, pairs, training))
+            made[factor.name] = found
+        return made[factor.name] if factor.power == 1 else made[factor.name] ** factor.power
 
     def _level_matrix(self, factor: Factor, pairs: "_Side", training: "_Side") -> Float64:
         here, there, learnt = pairs.rows.levels, training.rows.levels, self.rows.levels
@@ -253,10 +310,12 @@ class LearntKernel:
             return _equal(*(getattr(levels, name) for levels in (here, there)))
         from sklearn.metrics.pairwise import euclidean_distances
 
-        used = np.unique(self.rows.molecule)
+        used, name = np.unique(self.rows.molecule), factor.encoder
         if fitted_in_fold(factor.encoder) or factor.encoder == TABLE:
-            A, B, own = self._standardised(factor.encoder, used, here, there)
-            return _rbf(euclidean_distances(A, B, squared=True), own)
+            scaled, own = self._once(name, lambda: self._scale(name, used))
+            # `there` is kept, too, so that no other levels get its number
+            B, _ = self._once((name, id(there)), lambda: (scaled(there), there))
+            return _rbf(euclidean_distances(scaled(here), B, squared=True), own)
         A, B, own = (x.molecules[factor.encoder].astype(np.float64) for x in (here, there, learnt))
         return _rbf(
             here.between(there, factor.name, lambda: euclidean_distances(A, B, squared=True)), own[used]
@@ -268,29 +327,37 @@ class LearntKernel:
         S[(rows < 0)[:, None] | (columns < 0)[None, :]] = self.unseen_correlation
         return np.asarray(np.where(_equal(here.cell_types, there.cell_types) > 0, 1.0, S))
 
-    def _standardised(
-        self, encoder: str, used: Codes, here: Levels, there: Levels
-    ) -> tuple[Float64, Float64, Float64]:
-        """Return the features of the molecules of two sides and of the training rows, standardised by the last."""
-        learnt = self.rows.levels
+    def _scale(self, encoder: str, used: Codes) -> tuple[Callable[[Levels], Float64], Float64]:
+        """Return what standardises molecules' features by those of the `used` training molecules, and these."""
+        learnt, scale = self.rows.levels, None
         if encoder == TABLE:
             from features.molecules.table import Standardisation
 
-            table = [here.molecules[TABLE], there.molecules[TABLE], learnt.molecules[TABLE][used]]
-            found = map(Standardisation.of(table[-1]).transform, table)
-        elif here.smiles and there.smiles:
+            scale = Standardisation.of(learnt.molecules[TABLE][used]).transform
+        elif learnt.smiles:
             from features.molecules.descriptors import DescriptorEncoder
 
-            smiles = [list(here.smiles), list(there.smiles), [learnt.smiles[k] for k in used]]
-            found = map(DescriptorEncoder().fit(smiles[-1]).transform, smiles)
-        else:
-            raise InputError("the rows have no column SMILES, which rbf(descriptors) reads")
-        A, B, own = (x.astype(np.float64) for x in found)
-        return A, B, own
+            scale = DescriptorEncoder().fit([learnt.smiles[k] for k in used]).transform
 
-    def _profile_factor(self, name: str, pairs: "_Side", training: "_Side") -> Array:
+        def scaled(levels: Levels) -> Float64:
+            if scale is None or (encoder != TABLE and not levels.smiles):
+                raise InputError("the rows have no column SMILES, which rbf(descriptors) reads")
+            found = scale(levels.molecules[TABLE] if encoder == TABLE else list(levels.smiles))
+            return np.asarray(found, dtype=np.float64)
+
+        return scaled, scaled(learnt)[used]
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made for a key before, or make it."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def _profile_factor(self, name: str, pairs: "_Side", training: "_Side", made: dict[str, Array]) -> Array:
         xp = namespace(pairs.profiles)
-        products = pairs.profiles @ xp.matrix_transpose(training.profiles)
+        if "products" not in made:
+            made["products"] = pairs.profiles @ xp.matrix_transpose(training.profiles)
+        products = made["products"]
         squares, own_squares = pairs.squares[:, None], training.squares[None, :]
         scale = training.mean_square
         if name == "profile_linear":
@@ -343,14 +410,24 @@ class _Side:
         self.profiles, self.squares = self._placed(profiles), self._placed(squares)
         self.present = self._placed(present.astype(np.float64))
 
-    def take(self, which: Indices) -> "_Side":
-        """Return some of the rows."""
+    def take(self, which: Indices | slice) -> "_Side":
+        """Return some of the rows; of a slice nothing is copied."""
         part = copy(self)
         part.rows = self.rows.take(which)
         if self.of_profiles:
-            xp, place = namespace(self.like), self._placed(which)
-            taken = (xp.take(x, place, axis=0) for x in (self.profiles, self.squares, self.present))
+            parts = self.profiles, self.squares, self.present
+            if isinstance(which, slice):
+                taken = [x[which, ...] for x in parts]
+            else:
+                xp, place = namespace(self.like), self._placed(which)
+                taken = [xp.take(x, place, axis=0) for x in parts]
             part.profiles, part.squares, part.present = taken
+        return part
+
+    def alone(self) -> "_Side":
+        """Return the same rows with no more levels than they have."""
+        part = copy(self)
+        part.rows = self.rows.alone()
         return part
 
     def spread(self, other: "_Side", level: str, matrix: Float64) -> Array:
@@ -361,6 +438,15 @@ class _Side:
 
     def _placed(self, x: NDArray[Any]) -> Array:
         return namespace(self.like).asarray(np.ascontiguousarray(x), device=self.like.device)
+
+
+def _each(work: Callable[[slice], None], blocks: Sequence[slice], like: Array) -> None:
+    """Do work for each block; for NumPy on as many processors as there are, after the first: it makes what all share."""
+    for block in blocks[:1] if isinstance(like, np.ndarray) else blocks:
+        work(block)
+    if isinstance(like, np.ndarray) and len(blocks) > 1:
+        with ThreadPoolExecutor(processor_count()) as pool:
+            list(pool.map(work, blocks[1:]))
 
 
 def _level_of(factor: Factor) -> str:

@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.optimize import minimize
 
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask, RowSource, row_blocks
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.stack.nested import neighbours
 
@@ -78,21 +78,12 @@ class Products:
     values: Float64
 
     @classmethod
-    def of(cls, predictions: Mapping[str, Float32], Y: Float32) -> "Products":
+    def of(cls, predictions: Mapping[str, Float32 | RowSource], Y: Float32) -> "Products":
         """Make them from members' predictions (n, t) and the targets (n, t), at least one a row not NaN."""
-        columns = [*predictions.values(), Y]
-        tested = np.isfinite(Y)
-        counts = tested.sum(axis=1)[:, None, None]
-        values = np.zeros((len(Y), len(columns), len(columns)))
-        for start in range(0, Y.shape[1], GENES_AT_ONCE):
-            block = np.stack([x[:, start : start + GENES_AT_ONCE] for x in columns], axis=1).astype(
-                np.float64
-            )
-            here = tested[:, None, start : start + GENES_AT_ONCE]
-            if not here.all():
-                block = np.where(here, block, 0.0)
-            values += block @ block.transpose(0, 2, 1)
-        return cls(list(predictions), values / counts)
+        blocks = [
+            _products([*(x[rows] for x in predictions.values()), Y[rows]]) for rows in row_blocks(len(Y))
+        ]
+        return cls(list(predictions), np.concatenate(blocks))
 
     def take(self, rows: Indices, names: Sequence[str] | None = None) -> "Products":
         """Return those of some rows, and of some members."""
@@ -104,6 +95,20 @@ class Products:
         """Return every row's root mean square error under a blend of (some of) the members, (n,)."""
         v = np.array([*(weights.amplitude * weights.weights.get(name, 0.0) for name in self.names), -1.0])
         return np.asarray(np.sqrt(np.einsum("a,iab,b->i", v, self.values, v).clip(min=0)))
+
+
+def _products(columns: Sequence[Float32]) -> Float64:
+    """Return the values of `Products` of some rows' predictions and, the last, targets, (n, t) each."""
+    tested = np.isfinite(columns[-1])
+    values = np.zeros((len(tested), len(columns), len(columns)))
+    for start in range(0, tested.shape[1], GENES_AT_ONCE):
+        genes = slice(start, start + GENES_AT_ONCE)
+        block = np.stack([x[:, genes] for x in columns], axis=1).astype(np.float64)
+        here = tested[:, None, genes]
+        if not here.all():
+            block = np.where(here, block, 0.0)
+        values += block @ block.transpose(0, 2, 1)
+    return np.asarray(values / tested.sum(axis=1)[:, None, None])
 
 
 def best_weights(products: Products, *, shrink: bool) -> Weights:

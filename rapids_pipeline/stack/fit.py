@@ -21,7 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from features.rows import Rows
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, row_blocks
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.parallel import THREADS, Executor
 from rapids_pipeline.backend.progress import Progress, Stages
@@ -30,11 +30,13 @@ from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import tested_range
 from rapids_pipeline.evaluation.splits import Split
 from rapids_pipeline.stack.blend import Evidence, Products
+from rapids_pipeline.stack.compact import Compact
 from rapids_pipeline.stack.contrast import Effects
 from rapids_pipeline.stack.members.member import PSEUDO
 from rapids_pipeline.stack.nested import FittedMember, FoldedRows, Labels, fit_member, neighbours
 from rapids_pipeline.stack.objective import HeldOut, Tuned, contrast_of, folded_splits, judges_of, tuned
 from rapids_pipeline.stack.recipe import Recipe
+from rapids_pipeline.stack.room import needs_landmarks
 from rapids_pipeline.stack.saved import StackModel, by_names_of, new_pairs, stacks_on_of
 
 OFF, ON = "off", "on"
@@ -55,7 +57,7 @@ class FittedStack:
         the contrast of an objective, whose numbers are chosen on rows that were held out otherwise.
     test : (m, t)
         What `model` predicts for the test rows.
-    members, test_members : dict of member to (n, t), (m, t)
+    members, test_members : dict of member to Compact, (n, t), (m, t)
         Out-of-fold and test predictions of every member that was made.
     dropping : dict of member to float
         By how much the blend's out-of-fold MRRMSE rises without the member.
@@ -71,8 +73,8 @@ class FittedStack:
     model: StackModel
     oof: Float32
     test: Float32
-    members: dict[str, Float32]
-    test_members: dict[str, Float32]
+    members: dict[str, Compact]
+    test_members: dict[str, Compact]
     dropping: dict[str, float]
     pseudo_labels: dict[str, Any]
     notes: list[str]
@@ -91,6 +93,7 @@ def fit_stack(
     weight: Float64 | None = None,
     executor: Executor = THREADS,
     folder: Path | None = None,
+    on_landmarks: bool | None = None,
 ) -> FittedStack:
     """Fit all members, choose between them, and blend.
 
@@ -114,28 +117,21 @@ def fit_stack(
         Runs the fits of a member.
     folder : Path, optional
         Where finished fits are kept and looked for, until the stack is fitted.
+    on_landmarks : bool, optional
+        Whether kernel models are solved on landmarks; by default as `needs_landmarks` says now.
     """
+    if on_landmarks is None:
+        on_landmarks = needs_landmarks(*Y.shape, device)
+    rows = FoldedRows(train, test, Y, folds, seed, device, weight, on_landmarks)
     with threadpool_limits(1, "blas"):  # as in units: no bit depends on the number of threads
-        return _fitted(
-            train, test, Y, folds, recipe, seed, device, stages or Stages(), weight, executor, folder
-        )
+        return _fitted(rows, recipe, stages or Stages(), executor, folder)
 
 
 def _fitted(
-    train: Rows,
-    test: Rows,
-    Y: Float32,
-    folds: Indices,
-    recipe: Recipe,
-    seed: int,
-    device: DeviceName,
-    stages: Stages,
-    weight: Float64 | None,
-    executor: Executor,
-    folder: Path | None,
+    rows: FoldedRows, recipe: Recipe, stages: Stages, executor: Executor, folder: Path | None
 ) -> FittedStack:
-    rows = FoldedRows(train, test, Y, folds, seed, device, weight)
-    store = None if folder is None else Store(folder, "stack", train, test, Y, folds, seed, device, weight)
+    known = rows.train, rows.test, rows.Y, rows.folds, rows.seed, rows.device, rows.weight, rows.on_landmarks
+    store = None if folder is None else Store(folder, "stack", *known)
     fitted: dict[str, FittedMember] = {}
     objective = recipe.blend.objective
     judging = None
@@ -190,7 +186,7 @@ def _blended(fitted: Mapping[str, FittedMember], rows: FoldedRows, recipe: Recip
     return FittedStack(
         model,
         _out_of_fold(evidence, candidates, oof, rows, recipe),
-        model.blend(test, rows.test),
+        model.blended(test, rows.test),
         oof,
         test,
         _dropping(evidence, blended),
@@ -221,7 +217,8 @@ def _with_contrast(
         inside, outside = rows.train.take(split.training), rows.train.take(split.held_out)
         weight = None if rows.weight is None else rows.weight[split.training]
         given = inside, outside, rows.Y[split.training], folds, plain, rows.seed, rows.device
-        fitted = fit_stack(*given, weight=weight, executor=executor, folder=folder)
+        how = {"weight": weight, "executor": executor, "folder": folder, "on_landmarks": rows.on_landmarks}
+        fitted = fit_stack(*given, **how)
         training = PerturbationData(inside.obs, rows.measured.of(split.training), genes)
         held_out = PerturbationData(outside.obs, whole[split.held_out], genes)
         found.append(HeldOut(training, held_out, fitted.test))
@@ -229,7 +226,7 @@ def _with_contrast(
     judges = judges_of(found)
     chosen = replace(tuned(recipe.blend.objective, judges), split=name)
     model = replace(stack.model, contrast=contrast_of(chosen.choice, judges, Effects.of(obs, whole)))
-    test = model.blend(stack.test_members, rows.test)
+    test = model.blended(stack.test_members, rows.test)
     return replace(stack, model=model, test=test, tuned=chosen, notes=[*stack.notes, chosen.sentence()])
 
 
@@ -263,20 +260,26 @@ def _candidates(recipe: Recipe) -> dict[Uses, list[str]]:
 def _out_of_fold(
     evidence: Evidence,
     candidates: Mapping[Uses, list[str]],
-    oof: Mapping[str, Float32],
+    oof: Mapping[str, Compact],
     rows: FoldedRows,
     recipe: Recipe,
 ) -> Float32:
     """Return the blend of every fold's rows, with choices, weights and bounds that never saw the fold."""
     blended = np.empty_like(rows.Y)
     for fold, _ in neighbours(evidence.folds):
-        here = evidence.folds == fold
+        inside = np.flatnonzero(evidence.folds != fold)
         members = candidates[evidence.chosen_for(fold, candidates)]
-        weights, others = evidence.weights_for(fold, members), rows.train.take(np.flatnonzero(~here))
-        asked = rows.train.obs.iloc[np.flatnonzero(here)]
-        new = new_pairs(asked, _labels(others, "cell_type"), _labels(others, "sm_name"))
-        mixed = weights.mix({name: oof[name][here] for name in members}, new, by_names_of(recipe, members))
-        blended[here] = np.clip(mixed, *_bounds(rows.Y[~here], recipe.blend.clip))
+        weights, others = evidence.weights_for(fold, members), rows.train.take(inside)
+        known = _labels(others, "cell_type"), _labels(others, "sm_name")
+        low, high = _bounds(rows.Y[inside], recipe.blend.clip)
+        outside = np.flatnonzero(evidence.folds == fold)
+        for some in row_blocks(len(outside)):
+            here = outside[some]
+            new = new_pairs(rows.train.obs.iloc[here], *known)
+            mixed = weights.mix(
+                {name: oof[name][here] for name in members}, new, by_names_of(recipe, members)
+            )
+            blended[here] = np.clip(mixed, low, high)
     return blended
 
 

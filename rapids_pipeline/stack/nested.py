@@ -45,41 +45,48 @@ from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.backend.store import Kept, Store, content_hash
 from rapids_pipeline.data.untested import Imputed
-from rapids_pipeline.stack.members.member import Fits, Member, Model, Predictions, TrainingSet
-from rapids_pipeline.stack.target_space import Compact, keep, kept
+from rapids_pipeline.stack.compact import Compact, keep, kept
+from rapids_pipeline.stack.members.member import (
+    Fits,
+    Member,
+    Model,
+    Predictions,
+    SolvesComponents,
+    TrainingSet,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class FittedMember:
-    """A member's model and predictions, float32 on the host; n training rows, m test rows, t targets.
+    """A member's model and its predictions, as scores where it solves components; n training rows, m test rows.
 
     Attributes
     ----------
     model : Model
         Fitted to all training rows.
-    oof : (n, t)
+    oof : Compact, (n, t)
         Rows of fold k by models that never saw fold k.
-    judged : (n, t)
+    judged : Compact, (n, t)
         Rows of fold k by models that the fold before it reached in no way and that were not trained on fold k.
-    nested_test : (n_folds, m, t)
+    nested_test : list of Compact, (m, t)
         For each outer fold, the test rows by a model that never saw that fold.
-    test : (m, t)
+    test : Compact, (m, t)
         Test rows by the model of all training rows.
     key : str
         A hash of all that it depends on but the rows.
-    nested : (n_folds, n, t), optional
+    nested : list of Compact, (n, t), optional
         For each outer fold, all training rows by models that never saw that fold; of members that others can stack on.
     """
 
     model: Model
-    oof: Float32
-    judged: Float32
-    nested_test: Float32
-    test: Float32
+    oof: Compact
+    judged: Compact
+    nested_test: list[Compact]
+    test: Compact
     key: str
-    nested: Float32 | None = None
+    nested: list[Compact] | None = None
 
-    def without(self, unseen: int | None) -> tuple[Float32, Float32]:
+    def without(self, unseen: int | None) -> tuple[Compact, Compact]:
         """Return the predictions of training and of test rows by models that never saw fold `unseen`.
 
         With None the out-of-fold predictions and those of the model of all rows, for a model of all rows.
@@ -120,10 +127,10 @@ class Labels:
     def mean_of(cls, teachers: Sequence[FittedMember], weight: float) -> "Labels":
         """Return the mean of some members' predictions of the test rows."""
         share = np.float32(1 / len(teachers))
-        nested, test = teachers[0].nested_test * share, teachers[0].test * share
+        nested, test = np.stack(teachers[0].nested_test) * share, teachers[0].test[:] * share
         for teacher in teachers[1:]:
-            nested += teacher.nested_test * share
-            test += teacher.test * share
+            nested += np.stack(teacher.nested_test) * share
+            test += teacher.test[:] * share
         return cls(nested, test, weight, content_hash([teacher.key for teacher in teachers]))
 
 
@@ -131,7 +138,7 @@ class Labels:
 class FoldedRows:
     """What a stack is fitted to: training rows with their outer folds, and the test rows; n, m rows, t targets.
 
-    `weight`, (n,), is what each training row counts; all alike by default.
+    `weight`, (n,), is what each training row counts; all alike by default. `on_landmarks` is as in `TrainingSet`.
     """
 
     train: Rows
@@ -141,6 +148,7 @@ class FoldedRows:
     seed: int
     device: DeviceName
     weight: Float64 | None = None
+    on_landmarks: bool = False
 
     @cached_property
     def measured(self) -> Imputed:
@@ -153,7 +161,8 @@ class FoldedRows:
         if labels is not None:
             own = np.ones(len(self.Y)) if weight is None else weight
             weight = np.concatenate([own, np.full(len(labels.test), labels.weight)])
-        return TrainingSet(both, self.Y, weight, (), self.seed, self.device, self.measured)
+        shared = self.measured, self.on_landmarks
+        return TrainingSet(both, self.Y, weight, (), self.seed, self.device, *shared)
 
 
 def neighbours(folds: Indices) -> list[tuple[int, int]]:
@@ -198,6 +207,8 @@ def learning_from(whole: PreparedMember, given: Predictions) -> PreparedMember:
     return PreparedMember(whole.member, whole.data.learning_from(given))
 
 
+Group = tuple[Indices, Compact, int]
+"""Rows, their predictions, and what these are divided by, as `Compact.placed` takes them."""
 Task = tuple[Indices, list[Indices] | None]
 """Training rows, and groups of rows to predict; None: the model is wanted."""
 
@@ -211,11 +222,12 @@ def fitted(prepared: PreparedMember, task: Task) -> Kept:
     return keep([next(asked) if len(group) else Compact(0, prepared.data.Y.shape[1], []) for group in groups])
 
 
-def predictions_of(model: Model, data: TrainingSet, rows: Indices) -> Float32:
+def predictions_of(model: Model, data: TrainingSet, rows: Indices) -> Compact:
     """Return what a model predicts of some rows, (m, t); there may be none."""
     if not len(rows):
-        return np.empty((0, data.Y.shape[1]), dtype=np.float32)
-    return model.predict(data.take(rows))
+        return Compact(0, data.Y.shape[1], [])
+    asked = data.take(rows)
+    return model.compact(asked) if isinstance(model, SolvesComponents) else Compact.of(model.predict(asked))
 
 
 def fit_member(
@@ -313,22 +325,25 @@ class _MemberFits:
         whole, before = self.whole(), set(neighbours(folds))
         results = self.results([(None, task) for task in tasks], whole)
         model = self.model_of(next(results))
-        oof = np.empty((n, t), dtype=np.float32)
-        nested = np.zeros((n_folds, n, t), dtype=np.float32) if self.read else None
-        judged = np.empty_like(oof)
-        nested_test = np.empty((n_folds, m, t), dtype=np.float32)
-        for k in range(n_folds):
-            oof[held_out[k]], nested_test[k] = kept(next(results))
+        oof, nested_test = zip(*(kept(next(results)) for _ in range(n_folds)), strict=True)
+        judged: list[Group] = []
+        nested: list[list[Group]] = [[] for _ in range(n_folds)]
         for (k, j), fit in zip(pairs, results, strict=True):
             of_k, of_j = kept(fit)
             for one, other, of_one in ((k, j, of_k), (j, k, of_j)):
                 if (one, other) in before:  # by a model that saw neither, judged for the fold before
-                    judged[held_out[one]] = of_one
-                if nested is not None:
-                    nested[other, held_out[one]] = of_one
-                    nested[one, held_out[one]] += of_one / (n_folds - 1)
-        test = predictions_of(model, whole.data, tests)
-        return FittedMember(model, oof, judged, nested_test, test, self.key, nested)
+                    judged.append((held_out[one], of_one, 1))
+                nested[other].append((held_out[one], of_one, 1))
+                nested[one].append((held_out[one], of_one, n_folds - 1))
+        return FittedMember(
+            model,
+            Compact.placed(n, t, ((held_out[k], oof[k], 1) for k in range(n_folds))),
+            Compact.placed(n, t, judged),
+            list(nested_test),
+            predictions_of(model, whole.data, tests),
+            self.key,
+            [Compact.placed(n, t, groups) for groups in nested] if self.read else None,
+        )
 
     def _refitted(self) -> FittedMember:
         """Return a member that also learns from predictions."""
@@ -344,13 +359,19 @@ class _MemberFits:
             tasks.append((unseen, (np.concatenate([inside, labelled]), wanted)))
         results = self.results(tasks, whole)
         model = self.model_of(next(results))
-        oof, judged = np.empty_like(rows.Y), np.empty_like(rows.Y)
-        nested_test = np.empty((n_folds, len(tests), rows.Y.shape[1]), dtype=np.float32)
+        oof: list[Group] = []
+        judged: list[Group] = []
+        nested_test: dict[int, Compact] = {}
         for (k, unseen), fit in zip(order, results, strict=True):
-            found = kept(fit)
-            if k == unseen:
-                oof[folds == k], nested_test[k] = found
-            else:
-                judged[folds == k] = found[0]
-        test = predictions_of(model, whole.data, tests)
-        return FittedMember(model, oof, judged, nested_test, test, self.key)
+            of_fold, *of_tests = kept(fit)
+            (oof if k == unseen else judged).append((np.flatnonzero(folds == k), of_fold, 1))
+            if of_tests:
+                [nested_test[k]] = of_tests
+        return FittedMember(
+            model,
+            Compact.placed(*rows.Y.shape, oof),
+            Compact.placed(*rows.Y.shape, judged),
+            [nested_test[k] for k in range(n_folds)],
+            predictions_of(model, whole.data, tests),
+            self.key,
+        )

@@ -31,7 +31,7 @@ from features.molecules.smiles import canonical_smiles
 from features.molecules.table import EmbeddingTable
 from features.molecules.weights import recorded
 from features.rows import DOSE, TIME, Rows
-from rapids_pipeline.backend.arrays import Float32, Indices, Mask
+from rapids_pipeline.backend.arrays import Float32, Indices, Mask, RowSource, row_blocks
 from rapids_pipeline.backend.bundle import read_bundle, write_bundle
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.errors import InputError, PerturbError, UnavailableError
@@ -105,6 +105,14 @@ class StackModel:
                 members[name] = self.models[name].predict(replace(rows.take(some), predictions=stacked))
             predicted[some] = self.blend(members, rows.take(some))
         return predicted
+
+    def blended(self, members: Mapping[str, RowSource], rows: Rows) -> Float32:
+        """Return the blend of members' predictions of rows, a block of rows at a time."""
+        found = np.empty((len(rows.obs), len(self.low)), dtype=np.float32)
+        for some in row_blocks(len(found)):
+            asked = rows.take(np.arange(len(found))[some])
+            found[some] = self.blend({name: x[some] for name, x in members.items()}, asked)
+        return found
 
     def blend(self, members: Mapping[str, Float32], rows: Rows) -> Float32:
         """Return the bounded weighted sum of members' predictions of rows, with its contrast."""

@@ -15,16 +15,13 @@ of an error in which large responses count less. `make bench-accuracy` measures 
 responses would ask for.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rapids_pipeline.backend.arrays import Array, Float32, Float64, Floats, Indices, namespace, to_host
+from rapids_pipeline.backend.arrays import Array, Float32, Float64, Floats, namespace, row_blocks, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
-from rapids_pipeline.backend.store import Kept
 
 if TYPE_CHECKING:
     from features.reduction import Products, TruncatedSVD
@@ -38,8 +35,6 @@ LEAST_SQUARE = 1e-4
 """Least mean square of a gene, relative to the mean over genes, that gene_scale divides by."""
 DRAWN = 0.5
 """Power of a gene's relative size in gene_scale: 0 would leave all genes as they are, 1 make them equal."""
-ROWS_AT_ONCE = 1024
-"""Rows that are led back to targets at once."""
 
 
 class TargetSpace:
@@ -123,7 +118,7 @@ class TargetSpace:
         self.mean_ = None
         if self.centre:
             mean = xp.astype(xp.sum(z, axis=0, dtype=xp.float64) / Y.shape[0], z.dtype)
-            z = z - mean[None, :]
+            z = _less(z, mean, xp.empty_like(Y) if z is Y else z)
             self.mean_ = to_host(mean).astype(np.float32)
         if self.n_components is None:
             self.svd_ = None
@@ -143,7 +138,9 @@ class TargetSpace:
         z = self._transformed(Y)
         if self.mean_ is None:
             return z
-        return z - namespace(Y).asarray(self.mean_, dtype=z.dtype, device=Y.device)[None, :]
+        xp = namespace(Y)
+        mean = xp.asarray(self.mean_, dtype=z.dtype, device=Y.device)
+        return _less(z, mean, xp.empty_like(Y) if z is Y else z)
 
     def transform(self, Y: Float32) -> Float32:
         """Return the scores of targets, (n, k) float32."""
@@ -214,7 +211,8 @@ class TargetSpace:
         if self.name == "none":
             return unit
         xp = namespace(Y)
-        squares = to_host(xp.sum(Y * Y, axis=0, dtype=xp.float64)) / Y.shape[0]
+        of_blocks = [xp.sum(Y[rows, :] ** 2, axis=0, dtype=xp.float64) for rows in row_blocks(Y.shape[0])]
+        squares = to_host(sum(of_blocks[1:], of_blocks[0])) / Y.shape[0]
         mean = float(squares.mean())
         if mean == 0:
             return unit
@@ -222,85 +220,19 @@ class TargetSpace:
         return np.asarray(unit * (self.scale * np.sqrt(mean)) if self.name == "asinh" else relative)
 
     def _transformed(self, Y: Array) -> Array:
+        """Return T(Y), `Y` itself without a transform; nothing else is made that is as large."""
         if self.name == "none":
             return Y
         xp = namespace(Y)
-        z = Y / xp.asarray(self.unit_, dtype=Y.dtype, device=Y.device)
-        return xp.asinh(z) if self.name == "asinh" else z
+        unit, z = xp.asarray(self.unit_, dtype=Y.dtype, device=Y.device), xp.empty_like(Y)
+        for rows in row_blocks(Y.shape[0]):
+            block = Y[rows, :] / unit
+            z[rows, :] = xp.asinh(block) if self.name == "asinh" else block
+        return z
 
 
-class Part(NamedTuple):
-    """Some rows' predictions: scores (m, k) float32 in a space; without one the targets themselves, (m, t)."""
-
-    rows: Indices
-    scores: Float32
-    space: TargetSpace | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Compact:
-    """Predictions of n rows as scores, which take less room than n × t numbers.
-
-    Attributes
-    ----------
-    n_rows, n_targets : int
-    parts : sequence of Part
-        Which have every row once.
-    """
-
-    n_rows: int
-    n_targets: int
-    parts: Sequence[Part]
-
-    def dense(self) -> Float32:
-        """Return the predictions, (n_rows, n_targets)."""
-        found = np.empty((self.n_rows, self.n_targets), dtype=np.float32)
-        for rows, scores, space in self.parts:
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                some = slice(start, start + ROWS_AT_ONCE)
-                found[rows[some]] = scores[some] if space is None else space.inverse_transform(scores[some])
-        return found
-
-
-def keep(predictions: Sequence[Compact]) -> Kept:
-    """Return predictions, group by group, as a finished fit; a space that several share is kept once."""
-    spaces: list[TargetSpace] = []
-    groups: dict[str, Any] = {}
-    for number, group in enumerate(predictions):
-        parts = {}
-        for place, part in enumerate(group.parts):
-            if part.space is not None and part.space not in spaces:
-                spaces.append(part.space)
-            which = -1 if part.space is None else spaces.index(part.space)
-            parts[f"part_{place}"] = {
-                "rows": np.asarray(part.rows, np.int64),
-                "scores": part.scores,
-                "space": which,
-            }
-        groups[f"group_{number}"] = {"n_rows": group.n_rows, "n_targets": group.n_targets, **parts}
-    states = {
-        f"space_{number}": {"settings": space.settings(), **space.state()}
-        for number, space in enumerate(spaces)
-    }
-    return Kept.of_state({**groups, **states})
-
-
-def kept(fit: Kept) -> list[Float32]:
-    """Return the predictions of a finished fit that `keep` made, dense."""
-    state = fit.state
-    names = [name for name in state if name.startswith("space_")]
-    spaces = [TargetSpace.from_state(state[f"space_{number}"]) for number in range(len(names))]
-
-    def part(found: State) -> Part:
-        which = found["space"]
-        return Part(found["rows"], found["scores"], None if which < 0 else spaces[which])
-
-    groups = [state[f"group_{number}"] for number in range(len(state) - len(names))]
-    return [
-        Compact(
-            group["n_rows"],
-            group["n_targets"],
-            [part(group[f"part_{place}"]) for place in range(len(group) - 2)],
-        ).dense()
-        for group in groups
-    ]
+def _less(z: Array, mean: Array, place: Array) -> Array:
+    """Write z (n, t) less a mean (t,) to its `place`, which may be z, and return that."""
+    for rows in row_blocks(z.shape[0]):
+        place[rows, :] = z[rows, :] - mean[None, :]
+    return place

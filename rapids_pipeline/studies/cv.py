@@ -298,7 +298,7 @@ def fit_split(
     folds = context_folds(inside.obs, config.recipe.n_folds, config.seed)
     rows = train.take(split.training), train.take(split.held_out)
     stack = fit_stack(*rows, inside.Y, folds, config.recipe, config.seed, device, weight=inside.weight)
-    predicted = {PIPELINE: stack.test, **stack.test_members}
+    predicted = {PIPELINE: stack.test} | {name: made[:] for name, made in stack.test_members.items()}
     predicted |= {name: baseline(inside, outside) for name, baseline in baselines.items()}
     truth = data.Y[split.held_out]
     scores = {name: np.stack([*rowwise_scores(truth, it).values()]) for name, it in predicted.items()}

@@ -11,20 +11,24 @@ the sample weights. With H = diag(h), D = H^(−½), A = D K D, β = D γ and d 
 **By one factorisation** A = Q Λ Qᵀ, for few rows: it does not depend on λ, so t targets cost two products of (n × n)
 with (n × t), after about 9 n³ operations, which few cores do slowly.
 
-**By conjugate gradients** from `ITERATES_FROM` rows: every iteration is one product A P in float32 for all targets,
-whatever their λ. The residual is made anew in float64 and solved for again until it is small; a target that this does
-not help, with a tiny λ, is solved by the factorisation. Preconditioner: with U S Uᵀ ≈ A of rank r, from products with
-random columns,
+**By conjugate gradients** from `ITERATES_FROM` rows: every iteration is one product A P in float32 for the targets that
+are not solved yet, whatever their λ. The residual is made anew in float64 and solved for again until it is small; a
+target that this does not help, with a tiny λ, is solved by the factorisation. Preconditioner: with U S Uᵀ ≈ A of rank
+r, from one product with random columns,
 
     P_λ⁻¹ = 1 + U ((s_r + λ)/(S + λ) − 1) Uᵀ,   projected:  z = P⁻¹ (x − v d),   v = dᵀP⁻¹x / dᵀP⁻¹d
 
 which keeps dᵀγ = 0, and v is the part of the intercept that x holds.
+
+**By Cholesky factors** (`rapids_pipeline.svr.cholesky`) where all targets have one λ and the iterations would cost more:
+A + λ = L Lᵀ in float32, about n³/3 operations, and the residual in float64 is solved for again as above.
 
 Sources: Suykens and Vandewalle, Neural Processing Letters 9 (1999) 293; Rifkin and Lippert, Notes on Regularized Least
 Squares (2007); Frangella, Tropp and Udell, SIAM J. Matrix Anal. Appl. 44 (2023) 718 (Nyström preconditioner); Gould,
 Hribar and Nocedal, SIAM J. Sci. Comput. 23 (2001) 1376 (projected conjugate gradients).
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,20 +37,29 @@ from numpy.typing import NDArray
 from rapids_pipeline.backend.arrays import Array, multiplied, namespace, to_host
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
+from rapids_pipeline.svr import cholesky
 from rapids_pipeline.svr.dual import DualSolution, take
 
 ROUNDING = 1e-6
 """Residual, relative to 1 + the largest |y| of a target, up to which it counts as solved."""
 ITERATES_FROM = 1500
 """Rows from which conjugate gradients are faster than the factorisation."""
-ENOUGH = 0.3 * ROUNDING
+ENOUGH = 0.8 * ROUNDING
 """Residual, relative to a target's largest distance from its mean, at which its iterations end."""
+SPARE = 0.2
+"""Share of that residual which the last round aims at: its iterations see the length of residuals, not the largest."""
 BALANCE = 1e-8
 """|dᵀγ| relative to Σ d|γ| at which γ counts as balanced."""
 RANK, LEAST_RANK, MOST_RANK = 10, 200, 1000
 """The preconditioner has n/RANK columns, at least and at most so many."""
+SHIFT = 1e-7
+"""What is added to A for its leading part, relative to its trace; and the least usable eigenvalue, to the largest."""
+FEWER = 0.8
+"""Share of the columns of a product that are not solved yet below which the others are left out of it."""
 REDUCTION, MOST_ITERATIONS = 1e-4, 200
-"""By how much one round of float32 reduces a residual, and its iterations at most."""
+"""By how much one round of float32 reduces a residual at most, and its iterations."""
+USUAL_ITERATIONS = 25
+"""What conjugate gradients take of a composite kernel, from 4,000 to 14,000 rows, on average over its targets."""
 LEAST_PENALTY, LEAST_GAIN = 1e-6, 0.1
 """The factorisation solves targets whose penalty is smaller, in units of A's largest eigenvalue, since float32 cannot,
 and those whose residual a round does not reduce so far."""
@@ -94,16 +107,32 @@ def solve(
         K = xp.astype(K, xp.float64)
     penalty, weight = _penalty_and_weights(C, K, n, t)
     root = xp.sqrt(weight)
-    solve_scaled = _conjugate_gradients if n >= ITERATES_FROM else _factorised
-    gamma, intercept, iterations = solve_scaled(K, root, Y, penalty)
-    beta = root[:, None] * gamma
-    residual = (
-        multiplied(K, beta, xp.float64) + penalty[None, :] / weight[:, None] * beta + intercept[None, :] - Y
-    )
-    gap = xp.max(xp.abs(residual), axis=0)
+    if n < ITERATES_FROM:
+        gamma, intercept, iterations = _factorised(K, root, Y, penalty)
+        gap = xp.max(xp.abs(_residual(K, root, Y, penalty, gamma, intercept)), axis=0)
+    elif _one_penalty(K, root, penalty):
+        gamma, intercept, iterations, gap = cholesky.solve(K, root, Y, penalty[0])
+    else:
+        gamma, intercept, iterations, gap = _conjugate_gradients(K, root, Y, penalty)
     progress.advance()
     solved_well = gap <= ROUNDING * (xp.max(xp.abs(Y), axis=0) + 1)
-    return DualSolution(beta, intercept, iterations, gap, solved_well)
+    return DualSolution(root[:, None] * gamma, intercept, iterations, gap, solved_well)
+
+
+def _one_penalty(K: Array, d: Array, penalty: Array) -> bool:
+    """Say whether all targets have one penalty, float32 can tell it from 0, and a factor is cheaper than iterations."""
+    xp, n, t = namespace(K), K.shape[0], penalty.shape[0]
+    trace = float(xp.sum(xp.astype(xp.linalg.diagonal(K), xp.float64) * d * d))
+    one = float(penalty[0])
+    cheap = n / 3 < 2 * (_rank(n) + USUAL_ITERATIONS * t)
+    return cheap and one > LEAST_PENALTY * trace and bool(xp.all(penalty == one))
+
+
+def _residual(K: Array, d: Array, Y: Array, penalty: Array, gamma: Array, intercept: Array) -> Array:
+    """Return y − K β − λ h β − b, (n, t) float64."""
+    xp = namespace(K)
+    fitted = multiplied(K, d[:, None] * gamma, xp.float64)
+    return Y - fitted - penalty[None, :] * gamma / d[:, None] - intercept[None, :]
 
 
 def _factorised(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Array, Array]:
@@ -122,8 +151,8 @@ def _factorised(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Ar
     return solved - ones * intercept[None, :], intercept, iterations
 
 
-def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Array, Array]:
-    """Return γ (n, t), b (t,) and how many iterations each target took."""
+def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Array, Array, Array]:
+    """Return γ (n, t), b (t,), how many iterations each target took and its largest residual."""
     xp = namespace(K)
     A = _Scaled(xp.astype(K, xp.float32, copy=False), xp.astype(d, xp.float32))
     U, s = _leading(A)
@@ -131,29 +160,30 @@ def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[
     iterations = np.zeros(Y.shape[1], np.int32)
     away = xp.max(xp.abs(Y - (xp.sum(Y, axis=0) / Y.shape[0])[None, :]), axis=0)
     enough = ENOUGH * away + 1e-12 * (xp.max(xp.abs(Y), axis=0) + 1)
-    before = np.inf * xp.ones_like(penalty)
+    gap = np.inf * xp.ones_like(penalty)
     tiny = to_host(penalty < LEAST_PENALTY * xp.astype(s[0], xp.float64))
     hard: list[NDArray[np.intp]] = [np.flatnonzero(tiny)]
     going = np.flatnonzero(~tiny)
     while len(going):
         g, b, lam = take(gamma, going, 1), take(intercept, going, 0), take(penalty, going, 0)
-        # y − K β − λ h β − b, float64
-        fitted = multiplied(K, d[:, None] * g, xp.float64)
-        residual = take(Y, going, 1) - fitted - lam[None, :] * g / d[:, None] - b[None, :]
+        wanted, residual = take(enough, going, 0), take(Y, going, 1)
+        if iterations.any():
+            residual = _residual(K, d, residual, lam, g, b)
         size = xp.max(xp.abs(residual), axis=0)
         off = d @ g  # what rounding left of dᵀγ
         unbalanced = xp.abs(off) > BALANCE * (d @ xp.abs(g))
-        unsolved, slow = size > take(enough, going, 0), size > LEAST_GAIN * take(before, going, 0)
+        unsolved, slow = size > wanted, size > LEAST_GAIN * take(gap, going, 0)
+        gap = _with(gap, going, size)
         hard.append(going[to_host(unsolved & slow)])
         left = np.flatnonzero(to_host((unsolved | unbalanced) & ~slow))
         if not len(left):
             break
         going, size, lam = going[left], take(size, left, 0), take(lam, left, 0)
-        before = _with(before, going, size)
         right = d[:, None] * take(residual, left, 1) / size[None, :]  # float32 would lose what is small
         steps = _Steps(A, U, s, xp.astype(lam, xp.float32))
         off = xp.astype(take(off, left, 0) / size, xp.float32)
-        more, constant, taken = steps.solve(xp.astype(right, xp.float32), off)
+        reduction = xp.clip(SPARE * take(wanted, left, 0) / size, REDUCTION, 1.0)
+        more, constant, taken = steps.solve(xp.astype(right, xp.float32), off, reduction)
         iterations[going] += taken
         gamma = _with(gamma, going, take(g, left, 1) + xp.astype(more, xp.float64) * size[None, :])
         intercept = _with(intercept, going, take(b, left, 0) + xp.astype(constant, xp.float64) * size)
@@ -162,7 +192,9 @@ def _conjugate_gradients(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[
         solved, constant, _ = _factorised(K, d, take(Y, rest, 1), take(penalty, rest, 0))
         gamma, intercept = _with(gamma, rest, solved), _with(intercept, rest, constant)
         iterations[rest] += 1
-    return gamma, intercept, xp.asarray(iterations, device=K.device)
+        residual = _residual(K, d, take(Y, rest, 1), take(penalty, rest, 0), solved, constant)
+        gap = _with(gap, rest, xp.max(xp.abs(residual), axis=0))
+    return gamma, intercept, xp.asarray(iterations, device=K.device), gap
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,16 +211,34 @@ class _Scaled:
 
 
 def _leading(A: _Scaled) -> tuple[Array, Array]:
-    """Return orthonormal U (n, r) and s (r,) in descending order with U S Uᵀ ≈ A, float32."""
+    """Return orthonormal U (n, r) and s (r,) in descending order with U S Uᵀ ≈ A, float32.
+
+    With random Ω (n, r) and a shift ν above rounding, W = (A + ν) Ω = Q R, and A ≈ W (ΩᵀW)⁻¹ Wᵀ − ν (Nyström).
+    """
     xp = namespace(A.K)
     n = A.K.shape[0]
-    rank = min(n, MOST_RANK, max(LEAST_RANK, n // RANK))
-    random = np.random.default_rng(0).standard_normal((n, rank), np.float32)
-    Q, _ = xp.linalg.qr(A @ xp.asarray(random, device=A.K.device))
-    core = xp.astype(xp.matrix_transpose(Q) @ (A @ Q), xp.float64)
+    random = np.random.default_rng(0).standard_normal((n, _rank(n)), np.float32)
+    omega = xp.asarray(random, device=A.K.device)
+    shift = SHIFT * float(
+        xp.sum(xp.astype(xp.linalg.diagonal(A.K), xp.float64) * xp.astype(A.d, xp.float64) ** 2)
+    )
+    W = A @ omega + shift * omega
+    Q, R = xp.linalg.qr(W)
+    core = xp.astype(xp.matrix_transpose(omega) @ W, xp.float64)
     values, V = xp.linalg.eigh((core + xp.matrix_transpose(core)) / 2)
-    values = xp.where(values > 0, values, xp.zeros_like(values))
+    usable = values > SHIFT * values[-1]
+    root = xp.where(
+        usable, 1 / xp.sqrt(xp.where(usable, values, xp.ones_like(values))), xp.zeros_like(values)
+    )
+    half = xp.astype(R, xp.float64) @ (V * root[None, :])
+    values, V = xp.linalg.eigh(half @ xp.matrix_transpose(half))
+    values = xp.where(values > shift, values - shift, xp.zeros_like(values))
     return xp.flip(Q @ xp.astype(V, xp.float32), axis=1), xp.astype(xp.flip(values, axis=0), xp.float32)
+
+
+def _rank(n: int) -> int:
+    """Return the rank of the preconditioner."""
+    return min(n, MOST_RANK, max(LEAST_RANK, n // RANK))
 
 
 class _Steps:
@@ -197,6 +247,7 @@ class _Steps:
     def __init__(self, A: _Scaled, U: Array, s: Array, penalty: Array) -> None:
         xp, d = namespace(U), A.d
         self.A, self.U, self.d, self.penalty = A, U, d, penalty
+        self.transposed = xp.asarray(xp.matrix_transpose(U), copy=True)
         self.share = (s[-1] + penalty)[None, :] / (s[:, None] + penalty[None, :]) - 1  # (r, k)
         self.of_d = self.preconditioned(xp.broadcast_to(d[:, None], (d.shape[0], penalty.shape[0])))
         self.dd = d @ self.of_d  # dᵀP⁻¹d, (k,)
@@ -204,7 +255,7 @@ class _Steps:
     def preconditioned(self, X: Array) -> Array:
         """Return P⁻¹ X, (n, k)."""
         xp = namespace(X)
-        return X + self.U @ (self.share * (xp.matrix_transpose(self.U) @ X))
+        return X + multiplied(self.U, self.share * multiplied(self.transposed, X, X.dtype, 256), X.dtype)
 
     def projected(self, X: Array) -> tuple[Array, Array]:
         """Return z = P⁻¹ (x − v d), so that dᵀz = 0, and v (k,)."""
@@ -212,10 +263,10 @@ class _Steps:
         v = (self.d @ Z) / self.dd
         return Z - self.of_d * v[None, :], v
 
-    def solve(self, R: Array, off: Array) -> tuple[Array, Array, NDArray[np.int32]]:
+    def solve(self, R: Array, off: Array, reduction: Array) -> tuple[Array, Array, NDArray[np.int32]]:
         """Return γ (n, k) with dᵀγ = −off, b (k,) and the iterations, for right sides R (n, k).
 
-        A column stops when its residual is `REDUCTION` of its first size.
+        A column stops when its residual is `reduction`, (k,), of its first size.
         """
         xp = namespace(R)
         taken = np.zeros(R.shape[1], np.int32)
@@ -225,25 +276,40 @@ class _Steps:
         R, b, direction = R - self.d[:, None] * v[None, :], b + v, Z
         product = xp.sum(R * Z, axis=0)
         first = xp.sum(R * R, axis=0)
-        enough, most = REDUCTION**2 * first, 1e4 * first  # beyond that it diverges
+        enough, most = xp.astype(reduction, xp.float32) ** 2 * first, 1e4 * first  # beyond that it diverges
+        steps, columns, ended = self, np.arange(R.shape[1]), (X, b)
         for _ in range(MOST_ITERATIONS):
             squares = xp.sum(R * R, axis=0)
             going = (squares > enough) & (squares < most)
-            taken += to_host(going)
-            if not bool(xp.any(going)):
+            going_here = np.flatnonzero(to_host(going))
+            taken[columns[going_here]] += 1
+            if not len(going_here):
                 break
-            along = self.A @ direction + self.penalty[None, :] * direction
+            if len(going_here) < FEWER * len(columns):  # products are of the columns that are left
+                ended = _with(ended[0], columns, X), _with(ended[1], columns, b)
+                columns, steps = columns[going_here], steps.take(going_here)
+                R, X, direction = (take(x, going_here, 1) for x in (R, X, direction))
+                b, product, enough, most = (take(x, going_here, 0) for x in (b, product, enough, most))
+                going = take(going, going_here, 0)
+            along = steps.A @ direction + steps.penalty[None, :] * direction
             curvature = xp.sum(direction * along, axis=0)
             usable = going & (curvature > 0)
             one = xp.ones_like(curvature)
             step = xp.where(usable, product / xp.where(usable, curvature, one), 0 * one)
             X, R = X + step[None, :] * direction, R - step[None, :] * along
-            Z, v = self.projected(R)
-            R, b = R - self.d[:, None] * v[None, :], b + v
+            Z, v = steps.projected(R)
+            R, b = R - steps.d[:, None] * v[None, :], b + v
             before, product = product, xp.sum(R * Z, axis=0)
             turn = xp.where(usable, product / xp.where(before > 0, before, one), 0 * one)
             direction = Z + turn[None, :] * direction
-        return X, b, taken
+        return _with(ended[0], columns, X), _with(ended[1], columns, b), taken
+
+    def take(self, columns: NDArray[np.intp]) -> "_Steps":
+        """Return those of some columns."""
+        part = copy(self)
+        part.share, part.of_d = take(self.share, columns, 1), take(self.of_d, columns, 1)
+        part.penalty, part.dd = take(self.penalty, columns, 0), take(self.dd, columns, 0)
+        return part
 
 
 def _with(total: Array, columns: NDArray[np.intp], values: Array) -> Array:

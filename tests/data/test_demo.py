@@ -297,7 +297,7 @@ def test_a_further_cell_type_responds_like_its_relative_more_than_others_do() ->
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (Size(compounds=147), "147 compounds: there are 1 to 146 with real structures"),
+        (Size(compounds=14747), "14747 compounds: there are 1 to 14746 structures"),
         (
             Size(876, 6, 146),
             "876 training pairs of 6 cell types and 146 compounds: there are 876 pairs, of which",

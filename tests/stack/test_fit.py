@@ -11,10 +11,10 @@ from rapids_pipeline.data.problem import canonical_order
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack.blend import Evidence, Products
+from rapids_pipeline.stack.compact import Compact
 from rapids_pipeline.stack.fit import fit_stack
 from rapids_pipeline.stack.recipe import BlendConfig
 from rapids_pipeline.stack.saved import StackModel
-from rapids_pipeline.stack.target_space import Compact
 from tests.leaks.test_stack import RECIPES
 from tests.stack_example import (
     BOOSTER,

@@ -10,9 +10,9 @@ from features.rows import Rows
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.evaluation.splits import random_folds
 from rapids_pipeline.stack import nested
+from rapids_pipeline.stack.compact import kept
 from rapids_pipeline.stack.members.member import TrainingSet
 from rapids_pipeline.stack.nested import FoldedRows, Labels, PreparedMember, fit_member, predictions_without
-from rapids_pipeline.stack.target_space import kept
 from tests.stack_example import (
     BOOSTER,
     COMPOSITE,

@@ -10,7 +10,8 @@ from sklearn.decomposition import TruncatedSVD as SklearnTruncatedSVD
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.stack import target_space
-from rapids_pipeline.stack.target_space import TRANSFORMS, Compact, Part, TargetSpace, keep, kept
+from rapids_pipeline.stack.compact import Compact, Part, keep, kept
+from rapids_pipeline.stack.target_space import TRANSFORMS, TargetSpace
 
 SPACES = {
     "svd": {},

@@ -21,8 +21,9 @@ from rapids_pipeline.backend.settings import bounded, named
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.boosting.engines import choose_engine
 from rapids_pipeline.boosting.trees import TreeEnsemble
+from rapids_pipeline.stack.compact import Compact, Part
 from rapids_pipeline.stack.members.member import MOST_COMPONENTS, Features, Fits, TrainingSet, WithFeatures
-from rapids_pipeline.stack.target_space import SCALES, Compact, Part, TargetSpace, TransformName
+from rapids_pipeline.stack.target_space import SCALES, TargetSpace, TransformName
 
 if TYPE_CHECKING:
     from rapids_pipeline.boosting import MultiOutputBooster
@@ -146,7 +147,16 @@ class Boosters:
 
     def predict(self, rows: Rows) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
-        return aggregated([booster.predict(rows) for booster in self.fitted], self.aggregate)
+        return self.compact(rows)[:]
+
+    def compact(self, rows: Rows) -> Compact:
+        """Return the same predictions, of a single booster as scores."""
+        if len(self.fitted) > 1:
+            return Compact.of(aggregated([booster.predict(rows) for booster in self.fitted], self.aggregate))
+        [booster] = self.fitted
+        scores = booster.scores(rows)
+        part = Part(np.arange(len(scores)), scores, booster.space)
+        return Compact(len(scores), len(booster.space.unit_), [part])
 
     def state(self) -> State:
         """Return what they have learnt, seed by seed."""
@@ -163,12 +173,8 @@ class BoosterFits(Fits[BoosterMember]):
 
     def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
         """Return the scores that a single booster predicts; of several boosters the targets, which are aggregated."""
-        if self.member.n_seeds > 1:
-            return super().fit_compact(training, groups)
-        [booster] = self.fit(training).fitted
-        found = [booster.scores(self.data.take(group)) for group in groups]
-        t = len(booster.space.unit_)
-        return [Compact(len(z), t, [Part(np.arange(len(z)), z, booster.space)]) for z in found]
+        boosters = self.fit(training)
+        return [boosters.compact(self.data.take(group)) for group in groups]
 
     def _fitted(self, training: Indices, seed: int) -> FittedBooster:
         """Fit one booster; with early stopping, find the number of trees on a fold of its training rows first."""

@@ -24,6 +24,7 @@ from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask, to_d
 from rapids_pipeline.backend.devices import DeviceName
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.terms import renamed, terms_of
+from rapids_pipeline.stack.compact import Compact
 from rapids_pipeline.stack.members.atlas_strength import Strength, choose_strength, in_atlas
 from rapids_pipeline.stack.members.kernel_model import (
     KernelModel,
@@ -33,7 +34,6 @@ from rapids_pipeline.stack.members.kernel_model import (
     refuse_foreign_terms,
 )
 from rapids_pipeline.stack.members.member import REMEDY, Fits, Member, TrainingSet
-from rapids_pipeline.stack.target_space import Compact
 from rapids_pipeline.svr.engines import choose_engine
 from rapids_pipeline.svr.kernel_ridge import ITERATES_FROM
 
@@ -200,9 +200,13 @@ class CompositeModel:
 
     def predict(self, rows: Rows) -> Float32:
         """Return the predictions of rows, (m, t) float32; a row's do not depend on the others, to rounding."""
+        return self.compact(rows)[:]
+
+    def compact(self, rows: Rows) -> Compact:
+        """Return the same predictions as scores."""
         pairs = Pairs.of(rows, self.encoders)
         others = (lambda: self.new_compounds), (lambda: self.atlas_compounds)
-        return _by_model(pairs, self.known_compounds, *others).dense()
+        return _by_model(pairs, self.known_compounds, *others)
 
     def drivers(self, row: Rows, gene: int | None = None) -> tuple[Indices, Float64, float]:
         """Return which training rows drive the prediction of one row, and how much.
@@ -261,7 +265,7 @@ class CompositeFits(Fits[CompositeMember]):
 
     def fit_predict(self, training: Indices, groups: Sequence[Indices]) -> list[Float32]:
         """Return the predictions of groups of rows by a fit to some others."""
-        return [found.dense() for found in self.fit_compact(training, groups)]
+        return [found[:] for found in self.fit_compact(training, groups)]
 
     def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
         """Return the same predictions, as scores of components."""
@@ -293,8 +297,15 @@ class CompositeFits(Fits[CompositeMember]):
         return None if self.data.weight is None else self.data.weight[training]
 
     def _fitted(self, config: KernelModelConfig, training: Indices) -> KernelModel:
-        rows, targets = self._pairs.take(training), self.data.targets(training)
-        return fit_kernel_model(config, rows, targets, self.data.device, self._weight(training))
+        data = self.data
+        return fit_kernel_model(  # without a name, or **, the targets are forgotten when they are not needed any more
+            config,
+            self._pairs.take(training),
+            data.targets(training),
+            data.device,
+            weight=self._weight(training),
+            on_landmarks=data.on_landmarks,
+        )
 
 
 def _by_model(

@@ -8,7 +8,7 @@ With z = T(y) − μ the centred transformed targets and A Vᵀ ≈ Z their lead
 
 One K serves all genes, so a fit takes one factorisation however many genes there are. Whatever is learnt (μ, V, S of
 the kernel, profiles, scales) is learnt from the training rows of the fit. By "ridge", K is float32 from `ITERATES_FROM`
-rows. Where it would take more than `GRAM_SHARE` of the memory, the sum is over landmarks
+rows. Where it does not fit in memory (`rapids_pipeline.stack.room`), the sum is over landmarks
 (`rapids_pipeline.svr.nystroem`).
 """
 
@@ -26,7 +26,6 @@ from rapids_pipeline.backend.arrays import (
     Float32,
     Float64,
     Indices,
-    available_bytes,
     namespace,
     to_device,
     to_host,
@@ -39,16 +38,15 @@ from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.composite import CompositeKernel, LearntKernel
 from rapids_pipeline.kernels.response_profiles import DOSE_LENGTH, TIME_LENGTH
 from rapids_pipeline.kernels.terms import MOLECULES, renamed
+from rapids_pipeline.stack.compact import Compact, Part
 from rapids_pipeline.stack.members.member import MOST_COMPONENTS, StageConfig
 from rapids_pipeline.stack.members.svr import FAR, NO_TUBE
-from rapids_pipeline.stack.target_space import ROWS_AT_ONCE, SCALES, Compact, Part, TargetSpace, TransformName
+from rapids_pipeline.stack.target_space import SCALES, TargetSpace, TransformName
 from rapids_pipeline.svr import nystroem
 from rapids_pipeline.svr.dual import require_room
 from rapids_pipeline.svr.engines import choose_engine, solve_duals
 from rapids_pipeline.svr.kernel_ridge import ITERATES_FROM
 
-GRAM_SHARE = 0.7
-"""Share of the memory at hand that a Gram matrix may take; beyond that a model is solved on landmarks."""
 LEAST_NOISE = 1e-3
 """Part of the rows' mean square that is added to each row's before noise is made of it."""
 
@@ -197,16 +195,11 @@ class KernelModel:
     def predict(self, pairs: Pairs) -> Float32:
         """Return the predictions of pairs, (m, t) float32; a pair's do not depend on the others, to rounding."""
         rows = np.arange(len(pairs))
-        return Compact(len(pairs), len(self.space.unit_), [self.part(pairs, rows)]).dense()
+        return Compact(len(pairs), len(self.space.unit_), [self.part(pairs, rows)])[:]
 
     def scores(self, pairs: Pairs) -> Float32:
         """Return the scores of pairs, (m, q) float32; solved by genes their z, (m, t)."""
-        found = np.empty((len(pairs), len(self.intercept)), dtype=np.float32)
-        for start in range(0, len(pairs), ROWS_AT_ONCE):
-            some = np.arange(start, min(start + ROWS_AT_ONCE, len(pairs)))
-            K = self.kernel.between(pairs.take(some), np.empty(0), self.landmarks)
-            found[some] = (K @ self.dual_coef.astype(np.float64)).astype(np.float32) + self.intercept
-        return found
+        return self.kernel.products(pairs, self.dual_coef.astype(np.float64), self.landmarks) + self.intercept
 
     def products(self, pair: Pairs) -> Float64:
         """Return k_i β_i of every training row (or landmark) for one pair, (s, q) or (s, t): its scores less b."""
@@ -267,6 +260,7 @@ def fit_kernel_model(
     device: DeviceName,
     weight: Float64 | None = None,
     learn: Callable[[KernelModelConfig, Array], Learnt] = learn_space,
+    on_landmarks: bool = False,
 ) -> KernelModel:
     """Fit one model on its composite kernel.
 
@@ -281,8 +275,9 @@ def fit_kernel_model(
     weight : ndarray of float64, (n,), optional
         What each row counts; all alike by default.
     learn : callable
-        `learn_space`, or what has kept its result; of z it then reads the place, and with targets = "genes" the
-        values.
+        `learn_space`, or what has kept its result; z is read with targets = "genes" alone.
+    on_landmarks : bool
+        Whether "ridge" is solved on landmarks where there are many rows (`rapids_pipeline.stack.room`).
 
     Raises
     ------
@@ -292,20 +287,23 @@ def fit_kernel_model(
     UnavailableError
         The engine cannot run here.
     """
+    n, t = Y.shape
     space, z, reduced = learn(config, to_device(Y, device))
     if not len(space.singular_values):
         raise InputError("all training rows have the same targets: there is nothing to learn")
-    iterates = config.engine == "ridge" and len(pairs) >= ITERATES_FROM
+    iterates = config.engine == "ridge" and n >= ITERATES_FROM
     if not iterates:
-        require_room(z, len(pairs), len(pairs), choose_engine(config.engine, z).engine.work_bytes)
+        require_room(reduced, n, n, choose_engine(config.engine, reduced).engine.work_bytes)
     scores, singular = to_host(reduced).astype(np.float64), space.singular_values
     learnt = config.kernel.learn(pairs, scores)
     by_genes = config.targets == "genes"
-    unit = np.ones(Y.shape[1]) if by_genes else singular / np.sqrt(len(Y))
+    unit = np.ones(t) if by_genes else singular / np.sqrt(n)
     growth = np.ones(len(unit)) if by_genes else (singular[0] / singular) ** config.penalty_growth
     targets = z if by_genes else to_device(scores / unit, device)
     counts = (1 if weight is None else weight) / row_noise(scores, config.noise_exponent)
-    made = _solved(config, learnt, targets, config.penalty * growth, counts, single=iterates)
+    del Y, z  # which may be as large as K
+    how = {"single": iterates, "on_landmarks": iterates and on_landmarks}
+    made = _solved(config, learnt, targets, config.penalty * growth, counts, **how)
     coef, intercept = ((to_host(x) * unit).astype(np.float32) for x in (made.coef, made.intercept))
     return KernelModel(space, learnt, coef, intercept, by_genes, made.landmarks, made.left, 1 / counts)
 
@@ -325,11 +323,13 @@ def _solved(
     targets: Array,
     penalty: Float64,
     counts: Float64,
+    *,
     single: bool,
+    on_landmarks: bool,
 ) -> _Solved:
-    """Solve targets (n, q), on landmarks where a `single` precision Gram matrix takes too much of the memory."""
-    n, dtype = len(learnt.rows), namespace(targets).float32 if single else None
-    if single and 4 * n**2 > GRAM_SHARE * available_bytes(targets):
+    """Solve targets (n, q) on a Gram matrix of float64 or `single` precision, or on landmarks."""
+    dtype = namespace(targets).float32 if single else None
+    if on_landmarks:
         made = nystroem.solve(
             lambda rows: learnt.between(learnt.rows, targets, rows, dtype),
             learnt.diagonal(targets),

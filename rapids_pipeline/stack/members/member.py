@@ -9,7 +9,7 @@ hands it a `TrainingSet` once for all fits that share it, and asks for fits to s
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
@@ -22,7 +22,7 @@ from rapids_pipeline.backend.files import FOLDER, within
 from rapids_pipeline.backend.settings import bounded, named
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.data.untested import Imputed
-from rapids_pipeline.stack.target_space import Compact, Part
+from rapids_pipeline.stack.compact import Compact, SideBySide
 
 M = TypeVar("M", bound="Member")
 PSEUDO = "_pseudo"
@@ -89,7 +89,15 @@ class Model(Protocol):
         """Return what it has learnt, as plain data."""
 
 
-Predictions = tuple[Sequence[tuple[Float32, Float32]], Float32 | None]
+@runtime_checkable
+class SolvesComponents(Protocol):
+    """A model that predicts scores of components."""
+
+    def compact(self, rows: Rows) -> Compact:
+        """Return what it predicts of rows, as scores."""
+
+
+Predictions = tuple[Sequence[tuple[Compact, Compact]], Float32 | None]
 """Predictions that fits learn from: of training and test rows by each member that is stacked on; pseudo-labels."""
 
 
@@ -105,21 +113,24 @@ class TrainingSet:
         NaN where a gene was not tested; a fit reads `targets`.
     weight : ndarray of float64, (len(Y),), optional
         What each row counts in training; all alike by default.
-    stacked : sequence of (ndarray (n, t), ndarray (m, t))
+    stacked : sequence of (Compact (n, t), Compact (m, t))
         Predictions of training and test rows by each member that this one stacks on.
     seed : int
     device : str
     measured : Imputed, optional
         The targets of the n training rows, to share between sets of them what is imputed; by default its own.
+    on_landmarks : bool
+        Whether kernel models of many rows are sums over landmarks, chosen once for all fits (`stack.room`).
     """
 
     rows: Rows
     Y: Float32
     weight: Float64 | None
-    stacked: Sequence[tuple[Float32, Float32]]
+    stacked: Sequence[tuple[Compact, Compact]]
     seed: int
     device: DeviceName
     measured: Imputed | None = None
+    on_landmarks: bool = False
 
     def __post_init__(self) -> None:
         if self.measured is None:
@@ -152,11 +163,12 @@ class TrainingSet:
         return None if tested.all() else tested
 
     def take(self, which: Indices) -> Rows:
-        """Return some of the rows, with the predictions of the members stacked on side by side."""
+        """Return some of the rows, all different, with the predictions of the members stacked on side by side."""
         rows = self.rows.take(which)
         if not self.stacked:
             return rows
-        return replace(rows, predictions=np.hstack([_of_both(*parts, which) for parts in self.stacked]))
+        read = [_of_both(*parts, which) for parts in self.stacked]
+        return replace(rows, predictions=read[0] if len(read) == 1 else SideBySide(read))
 
 
 class Fits(ABC, Generic[M]):
@@ -177,7 +189,7 @@ class Fits(ABC, Generic[M]):
     def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
         """Return the same predictions, as scores where the member solves components."""
         found = self.fit_predict(training, groups)
-        return [Compact(len(Y), Y.shape[1], [Part(np.arange(len(Y)), Y)]) for Y in found]
+        return [Compact.of(Y) for Y in found]
 
 
 class Member(StageConfig, ABC):
@@ -300,9 +312,9 @@ class WithFeatures(Member):
         return None if features is None else self.model_copy(update={"features": features})
 
 
-def _of_both(training: Float32, test: Float32, which: Indices) -> Float32:
-    """Return the rows of a matrix whose first rows are `training` and whose others are `test`."""
-    found = np.empty((len(which), training.shape[1]), dtype=np.float32)
-    inside = which < len(training)
-    found[inside], found[~inside] = training[which[inside]], test[which[~inside] - len(training)]
-    return found
+def _of_both(training: Compact, test: Compact, which: Indices) -> Compact:
+    """Return the predictions of some rows, of which `training` has the first and `test` the others."""
+    n = training.n_rows
+    inside, outside = np.flatnonzero(which < n), np.flatnonzero(which >= n)
+    parts = (inside, training.take(which[inside]), 1), (outside, test.take(which[outside] - n), 1)
+    return Compact.placed(len(which), training.n_targets, parts)

@@ -28,9 +28,10 @@ from rapids_pipeline.backend.errors import UnavailableError
 from rapids_pipeline.backend.settings import bounded
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.nets.settings import Architecture, EmbeddingMlp, Training
+from rapids_pipeline.stack.compact import Compact, Part
 from rapids_pipeline.stack.members.booster import SEED_STRIDE, aggregated
 from rapids_pipeline.stack.members.member import MOST_COMPONENTS, Features, Fits, Member, TrainingSet
-from rapids_pipeline.stack.target_space import SCALES, Compact, Part, TargetSpace, TransformName
+from rapids_pipeline.stack.target_space import SCALES, TargetSpace, TransformName
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -26,8 +26,9 @@ from features.rows import Rows, numbered, places
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Mask
 from rapids_pipeline.backend.settings import bounded
 from rapids_pipeline.backend.state import State, StateReader
+from rapids_pipeline.stack.compact import Compact, Part
 from rapids_pipeline.stack.members.member import MOST_COMPONENTS, Fits, Member, TrainingSet
-from rapids_pipeline.stack.target_space import SCALES, Compact, Part, TargetSpace, TransformName
+from rapids_pipeline.stack.target_space import SCALES, TargetSpace, TransformName
 
 PENALTIES: Float64 = 10.0 ** np.arange(-3.0, 4.5, 0.5)
 """Tried where none is given, times the mean square of the centred scores' singular values."""

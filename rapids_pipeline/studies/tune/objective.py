@@ -30,6 +30,7 @@ from rapids_pipeline.data.untested import Imputed
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
 from rapids_pipeline.evaluation.splits import Split, context_folds
 from rapids_pipeline.evaluation.uncertainty import row_losses
+from rapids_pipeline.stack.compact import Compact, kept
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.kernel_model import (
     KernelModelConfig,
@@ -39,8 +40,8 @@ from rapids_pipeline.stack.members.kernel_model import (
 )
 from rapids_pipeline.stack.members.member import Member, TrainingSet
 from rapids_pipeline.stack.members.net import NetMember
-from rapids_pipeline.stack.nested import PreparedMember, Task, fitted
-from rapids_pipeline.stack.target_space import TargetSpace, kept
+from rapids_pipeline.stack.nested import Group, PreparedMember, Task, fitted
+from rapids_pipeline.stack.target_space import TargetSpace
 from rapids_pipeline.studies.tune.task import Lot
 from rapids_pipeline.svr.engines import NotConvergedWarning
 
@@ -145,7 +146,7 @@ def learnt(kept: Recent, rows: bytes, config: KernelModelConfig, Y: Array) -> Le
     return space, space.centred(Y) if config.targets == "genes" else Y, scores
 
 
-Below = Mapping[bytes, Sequence[tuple[Float32, Float32]]]
+Below = Mapping[bytes, Sequence[tuple[Compact, Compact]]]
 """By split what each member that one stacks on predicts: of all n rows (NaN where they have no part) and no others."""
 
 
@@ -198,7 +199,7 @@ class MemberFits(TrialFits):
             return np.full((len(split.held_out), self.targets.shape[1]), np.nan, dtype=np.float32)
 
 
-def stacking(fits: MemberFits, stacked: Sequence[tuple[Float32, Float32]]) -> MemberFits:
+def stacking(fits: MemberFits, stacked: Sequence[tuple[Compact, Compact]]) -> MemberFits:
     """Return the fits with the predictions that they stack on."""
     return replace(fits, data=fits.data.learning_from((stacked, None)))
 
@@ -239,22 +240,23 @@ def predictions_below(
         for training, predicted in [(split.training, split.held_out), *parts]:
             tasks.append((_key(split), (training, [predicted])))
     n, t = data.Y.shape
-    found: dict[bytes, list[tuple[Float32, Float32]]] = {_key(split): [] for split in splits}
+    found: dict[bytes, list[tuple[Compact, Compact]]] = {_key(split): [] for split in splits}
     for member in members:
         shared = Shared(partial(PreparedMember, member, data))
         units = [
             Unit(f"{member.name} {number + 1}", shared, task, (member, *task))
             for number, (_, task) in enumerate(tasks)
         ]
-        for of_split in found.values():
-            of_split.append((np.full((n, t), np.nan, dtype=np.float32), np.empty((0, t), dtype=np.float32)))
+        groups: dict[bytes, list[Group]] = {key: [] for key in found}
         with stages.stage(member.name) as progress:
             progress.start(len(units))
             beside = data.device == "cpu" and member.side_by_side(n)
             fits = executor.results(fitted, units, store=store, progress=progress, side_by_side=beside)
             for (key, (_, predicted)), fit in zip(tasks, in_order(fits), strict=True):
                 assert predicted is not None
-                found[key][-1][0][predicted[0]] = kept(fit)[0]
+                groups[key].append((predicted[0], kept(fit)[0], 1))
+        for key, of_split in found.items():
+            of_split.append((Compact.placed(n, t, groups[key]), Compact(0, t, [])))
     return found if members else {}
 
 
