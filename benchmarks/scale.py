@@ -1,24 +1,33 @@
 """How the default recipe grows with rows and genes, and what its kernel ridge costs beside other people's.
 
-    python -m benchmarks.scale [--parts runs,solvers] [--rows 500,1000,2000,4300] [--genes 978] [--wide 500:1000,4000]
+    python -m benchmarks.scale [--parts runs,solvers] [--rows 500,1000,2000,4300] [--genes 978] [--wide 1000,4000]
+    python -m benchmarks.scale --parts large [--large 14000:13000:50:336,14000:13000:1:14700,57000:978:781:146]
 
 runs      `run` with --molecules morgan on simulated data of many rows (`rapids-perturb demo --training-pairs …`, 146
           compounds and as many cell types as it takes), and of many genes at one number of rows: seconds,
           core-seconds, peak memory, its error on the test rows beside the best baseline's, and how the seconds grow
           from the size before (n^k)
-solvers   kernel ridge of all components on one composite kernel of so many rows: ours by iterations and by the
-          factorisation, scikit-learn's KernelRidge and himalaya's, and landmarks; seconds, and the largest difference
-          of a fitted value from the factorisation's in units of its target's standard deviation
+large     the same at training rows : genes : cell types : compounds, in this order; only where it is asked for, since
+          it takes hours. Of a single cell type the compounds to predict are new
+solvers   kernel ridge of all components on one composite kernel of so many rows: ours by iterations, by the
+          factorisation and by Cholesky factors, scikit-learn's KernelRidge and himalaya's, and landmarks; seconds, and
+          the largest difference of a fitted value from the reference's in units of its target's standard deviation.
+          In our setting every component has a penalty, there are row weights and an intercept. scikit-learn needs a
+          Cholesky factorisation of n³/3 for each component then, with a column of ones beside it: some components are
+          measured, and the seconds of all follow. One penalty for all, without weights and intercept, suits it
 
-Rows and genes are lists. Prints tables and writes benchmarks/results/scale.json and scale.md.
+Lists of numbers are separated by commas. Prints tables and writes benchmarks/results/scale.json and scale.md; what was
+measured before stays there, with its date, where a part is not asked for.
 """
 
+import json
 import math
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -36,30 +45,49 @@ from rapids_pipeline.svr import kernel_ridge, nystroem
 COMPOUNDS = 146
 FILLED = 0.5
 """Share of all pairs of a cell type and a compound that are training rows."""
-ITERATED, FACTORISED, SKLEARN = (
+FACTORISED_UP_TO = 5000
+"""Rows up to which all eigenvalues of K are found, which takes 9 n³ operations: ours, himalaya's, and landmarks."""
+SOME = 4
+"""Components that scikit-learn solves with a penalty each where there are more than `FACTORISED_UP_TO` rows."""
+ITERATED, FACTORISED, SKLEARN, EACH = (
     "ours, by iterations",
     "ours, by the factorisation",
     "scikit-learn, one penalty",
+    "scikit-learn, a penalty each",
 )
 
 
-def cell_types_of(rows: int) -> int:
-    """Return how many cell types data of so many training rows have."""
-    return max(6, math.ceil(rows / (FILLED * COMPOUNDS)))
+class Shape(NamedTuple):
+    """Training rows, genes, cell types and compounds of a data set."""
+
+    rows: int
+    genes: int
+    cell_types: int
+    compounds: int = COMPOUNDS
+
+    @classmethod
+    def usual(cls, rows: int, genes: int) -> "Shape":
+        """Return one of 146 compounds and as many cell types as it takes."""
+        return cls(rows, genes, max(6, math.ceil(rows / (FILLED * COMPOUNDS))))
 
 
-def runs(sizes: list[tuple[int, int]], place: Path) -> dict[str, Any]:
-    """Return what `run` takes and scores on data of (rows, genes)."""
+def runs(shapes: list[Shape], place: Path) -> dict[str, Any]:
+    """Return what `run` takes and scores on data of some shapes."""
     found: dict[str, Any] = {}
-    for rows, genes in sizes:
-        folder, cells = place / f"{rows} {genes}", cell_types_of(rows)
-        size = ["--training-pairs", str(rows), "--cell-types", str(cells), "--genes", str(genes)]
-        harness.command("demo", "--data-only", *size, "--out", str(folder / "demo"))
-        data, out = folder / "demo" / "data", folder / "run"
-        one = measured(["run", "--molecules", "morgan", *files_of(data), "--out", str(out)], out)
-        test = scored(out / "submission.csv", data / "de_test.parquet")
-        found[f"{rows} × {genes}"] = one | {"rows": rows, "genes": genes, "cell_types": cells, "test": test}
-        print(f"{rows} × {genes}: {one['seconds']} s, {one['peak_memory_gib']} GiB", flush=True)
+    for shape in shapes:
+        name = f"{shape.rows} × {shape.genes}, {shape.cell_types} × {shape.compounds}"
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            demo, out = Path(folder, "demo"), Path(folder, "run")
+            size = ["--training-pairs", str(shape.rows), "--genes", str(shape.genes)]
+            size += ["--cell-types", str(shape.cell_types), "--compounds", str(shape.compounds)]
+            harness.command("demo", "--data-only", *size, "--out", str(demo))
+            one = measured(["run", "--molecules", "morgan", *files_of(demo / "data"), "--out", str(out)], out)
+            one["test"] = scored(out / "submission.csv", demo / "data" / "de_test.parquet")
+        found[name] = one | shape._asdict()
+        shown = {
+            key: one[key] for key in ("seconds", "core_seconds", "peak_memory_gib", "stage_seconds", "test")
+        }
+        print(name, json.dumps(shown), flush=True)
     return found
 
 
@@ -68,7 +96,7 @@ def runs(sizes: list[tuple[int, int]], place: Path) -> dict[str, Any]:
 
 def problem(rows: int) -> tuple[LearntKernel, Any, Any, Any]:
     """Return a learnt kernel of so many rows, the targets (n, q), penalties (q,) and row weights (n,)."""
-    data = simulate(0, 978, Size(rows, cell_types_of(rows), COMPOUNDS)).de_train
+    data = simulate(0, 978, Size(rows, Shape.usual(rows, 978).cell_types, COMPOUNDS)).de_train
     obs, Y = data.iloc[:, :5], np.ascontiguousarray(data.iloc[:, 5:], np.float32)
     columns = encode_molecules(COMPOSITE.encoders, list(obs["SMILES"])).training
     config = COMPOSITE.known_compounds
@@ -81,15 +109,15 @@ def problem(rows: int) -> tuple[LearntKernel, Any, Any, Any]:
 
 
 def rivals_of(learnt: LearntKernel, Y: Any, penalty: Any, weight: Any) -> dict[str, Callable[[], Any]]:
-    """Return what finds the fitted values (n, q) of a problem, by name.
+    """Return what finds the fitted values (n, q) of a problem, by name; scikit-learn's, a penalty each, of some.
 
-    Other libraries know no intercept and no row weights: with one penalty, all get centred targets.
+    In the setting that suits other libraries all get centred targets, one penalty and no weights.
     """
     K = learnt.gram(Y)
     single, C, root = K.astype(np.float32), weight[:, None] / penalty[None, :], np.sqrt(weight)
     centred, alone = Y - Y.mean(axis=0), float(np.median(penalty))
 
-    def iterated(targets: Any, bound: Any) -> Any:
+    def ours(targets: Any, bound: Any) -> Any:
         made = kernel_ridge.solve(single, targets, C=bound, epsilon=0.0)
         return K @ made.dual_coef + made.intercept
 
@@ -101,6 +129,17 @@ def rivals_of(learnt: LearntKernel, Y: Any, penalty: Any, weight: Any) -> dict[s
         made = nystroem.solve(lambda some: single[:, some], np.diag(K), Y, penalty=penalty, weight=weight)
         return K[:, made.landmarks] @ made.coef + made.intercept
 
+    def each() -> Any:
+        from sklearn.kernel_ridge import KernelRidge
+
+        columns = []
+        for j in some_of(len(Y), Y.shape[1]):
+            model = KernelRidge(alpha=penalty[j], kernel="precomputed")
+            dual = model.fit(K, np.column_stack([Y[:, j], np.ones(len(Y))]), sample_weight=weight).dual_coef_
+            b = dual[:, 0].sum() / dual[:, 1].sum()
+            columns.append(K @ (dual[:, 0] - b * dual[:, 1]) + b)
+        return np.column_stack(columns)
+
     def sklearn() -> Any:
         from sklearn.kernel_ridge import KernelRidge
 
@@ -111,65 +150,93 @@ def rivals_of(learnt: LearntKernel, Y: Any, penalty: Any, weight: Any) -> dict[s
 
         return KernelRidge(alpha=alone, kernel="precomputed").fit(K, centred).predict(K)
 
-    return {
-        ITERATED: lambda: iterated(Y, C),
-        FACTORISED: factorised,
-        "ours, on landmarks": on_landmarks,
-        f"{ITERATED}, one penalty": lambda: iterated(centred, np.full((1, Y.shape[1]), 1 / alone)),
-        SKLEARN: sklearn,
-        "himalaya, one penalty": himalaya,
-    }
+    one_penalty = np.full((1, Y.shape[1]), 1 / alone)
+    few = {FACTORISED: factorised, "ours, on landmarks": on_landmarks}
+    found = {ITERATED: lambda: ours(Y, C), EACH: each}
+    found |= few if len(Y) <= FACTORISED_UP_TO else {}
+    found |= {"ours, by Cholesky factors, one penalty": lambda: ours(centred, one_penalty), SKLEARN: sklearn}
+    return found | ({"himalaya, one penalty": himalaya} if len(Y) <= FACTORISED_UP_TO else {})
+
+
+def some_of(rows: int, targets: int) -> Any:
+    """Return the components that scikit-learn solves with a penalty each."""
+    return np.arange(targets) if rows <= FACTORISED_UP_TO else np.linspace(0, targets - 1, SOME).astype(int)
 
 
 def solvers(rows: int) -> dict[str, Any]:
     """Return seconds and differences of solvers of one problem; all have all cores."""
     learnt, Y, penalty, weight = problem(rows)
-    spread = Y.std(axis=0)
+    spread, solved = Y.std(axis=0), some_of(rows, Y.shape[1])
     found: dict[str, Any] = {}
     fitted, left_out = {}, {}
     for name, work in rivals_of(learnt, Y, penalty, weight).items():
-        threads = 1 if name.startswith("ours, by iter") else harness.cores()  # it has threads of its own
+        # Ours has threads of its own, but for the factorisation.
+        threads = 1 if name.startswith(("ours, by iter", "ours, by Chol")) else harness.cores()
         try:
             began = time.perf_counter()
             with threadpool_limits(threads, "blas"):
                 fitted[name] = work()
             found[name] = {"seconds": time.perf_counter() - began}
+            print(rows, name, found[name], flush=True)
         except ImportError as error:
             left_out[name] = str(error)
+    found[EACH]["seconds"] *= Y.shape[1] / len(solved)
     for name, one in found.items():
-        one["of"] = SKLEARN if "one penalty" in name else FACTORISED
-        off = np.abs(fitted[name] - fitted[one["of"]]) / spread
+        one["of"] = SKLEARN if "one penalty" in name else EACH
+        columns = solved if one["of"] == EACH and name != EACH else slice(None)
+        scale = spread[solved] if one["of"] == EACH else spread
+        off = np.abs(fitted[name][:, columns] - fitted[one["of"]]) / scale
         one |= {"largest_difference": float(off.max()), "rms": float(np.sqrt((off**2).mean()))}
+    measured_of = f"{EACH}: {len(solved)} of {Y.shape[1]} components were measured"
+    left_out |= {measured_of: "the seconds of all follow"} if len(solved) < Y.shape[1] else {}
     return {"rows": rows, "targets": Y.shape[1], "solvers": found, "left_out": left_out}
 
 
 # --- the report --------------------------------------------------------------------------------------------------
 
 
-def growth(before: dict[str, Any] | None, now: dict[str, Any], what: str) -> str:
-    """Return k of seconds ∝ n^k from the size before, where that one differs in `what` alone."""
+def growth(before: list[dict[str, Any]], now: dict[str, Any], what: str) -> str:
+    """Return k of seconds ∝ n^k from the next smaller size, of those that differ in `what` alone."""
     other = {"rows": "genes", "genes": "rows"}[what]
-    if before is None or before[other] != now[other] or before[what] >= now[what]:
+    smaller = [run for run in before if run[other] == now[other] and run[what] < now[what]]
+    smaller = [run for run in smaller if run["compounds"] == now["compounds"]]
+    if not smaller:
         return ""
-    return f"{math.log(now['seconds'] / before['seconds']) / math.log(now[what] / before[what]):.2f}"
+    run = max(smaller, key=lambda one: one[what])
+    return f"{math.log(now['seconds'] / run['seconds']) / math.log(now[what] / run[what]):.2f}"
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """Return the tables."""
-    lines, rows, before = [], [], None
-    head = "rows | cell types | genes | seconds | core-seconds | peak memory | n^k in rows | n^k in genes"
-    for run in report.get("runs", {}).values():
+def table_of(runs: dict[str, Any], before: list[dict[str, Any]]) -> list[str]:
+    """Return the table of some runs; `before` has those that were made before, to which these are added."""
+    head = "rows | cell types | compounds | genes | seconds | core-seconds | peak memory | n^k in rows | n^k in genes"
+    rows = []
+    for run in runs.values():
         ours, *others = run["test"].items()
         cost = f"{run['seconds']:.1f}", f"{run['core_seconds']:.1f}", f"{run['peak_memory_gib']:.2f} GiB"
         grown = growth(before, run, "rows"), growth(before, run, "genes")
         name, best = min(others, key=lambda item: item[1])
-        shown = f"{run['rows']:,}", run["cell_types"], f"{run['genes']:,}", *cost, *grown
+        shown = (
+            f"{run['rows']:,}",
+            run["cell_types"],
+            f"{run['compounds']:,}",
+            f"{run['genes']:,}",
+            *cost,
+            *grown,
+        )
         rows.append((*shown, f"{ours[1]:.4f}", f"{name} {best:.4f}"))
-        before = run
-    if rows:
-        lines += [*harness.table(f"{head} | MRRMSE on test rows | best baseline", rows), ""]
+        before.append(run)
+    return harness.table(f"{head} | MRRMSE on test rows | best baseline", rows)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the tables."""
+    lines, before = list[str](), list[dict[str, Any]]()
+    for name in ("runs", "large"):
+        if name in report:
+            lines += [f"{name}, {report['dates'][name]}", "", *table_of(report[name], before), ""]
     for part in report.get("solvers", []):
-        lines += [f"kernel ridge, {part['rows']:,} rows × {part['targets']} components", ""]
+        lines += [f"kernel ridge, {part['rows']:,} rows × {part['targets']} components"]
+        lines += [f"{report['dates']['solvers']}", ""]
         body = [
             (
                 name,
@@ -190,6 +257,11 @@ def numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",") if word]
 
 
+def shapes(text: str) -> list[Shape]:
+    """Return a list of shapes."""
+    return [Shape(*map(int, word.split(":"))) for word in text.split(",") if word]
+
+
 @harness.ends_in_one_line
 def main() -> None:
     """Measure, print and write."""
@@ -198,15 +270,24 @@ def main() -> None:
     parser.add_argument("--rows", type=numbers, default=[500, 1000, 2000, 4300, 14000])
     parser.add_argument("--genes", type=int, default=978)
     parser.add_argument("--wide", type=numbers, default=[1000, 4000, 18211], help="genes, at 614 rows")
-    parser.add_argument("--solved", type=numbers, default=[2000, 4300], help="rows of the solvers")
-    asked, found = parser.parse_args(), {}
-    if "runs" in asked.parts:
-        sizes = [(rows, asked.genes) for rows in asked.rows] + [(614, genes) for genes in asked.wide]
-        with tempfile.TemporaryDirectory() as folder:
-            found["runs"] = runs(sizes, Path(folder))
+    parser.add_argument("--solved", type=numbers, default=[4300, 14000], help="rows of the solvers")
+    large = "14000:13000:50:336,14000:13000:1:14700,57000:978:781:146"
+    parser.add_argument("--large", type=shapes, default=shapes(large))
+    asked, found = parser.parse_args(), dict[str, Any]()
+    with tempfile.TemporaryDirectory() as folder:
+        if "runs" in asked.parts:
+            usual = [(rows, asked.genes) for rows in asked.rows] + [(614, genes) for genes in asked.wide]
+            found["runs"] = runs([Shape.usual(*size) for size in usual], Path(folder))
+        if "large" in asked.parts:
+            found["large"] = runs(asked.large, Path(folder))
     if "solvers" in asked.parts:
         found["solvers"] = [solvers(rows) for rows in asked.solved]
-    harness.written(asked.out, markdown, **found)
+    before = json.loads(asked.out.read_text()) if asked.out.exists() else {}
+    kept = {
+        name: before[name] for name in ("runs", "large", "solvers") if name in before and "dates" in before
+    }
+    dates = before.get("dates", {}) | dict.fromkeys(found, datetime.now(UTC).date().isoformat())
+    harness.written(asked.out, markdown, dates=dates, **kept | found)
 
 
 if __name__ == "__main__":

@@ -107,12 +107,12 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
             raise ValueError(f"solver must be auto, exact or randomized, not {self.solver!r}")
         if self.products not in ("float64", "float32"):
             raise ValueError(f"products must be float64 or float32, not {self.products!r}")
-        shape = X.shape if is_array_api_obj(X) or isinstance(X, RowSource) else np.shape(X)
-        width = min(self.n_components + OVERSAMPLES, *shape)
-        small = min(shape) <= EXACT_UP_TO if self.solver == "auto" else self.solver == "exact"
-        small = small or width == min(shape)
-        A = self._validated(X, reset=True, as_it_is=not small)
-        if small:
+        A = self._validated(X, reset=True)
+        width = min(self.n_components + OVERSAMPLES, *A.shape)
+        small = min(A.shape) <= EXACT_UP_TO if self.solver == "auto" else self.solver == "exact"
+        if small or width == min(A.shape):
+            A = A[:] if isinstance(A, RowSource) else A
+            A = namespace(A).astype(A, getattr(namespace(A), self.products), copy=False)
             values, right = _exact(A, self.n_components)
             total = _sum_of_squares(A)
         else:
@@ -131,7 +131,7 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
     def transform(self, X: Array) -> Array:
         """Return the scores X V, float32 of shape (n_samples, n_kept)."""
         check_is_fitted(self)
-        matrix = self._validated(X, reset=False, as_it_is=True)
+        matrix = self._validated(X, reset=False)
         xp = namespace(self.components_)
         components = xp.astype(self.components_, getattr(xp, self.products), copy=False)
         return xp.astype(_scores(matrix, xp.matrix_transpose(components)), xp.float32)
@@ -178,27 +178,20 @@ class TruncatedSVD(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def _validated(self, X: Array, *, reset: bool, as_it_is: bool) -> Array:
-        """Return X as a matrix of its own library; ValueError where it is none.
-
-        In the dtype of the products, or `as_it_is`, where it is read by blocks: float32 or float64, or a `RowSource`.
-        """
+    def _validated(self, X: Array, *, reset: bool) -> Array:
+        """Return X as a matrix of floating-point numbers, or a `RowSource`; ValueError where it is no matrix."""
         if isinstance(X, RowSource):
-            if not as_it_is:
-                X = X[:]
-            elif reset:
-                self.n_features_in_ = X.shape[1]
-            if as_it_is:
-                return X
-        if not is_array_api_obj(X) or isinstance(X, np.ndarray):
-            dtypes = [np.float32, np.float64] if as_it_is else np.dtype(self.products)
-            return np.asarray(validate_data(self, X, dtype=dtypes, reset=reset))
-        xp = namespace(X)
-        matrix = X if as_it_is else xp.astype(X, getattr(xp, self.products), copy=False)
-        if matrix.ndim != 2 or 0 in matrix.shape or not bool(xp.all(xp.isfinite(matrix))):
-            raise ValueError(
-                f"X must be a matrix of finite numbers, not of shape {tuple(X.shape)} or with NaN"
-            )
+            matrix = X
+        elif not is_array_api_obj(X) or isinstance(X, np.ndarray):
+            return np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], reset=reset))
+        else:
+            xp = namespace(X)
+            floats = xp.isdtype(X.dtype, "real floating")
+            matrix = X if floats else xp.astype(X, getattr(xp, self.products))
+            if matrix.ndim != 2 or 0 in matrix.shape or not bool(xp.all(xp.isfinite(matrix))):
+                raise ValueError(
+                    f"X must be a matrix of finite numbers, not of shape {tuple(X.shape)} or with NaN"
+                )
         if reset:
             self.n_features_in_ = int(matrix.shape[1])
         elif matrix.shape[1] != self.n_features_in_:

@@ -122,8 +122,8 @@ def multiplied(A: Array, B: Array, dtype: Any, step: int = ROWS_AT_ONCE) -> Arra
     def product(rows: slice) -> Array:
         return xp.astype(A[rows, :], dtype, copy=False) @ B
 
-    if len(blocks) == 1:
-        return product(blocks[0])
+    if len(blocks) <= 1:
+        return product(slice(0, n))
     if not isinstance(A, np.ndarray):
         return xp.concat([product(rows) for rows in blocks])
     found = np.empty((n, B.shape[1]), dtype)

@@ -30,23 +30,23 @@ Two that read doses and times, listed where the training rows differ in either:
 
 Each is a function (training data, pairs) → predictions: float32, (n_pairs, n_genes). What they choose, they choose by
 leave-one-out on training rows, all genes together. A pair's prediction depends on nothing but training rows and the
-pair. Leave-one-out of a linear smoother Ŷ = H Y has a closed form, e_i = (y_i − ŷ_i)/(1 − H_ii), and its sum of squares
-over all genes needs G = Y Yᵀ only: Σ_i [(I − H) G (I − H)ᵀ]_ii / (1 − H_ii)². So a choice costs products of n × n
-matrices, whatever the number of genes.
+pair. Leave-one-out of a linear smoother Ŷ = H Y has a closed form, e_i = (y_i − ŷ_i)/(1 − H_ii). With H = Z M Zᵀ, Z of
+p columns, C = Zᵀ Y and m_i a row of Z M, the squares of y_i − ŷ_i sum to |y_i|² − 2 m_i C y_i + m_i C Cᵀ m_iᵀ over the
+genes. So a choice costs products of n × p and p × p matrices, whatever the number of genes.
 
 Sources: openproblems-bio/task_perturbation_prediction, commit 2fa44462, `src/control_methods/*/script.py`; Cook and
 Weisberg, Residuals and Influence in Regression (1982), section 2.2; Rifkin and Lippert, Notes on Regularized Least
 Squares (2007).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from features.rows import DOSE, TIME, context_numbers, decades_apart, log10_of, varying
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels, row_blocks
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import additive_fill, has_gaps, tested_mean
@@ -55,6 +55,7 @@ Baseline = Callable[[PerturbationData, pd.DataFrame], Float32]
 
 PENALTIES = tuple(float(x) for x in 10.0 ** np.arange(-2.0, 4.5, 0.5))
 NEIGHBOURS = 5
+GENES_AT_ONCE = 1024
 NULL = 1e-12
 """Eigenvalues below this share of the largest are rounding."""
 
@@ -124,9 +125,8 @@ def shrunken_compound_mean(training: PerturbationData, pairs: pd.DataFrame) -> F
     )
     Y = _complete(training)
     mean = Y.mean(axis=0)
-    sums = np.zeros((len(names), Y.shape[1]))
-    np.add.at(sums, compound, Y)
-    k = _shrinkage(Y, sums[compound], count[compound])
+    sums = _sums(Y, compound, len(names))
+    k = _shrinkage(Y, sums, compound, count)
     shrunken = (count / (count + k))[:, None] * (sums / count[:, None] - mean)
     place = pd.Index(names).get_indexer(pd.Index(pairs["sm_name"].to_numpy(str)))
     out = np.repeat(mean[None], len(pairs), axis=0)
@@ -146,15 +146,14 @@ def additive(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     levels = [np.unique(training.obs[column].to_numpy(str)) for column in ("cell_type", "sm_name")]
     Z, asked = _indicators(training.obs, levels), _indicators(pairs, levels)
     Y = _complete(training)
-    factor, normal = _factor(Y), Z.T @ Z
-    kinds = np.repeat([0, 1, 2], [1, *map(len, levels)])  # the intercept has no penalty
-    weights, errors = [], []
-    for a in PENALTIES[::2]:
-        for b in PENALTIES[::2]:
-            weights.append(np.linalg.solve(normal + np.diag(np.array([0.0, a, b])[kinds]), Z.T))
-            leverage = np.einsum("ij,ji->i", Z, weights[-1])
-            errors.append(leave_one_out_error(factor, Z @ (weights[-1] @ factor), leverage))
-    effects = weights[int(np.argmin(errors))] @ Y
+    normal, kinds = Z.T @ Z, np.repeat([0, 1, 2], [1, *map(len, levels)])  # the intercept has no penalty
+
+    def solved(penalties: tuple[float, float], right: Float64) -> Float64:
+        return np.asarray(np.linalg.solve(normal + np.diag(np.array([0.0, *penalties])[kinds]), right))
+
+    choices = [(a, b) for a in PENALTIES[::2] for b in PENALTIES[::2]]
+    errors = leave_one_out_errors(Y, Z, (solved(choice, Z.T).T for choice in choices))
+    effects = solved(choices[int(np.argmin(errors))], Z.T @ Y)
     return (asked @ effects).astype(np.float32)
 
 
@@ -187,12 +186,8 @@ def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     else:
         Y = training.Y - mean
     vectors, values = _spectrum(X - centre)  # of (X − centre)(X − centre)ᵀ: H = V diag(s/(s + λ)) Vᵀ + 1/n
-    factor = _factor(Y)
-    inside, squares, errors = vectors.T @ factor, vectors**2, []
-    for penalty in PENALTIES:
-        share = values / (values + penalty)
-        leverage = squares @ share + 1 / len(X)
-        errors.append(leave_one_out_error(factor, vectors @ (share[:, None] * inside), leverage))
+    shares = (values / (values + penalty) for penalty in PENALTIES)
+    errors = leave_one_out_errors(Y, vectors, (vectors * share for share in shares), 1 / len(X))
     penalty = PENALTIES[int(np.argmin(errors))]
     dual = vectors @ ((vectors.T @ Y) / (values + penalty)[:, None])
     return np.asarray(mean + (asked - centre) @ ((X - centre).T @ dual), dtype=np.float32)
@@ -224,8 +219,7 @@ def tanimoto_neighbours(training: PerturbationData, pairs: pd.DataFrame) -> Floa
     similarity[rows, known[rows]] = 1
     Y = _complete(training)
     mean = Y.mean(axis=0)
-    by_compound = np.zeros((len(names), Y.shape[1]))
-    np.add.at(by_compound, compound, Y)
+    by_compound = _sums(Y, compound, len(names))
     by_compound /= np.bincount(compound)[:, None]
     row_of = {
         (c, m): row for row, (c, m) in enumerate(zip(obs["cell_type"].astype(str), compound, strict=True))
@@ -284,18 +278,28 @@ def context_mean(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     return out
 
 
-def leave_one_out_error(Y: Float64, fitted: Float64, leverage: Float64) -> float:
-    """Return Σ_i |y_i − ŷ_i without row i|² over all genes = Σ_i |y_i − ŷ_i|² / (1 − h_i)², of a smoother Ŷ = H Y.
+def leave_one_out_errors(
+    Y: Float64, Z: Float64, mapped: Iterable[Float64], leverage: float = 0.0
+) -> list[float]:
+    """Return Σ_i |y_i − ŷ_i without row i|² = Σ_i |y_i − ŷ_i|² / (1 − h_i)² of smoothers Ŷ = Z M Zᵀ Y.
 
     Parameters
     ----------
-    Y, fitted : ndarray of float64, (n, r)
-        Targets and H Y, or F and H F with F Fᵀ = Y Yᵀ.
-    leverage : ndarray of float64, (n,)
-        h, the diagonal of H.
+    Y : ndarray of float64, (n, t)
+    Z : ndarray of float64, (n, p)
+    mapped : iterable of ndarray of float64, (n, p)
+        Z M of each smoother.
+    leverage : float
+        What an intercept adds to every h_i, the diagonal of H, where Y has column means of 0.
     """
-    squares = np.square(Y - fitted).sum(axis=1)
-    return float((squares / np.maximum(1 - leverage, 1e-12) ** 2).sum())
+    C = Z.T @ Y
+    crossed, gram, squares = Y @ C.T, C @ C.T, np.einsum("ij,ij->i", Y, Y)
+    errors = []
+    for ZM in mapped:
+        left = squares - 2 * np.einsum("ij,ij->i", ZM, crossed) + np.einsum("ij,ij->i", ZM @ gram, ZM)
+        h = np.einsum("ij,ij->i", ZM, Z) + leverage
+        errors.append(float((np.maximum(left, 0) / np.maximum(1 - h, 1e-12) ** 2).sum()))
+    return errors
 
 
 def _level_means(training: PerturbationData, pairs: pd.DataFrame, column: str) -> Float32:
@@ -315,13 +319,11 @@ def _complete(training: PerturbationData) -> Float64:
     return additive_fill(training.Y, training.obs["cell_type"].to_numpy(str))
 
 
-def _factor(Y: Float64) -> Float64:
-    """Return F, (n, min(n, t)), with F Fᵀ = Y Yᵀ: what errors that are summed over genes can be computed from."""
-    n, t = Y.shape
-    if t <= n:
-        return Y
-    values, vectors = np.linalg.eigh(Y @ Y.T)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
+def _sums(Y: Float64, level: Indices, count: int) -> Float64:
+    """Return the sum of the rows of each of `count` levels, (count, t)."""
+    from scipy.sparse import csr_array
+
+    return np.asarray(csr_array((np.ones(len(Y)), (level, np.arange(len(Y)))), (count, len(Y))) @ Y)
 
 
 def _spectrum(X: Float64) -> tuple[Float64, Float64]:
@@ -335,17 +337,18 @@ def _spectrum(X: Float64) -> tuple[Float64, Float64]:
     return X @ (right[:, kept] / np.sqrt(values[kept])), values[kept]
 
 
-def _shrinkage(Y: Float64, sums: Float64, count: Indices) -> float:
-    """Return the k of the least leave-one-out error; `sums` and `count` are those of each row's compound."""
+def _shrinkage(Y: Float64, sums: Float64, compound: Indices, count: Indices) -> float:
+    """Return the k of the least leave-one-out error; `sums` and `count` are those of each compound."""
     n = len(Y)
     if n < 2:
         return PENALTIES[-1]
-    others = (Y.sum(axis=0) - Y) / (n - 1)
-    left = count - 1
-    of_compound = (sums - Y) / np.maximum(left, 1)[:, None] - others
-    residual = Y - others
-    cross = np.einsum("ij,ij->i", residual, of_compound)
-    square = np.einsum("ij,ij->i", of_compound, of_compound)
+    left, cross, square = count[compound] - 1, np.zeros(n), np.zeros(n)
+    for genes in row_blocks(Y.shape[1], GENES_AT_ONCE):
+        here = Y[:, genes]
+        others = (here.sum(axis=0) - here) / (n - 1)
+        of_compound = (sums[:, genes][compound] - here) / np.maximum(left, 1)[:, None] - others
+        cross += np.einsum("ij,ij->i", here - others, of_compound)
+        square += np.einsum("ij,ij->i", of_compound, of_compound)
     shares = [left / (left + k) for k in PENALTIES]
     errors = [float((share**2 * square - 2 * share * cross).sum()) for share in shares]
     return PENALTIES[int(np.argmin(errors))]

@@ -23,15 +23,12 @@ weights that are not negative.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import mul
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.molecules import ATLAS, TABLE, fitted_in_fold
 from features.rows import Levels, Pairs, places
@@ -47,7 +44,6 @@ from rapids_pipeline.backend.arrays import (
     row_blocks,
     to_host,
 )
-from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import State, StateReader
 from rapids_pipeline.kernels.response_profiles import (
@@ -56,6 +52,7 @@ from rapids_pipeline.kernels.response_profiles import (
     ResponseProfiles,
     correlation_of_cell_types,
 )
+from rapids_pipeline.kernels.sides import Side, each_block
 from rapids_pipeline.kernels.terms import Factor, renamed, terms_of
 
 ENTRIES_AT_ONCE = 2**23
@@ -170,9 +167,16 @@ class LearntKernel:
         """The training rows."""
         return self.profiles.rows
 
+    def _side(self, rows: Pairs, like: Array) -> Side:
+        """Return rows as one side of the kernel, in the library and on the device of `like`."""
+        return Side(rows, like, self.profiles if self.kernel.of_profiles else None)
+
     def gram(self, like: Array, dtype: Any = None) -> Array:
-        """Return K between the training rows, (n, n), float64 or `dtype`; of many rows one half is made and mirrored."""
-        xp, side = namespace(like), _Side(self, self.rows, like)
+        """Return K between the training rows, (n, n), float64 or `dtype`.
+
+        Of many rows one half is made, and mirrored.
+        """
+        xp, side = namespace(like), self._side(self.rows, like)
         dtype = xp.float64 if dtype is None else dtype
         if len(self.rows) ** 2 <= ENTRIES_AT_ONCE:
             return xp.astype(self._block(side, side), dtype, copy=False)
@@ -192,11 +196,11 @@ class LearntKernel:
         multiplied and summed in float64 in the library and on the device of `like`; of a large K a block of rows at a
         time, in NumPy on as many processors as there are.
         """
-        xp, training = namespace(like), _Side(self, self.rows, like)
-        here = training if pairs is self.rows else _Side(self, pairs, like)
+        xp, training = namespace(like), self._side(self.rows, like)
+        here = training if pairs is self.rows else self._side(pairs, like)
         there = training if columns is None else training.take(columns)
         if others is not None:
-            there = here if others is pairs else _Side(self, others, like)
+            there = here if others is pairs else self._side(others, like)
             there.mean_square = training.mean_square
         dtype = xp.float64 if dtype is None else dtype
         if len(pairs) * len(there.rows) <= ENTRIES_AT_ONCE:
@@ -206,10 +210,10 @@ class LearntKernel:
     def products(self, pairs: Pairs, coef: Float64, columns: Indices | None = None) -> Float32:
         """Return K(pairs, training rows or some `columns` of them) times coefficients, (m, q), on the host."""
         like = np.empty(0)
-        training = _Side(self, self.rows, like)
+        training = self._side(self.rows, like)
         there = training if columns is None else training.take(columns)
         found = np.empty((len(pairs), coef.shape[1]), dtype=np.float32)
-        here = _Side(self, pairs, like)
+        here = self._side(pairs, like)
         many = len(pairs.levels.compounds) > ROWS_AT_ONCE
         there = there.alone() if many else there
 
@@ -218,10 +222,10 @@ class LearntKernel:
             found[some] = self._block(block.alone() if many else block, there) @ coef
 
         step = min(ROWS_AT_ONCE, max(1, ENTRIES_AT_ONCE // len(there.rows)))
-        _each(make, row_blocks(len(pairs), step), like)
+        each_block(make, row_blocks(len(pairs), step), like)
         return found
 
-    def _by_blocks(self, here: "_Side", there: "_Side", dtype: Any, mirrored: bool = False) -> Array:
+    def _by_blocks(self, here: Side, there: Side, dtype: Any, mirrored: bool = False) -> Array:
         """Return K by blocks of rows; `mirrored` where both sides are the same, of which one half is then made."""
         xp, like, m = namespace(here.like), here.like, len(here.rows)
         K = xp.empty((m, len(there.rows)), dtype=dtype, device=like.device)
@@ -242,12 +246,12 @@ class LearntKernel:
             if mirrored:
                 K[: rows.start, rows] = xp.matrix_transpose(made[:, : rows.start])
 
-        _each(make, blocks, K)
+        each_block(make, blocks, K)
         return K
 
     def diagonal(self, like: Array) -> Float64:
         """Return K_ii of the training rows, (n,), on the host."""
-        side = _Side(self, self.rows, like)
+        side = self._side(self.rows, like)
         found = np.zeros(len(self.rows))
         for weight, factors in terms_of(self.kernel.weights):
             part = np.full(len(self.rows), weight)
@@ -260,7 +264,7 @@ class LearntKernel:
             found += part
         return found
 
-    def _block(self, here: "_Side", there: "_Side") -> Array:
+    def _block(self, here: Side, there: Side) -> Array:
         """Return K between the rows of two sides, float64."""
         xp, like = namespace(here.like), here.like
         K = xp.zeros((len(here.rows), len(there.rows)), dtype=xp.float64, device=like.device)
@@ -279,7 +283,7 @@ class LearntKernel:
             return self.profiles.measured_elsewhere(pairs)
         return self.profiles.of(pairs)[1]
 
-    def _factor(self, factor: Factor, pairs: "_Side", training: "_Side", made: dict[str, Array]) -> Array:
+    def _factor(self, factor: Factor, pairs: Side, training: Side, made: dict[str, Array]) -> Array:
         if factor.name not in made:
             if factor.of_profiles:
                 found = self._profile_factor(factor.name, pairs, training, made)
@@ -288,7 +292,7 @@ class LearntKernel:
             made[factor.name] = found
         return made[factor.name] if factor.power == 1 else made[factor.name] ** factor.power
 
-    def _level_matrix(self, factor: Factor, pairs: "_Side", training: "_Side") -> Float64:
+    def _level_matrix(self, factor: Factor, pairs: Side, training: Side) -> Float64:
         here, there, learnt = pairs.rows.levels, training.rows.levels, self.rows.levels
         if factor.name == "correlation":
             return self._correlation(here, there)
@@ -329,7 +333,8 @@ class LearntKernel:
 
     def _scale(self, encoder: str, used: Codes) -> tuple[Callable[[Levels], Float64], Float64]:
         """Return what standardises molecules' features by those of the `used` training molecules, and these."""
-        learnt, scale = self.rows.levels, None
+        learnt = self.rows.levels
+        scale: Callable[[Any], Float32] | None = None
         if encoder == TABLE:
             from features.molecules.table import Standardisation
 
@@ -353,7 +358,7 @@ class LearntKernel:
             self._kept[key] = make()
         return self._kept[key]
 
-    def _profile_factor(self, name: str, pairs: "_Side", training: "_Side", made: dict[str, Array]) -> Array:
+    def _profile_factor(self, name: str, pairs: Side, training: Side, made: dict[str, Array]) -> Array:
         xp = namespace(pairs.profiles)
         if "products" not in made:
             made["products"] = pairs.profiles @ xp.matrix_transpose(training.profiles)
@@ -393,60 +398,6 @@ class LearntKernel:
         profiles = ResponseProfiles(rows, residuals, kernel.profile_shrinkage, kernel.lengths)
         unseen = reader.number("unseen_correlation")
         return cls(kernel, profiles, rows.levels.cell_types, correlation, unseen)
-
-
-class _Side:
-    """One side of a kernel: rows, with their profiles in the library and on the device of `like`."""
-
-    def __init__(self, learnt: LearntKernel, rows: Pairs, like: Array) -> None:
-        self.rows, self.like = rows, like
-        self.of_profiles, self.mean_square = learnt.kernel.of_profiles, 1.0
-        if not self.of_profiles:
-            return
-        profiles, present = learnt.profiles.of(rows)
-        squares = np.einsum("ij,ij->i", profiles, profiles)
-        if present.any():
-            self.mean_square = max(float(squares[present].mean()), 1e-12)
-        self.profiles, self.squares = self._placed(profiles), self._placed(squares)
-        self.present = self._placed(present.astype(np.float64))
-
-    def take(self, which: Indices | slice) -> "_Side":
-        """Return some of the rows; of a slice nothing is copied."""
-        part = copy(self)
-        part.rows = self.rows.take(which)
-        if self.of_profiles:
-            parts = self.profiles, self.squares, self.present
-            if isinstance(which, slice):
-                taken = [x[which, ...] for x in parts]
-            else:
-                xp, place = namespace(self.like), self._placed(which)
-                taken = [xp.take(x, place, axis=0) for x in parts]
-            part.profiles, part.squares, part.present = taken
-        return part
-
-    def alone(self) -> "_Side":
-        """Return the same rows with no more levels than they have."""
-        part = copy(self)
-        part.rows = self.rows.alone()
-        return part
-
-    def spread(self, other: "_Side", level: str, matrix: Float64) -> Array:
-        """Return a matrix between distinct ones as one between these rows and others."""
-        xp = namespace(self.like)
-        rows, columns = (self._placed(getattr(side.rows, level).astype(np.int64)) for side in (self, other))
-        return xp.take(xp.take(self._placed(matrix), rows, axis=0), columns, axis=1)
-
-    def _placed(self, x: NDArray[Any]) -> Array:
-        return namespace(self.like).asarray(np.ascontiguousarray(x), device=self.like.device)
-
-
-def _each(work: Callable[[slice], None], blocks: Sequence[slice], like: Array) -> None:
-    """Do work for each block; for NumPy on as many processors as there are, after the first: it makes what all share."""
-    for block in blocks[:1] if isinstance(like, np.ndarray) else blocks:
-        work(block)
-    if isinstance(like, np.ndarray) and len(blocks) > 1:
-        with ThreadPoolExecutor(processor_count()) as pool:
-            list(pool.map(work, blocks[1:]))
 
 
 def _level_of(factor: Factor) -> str:

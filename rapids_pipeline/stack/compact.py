@@ -53,7 +53,8 @@ class Compact(RowSource):
     @classmethod
     def of(cls, predictions: Float32) -> "Compact":
         """Return predictions (n, t) as they are."""
-        return cls(*predictions.shape, [Part(np.arange(len(predictions)), predictions)])
+        n, t = predictions.shape
+        return cls(n, t, [Part(np.arange(n), predictions)])
 
     @classmethod
     def placed(

@@ -121,7 +121,8 @@ def fit_stack(
         Whether kernel models are solved on landmarks; by default as `needs_landmarks` says now.
     """
     if on_landmarks is None:
-        on_landmarks = needs_landmarks(*Y.shape, device)
+        n, t = Y.shape
+        on_landmarks = needs_landmarks(n, t, device)
     rows = FoldedRows(train, test, Y, folds, seed, device, weight, on_landmarks)
     with threadpool_limits(1, "blas"):  # as in units: no bit depends on the number of threads
         return _fitted(rows, recipe, stages or Stages(), executor, folder)
@@ -217,7 +218,8 @@ def _with_contrast(
         inside, outside = rows.train.take(split.training), rows.train.take(split.held_out)
         weight = None if rows.weight is None else rows.weight[split.training]
         given = inside, outside, rows.Y[split.training], folds, plain, rows.seed, rows.device
-        how = {"weight": weight, "executor": executor, "folder": folder, "on_landmarks": rows.on_landmarks}
+        how: dict[str, Any] = {"weight": weight, "executor": executor, "folder": folder}
+        how["on_landmarks"] = rows.on_landmarks
         fitted = fit_stack(*given, **how)
         training = PerturbationData(inside.obs, rows.measured.of(split.training), genes)
         held_out = PerturbationData(outside.obs, whole[split.held_out], genes)

@@ -348,7 +348,7 @@ class _MemberFits:
     def _refitted(self) -> FittedMember:
         """Return a member that also learns from predictions."""
         rows, folds = self.rows, self.rows.folds
-        n, n_folds, whole = len(folds), int(folds.max()) + 1, self.whole()
+        (n, t), n_folds, whole = rows.Y.shape, int(folds.max()) + 1, self.whole()
         tests = np.arange(n, n + len(rows.test.obs))
         labelled = np.arange(n, len(whole.data.Y))
         order = [(k, unseen) for unseen in range(n_folds) for k in (unseen, (unseen + 1) % n_folds)]
@@ -369,8 +369,8 @@ class _MemberFits:
                 [nested_test[k]] = of_tests
         return FittedMember(
             model,
-            Compact.placed(*rows.Y.shape, oof),
-            Compact.placed(*rows.Y.shape, judged),
+            Compact.placed(n, t, oof),
+            Compact.placed(n, t, judged),
             [nested_test[k] for k in range(n_folds)],
             predictions_of(model, whole.data, tests),
             self.key,

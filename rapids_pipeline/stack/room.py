@@ -52,9 +52,9 @@ def require(recipe: Recipe, n: int, m: int, t: int, device: DeviceName) -> bool:
         return on_landmarks
     fitting = _largest(lambda rows: _needed(recipe, rows, m * rows // n, t, on_landmarks) <= room, n)
     raise InputError(
-        f"{n:,} training rows × {t:,} genes with {m:,} pairs to predict need {gigabytes(needed)} of memory by the recipe "
-        f"{recipe.name}, and {gigabytes(room)} can be had here; about {fitting:,} rows would fit: take fewer rows, fewer "
-        "genes (--genes), or a larger machine"
+        f"{n:,} training rows × {t:,} genes with {m:,} pairs to predict need {gigabytes(needed)} of memory by the "
+        f"recipe {recipe.name}, and {gigabytes(room)} can be had here; about {fitting:,} rows would fit: take fewer "
+        "rows, fewer genes (--genes), or a larger machine"
     )
 
 
@@ -89,5 +89,5 @@ def _largest(fits: Callable[[int], bool], n: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    digit = 10 ** max(len(str(low)) - 2, 0)
+    digit = int(10 ** max(len(str(low)) - 2, 0))
     return low // digit * digit

@@ -20,8 +20,8 @@ r, from one product with random columns,
 
 which keeps dᵀγ = 0, and v is the part of the intercept that x holds.
 
-**By Cholesky factors** (`rapids_pipeline.svr.cholesky`) where all targets have one λ and the iterations would cost more:
-A + λ = L Lᵀ in float32, about n³/3 operations, and the residual in float64 is solved for again as above.
+**By Cholesky factors** (`rapids_pipeline.svr.cholesky`) where all targets have one λ and the iterations would cost
+more: A + λ = L Lᵀ in float32, about n³/3 operations, and the residual in float64 is solved for again as above.
 
 Sources: Suykens and Vandewalle, Neural Processing Letters 9 (1999) 293; Rifkin and Lippert, Notes on Regularized Least
 Squares (2007); Frangella, Tropp and Udell, SIAM J. Matrix Anal. Appl. 44 (2023) 718 (Nyström preconditioner); Gould,
@@ -254,7 +254,6 @@ class _Steps:
 
     def preconditioned(self, X: Array) -> Array:
         """Return P⁻¹ X, (n, k)."""
-        xp = namespace(X)
         return X + multiplied(self.U, self.share * multiplied(self.transposed, X, X.dtype, 256), X.dtype)
 
     def projected(self, X: Array) -> tuple[Array, Array]:

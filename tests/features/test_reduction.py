@@ -133,9 +133,9 @@ def test_randomized_equals_exact_where_the_spectrum_decays(n, p):
 
 def test_auto_is_randomized_where_both_sides_are_large(monkeypatch):
     A, asked = matrix(40, 60), []
-    original = reduction._leading_subspace
+    original = reduction._leading_columns
     monkeypatch.setattr(
-        reduction, "_leading_subspace", lambda *arguments: asked.append(1) or original(*arguments)
+        reduction, "_leading_columns", lambda *arguments: asked.append(1) or original(*arguments)
     )
     exact = TruncatedSVD(3).fit(A).components_
     assert not asked

@@ -1,5 +1,7 @@
 """Models on composite kernels: against a naive fit, never leaking, and the same after a save."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,9 +106,7 @@ def test_many_rows_are_solved_alike_by_iterations_and_on_landmarks(targets, monk
     iterated = fit_kernel_model(config, rows, Y, "cpu")
     assert iterated.landmarks is None
     np.testing.assert_allclose(iterated.predict(tests), exact, **close)
-    # K may take less than all of that
-    monkeypatch.setattr(kernel_model, "available_bytes", lambda like: 4 * len(Y) ** 2)
-    model = fit_kernel_model(config, rows, Y, "cpu")
+    model = fit_kernel_model(config, rows, Y, "cpu", on_landmarks=True)
     assert model.dual_coef.shape[0] == len(model.landmarks) <= len(Y)
     np.testing.assert_allclose(model.predict(tests), exact, **close)
     state = model.state()
@@ -128,9 +128,9 @@ def test_the_choice_of_the_engine_says_when_it_iterates(monkeypatch):
 def test_few_landmarks_are_said_in_the_notes(monkeypatch):
     train, _, Y = example()
     monkeypatch.setattr(kernel_model, "ITERATES_FROM", 10)
-    monkeypatch.setattr(kernel_model, "available_bytes", lambda like: 0)
     monkeypatch.setitem(nystroem.solve.__kwdefaults__, "most", 12)
-    model = fit_composite(train, Y)
+    data = replace(training_set(train, train, Y), on_landmarks=True)
+    model = COMPOSITE.prepare(data).fit(np.arange(len(Y)))
     known, new = COMPOSITE.notes(model)
     assert known.startswith("composite: known_compounds is solved on 12 of ")
     assert "of the kernel's trace" in known and new.startswith("composite: new_compounds is solved on 12 of ")

@@ -48,7 +48,7 @@ def test_the_blend_is_the_clipped_weighted_sum_of_choices_made_without_the_fold(
     folds = folded(Y)
     found = stacked(train, test, Y, folds)
     weights = found.model.weights
-    expected = weights.amplitude * sum(w * found.test_members[name] for name, w in weights.weights.items())
+    expected = weights.amplitude * sum(w * found.test_members[name][:] for name, w in weights.weights.items())
     np.testing.assert_allclose(found.test, np.clip(expected, Y.min(axis=0), Y.max(axis=0)), atol=1e-5)
     for k in range(N_FOLDS):
         inside = Y[folds != k]
@@ -134,7 +134,7 @@ def test_a_teacher_that_is_named_labels_alone():
         labels = {"use": "on", "teacher": teacher}
         which = recipe(SVR, booster("svr_shared", pseudo_labels=labels))
         found[name] = stacked(train, test, Y, folded(Y), which)
-    one, both, every = (found[name].test_members["boosting_pseudo"] for name in ("one", "both", "all"))
+    one, both, every = (found[name].test_members["boosting_pseudo"][:] for name in ("one", "both", "all"))
     assert every.tobytes() == both.tobytes() and np.abs(every - one).max() > 1e-3
     assert list(found["one"].members) == ["svr_shared", "boosting_pseudo"], (
         "a plain form nobody needs is not fitted"
@@ -195,16 +195,16 @@ def test_the_files_order_changes_nothing():
 
 def test_no_product_of_a_stack_takes_more_than_one_thread(monkeypatch):
     """So no bit depends on the number of threads: neither in a unit nor where its scores are led back to targets."""
-    seen, real = [], Compact.dense
+    seen, real = [], Compact.__getitem__
 
     def threads():
         return max(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
 
-    def dense(self):
+    def made(self, rows):
         seen.append(threads())
-        return real(self)
+        return real(self, rows)
 
-    monkeypatch.setattr(Compact, "dense", dense)
+    monkeypatch.setattr(Compact, "__getitem__", made)
     train, test, Y = example()
     with threadpool_limits(2, "blas"):
         if threads() < 2:

@@ -9,8 +9,6 @@ from sklearn.decomposition import TruncatedSVD as SklearnTruncatedSVD
 
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.state import StateReader
-from rapids_pipeline.stack import target_space
-from rapids_pipeline.stack.compact import Compact, Part, keep, kept
 from rapids_pipeline.stack.target_space import TRANSFORMS, TargetSpace
 
 SPACES = {
@@ -181,42 +179,3 @@ def test_what_cannot_be_used_is_named():
         TargetSpace(3, "log")
     with pytest.raises(InputError, match="scale of a target transform must be above 0"):
         TargetSpace(3, "asinh", 0.0)
-
-
-# --- predictions as scores --------------------------------------------------------------------------------
-
-
-def test_kept_predictions_are_what_the_spaces_make_of_their_scores():
-    """Two groups share a space, one has another space and plain targets, too; every row is where it belongs."""
-    rng = np.random.default_rng(0)
-    Y = rng.normal(size=(30, 12)).astype(np.float32)
-    one, other = TargetSpace(3, "asinh", 2.0, centre=True, products="float32"), TargetSpace(5)
-    for space in (one, other):
-        space.components_for(Y)
-    scores = [rng.normal(size=(n, k)).astype(np.float32) for n, k in ((4, 3), (2, 3), (3, 5))]
-    plain = rng.normal(size=(1, 12)).astype(np.float32)
-    rows = np.array([5, 0, 2]), np.array([1, 4]), np.array([3])
-    groups = [
-        Compact(4, 12, [Part(np.arange(4), scores[0], one)]),
-        Compact(
-            6, 12, [Part(rows[0], scores[2], other), Part(rows[1], scores[1], one), Part(rows[2], plain)]
-        ),
-    ]
-    fit = keep(groups)
-    assert len([name for name in fit.arrays if name.endswith("components")]) == 2, (
-        "a shared space is kept once"
-    )
-    first, second = kept(fit)
-    np.testing.assert_array_equal(first, one.inverse_transform(scores[0]))
-    np.testing.assert_array_equal(second[rows[0]], other.inverse_transform(scores[2]))
-    np.testing.assert_array_equal(second[rows[1]], one.inverse_transform(scores[1]))
-    np.testing.assert_array_equal(second[rows[2]], plain)
-
-
-def test_many_rows_are_led_back_in_blocks(monkeypatch):
-    rng = np.random.default_rng(0)
-    space, scores = TargetSpace(3), rng.normal(size=(11, 3)).astype(np.float32)
-    space.components_for(rng.normal(size=(9, 7)).astype(np.float32))
-    whole = Compact(11, 7, [Part(np.arange(11), scores, space)]).dense()
-    monkeypatch.setattr(target_space, "ROWS_AT_ONCE", 4)
-    np.testing.assert_allclose(Compact(11, 7, [Part(np.arange(11), scores, space)]).dense(), whole, atol=1e-5)
