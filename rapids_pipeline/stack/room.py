@@ -4,7 +4,7 @@ Estimates for n training rows, m rows to predict, t targets; bytes:
 
     targets      TARGETS · 4 t (n + m)           them, the rows of a fit, what is made of them, predictions
     rows         MOLECULES (n + m)               features of molecules and columns of boosters
-    Gram matrix  4 n²                            of a composite kernel, float32
+    Gram matrix  4 n²                            of a composite kernel, float32; twice where Cholesky factors solve it
     landmarks    8 n s                           in its place, s at most `nystroem.MOST_LANDMARKS`
     SVR          33 (n + m)²                     `rapids_pipeline.svr.dual.TABLE_BYTES`
 
@@ -24,7 +24,7 @@ from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.svr import SvrMember
 from rapids_pipeline.stack.recipe import Recipe
 from rapids_pipeline.svr.dual import TABLE_BYTES
-from rapids_pipeline.svr.kernel_ridge import ITERATES_FROM
+from rapids_pipeline.svr.kernel_ridge import ITERATES_FROM, factors_are_cheaper
 from rapids_pipeline.svr.nystroem import MOST_LANDMARKS
 
 SHARE = 0.9
@@ -32,6 +32,8 @@ SHARE = 0.9
 TARGETS = 3
 MOLECULES = 30_000
 """Bytes for a row: Morgan fingerprints and copies of them (8 kB each), and a booster's columns."""
+COMPONENTS = 120
+"""Components that a kernel model of the named recipes solves."""
 WORK = 1200
 """Numbers of float32 for a row that the solution of a Gram matrix takes beside it, most of them its preconditioner."""
 
@@ -76,7 +78,7 @@ def _needed(recipe: Recipe, n: int, m: int, t: int, on_landmarks: bool) -> float
 
 
 def _gram(n: int) -> float:
-    return 4.0 * n * (n + WORK)
+    return 4.0 * n * (n * (1 + factors_are_cheaper(n, COMPONENTS)) + WORK)
 
 
 def _rest(n: int, m: int, t: int) -> float:

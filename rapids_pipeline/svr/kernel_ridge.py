@@ -119,13 +119,18 @@ def solve(
     return DualSolution(root[:, None] * gamma, intercept, iterations, gap, solved_well)
 
 
+def factors_are_cheaper(n: int, t: int) -> bool:
+    """Say whether Cholesky factors of n rows cost less than the iterations of t targets with one penalty."""
+    return n / 3 < 2 * (_rank(n) + USUAL_ITERATIONS * t)
+
+
 def _one_penalty(K: Array, d: Array, penalty: Array) -> bool:
-    """Say whether all targets have one penalty, float32 can tell it from 0, and a factor is cheaper than iterations."""
-    xp, n, t = namespace(K), K.shape[0], penalty.shape[0]
+    """Say whether all targets have one penalty, float32 can tell it from 0, and factors are cheaper than iterations."""
+    xp = namespace(K)
     trace = float(xp.sum(xp.astype(xp.linalg.diagonal(K), xp.float64) * d * d))
     one = float(penalty[0])
-    cheap = n / 3 < 2 * (_rank(n) + USUAL_ITERATIONS * t)
-    return cheap and one > LEAST_PENALTY * trace and bool(xp.all(penalty == one))
+    cheaper = factors_are_cheaper(K.shape[0], penalty.shape[0])
+    return cheaper and one > LEAST_PENALTY * trace and bool(xp.all(penalty == one))
 
 
 def _residual(K: Array, d: Array, Y: Array, penalty: Array, gamma: Array, intercept: Array) -> Array:

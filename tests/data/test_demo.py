@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.svm import SVR
 
+from features.molecules.smiles import canonical_smiles
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data import demo
 from rapids_pipeline.data.demo import DemoData, Size, simulate, write_demo
@@ -277,6 +278,33 @@ def test_every_compound_to_predict_has_a_training_row() -> None:
     data = simulate(0, 3, Size(150, 20, 146))
     assert set(data.id_map["sm_name"]) <= set(data.de_train["sm_name"])
     assert 0 < len(data.id_map) <= 62 and data.de_train["sm_name"].nunique() < 146
+
+
+def test_compounds_beyond_the_real_ones_are_relatives_with_structures_of_their_own() -> None:
+    data = simulate(0, 300, Size(900, 3, 400))
+    frame = pd.concat([data.de_train, data.de_test.drop(columns="id")])
+    named = frame.drop_duplicates("sm_name").set_index("sm_name")
+    assert 292 < len(named) <= 400 and named["SMILES"].is_unique and "SMILES" not in data.id_map.columns
+    assert all(canonical_smiles(smiles) for smiles in named["SMILES"])
+    real = list(demo._read_layout().compounds["sm_name"])
+    assert all(name.partition(" with ")[0] in real for name in named.index)
+    Y = frame.set_index("sm_name").iloc[:, 4:].groupby(level=0).mean()
+    Y = Y - Y.mean(axis=0)
+    beside = [name for name in Y.index if " with " in name and name.partition(" with ")[0] in Y.index]
+
+    def alike(names: list[str], others: list[str]) -> float:
+        return float(
+            np.mean([np.corrcoef(Y.loc[a], Y.loc[b])[0, 1] for a, b in zip(names, others, strict=True)])
+        )
+
+    own = [name.partition(" with ")[0] for name in beside]
+    assert alike(beside, own) > alike(beside, own[1:] + own[:1]) + 0.2
+
+
+def test_a_single_cell_type_is_asked_for_new_compounds_by_their_structures() -> None:
+    data = simulate(0, 3, Size(200, 1, 300))
+    assert set(data.id_map["sm_name"]).isdisjoint(data.de_train["sm_name"])
+    assert list(data.id_map["SMILES"]) == list(data.de_test["SMILES"]) and (data.id_map["SMILES"] != "").all()
 
 
 def test_a_further_cell_type_responds_like_its_relative_more_than_others_do() -> None:

@@ -9,7 +9,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from features import reduction
 from features.reduction import TruncatedSVD
-from rapids_pipeline.backend.arrays import to_host
+from rapids_pipeline.backend import arrays
+from rapids_pipeline.backend.arrays import RowSource, to_host
 
 
 def matrix(n, p, decay=None):
@@ -162,3 +163,41 @@ def test_every_array_library_runs_the_same_lines(n, p, library, solver):
         svd.transform(xp.asarray(A[:, :3]))
     with pytest.raises(ValueError, match="finite"):
         svd.fit(xp.asarray(A * np.nan))
+
+
+class Made(RowSource):
+    """A matrix that is made when its rows are asked for, and says how many at once at most."""
+
+    def __init__(self, A):
+        self.A, self.most = A, 0
+
+    @property
+    def shape(self):
+        return self.A.shape
+
+    def __getitem__(self, rows):
+        found = self.A[rows]
+        self.most = max(self.most, len(found))
+        return found
+
+    def take(self, which):
+        return Made(self.A[which])
+
+
+@pytest.mark.parametrize("products", ["float64", "float32"])
+def test_a_large_matrix_is_read_by_blocks_and_need_not_be_there(monkeypatch, products):
+    """Its components and scores are those of the exact way, on all of it at once."""
+    A = matrix(90, 70).astype(np.float32)
+    exact = TruncatedSVD(4, products=products).fit(A)
+    monkeypatch.setattr(reduction, "EXACT_UP_TO", 10)
+    monkeypatch.setattr(arrays.row_blocks, "__defaults__", (16,))
+    for given in (A, made := Made(A)):
+        found = TruncatedSVD(4, products=products).fit(given)
+        np.testing.assert_allclose(found.components_, exact.components_, atol=2e-5)
+        np.testing.assert_allclose(found.singular_values_, exact.singular_values_, rtol=1e-5)
+        assert found.explained_share_ == pytest.approx(exact.explained_share_, rel=1e-5)
+        np.testing.assert_allclose(found.transform(given), exact.transform(A), atol=1e-3)
+    assert made.most == 16
+    monkeypatch.setattr(reduction, "EXACT_UP_TO", 70)
+    again = TruncatedSVD(4, products=products).fit(Made(A))
+    assert again.components_.tobytes() == exact.components_.tobytes(), "a small one is made whole"

@@ -133,7 +133,13 @@ def test_a_gram_matrix_made_in_blocks_is_the_whole_one(library, entries, monkeyp
     columns = np.array([7, 0, 3])
     whole = model.gram(LIKE), model.between(asked, LIKE), model.between(asked, LIKE, columns)
     np.testing.assert_array_equal(whole[2], whole[1][:, columns])
-    monkeypatch.setattr(composite, "ENTRIES_AT_ONCE", entries)
+    for name in ("ENTRIES_AT_ONCE", "BLOCK_ENTRIES"):
+        monkeypatch.setattr(composite, name, entries)
+    coef = np.random.default_rng(0).normal(size=(len(model.rows), 2))
+    np.testing.assert_allclose(model.products(asked, coef), whole[1] @ coef, atol=1e-5)
+    np.testing.assert_allclose(
+        model.products(asked, coef[columns], columns), whole[2] @ coef[columns], atol=1e-5
+    )
     found = model.gram(like), model.between(asked, like), model.between(asked, like, columns)
     for one, other in zip(found, whole, strict=True):
         np.testing.assert_allclose(to_host(one), other, atol=1e-12)
