@@ -22,6 +22,8 @@ COLUMNS = 512
 """Columns of L that are made at a time."""
 ROWS = 1024
 """Rows that a thread brings up to date at a time."""
+FEW_ROWS = 256
+"""Rows of K that are brought to float64 at a time."""
 TARGETS = 64
 """Targets that a thread solves at a time."""
 ENOUGH = 2e-7
@@ -51,7 +53,8 @@ def solve(K: Array, d: Array, Y: Array, penalty: Array) -> tuple[Array, Array, A
     while bool(xp.any(size > enough)) and rounds < MOST_ROUNDS:
         scale = xp.where(size > 0, size, xp.ones_like(size))[None, :]  # float32 would lose what is small
         better = x + xp.astype(factor.solve(xp.astype(residual / scale, xp.float32)), xp.float64) * scale
-        new = right - d[:, None] * multiplied(K, d[:, None] * better, xp.float64) - penalty * better
+        fitted = multiplied(K, d[:, None] * better, xp.float64, FEW_ROWS)
+        new = right - d[:, None] * fitted - penalty * better
         new_size = xp.max(xp.abs(new), axis=0)
         rounds += 1
         if not bool(xp.any(new_size < size)):

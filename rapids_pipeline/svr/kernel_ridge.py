@@ -58,6 +58,8 @@ FEWER = 0.8
 """Share of the columns of a product that are not solved yet below which the others are left out of it."""
 REDUCTION, MOST_ITERATIONS = 1e-4, 200
 """By how much one round of float32 reduces a residual at most, and its iterations."""
+FEW_ROWS = 256
+"""Rows of a product at a time: of K, since a block of it in float64 is large, and of Uᵀ, which has few."""
 USUAL_ITERATIONS = 25
 """What conjugate gradients take of a composite kernel, from 4,000 to 14,000 rows, on average over its targets."""
 LEAST_PENALTY, LEAST_GAIN = 1e-6, 0.1
@@ -136,7 +138,7 @@ def _one_penalty(K: Array, d: Array, penalty: Array) -> bool:
 def _residual(K: Array, d: Array, Y: Array, penalty: Array, gamma: Array, intercept: Array) -> Array:
     """Return y − K β − λ h β − b, (n, t) float64."""
     xp = namespace(K)
-    fitted = multiplied(K, d[:, None] * gamma, xp.float64)
+    fitted = multiplied(K, d[:, None] * gamma, xp.float64, FEW_ROWS)
     return Y - fitted - penalty[None, :] * gamma / d[:, None] - intercept[None, :]
 
 
@@ -259,7 +261,7 @@ class _Steps:
 
     def preconditioned(self, X: Array) -> Array:
         """Return P⁻¹ X, (n, k)."""
-        return X + multiplied(self.U, self.share * multiplied(self.transposed, X, X.dtype, 256), X.dtype)
+        return X + multiplied(self.U, self.share * multiplied(self.transposed, X, X.dtype, FEW_ROWS), X.dtype)
 
     def projected(self, X: Array) -> tuple[Array, Array]:
         """Return z = P⁻¹ (x − v d), so that dᵀz = 0, and v (k,)."""
