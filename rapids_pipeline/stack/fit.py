@@ -137,7 +137,7 @@ def _fitted(
     objective = recipe.blend.objective
     judging = None
     if objective != "mrrmse":
-        judging = folded_splits(objective, train.obs, test.obs, recipe.n_folds, seed)
+        judging = folded_splits(objective, rows.train.obs, rows.test.obs, recipe.n_folds, rows.seed)
     read = {name for member in recipe.members for name in member.stacks_on}
     for form in recipe.forms:
         member = form.member
