@@ -9,6 +9,8 @@ runs      `run` with --molecules morgan on simulated data of many rows (`rapids-
           from the size before (n^k)
 large     the same at training rows : genes : cell types : compounds, in this order; only where it is asked for, since
           it takes hours. Of a single cell type the compounds to predict are new
+fits      one fit of the model of known compounds to so many rows, 978 genes: seconds and the peak memory so far; a run
+          has as much of it as nine, since five fits are of 80 % of the rows, ten of 60 %, and one is of `new_compounds`
 solvers   kernel ridge of all components on one composite kernel of so many rows: ours by iterations, by the
           factorisation and by Cholesky factors, scikit-learn's KernelRidge and himalaya's, and landmarks; seconds, and
           the largest difference of a fitted value from the reference's in units of its target's standard deviation.
@@ -38,7 +40,7 @@ from features.molecules.encoders import encode_molecules
 from features.rows import Pairs, Rows
 from rapids_pipeline.data.demo import Size, simulate
 from rapids_pipeline.kernels.composite import LearntKernel
-from rapids_pipeline.stack.members.kernel_model import learn_space
+from rapids_pipeline.stack.members.kernel_model import fit_kernel_model, learn_space
 from rapids_pipeline.stack.named_recipes import COMPOSITE
 from rapids_pipeline.svr import kernel_ridge, nystroem
 
@@ -91,17 +93,37 @@ def runs(shapes: list[Shape], place: Path) -> dict[str, Any]:
     return found
 
 
+def fits(rows: list[int]) -> list[dict[str, Any]]:
+    """Return what one fit of the model of known compounds takes, by rows; all have all cores."""
+    found = []
+    for n in rows:
+        config, pairs, Y = COMPOSITE.known_compounds, *rows_of(n)
+        used, began = harness.core_seconds(), time.perf_counter()
+        with threadpool_limits(1, "blas"):  # as in a run; products have threads of their own
+            model = fit_kernel_model(config, pairs, Y, "cpu")
+        taken = {"seconds": time.perf_counter() - began, "core_seconds": harness.core_seconds() - used}
+        peak = harness.peak_memory() / 2**30
+        found.append({"rows": n, "components": model.dual_coef.shape[1], **taken, "peak_memory_gib": peak})
+        print(found[-1], flush=True)
+    return found
+
+
 # --- solvers -----------------------------------------------------------------------------------------------------
+
+
+def rows_of(rows: int) -> tuple[Pairs, Any]:
+    """Return the pairs of simulated training rows and their targets, 978 genes."""
+    data = simulate(0, 978, Size(rows, Shape.usual(rows, 978).cell_types, COMPOUNDS)).de_train
+    obs, Y = data.iloc[:, :5], np.ascontiguousarray(data.iloc[:, 5:], np.float32)
+    columns = encode_molecules(COMPOSITE.encoders, list(obs["SMILES"])).training
+    return Pairs.of(Rows(obs, columns), COMPOSITE.encoders), Y
 
 
 def problem(rows: int) -> tuple[LearntKernel, Any, Any, Any]:
     """Return a learnt kernel of so many rows, the targets (n, q), penalties (q,) and row weights (n,)."""
-    data = simulate(0, 978, Size(rows, Shape.usual(rows, 978).cell_types, COMPOUNDS)).de_train
-    obs, Y = data.iloc[:, :5], np.ascontiguousarray(data.iloc[:, 5:], np.float32)
-    columns = encode_molecules(COMPOSITE.encoders, list(obs["SMILES"])).training
-    config = COMPOSITE.known_compounds
+    config, pairs, Y = COMPOSITE.known_compounds, *rows_of(rows)
     space, _, scores = learn_space(config, Y)
-    learnt = config.kernel.learn(Pairs.of(Rows(obs, columns), COMPOSITE.encoders), scores.astype(np.float64))
+    learnt = config.kernel.learn(pairs, scores.astype(np.float64))
     singular = space.singular_values
     penalty = config.penalty * (singular[0] / singular) ** config.penalty_growth
     weight = np.random.default_rng(0).uniform(0.5, 1.0, rows)
@@ -234,6 +256,13 @@ def markdown(report: dict[str, Any]) -> str:
     for name in ("runs", "large"):
         if name in report:
             lines += [f"{name}, {report['dates'][name]}", "", *table_of(report[name], before), ""]
+    if "fits" in report:
+        body = [
+            (f"{x['rows']:,}", *(f"{x[name]:.1f}" for name in ("seconds", "core_seconds", "peak_memory_gib")))
+            for x in report["fits"]
+        ]
+        lines += [f"one fit of known_compounds, {report['dates']['fits']}", ""]
+        lines += [*harness.table("rows | seconds | core-seconds | peak memory, GiB", body), ""]
     for part in report.get("solvers", []):
         lines += [f"kernel ridge, {part['rows']:,} rows × {part['targets']} components"]
         lines += [f"{report['dates']['solvers']}", ""]
@@ -272,6 +301,9 @@ def main() -> None:
     parser.add_argument("--wide", type=numbers, default=[1000, 4000, 18211], help="genes, at 614 rows")
     parser.add_argument("--solved", type=numbers, default=[4300, 14000], help="rows of the solvers")
     large = "14000:13000:50:336,14000:13000:1:14700,57000:978:781:146"
+    parser.add_argument(
+        "--fitted", type=numbers, default=[14000, 28000, 57000], help="rows of the fits, rising"
+    )
     parser.add_argument("--large", type=shapes, default=shapes(large))
     asked, found = parser.parse_args(), dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
@@ -280,11 +312,15 @@ def main() -> None:
             found["runs"] = runs([Shape.usual(*size) for size in usual], Path(folder))
         if "large" in asked.parts:
             found["large"] = runs(asked.large, Path(folder))
+    if "fits" in asked.parts:
+        found["fits"] = fits(asked.fitted)
     if "solvers" in asked.parts:
         found["solvers"] = [solvers(rows) for rows in asked.solved]
     before = json.loads(asked.out.read_text()) if asked.out.exists() else {}
     kept = {
-        name: before[name] for name in ("runs", "large", "solvers") if name in before and "dates" in before
+        name: before[name]
+        for name in ("runs", "large", "fits", "solvers")
+        if name in before and "dates" in before
     }
     dates = before.get("dates", {}) | dict.fromkeys(found, datetime.now(UTC).date().isoformat())
     harness.written(asked.out, markdown, dates=dates, **kept | found)
