@@ -68,7 +68,7 @@ RECIPES = {
 def oof_of(train, test, folds, which):
     def predict(Y):
         found = fit_stack(train, test, Y, folds, which, 0, "cpu")
-        return {"blend": found.oof, **found.members}
+        return {"blend": found.oof} | {name: made[:] for name, made in found.members.items()}
 
     return predict
 
@@ -183,11 +183,11 @@ def test_nested_predictions_of_an_outer_fold_never_see_it(member):
     changed = Y.copy()
     changed[folds == 1] += 1000
     before, after = (fitted(member, train, test, y, folds) for y in (Y, changed))
-    assert np.max(np.abs(after.nested[1] - before.nested[1])) <= UNMOVED
-    assert np.max(np.abs(after.nested_test[1] - before.nested_test[1])) <= UNMOVED
-    assert np.max(np.abs(after.oof - before.oof)[folds == 1]) <= UNMOVED
-    assert np.min(np.max(np.abs(after.nested[0] - before.nested[0])[folds == 2], axis=1)) > 1
-    assert np.min(np.max(np.abs(after.nested_test[0] - before.nested_test[0]), axis=1)) > 1
+    assert np.max(np.abs(after.nested[1][:] - before.nested[1][:])) <= UNMOVED
+    assert np.max(np.abs(after.nested_test[1][:] - before.nested_test[1][:])) <= UNMOVED
+    assert np.max(np.abs(after.oof[:] - before.oof[:])[folds == 1]) <= UNMOVED
+    assert np.min(np.max(np.abs(after.nested[0][:] - before.nested[0][:])[folds == 2], axis=1)) > 1
+    assert np.min(np.max(np.abs(after.nested_test[0][:] - before.nested_test[0][:]), axis=1)) > 1
 
 
 @pytest.mark.parametrize("name", ["svr_shared", "svr_loo", "op2_first_initial", "svr_per_target"])
@@ -195,7 +195,7 @@ def test_no_rows_own_target_moves_its_prediction_whatever_features_of_an_svr(nam
     train, test, Y = example()
     folds = folded(Y)
     member = (OWN if name == "svr_per_target" else SVR).model_copy(update={"features": with_made_up(name)})
-    movement = moved(Y, [20], lambda y: {"svr": fitted(member, train, test, y, folds).oof})
+    movement = moved(Y, [20], lambda y: {"svr": fitted(member, train, test, y, folds).oof[:]})
     assert_leak_free(movement, [20], folds)
 
 
@@ -215,7 +215,7 @@ def test_no_rows_own_target_moves_its_prediction_whatever_features_and_space_of_
     features = with_made_up(name)
     reads = ("svr_shared",) if features.needs_predictions else ()
     member = booster(*reads, features=features, **SPACES[space])
-    movement = moved(Y, [20], lambda y: {"boosting": fitted(member, train, test, y, folds).oof})
+    movement = moved(Y, [20], lambda y: {"boosting": fitted(member, train, test, y, folds).oof[:]})
     assert_leak_free(movement, [20], folds)
 
 
@@ -227,8 +227,9 @@ def test_pseudo_labels_of_an_outer_fold_never_see_it():
         first = fitted(SVR, train, test, y, folds)
         second = fitted(BOOSTER, train, test, y, folds)
         found = Labels.mean_of([second, first], 1.0)
-        np.testing.assert_allclose(found.nested, (first.nested_test + second.nested_test) / 2, atol=1e-6)
-        np.testing.assert_allclose(found.test, (first.test + second.test) / 2, atol=1e-6)
+        nested = np.stack(first.nested_test) + np.stack(second.nested_test)
+        np.testing.assert_allclose(found.nested, nested / 2, atol=1e-6)
+        np.testing.assert_allclose(found.test, (first.test[:] + second.test[:]) / 2, atol=1e-6)
         return found.nested
 
     changed = Y.copy()
@@ -243,7 +244,7 @@ def test_judged_rows_never_saw_the_fold_whose_choices_they_make(member):
     """A row moves no judged prediction of the fold after its own, and moves those of the others."""
     train, test, Y = example()
     folds = folded(Y)
-    by_row = moved(Y, [20], lambda y: {"judged": fitted(member, train, test, y, folds).judged})["judged"]
+    by_row = moved(Y, [20], lambda y: {"judged": fitted(member, train, test, y, folds).judged[:]})["judged"]
     assert by_row[folds == (folds[20] + 1) % N_FOLDS].max() <= UNMOVED
     assert by_row[folds == (folds[20] + 2) % N_FOLDS].max() > UNMOVED
 
@@ -251,14 +252,14 @@ def test_judged_rows_never_saw_the_fold_whose_choices_they_make(member):
 def level_2_on_plain_predictions(train, test, y, folds):
     """As published: level 2 learns from out-of-fold predictions of SVRs that saw the fold it is scored on."""
     first = fitted(SVR, train, test, y, folds)
-    leaky = replace(first, nested=np.broadcast_to(first.oof, first.nested.shape))
-    return fitted(BOOSTER, train, test, y, folds, [leaky]).oof
+    leaky = replace(first, nested=[first.oof] * len(first.nested))
+    return fitted(BOOSTER, train, test, y, folds, [leaky]).oof[:]
 
 
 def pseudo_labels_by_models_that_saw_the_fold(train, test, y, folds):
     found = fitted(SVR, train, test, y, folds)
-    leaky = Labels(np.broadcast_to(found.test, found.nested_test.shape), found.test, 1.0)
-    return fitted(SVR, train, test, y, folds, (), leaky).oof
+    leaky = Labels(np.stack([found.test] * len(found.nested_test)), found.test[:], 1.0)
+    return fitted(SVR, train, test, y, folds, (), leaky).oof[:]
 
 
 def response_profiles_of_all_rows(train, test, y, folds):
@@ -279,7 +280,7 @@ def encodings_fitted_on_all_rows(train, test, y, folds):
         patched.setattr(
             svr_members, "features_of_all", lambda table, data, _: honest(table, data, everything)
         )
-        return fitted(LOO, train, test, y, folds).oof
+        return fitted(LOO, train, test, y, folds).oof[:]
 
 
 LEAKY = [

@@ -247,7 +247,7 @@ def test_a_single_net_gives_scores_that_stand_for_its_predictions():
     data = training_set(train, test, Y, None, 7)
     [compact] = member.prepare(data).fit_compact(np.arange(len(Y)), [np.arange(len(Y), len(Y) + 6)])
     assert compact.parts[0].scores.shape == (6, 5)
-    np.testing.assert_allclose(compact.dense(), fitted(member).predict(test), atol=1e-6)
+    np.testing.assert_allclose(compact[:], fitted(member).predict(test), atol=1e-6)
 
 
 def test_the_epoch_is_chosen_by_rows_that_are_not_trained_on():
@@ -363,7 +363,9 @@ def test_for_a_new_compound_the_other_members_answer():
     found = fit_stack(train, asked, Y, folded(Y), which, 0, "cpu")
     weights = found.model.weights
     assert weights.weights == {"svr_shared": 0.75, "embedding_mlp": 0.25} and weights.amplitude == 1
-    alone = np.clip(weights.amplitude * found.test_members["svr_shared"], found.model.low, found.model.high)
+    alone = np.clip(
+        weights.amplitude * found.test_members["svr_shared"][:], found.model.low, found.model.high
+    )
     np.testing.assert_allclose(found.test[3:], alone[3:], rtol=1e-5)
     assert np.abs(found.test[:3] - alone[:3]).max() > 1e-3
     assert "3 pairs have a new cell type or compound; embedding_mlp know" in found.notes[-1]

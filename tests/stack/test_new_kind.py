@@ -104,6 +104,6 @@ def test_nothing_leaks_through_it_with_and_without_pseudo_labels():
     def predict(y):
         found = fit_stack(train, test, y, folds, which, 0, "cpu")
         assert set(found.members) == {"means", "svr_shared", "boosting", "means_pseudo"}
-        return {"blend": found.oof, **found.members}
+        return {"blend": found.oof} | {name: made[:] for name, made in found.members.items()}
 
     assert_leak_free(moved(Y, [20], predict), [20], folds)

@@ -114,7 +114,7 @@ def test_no_rows_own_target_moves_its_out_of_fold_prediction():
     folds, changed = folded(Y), Y.copy()
     changed[folds == 1] += 1000
     before, after = (
-        fit_stack(train, test, y, folds, recipe(SVR, MEMBER), 0, "cpu").members["response_transfer"]
+        fit_stack(train, test, y, folds, recipe(SVR, MEMBER), 0, "cpu").members["response_transfer"][:]
         for y in (Y, changed)
     )
     assert np.abs(before - after)[folds == 1].max() < 1e-3

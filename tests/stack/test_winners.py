@@ -79,7 +79,7 @@ def test_fixed_weights_are_multiplied_by_the_amplitude():
     found = fit_stack(
         train, test, Y, folded(Y), stack_recipe(ResponseTransferMember(), blend=blend), 0, "cpu"
     )
-    np.testing.assert_allclose(found.test, 1.3 * found.test_members["response_transfer"], rtol=1e-5)
+    np.testing.assert_allclose(found.test, 1.3 * found.test_members["response_transfer"][:], rtol=1e-5)
     with pytest.raises(ValueError, match="amplitude needs weights"):
         BlendConfig(amplitude=1.3)
 

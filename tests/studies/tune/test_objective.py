@@ -15,6 +15,7 @@ from rapids_pipeline.backend.store import FOLDER, Store
 from rapids_pipeline.evaluation.metrics import mean_rowwise_rmse
 from rapids_pipeline.evaluation.splits import context_folds
 from rapids_pipeline.nets.settings import Block, EmbeddingMlp, Mlp, Training
+from rapids_pipeline.stack.compact import Compact
 from rapids_pipeline.stack.members.booster import BoosterMember
 from rapids_pipeline.stack.members.kernel_model import fit_kernel_model
 from rapids_pipeline.stack.members.member import TrainingSet
@@ -176,7 +177,8 @@ def naive(task, member, split, Y):
         below = SVR.with_molecules("morgan").prepare(data)
         for k in range(3):
             oof[folds == k] = below.fit(np.flatnonzero(folds != k)).predict(own[0].take(folds == k))
-        data = data.learning_from(([(oof, below.fit(np.arange(n)).predict(own[1]))], None))
+        of_tests = below.fit(np.arange(n)).predict(own[1])
+        data = data.learning_from(([(Compact.of(oof), Compact.of(of_tests))], None))
     fitted = member.with_molecules("morgan").prepare(data).fit(np.arange(n))
     return fitted.predict(data.take(tests))
 
