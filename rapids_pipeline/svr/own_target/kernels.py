@@ -1,24 +1,27 @@
 """Compiled loops of SVRs on each target's own statistics: SMO on rows of K_t made when first asked for, predictions.
 
 Where a training row's statistics come from the rows outside its fold, hardly two rows have the same level, so tables
-of levels save nothing. The iterations then work on rows of K_t,
+of levels save nothing. The iterations (`rapids_pipeline.svr.smo.pairs`) then work on rows of 1 − K_t, half the squared
+distances in the feature space of the kernel:
 
     K_t[i, j] = exp(−γ_t (D[i, j] + ‖S_t1(i) − S_t1(j)‖²)) · B_t[b_i, b_j]
 
-with D what all targets share of the first side and B_t the factor of the second, whose levels are few. Rows of K are
+with D what all targets share of the first side and B_t the factor of the second, whose levels are few. Rows are
 float32, evaluated in float32 (error below 4e-7; libsvm's are float32, too); U − L and the intercept come from
-f = y − Kβ in float64. Predictions for rows of other levels are summed in float64 from both factors,
+f = y − Kβ = y + (1 − K)β in float64, since Σβ = 0. Predictions for rows of other levels are summed in float64 from
+both factors,
 
     Σ_j K(x_r, x_j) β_j = Σ_b B[b, b_r] Σ_{j of level b} A[a_j, a_r] β_j
 
-A row of a factor is written by LLVM vectors; with scale = γ/ln 2 and statistics times √scale, e^−γ(…) is a power of 2:
+A row is written by LLVM vectors; with scale = γ/ln 2 and statistics times √scale, e^−γ(…) is a power of 2:
 
-    out[j] = factor[j]·2^−(scale·squared[j] + ‖statistics[:, j] − own‖²)
+    out[j] = 2^−(scale·squared[j] + ‖statistics[:, j] − own‖²)      and 1 − K is 1 − factor[j]·out[j]
 """
 
 # ruff: noqa: ARG001 (numba gives an intrinsic arguments of which only the types matter here; `stamp` is for its cache)
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +29,16 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from rapids_pipeline.svr.smo.kernels import AIM, FLOAT32_ROUNDING, STAMP, compiled, compiled_and_cached
-from rapids_pipeline.svr.smo.pairs import Work, descend_on, offsets
+from rapids_pipeline.svr.smo.kernels import (
+    AIM,
+    FLOAT32_ROUNDING,
+    STAMP,
+    compiled,
+    compiled_and_cached,
+    inlined,
+    largest,
+)
+from rapids_pipeline.svr.smo.pairs import PairWork, descend_on, offsets
 from rapids_pipeline.svr.smo.vectors import ACCUMULATORS, Lanes
 
 ROUNDS = 3
@@ -48,47 +59,60 @@ POWER_64 = tuple(LN2**k / math.factorial(k) for k in range(11, -1, -1))
 # --- a row of a factor --------------------------------------------------------------------------------------
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _gaussian(
-    typing: Any, out: Any, start: Any, scale: Any, statistics: Any, at: Any, own: Any, own_at: Any, factor: Any
-) -> Any:  # fmt: skip
-    """out[j] ← factor[j]·2^−(scale·start[j] + Σ_s (statistics[s, j] − own[own_at + s])²), in the type of `out`.
+def _row_pass(final: bool) -> Callable[..., Any]:
+    """Return the intrinsic that adds `UNROLLED` statistics to a row of exponents; the final one takes the power."""
 
-    Over `UNROLLED` statistics; `at` is where the first begins in the memory of `statistics`, `factor` may be None.
-    2^x = 2^k·2^r with k = round(x). numba makes short vectors of the conversion to k, these are long.
-    """
-    where = types.int64
-    signature = types.void(out, start, scale, statistics, where, own, where, factor)
+    @intrinsic  # type: ignore[untyped-decorator]
+    def row_pass(
+        typing: Any, out: Any, out_at: Any, start: Any, start_at: Any, scale: Any, statistics: Any, at: Any,
+        own: Any, own_at: Any, own_stride: Any, factor: Any, factor_at: Any, length: Any,
+    ) -> Any:  # fmt: skip
+        """out[j] ← x = scale·start[j] + Σ_s (statistics[at + s·length + j] − own[own_at + s·own_stride])².
 
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        lanes = Lanes(context, builder, out.dtype)
-        length = context.make_array(sig.args[0])(context, builder, args[0]).nitems
-        out_at, start_at = (lanes.pointer(sig.args[k], args[k]) for k in (0, 1))
-        factor_at = None if factor == types.none else lanes.pointer(sig.args[7], args[7])
-        owns, scale = lanes.pointer(sig.args[5], args[5], args[6]), lanes.splat(args[2])
-        tables, values = [], []
-        for s in range(UNROLLED):
-            place = ir.Constant(length.type, s)
-            offset = builder.add(args[4], builder.mul(length, place))
-            tables.append(lanes.pointer(sig.args[3], args[3], offset))
-            values.append(lanes.splat(builder.load(builder.gep(owns, [place]))))
+        The final pass writes 2^−x, or 1 − factor[j]·2^−x where there is a factor. 2^x = 2^k·2^r with k = round(x):
+        numba makes short vectors of the conversion to k, these are long.
+        """
+        where = types.int64
+        signature = types.void(
+            out, where, start, where, scale, statistics, where, own, where, where, factor, where, where
+        )
 
-        def body(position: Any, carried: list[Any]) -> list[Any]:
-            for part in range(ACCUMULATORS):
-                here = builder.add(position, ir.Constant(position.type, part * lanes.width))
-                total = lanes.mul(lanes.load(start_at, here), scale)
-                for table, value in zip(tables, values, strict=True):
-                    difference = lanes.sub(lanes.load(table, here), value)
-                    total = lanes.add(total, lanes.mul(difference, difference))
-                power = _power_of_two(lanes, lanes.sub(lanes.constant(0.0), total))
-                power = power if factor_at is None else lanes.mul(lanes.load(factor_at, here), power)
-                lanes.store(power, out_at, here)
-            return carried
+        def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            lanes, length = Lanes(context, builder, out.dtype), args[12]
+            out_at, start_at = (lanes.pointer(sig.args[k], args[k], args[k + 1]) for k in (0, 2))
+            factor_at = None if factor == types.none else lanes.pointer(sig.args[10], args[10], args[11])
+            scale, tables, values = lanes.splat(args[4]), [], []
+            for s in range(UNROLLED):
+                place = ir.Constant(length.type, s)
+                first = builder.add(args[6], builder.mul(length, place))
+                tables.append(lanes.pointer(sig.args[5], args[5], first))
+                mine = builder.add(args[8], builder.mul(args[9], place))
+                values.append(lanes.splat(builder.load(lanes.pointer(sig.args[7], args[7], mine))))
 
-        lanes.loop(length, [], body)
-        return context.get_dummy_value()
+            def body(position: Any, carried: list[Any]) -> list[Any]:
+                for part in range(ACCUMULATORS):
+                    here = builder.add(position, ir.Constant(position.type, part * lanes.width))
+                    total = lanes.mul(lanes.load(start_at, here), scale)
+                    for table, value in zip(tables, values, strict=True):
+                        difference = lanes.sub(lanes.load(table, here), value)
+                        total = lanes.add(total, lanes.mul(difference, difference))
+                    if final:
+                        total = _power_of_two(lanes, lanes.sub(lanes.constant(0.0), total))
+                        if factor_at is not None:
+                            product = lanes.mul(lanes.load(factor_at, here), total)
+                            total = lanes.larger(lanes.sub(lanes.constant(1.0), product), lanes.constant(0.0))
+                    lanes.store(total, out_at, here)
+                return carried
 
-    return signature, build
+            lanes.loop(length, [], body)
+            return context.get_dummy_value()
+
+        return signature, build
+
+    return row_pass  # type: ignore[no-any-return]
+
+
+_add_statistics, _gaussian = _row_pass(final=False), _row_pass(final=True)
 
 
 def _power_of_two(lanes: Any, x: Any) -> Any:
@@ -108,27 +132,39 @@ def _power_of_two(lanes: Any, x: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", x, constant(LEAST)), value, constant(0.0))
 
 
-@compiled
-def gaussian_row(out: Any, squared: Any, statistics: Any, own: Any, scale: Any, factor: Any) -> None:
-    """out[j] ← factor[j]·2^−(scale·squared[j] + ‖statistics[:, j] − own‖²); `factor` may be None.
+@inlined
+def gaussian_row(
+    out: Any, out_at: int, squared: Any, squared_at: int, scale: Any, statistics: Any, own: Any, own_at: int,
+    own_stride: int, factor: Any, factor_at: int,
+) -> None:  # fmt: skip
+    """out[j] ← 2^−(scale·squared[j] + ‖statistics[:, j] − own‖²), or 1 − factor[j]·that with a factor, not below 0.
 
-    `statistics` is (S padded, padded columns), `own` (S padded,), all of one floating type.
+    `statistics` is (S padded, padded columns); `…_at` is where a row begins in the memory of an array, and the numbers
+    of `own` are `own_stride` apart. All are of one floating type. Places instead of views of rows: a view would count
+    references to its array, which threads share.
     """
-    width, last = out.size, statistics.shape[0] - UNROLLED
+    width, last, one = statistics.shape[1], statistics.shape[0] - UNROLLED, out.dtype.type(1.0)
     if last == 0:
-        _gaussian(out, squared, scale, statistics, 0, own, 0, factor)
-        return
-    for j in range(width):
-        out[j] = scale * squared[j]
-    for s in range(last):
-        values, value = statistics[s], own[s]
-        for j in range(width):
-            difference = values[j] - value
-            out[j] += difference * difference
-    _gaussian(out, out, out.dtype.type(1.0), statistics, last * width, own, last, factor)
+        _gaussian(
+            out, out_at, squared, squared_at, scale, statistics, 0, own, own_at, own_stride,
+            factor, factor_at, width,
+        )  # fmt: skip
+    else:
+        _add_statistics(
+            out, out_at, squared, squared_at, scale, statistics, 0, own, own_at, own_stride, None, 0, width
+        )
+        for s in range(UNROLLED, last, UNROLLED):
+            at, mine = s * width, own_at + s * own_stride
+            _add_statistics(
+                out, out_at, out, out_at, one, statistics, at, own, mine, own_stride, None, 0, width
+            )
+        at, mine = last * width, own_at + last * own_stride
+        _gaussian(
+            out, out_at, out, out_at, one, statistics, at, own, mine, own_stride, factor, factor_at, width
+        )
 
 
-# --- SMO on rows of K ---------------------------------------------------------------------------------------
+# --- SMO on rows of 1 − K ---------------------------------------------------------------------------------------
 
 
 class Rows(NamedTuple):
@@ -149,23 +185,20 @@ class Rows(NamedTuple):
 class Memory(NamedTuple):
     """Work arrays of one thread: `work` of the iterations in float32, f in float64, and the second side's factor.
 
-    `count` (1,) rows of K are made. One after the other in memory they are written twice as fast as in the order of
+    `count` (1,) rows of 1 − K are made. One after the other in memory they are written twice as fast as in the order of
     the rows.
 
     `statistics_1` (S1 padded, padded n) are those of the rows, `statistics_2` (S2 padded, padded L2) of the levels,
-    times √(γ/ln 2); `factor_2` (L2, padded n) is B expanded to the rows, `line_2` one row of B, and `own_1` and
-    `own_2` hold the statistics of one row and of one level.
+    times √(γ/ln 2); `factor_2` (L2, padded n) is B expanded to the rows, and `line_2` one row of B.
     """
 
-    work: Work
+    work: PairWork
     count: Any
     statistics_1: Any
     statistics_2: Any
     factor_2: Any
     made_2: Any
     line_2: Any
-    own_1: Any
-    own_2: Any
     exact_f: Any
     exact_up: Any
     exact_down: Any
@@ -181,27 +214,23 @@ class Solved(NamedTuple):
     gap: Any
 
 
-@compiled
+@inlined
 def _make_row(source: Any, i: int) -> None:
-    """Write row i of K, and before it the row of the second side's factor that it needs."""
+    """Write row i of 1 − K, and before it the row of the second side's factor that it needs."""
     rows, memory, scale = source
-    level, n = rows.level_2[i], rows.level_2.size
+    work, own_1, own_2, line = memory.work, memory.statistics_1, memory.statistics_2, memory.line_2
+    level, levels, width = np.int64(rows.level_2[i]), own_2.shape[1], own_1.shape[1]
     if not memory.made_2[level]:
-        line = memory.line_2
-        own = memory.own_2
-        for s in range(own.size):
-            own[s] = memory.statistics_2[s, level]
-        gaussian_row(line, rows.squared_2[level], memory.statistics_2, own, scale, None)
-        target = memory.factor_2[level]
-        for j in range(n):
-            target[j] = line[rows.level_2[j]]
+        gaussian_row(line, 0, rows.squared_2, level * levels, scale, own_2, own_2, level, levels, None, 0)
+        for j in range(rows.level_2.size):
+            memory.factor_2[level, j] = line[rows.level_2[j]]
         memory.made_2[level] = True
-    own = memory.own_1
-    for s in range(own.size):
-        own[s] = memory.statistics_1[s, i]
-    squared, place = rows.distances[rows.features[i]], memory.count[0]
-    gaussian_row(memory.work.K[place], squared, memory.statistics_1, own, scale, memory.factor_2[level])
-    memory.work.place[i] = place
+    place, squared_at = memory.count[0], np.int64(rows.features[i]) * width
+    gaussian_row(
+        work.table, place * width, rows.distances, squared_at, scale, own_1, own_1, i, width,
+        memory.factor_2, level * width,
+    )  # fmt: skip
+    work.place[i] = place
     memory.count[0] = place + 1
 
 
@@ -209,24 +238,26 @@ _descend = descend_on(_make_row)
 
 
 @compiled
-def _residual(f: Any, y: Any, beta: Any, K: Any, place: Any) -> None:
-    """f ← y − Kβ, four rows of K at a time: their sum in float32, as K is, the rest in float64.
+def _residual(f: Any, y: Any, beta: Any, work: PairWork) -> None:
+    """f ← y + Dβ, which is y − Kβ, four rows of D at a time: their sum in float32, as D is, the rest in float64.
 
     Rows where β = 0 need not be made.
     """
-    n, held, weights, count = y.size, np.zeros(4, np.int64), np.zeros(4, np.float32), 0
-    f[:n] = y
+    n, width, none, count = y.size, work.f.size, np.float32(0.0), 0
+    for i in range(n):
+        f[i] = y[i]
+    one = two = three = four = work.table[:n]
+    a = b = c = d = none
     for j in range(n):
-        if beta[j] != 0.0:
-            held[count], weights[count] = place[j], beta[j]
+        if beta[j] != 0.0:  # the last four
+            start = work.place[j] * width
+            one, two, three, four = two, three, four, work.table[start : start + n]
+            a, b, c, d = b, c, d, np.float32(beta[j])
             count += 1
         if count == 4 or (j == n - 1 and count > 0):
-            for unused in range(count, 4):
-                held[unused], weights[unused] = held[0], 0.0
-            one, two, three, four = K[held[0]], K[held[1]], K[held[2]], K[held[3]]
-            a, b, c, d = weights[0], weights[1], weights[2], weights[3]
             for i in range(n):
-                f[i] -= a * one[i] + b * two[i] + c * three[i] + d * four[i]
+                f[i] += a * one[i] + b * two[i] + c * three[i] + d * four[i]
+            a = b = c = d = none
             count = 0
 
 
@@ -252,10 +283,10 @@ def _solve_one(
 ) -> tuple[int, float, float]:
     """Solve a centred target from β = 0; return the iterations, U − L in float64 and the intercept."""
     aim = AIM * tol
-    goal = max(0.95 * aim, FLOAT32_ROUNDING * np.abs(y).max())
     f, up, down, cap, work = memory.exact_f, memory.exact_up, memory.exact_down, memory.cap, memory.work
-    source = (rows, memory, np.float32(gamma / LN2))
-    f[:] = y
+    source, goal = (rows, memory, np.float32(gamma / LN2)), max(0.95 * aim, FLOAT32_ROUNDING * largest(y))
+    for i in range(y.size):
+        f[i] = y[i]
     top, bottom, intercept = offsets(f, up, down, beta, cap, epsilon)
     done = 0
     for _ in range(ROUNDS):
@@ -265,7 +296,7 @@ def _solve_one(
             work.f[i], work.up[i], work.down[i] = f[i], up[i], down[i]
         limit = min(max_iter - done, 20 * y.size + 1000)
         done += _descend(work, source, beta, cap, epsilon, goal, limit)
-        _residual(f, y, beta, work.K, work.place)
+        _residual(f, y, beta, work)
         top, bottom, intercept = offsets(f, up, down, beta, cap, epsilon)
     return done, top - bottom, intercept
 
@@ -316,15 +347,17 @@ class Factor(NamedTuple):
     made: Any
 
 
-@compiled
-def _line_of(factor: Factor, scale: float, level: int) -> Any:
-    """Return a factor's row of a training level, made now where it is not made yet."""
+@inlined
+def _make_line(factor: Factor, scale: float, level: int) -> None:
+    """Make a factor's row of a training level where it is not made yet."""
+    width, kind = factor.table.shape[1], factor.table.dtype.type
     if not factor.made[level]:
-        squared = factor.squared[factor.shared[level]]
-        kind = factor.table.dtype.type
-        gaussian_row(factor.table[level], squared, factor.other, factor.trained[level], kind(scale), None)
+        squared_at, own_at = np.int64(factor.shared[level]) * width, level * factor.trained.shape[1]
+        gaussian_row(
+            factor.table, level * width, factor.squared, squared_at, kind(scale), factor.other,
+            factor.trained, own_at, 1, None, 0,
+        )  # fmt: skip
         factor.made[level] = True
-    return factor.table[level]
 
 
 @compiled
@@ -347,18 +380,19 @@ def _predict_one(
     total[:] = 0.0
     j, n = 0, beta.size
     while j < n:
-        group, empty = support.levels[1, j], True
+        group, empty = np.int64(support.levels[1, j]), True
         column[:] = 0.0
         while j < n and support.levels[1, j] == group:
             if beta[j] != 0.0:
-                source, weight, empty = _line_of(one, scale, support.levels[0, j]), beta[j], False
+                level, weight, empty = np.int64(support.levels[0, j]), beta[j], False
+                _make_line(one, scale, level)
                 for a in range(column.size):
-                    column[a] += weight * source[a]
+                    column[a] += weight * one.table[level, a]
             j += 1
         if not empty:
-            factor = _line_of(two, scale, group)
+            _make_line(two, scale, group)
             for r in range(total.size):
-                total[r] += factor[support.others[1, r]] * column[support.others[0, r]]
+                total[r] += two.table[group, support.others[1, r]] * column[support.others[0, r]]
 
 
 @compiled_and_cached

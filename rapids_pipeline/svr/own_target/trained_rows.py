@@ -144,7 +144,7 @@ class TrainedRows:
         limit: int,
         single: bool,
     ) -> tuple[Float64, Float64, Float64]:
-        """Return β (t, n), b and U − L of a chunk of targets Y (n, t): on rows of K in float32, the rest in float64.
+        """Return β (t, n), b and U − L of a chunk of targets Y (n, t), in float32 where that is exact enough.
 
         |β| ≤ box, (t, n), or (1, n) where all have the same.
         """
@@ -202,15 +202,13 @@ class TrainedRows:
         levels, width = self._rows.squared_2.shape
         one, two = (self.width(side) for side in self.sides)
         return kernels.Memory(
-            work=pairs.work_on(aligned((n, length), np.float32), np.full(n, 0.5)),
+            work=pairs.pair_work(aligned((n, length), np.float32), np.full(n, 0.5)),
             count=np.zeros(1, np.int64),
             statistics_1=aligned((one, length), np.float32),
             statistics_2=aligned((two, width), np.float32),
             factor_2=aligned((levels, length), np.float32),
             made_2=np.zeros(levels, bool),
             line_2=aligned((width,), np.float32),
-            own_1=aligned((one,), np.float32),
-            own_2=aligned((two,), np.float32),
             exact_f=np.zeros(n),
             exact_up=np.zeros(n),
             exact_down=np.zeros(n),

@@ -33,8 +33,12 @@ OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with numba; it becomes part of the functions that are cached on disk."""
-    return njit(**OPTIONS)(function)  # type: ignore[no-any-return]
+    """Compile with numba; it becomes part of the functions that are cached on disk, and can make no arrays.
+
+    `_nrt` is off: numba would count references to every array of a work tuple in every call, by atomic additions to
+    places that the threads share, and that takes as long as the work on a row.
+    """
+    return njit(_nrt=False, **OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,6 +136,15 @@ def step_pair(
         if wall or slope <= 0.0:
             break
     return beta_i, beta_j, moved
+
+
+@compiled
+def largest(values: Any) -> float:
+    """Return max |values|."""
+    found = 0.0
+    for value in values:
+        found = max(found, abs(value))
+    return found
 
 
 @compiled

@@ -37,6 +37,7 @@ from rapids_pipeline.svr.smo.kernels import (
     compiled_and_cached,
     fall_offset,
     inlined,
+    largest,
     padded,
     rise_offset,
     settle,
@@ -71,17 +72,13 @@ DISTANCE_BLOCK = 512
 
 
 class Work(NamedTuple):
-    """What the iterations of one target read and write; arrays over rows are padded by rows that never move.
-
-    Row i of K is in K[place[i]], or not made yet where that is negative.
-    """
+    """What the iterations of one target read and write; arrays over rows are padded by rows that never move."""
 
     f: Any
     up: Any
     down: Any
     half_diagonal: Any
     K: Any
-    place: Any
 
 
 def table_of(K: Float64, dtype: DTypeLike) -> Floats:
@@ -97,49 +94,30 @@ def work_on(table: Floats, half_diagonal: Float64) -> Work:
     half = aligned((length,), dtype, 0.5)
     half[: len(table)] = half_diagonal
     f, up, down = (aligned((length,), dtype, fill) for fill in (0.0, BLOCKED, -BLOCKED))
-    return Work(f, up, down, half, table, np.arange(len(table)))
-
-
-def descend_on(make_row: Callable[..., None]) -> Callable[..., int]:
-    """Return the loop over rows of K of which `make_row(source, i)` makes those that are not made yet."""
-
-    @compiled
-    def descend(work: Work, source: Any, beta: Any, cap: Any, epsilon: float, tol: float, most: int) -> int:
-        """Iterate until U − L ≤ tol or `most` iterations; f, β and the offsets change in place."""
-        f, up, down, half, K, place = work.f, work.up, work.down, work.half_diagonal, work.K, work.place
-        width, length, kind = K.shape[1], f.size, f.dtype.type
-        flat = kind(max((5e-7 if f.itemsize == 4 else 5e-13) * half[: beta.size].max(), 1e-30))
-        i, top = first_row(f, up, K, 0, 0, length, kind(0.0))
-        for iteration in range(most):
-            if place[i] < 0:
-                make_row(source, i)
-            at_i = place[i]
-            j, bottom = second_row(f, down, half, K, at_i * width, length, top, half[i], flat)
-            if np.float64(top) - np.float64(bottom) <= tol:
-                return iteration
-            if place[j] < 0:
-                make_row(source, j)
-            at_j = place[j]
-            half_curvature = max(half[i] + half[j] - K[at_i, j], flat)
-            slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
-            beta[i], beta[j], step = step_pair(
-                slope, 2.0 * np.float64(half_curvature), beta[i], beta[j], cap[i], cap[j], epsilon
-            )
-            for row in (i, j):
-                up[row] = rise_offset(beta[row], cap[row], epsilon)
-                down[row] = fall_offset(beta[row], cap[row], epsilon)
-            i, top = first_row(f, up, K, at_i * width, at_j * width, length, kind(step))
-        return most
-
-    return descend
+    return Work(f, up, down, half, table)
 
 
 @compiled
-def _nothing(source: Any, i: int) -> None:
-    pass
-
-
-_descend = descend_on(_nothing)
+def _descend_alone(work: Work, beta: Any, cap: Any, epsilon: float, tol: float, most: int) -> int:
+    """Iterate until U − L ≤ tol or `most` iterations; f, β and the offsets change in place."""
+    f, up, down, half, K = work.f, work.up, work.down, work.half_diagonal, work.K
+    width, length, kind = K.shape[1], f.size, f.dtype.type
+    flat = kind(max((5e-7 if f.itemsize == 4 else 5e-13) * largest(half[: beta.size]), 1e-30))
+    i, top = first_row(f, up, K, 0, 0, length, kind(0.0))
+    for iteration in range(most):
+        j, bottom = second_row(f, down, half, K, i * width, length, top, half[i], flat)
+        if np.float64(top) - np.float64(bottom) <= tol:
+            return iteration
+        half_curvature = max(half[i] + half[j] - K[i, j], flat)
+        slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
+        beta[i], beta[j], step = step_pair(
+            slope, 2.0 * np.float64(half_curvature), beta[i], beta[j], cap[i], cap[j], epsilon
+        )
+        for row in (i, j):
+            up[row] = rise_offset(beta[row], cap[row], epsilon)
+            down[row] = fall_offset(beta[row], cap[row], epsilon)
+        i, top = first_row(f, up, K, i * width, j * width, length, kind(step))
+    return most
 
 
 @compiled
@@ -185,7 +163,7 @@ def solve_alone(
     excess = beta.sum()
     if abs(excess) > 1e-12 * np.abs(beta).sum():  # less is rounding; a coordinate at its bound stays there
         take_off(beta, excess)
-    rounding, aim = FLOAT32_ROUNDING * np.abs(y).max(), AIM * tol
+    rounding, aim = FLOAT32_ROUNDING * largest(y), AIM * tol
     _residual(exact, y, beta, product)
     top, bottom, intercept = offsets(exact.f, exact.up, exact.down, beta, cap, epsilon)
     gap = top - bottom
@@ -194,9 +172,9 @@ def solve_alone(
         if use_fast:
             for i in range(n):
                 fast.f[i], fast.up[i], fast.down[i] = exact.f[i], exact.up[i], exact.down[i]
-            made = _descend(fast, 0, beta, cap, epsilon, max(0.95 * aim, rounding), block)
+            made = _descend_alone(fast, beta, cap, epsilon, max(0.95 * aim, rounding), block)
         else:
-            made = _descend(exact, 0, beta, cap, epsilon, 0.99 * aim, block)
+            made = _descend_alone(exact, beta, cap, epsilon, 0.99 * aim, block)
         done += made
         _residual(exact, y, beta, product)
         top, bottom, intercept = offsets(exact.f, exact.up, exact.down, beta, cap, epsilon)
@@ -212,12 +190,16 @@ def solve_alone(
 
 
 class PairWork(NamedTuple):
-    """What the iterations of one target read and write; arrays over rows are padded by rows that never move."""
+    """What the iterations of one target read and write; arrays over rows are padded by rows that never move.
+
+    Row i of D is row place[i] of the flat table, or not made yet where that is negative.
+    """
 
     f: Any
     up: Any
     down: Any
     table: Any
+    place: Any
     half: Any
     tops: Any
     top_rows: Any
@@ -249,7 +231,8 @@ def pair_work(table: Float32, half: Float64) -> PairWork:
         f=aligned((length,), np.float32),
         up=aligned((length,), np.float32, BLOCKED),
         down=aligned((length,), np.float32, -BLOCKED),
-        table=table,
+        table=table.reshape(-1),
+        place=np.arange(len(table)),
         half=np.ascontiguousarray(half, dtype=np.float64),
         tops=aligned((LANES,), np.float32),
         top_rows=aligned((LANES,), np.int32),
@@ -274,10 +257,8 @@ def row_mask(rows: int) -> Any:
 
 
 @inlined
-def _risers(
-    tops: Any, top_rows: Any, rows: Any, row_starts: Any, row_tops: Any, width: int, gap: float, most: int
-) -> int:
-    """Write the rows to raise, the one with the largest u first, with their u and table starts; return how many."""
+def _risers(tops: Any, top_rows: Any, rows: Any, row_tops: Any, gap: float, most: int) -> int:
+    """Write the rows to raise, the one with the largest u first, with their u; return how many."""
     best = 0
     for quarter in range(QUARTER, LANES, QUARTER):
         if tops[quarter] > tops[best]:
@@ -287,8 +268,7 @@ def _risers(
     for turn in range(PAIRS):
         quarter = (best + QUARTER * turn) % LANES
         if count < most and tops[quarter] > least:
-            row = np.int64(top_rows[quarter])
-            rows[count, 0], row_tops[count], row_starts[count] = row, tops[quarter], row * width
+            rows[count, 0], row_tops[count] = np.int64(top_rows[quarter]), tops[quarter]
             count += 1
     return count
 
@@ -365,50 +345,71 @@ def _advance(
         advance_4(f, up, table, starts, steps, shift, f.size, tops, top_rows)
 
 
-@compiled
-def descend(work: PairWork, beta: Any, cap: Any, epsilon: float, tol: float, max_iter: int) -> int:
-    """Move pairs until U − L ≤ tol, `max_iter` pairs have moved or none can; return how many did."""
-    f, up, down, table, half = work.f, work.up, work.down, work.table.ravel(), work.half
-    tops, top_rows, keys, taken = work.tops, work.top_rows, work.keys, work.taken
-    rows, row_starts, row_tops = work.rows, work.row_starts, work.row_tops
-    starts, steps, sizes = work.step_starts, work.steps, work.sizes
-    width, kind = work.table.shape[1], f.dtype.type
-    flat = max(5e-7 * half.max(), 1e-30)
-    row_bits = row_mask(f.size)
-    advance_0(f, up, table, starts, steps, kind(0.0), f.size, tops, top_rows)
-    done, gap = 0, np.inf
-    while done < max_iter:
-        count = _risers(tops, top_rows, rows, row_starts, row_tops, width, gap, max_iter - done)
-        if count == 0:
-            break
-        bottom = _survey(f, down, table, row_starts, row_tops, row_bits, keys, count)
-        gap = np.float64(row_tops[0]) - np.float64(bottom)
-        if gap <= tol:
-            break
-        _pair_up(keys, row_bits, taken, rows, count)
-        moved, shift = 0, 0.0
-        for c in range(count):
-            i, j = rows[c, 0], rows[c, 1]
-            if j < 0:
-                continue
-            slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
-            slope += _change_of_slope(table, starts, sizes, moved, i, j)
-            if not slope > 0.0:
-                continue
-            curvature = 2.0 * max(np.float64(table[i * width + j]), flat)
-            b_i, b_j, step = _step(slope, curvature, beta[i], beta[j], cap[i], cap[j], epsilon)
-            beta[i], beta[j] = b_i, b_j
-            up[i], down[i] = rise_offset(b_i, cap[i], epsilon), fall_offset(b_i, cap[i], epsilon)
-            up[j], down[j] = rise_offset(b_j, cap[j], epsilon), fall_offset(b_j, cap[j], epsilon)
-            sizes[moved], steps[2 * moved], steps[2 * moved + 1] = step, step, -step
-            starts[2 * moved], starts[2 * moved + 1] = i * width, j * width
-            shift += step * (half[i] - half[j])
-            moved += 1
-        if moved == 0:
-            break
-        _advance(f, up, table, starts, steps, kind(shift), tops, top_rows, moved)
-        done += moved
-    return done
+def descend_on(make_row: Callable[..., None]) -> Callable[..., int]:
+    """Return the loop over rows of D of which `make_row(source, i)` makes those that are not made yet."""
+
+    @compiled
+    def descend(
+        work: PairWork, source: Any, beta: Any, cap: Any, epsilon: float, tol: float, max_iter: int
+    ) -> int:
+        """Move pairs until U − L ≤ tol, `max_iter` pairs have moved or none can; return how many did."""
+        f, up, down, table, place, half = work.f, work.up, work.down, work.table, work.place, work.half
+        tops, top_rows, keys, taken = work.tops, work.top_rows, work.keys, work.taken
+        rows, row_starts, row_tops = work.rows, work.row_starts, work.row_tops
+        starts, steps, sizes = work.step_starts, work.steps, work.sizes
+        width, kind = f.size, f.dtype.type
+        flat = max(5e-7 * largest(half), 1e-30)
+        row_bits = row_mask(f.size)
+        advance_0(f, up, table, starts, steps, kind(0.0), f.size, tops, top_rows)
+        done, gap = 0, np.inf
+        while done < max_iter:
+            count = _risers(tops, top_rows, rows, row_tops, gap, max_iter - done)
+            if count == 0:
+                break
+            for c in range(count):
+                if place[rows[c, 0]] < 0:
+                    make_row(source, rows[c, 0])
+                row_starts[c] = place[rows[c, 0]] * width
+            bottom = _survey(f, down, table, row_starts, row_tops, row_bits, keys, count)
+            gap = np.float64(row_tops[0]) - np.float64(bottom)
+            if gap <= tol:
+                break
+            _pair_up(keys, row_bits, taken, rows, count)
+            moved, shift = 0, 0.0
+            for c in range(count):
+                i, j = rows[c, 0], rows[c, 1]
+                if j < 0:
+                    continue
+                slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
+                slope += _change_of_slope(table, starts, sizes, moved, i, j)
+                if not slope > 0.0:
+                    continue
+                curvature = 2.0 * max(np.float64(table[row_starts[c] + j]), flat)
+                b_i, b_j, step = _step(slope, curvature, beta[i], beta[j], cap[i], cap[j], epsilon)
+                beta[i], beta[j] = b_i, b_j
+                up[i], down[i] = rise_offset(b_i, cap[i], epsilon), fall_offset(b_i, cap[i], epsilon)
+                up[j], down[j] = rise_offset(b_j, cap[j], epsilon), fall_offset(b_j, cap[j], epsilon)
+                sizes[moved], steps[2 * moved], steps[2 * moved + 1] = step, step, -step
+                if place[j] < 0:
+                    make_row(source, j)
+                starts[2 * moved], starts[2 * moved + 1] = row_starts[c], place[j] * width
+                shift += step * (half[i] - half[j])
+                moved += 1
+            if moved == 0:
+                break
+            _advance(f, up, table, starts, steps, kind(shift), tops, top_rows, moved)
+            done += moved
+        return done
+
+    return descend
+
+
+@inlined
+def _nothing(source: Any, i: int) -> None:
+    pass
+
+
+descend = descend_on(_nothing)
 
 
 @compiled_and_cached
@@ -424,7 +425,7 @@ def descend_chunk(
             f[i] = Y[t, i] - product[t, i]
             up[i] = rise_offset(b[i], cap[i], epsilon)
             down[i] = fall_offset(b[i], cap[i], epsilon)
-        n_iter[t] = descend(work, b, cap, epsilon, goals[t], max_iter)
+        n_iter[t] = descend(work, 0, b, cap, epsilon, goals[t], max_iter)
         for i in range(cap.size):
             b[i] = settle(b[i], cap[i])
             rounded[t, i] = b[i]

@@ -113,7 +113,7 @@ def descended(K, y, cap, epsilon, tol, max_iter=100_000):
     work.f[:n] = y
     for i in range(n):
         work.up[i], work.down[i] = rise_offset(0.0, cap[i], epsilon), fall_offset(0.0, cap[i], epsilon)
-    return beta, descend(work, beta, cap, epsilon, tol, max_iter), work
+    return beta, descend(work, 0, beta, cap, epsilon, tol, max_iter), work
 
 
 def gap_of(K, y, beta, cap, epsilon):
