@@ -254,17 +254,22 @@ def _score_all(
     """Score the baseline, the reference and the others, in this order; return the steps of forward selection."""
     reference, shared = standings.blank.reference, Shared(lambda: screening)
     ordered = [None, *sorted(sets, key=lambda features: features.name != reference)]
-    units = [
-        Unit(BASELINE if features is None else features.name, shared, features, (blocks_to_json(features),))
-        for features in ordered
-    ]
-    progress.start(len(ordered), "sets")
-    fits = in_order(executor.results(scored, units, store=store, progress=progress, side_by_side=False))
-    for unit, features, fit in zip(units, ordered, fits, strict=True):
+    units: dict[Any, Unit] = {}
+    for features in ordered:  # sets of the same blocks are one unit
+        name, blocks = (BASELINE, None) if features is None else (features.name, features.blocks)
+        units.setdefault(blocks, Unit(name, shared, features, (blocks_to_json(features),)))
+    progress.start(len(units), "sets")
+    how = {"store": store, "progress": progress, "side_by_side": False}
+    fits = in_order(executor.results(scored, list(units.values()), **how))
+    made: dict[Any, Kept] = {}
+    for features in ordered:
+        name, blocks = (BASELINE, None) if features is None else (features.name, features.blocks)
+        if blocks not in made:
+            made[blocks] = next(fits)
         words = "no features: the mean of the training rows" if features is None else features.description
         width = 0 if features is None else screening.tables.width(features)
-        seconds = fit.facts["seconds"]
-        standings.entries.append(Entry(unit.name, words, width, seconds, Losses(**fit.arrays)))
+        seconds, losses = made[blocks].facts["seconds"], Losses(**made[blocks].arrays)
+        standings.entries.append(Entry(name, words, width, seconds, losses))
         if standings.has_reference:
             progress.found(standings)
     if request.search != "forward":

@@ -252,9 +252,9 @@ def test_an_interrupted_screen_goes_on_where_it_stopped(data, screened, tmp_path
         screen(data, ScreenRequest(features=SETS), folder=tmp_path, stages=Stops(3))
     fitted = []
 
-    def counting(comparison, predict, progress=None):
+    def counting(comparison, predict):
         fitted.append(predict)
-        return losses_of(comparison, predict, progress)
+        return losses_of(comparison, predict)
 
     monkeypatch.setattr(study, "losses_of", counting)
     again = screen(data, ScreenRequest(features=SETS), folder=tmp_path)
