@@ -39,8 +39,8 @@ from rapids_pipeline.svr.own_target.statistics import Side, sides_of
 from rapids_pipeline.svr.own_target.trained_rows import Statistics, TrainedRows
 from rapids_pipeline.svr.smo.solver import in_chunks
 
-TARGETS_AT_ONCE = 512
-"""Targets of one thread's chunk; its statistics take about 25 MB at 614 rows."""
+TARGETS_AT_ONCE = 496
+"""Targets of one thread's chunk, an odd number of cache lines; its statistics take about 25 MB at 614 rows."""
 SINGLE_TOL = 1e-4
 """Least tol / max(C_i, 1) at which kernels are evaluated in float32; below, all is float64."""
 
