@@ -190,7 +190,9 @@ def group_statistics(
     tables = np.empty((n_levels, len(names), Y.shape[1]), dtype=np.float32)
     tables[counts == 0] = np.asarray([0.0 if name == "count" else np.nan for name in names])[:, None]
     sizes, rows = _rows_by_size(codes, counts)
-    lines = BLOCK_SIZE // (MIN_WIDTH * max(len(rows), 1)) | 1  # odd: rows a power of 2 apart share a place in the cache
+    lines = (
+        BLOCK_SIZE // (MIN_WIDTH * max(len(rows), 1)) | 1
+    )  # odd: rows a power of 2 apart share a place in the cache
     width = MIN_WIDTH * lines
     for begin in range(0, Y.shape[1], width):
         targets = slice(begin, begin + width)

@@ -18,7 +18,7 @@ from features.molecules.table import encode_compounds
 from features.molecules.weights import content_hash, model_folder
 from features.rows import Rows, varying
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices, RowSource, row_blocks
-from rapids_pipeline.backend.devices import Device, DeviceName, processor_count
+from rapids_pipeline.backend.devices import Device, DeviceName
 from rapids_pipeline.backend.files import (
     MODEL,
     OOF,
@@ -30,7 +30,7 @@ from rapids_pipeline.backend.files import (
     write_json,
 )
 from rapids_pipeline.backend.locks import locked
-from rapids_pipeline.backend.parallel import THREADS, Executor
+from rapids_pipeline.backend.parallel import THREADS, Executor, side_by_side
 from rapids_pipeline.backend.progress import Stages
 from rapids_pipeline.data.columns import PAIR
 from rapids_pipeline.data.pairs import unseen_levels
@@ -316,8 +316,6 @@ def out_of_fold_errors(
     data: PerturbationData, folds: NDArray[np.intp], predictions: Mapping[str, Float32 | RowSource]
 ) -> dict[str, Float64]:
     """Return the RMSE of every row, (n,), of out-of-fold predictions, and of baselines fitted to the other folds."""
-    from joblib import Parallel, delayed
-
     found = {
         name: np.concatenate([rowwise_rmse(data.Y[rows], values[rows]) for rows in row_blocks(len(data.Y))])
         for name, values in predictions.items()
@@ -339,8 +337,8 @@ def out_of_fold_errors(
         ) -> Float64:
             return np.asarray(rowwise_rmse(truth, baseline(*given)))
 
-        made = Parallel(processor_count(), prefer="threads")(delayed(errors)(b) for b in baselines.values())
-        for name, of_fold in zip(baselines, made, strict=True):
+        made = side_by_side({name: partial(errors, baseline) for name, baseline in baselines.items()})
+        for name, of_fold in made.items():
             found[name][outside] = of_fold
     return found
 

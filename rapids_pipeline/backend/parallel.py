@@ -18,12 +18,12 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
 
@@ -31,6 +31,8 @@ from rapids_pipeline.backend.devices import processor_count
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.store import Kept, Store
+
+T = TypeVar("T")
 
 
 class Shared:
@@ -254,6 +256,15 @@ class Threads(Executor):
 
 THREADS = Threads()
 """The executor where none is given."""
+
+
+def side_by_side(calls: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """Return what calls return, by name: as many at once as this process may use processors, each on one thread."""
+    from joblib import Parallel, delayed
+
+    with threadpool_limits(1, "blas"):
+        made = Parallel(processor_count(), prefer="threads")(delayed(call)() for call in calls.values())
+    return dict(zip(calls, made, strict=True))
 
 
 def peak_bytes() -> int:

@@ -31,6 +31,7 @@ from rapids_pipeline.backend.arrays import Float32
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.backend.files import MANIFEST, recorded_input
 from rapids_pipeline.backend.frames import FrameLibrary
+from rapids_pipeline.backend.parallel import side_by_side
 from rapids_pipeline.data.columns import AS_OURS, PAIR, PREDICTION_LAYER, TableOptions
 from rapids_pipeline.data.pairs import context_columns
 from rapids_pipeline.data.problem import CELLS, WEIGHT, Replicates, averaged, without_copies
@@ -184,7 +185,9 @@ def evaluated(
         pairs = measured.obs
     made, found = _baseline_predictions(training, pairs, measured)
     predictions = {method: values} | made
-    scores = {name: score_all(measured.Y, values) for name, values in predictions.items()}
+    scores = side_by_side(
+        {name: partial(score_all, measured.Y, values) for name, values in predictions.items()}
+    )
     deviations = {}
     if perturbations:
         mean = None if training is None else tested_mean(training.Y)
@@ -235,8 +238,8 @@ def _baseline_predictions(
         notes.append(f"not scored, as the training file has no SMILES of all compounds: {', '.join(absent)}")
     told_apart = set(PAIR) | set(varying(training.obs)) <= have
     of_contexts = context_baselines(training.obs) if told_apart else {}
-    made = {name: ALL_BASELINES[name](training, asked) for name in computable}
-    return made | {name: baseline(training, asked) for name, baseline in of_contexts.items()}, notes
+    asked_of = {name: ALL_BASELINES[name] for name in computable} | of_contexts
+    return side_by_side({name: partial(one, training, asked) for name, one in asked_of.items()}), notes
 
 
 def _with_known_smiles(pairs: pd.DataFrame, training: PerturbationData) -> pd.DataFrame:
