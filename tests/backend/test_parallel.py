@@ -2,9 +2,18 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from rapids_pipeline.backend.errors import InputError
-from rapids_pipeline.backend.parallel import THREADS, Shared, Threads, Unit, executor_of, in_order
+from rapids_pipeline.backend.parallel import (
+    THREADS,
+    Shared,
+    Threads,
+    Unit,
+    executor_of,
+    in_order,
+    side_by_side,
+)
 from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.store import FOLDER, Kept, Store
 
@@ -124,3 +133,20 @@ def test_a_full_disk_names_the_folder_and_what_is_needed(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=message):
         list(THREADS.results(scaled, units_of(1), store=Store(tmp_path, "study")))
     assert not list((tmp_path / FOLDER).iterdir())
+
+
+def test_calls_side_by_side_give_what_they_return_by_name_on_one_thread_each():
+    def threads():
+        return max(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+
+    def fails():
+        raise InputError("not this one")
+
+    assert side_by_side({"b": lambda: 2, "a": lambda: 1, "threads": threads}) == {
+        "b": 2,
+        "a": 1,
+        "threads": 1,
+    }
+    assert side_by_side({}) == {}
+    with pytest.raises(InputError, match="not this one"):
+        side_by_side({"good": lambda: 1, "bad": fails})

@@ -256,14 +256,14 @@ def _score_all(
     ordered = [None, *sorted(sets, key=lambda features: features.name != reference)]
     units: dict[Any, Unit] = {}
     for features in ordered:  # sets of the same blocks are one unit
-        name, blocks = (BASELINE, None) if features is None else (features.name, features.blocks)
+        name, blocks = _name_and_blocks(features)
         units.setdefault(blocks, Unit(name, shared, features, (blocks_to_json(features),)))
     progress.start(len(units), "sets")
-    how = {"store": store, "progress": progress, "side_by_side": False}
-    fits = in_order(executor.results(scored, list(units.values()), **how))
+    distinct = list(units.values())
+    fits = in_order(executor.results(scored, distinct, store=store, progress=progress, side_by_side=False))
     made: dict[Any, Kept] = {}
     for features in ordered:
-        name, blocks = (BASELINE, None) if features is None else (features.name, features.blocks)
+        name, blocks = _name_and_blocks(features)
         if blocks not in made:
             made[blocks] = next(fits)
         words = "no features: the mean of the training rows" if features is None else features.description
@@ -283,6 +283,10 @@ def _score_all(
     standings.entries.append(Entry(SELECTED, words, width, time.perf_counter() - began, losses))
     progress.found(standings)
     return told
+
+
+def _name_and_blocks(features: FeatureSet | None) -> tuple[str, tuple[Block, ...] | None]:
+    return (BASELINE, None) if features is None else (features.name, features.blocks)
 
 
 def blocks_to_json(features: FeatureSet | None) -> Any:

@@ -266,6 +266,15 @@ def test_an_interrupted_screen_goes_on_where_it_stopped(data, screened, tmp_path
     assert len(fitted) == 2 * (len(SETS) + 1), "another screen's are not taken"
 
 
+def test_sets_of_the_same_blocks_are_fitted_once(data, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(study, "losses_of", lambda *how: fitted.append(how) or losses_of(*how))
+    found = screen(data, ScreenRequest(features=("morgan", "cell_type_molecules", "cell_type")))
+    assert len(fitted) == 3, "the mean and two sets"
+    assert scores(found)["morgan"] == scores(found)["cell_type_molecules"] != scores(found)["cell_type"]
+    assert {row.feature_set for row in found.sets} == {"mean", "morgan", "cell_type_molecules", "cell_type"}
+
+
 def test_ctrl_c_keeps_what_is_finished(small_files, tmp_path, monkeypatch):
     def interrupted(standings):
         if len(standings.entries) == 3:
