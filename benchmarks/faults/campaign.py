@@ -9,7 +9,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,19 @@ RULES = (
 )
 
 
+class References(dict[str, kills.Reference]):
+    """What undisturbed commands do, by name; each is tried when it is first asked for."""
+
+    def __init__(self, commands: Iterable[kills.Command], root: Path) -> None:
+        super().__init__()
+        self.commands, self.root = {command.name: command for command in commands}, root
+
+    def __missing__(self, name: str) -> kills.Reference:
+        """Try a command undisturbed, in a folder of its own."""
+        self[name] = kills.reference(self.commands[name], self.root / name.replace(" ", "-"))
+        return self[name]
+
+
 class Campaign:
     """Commands on a small problem, their undisturbed runs, and the trials made of them.
 
@@ -42,10 +55,12 @@ class Campaign:
     jobs : int
         Trials at a time.
     seed : int
+    command : str
+        Kills are of the command of this name alone, and faults of those whose names have these words.
     """
 
-    def __init__(self, root: Path, jobs: int, seed: int) -> None:
-        self.root, self.jobs, self.seed = root, jobs, seed
+    def __init__(self, root: Path, jobs: int, seed: int, command: str = "") -> None:
+        self.root, self.jobs, self.seed, self.command = root, jobs, seed, command
         files, model = attempts.prepare(root / "data"), root / "model"
         model.mkdir()
         self.killed = kills.commands(files, model / "out")
@@ -53,32 +68,29 @@ class Campaign:
         ended = attempts.attempt(self.killed[0].words, model)
         if ended.code:
             raise ValueError(f"the run that the others need ends with {ended.code}: {ended.err}")
-        every = [command.words for command in (*self.killed, *self.others)]
-        attempts.warm(every, root / "warm")
+        every = (*self.killed, *self.others)
+        attempts.warm([one.words for one in every if command in one.name], root / "warm")
+        self.known = References(every, root / "known")
 
-    def kill_trials(self, count: int, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    def kill_trials(self, count: int) -> Iterator[dict[str, Any]]:
         """Yield the outcome of each trial of kills, `count` of them or some more."""
-        chosen = [command for command in self.killed if not only or command.name in only]
+        chosen = [one for one in self.killed if self.command in ("", one.name)]
         yield from kills.side_by_side(self._kills(chosen, count), self.root / "places", self.jobs)
 
     def _kills(self, chosen: Sequence[kills.Command], count: int) -> Iterator[kills.Trial]:
         rng, shares = random.Random(self.seed), sum(command.share for command in chosen)
         for command in chosen:
-            known = kills.reference(command, self.root / command.name.replace(" ", "-"))
+            known = self.known[command.name]
             for some in kills.plan(known, -(-count * command.share // shares), rng):
                 yield partial(kills.tried, command, known, some)
 
-    def fault_trials(self, kind: str = "", command: str = "") -> Iterator[dict[str, Any]]:
-        """Yield the outcome of each fault of the machine; of those alone whose kind and command have these words."""
+    def fault_trials(self, kind: str = "") -> Iterator[dict[str, Any]]:
+        """Yield the outcome of each fault of the machine; of those alone whose kind has these words."""
         commands = {one.name: one for one in (*self.killed, *self.others) if not one.earlier}
-        known = {
-            name: kills.reference(command, self.root / f"fault-{name.replace(' ', '-')}")
-            for name, command in commands.items()
-        }
         rng = random.Random(self.seed)
-        found = resources.faults(commands, known, rng, disks=trials.mounts())
-        chosen = (one for one in found if kind in one.kind and command in one.command.name)
-        made = (partial(trials.tried, one, known[one.command.name]) for one in chosen)
+        found = resources.faults(commands, self.known, rng, disks=trials.mounts(), kind=kind)
+        chosen = (one for one in found if self.command in one.command.name)
+        made = (partial(trials.tried, one, self.known[one.command.name]) for one in chosen)
         yield from kills.side_by_side(made, self.root / "faults", self.jobs)
 
 
@@ -149,12 +161,11 @@ def main() -> int:
     def work() -> None:
         parts = asked.parts.split(",")
         if parts != ["inputs"]:
-            campaign = Campaign(root, cores(), asked.seed)
+            campaign = Campaign(root, cores(), asked.seed, asked.command)
             if "kills" in parts:
-                only = [asked.command] if asked.command else []
-                rows.extend(counted("kills", campaign.kill_trials(asked.kills, only), "kills"))
+                rows.extend(counted("kills", campaign.kill_trials(asked.kills), "kills"))
             if "faults" in parts:
-                rows.extend(counted("faults", campaign.fault_trials(asked.kind, asked.command), "hit"))
+                rows.extend(counted("faults", campaign.fault_trials(asked.kind), "hit"))
         if "inputs" in parts:
             rows.extend(counted("inputs", hostile(asked.seed, asked.kind), "hit"))
 

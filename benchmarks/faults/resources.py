@@ -41,18 +41,27 @@ def more_commands(files: Mapping[str, Path], run: Path) -> list[Command]:
 
 
 def faults(
-    commands: Mapping[str, Command], known: Mapping[str, Reference], rng: random.Random, *, disks: bool
+    commands: Mapping[str, Command],
+    known: Mapping[str, Reference],
+    rng: random.Random,
+    *,
+    disks: bool,
+    kind: str = "",
 ) -> Iterator[Fault]:
-    """Yield all faults of the commands; those of disks only where they can be mounted."""
-    if disks:
-        yield from _full_disks(commands, known)
-    yield from _file_sizes(commands)
-    yield from _folders(commands, known)
-    yield from _environments(commands)
-    yield from _outputs(commands)
-    yield from _limits(commands)
-    yield from _signals(commands, known, rng)
-    yield from _clocks(commands, known)
+    """Yield the faults of the commands whose kind has these words; those of disks only where they can be mounted."""
+    made: list[tuple[tuple[str, ...], Iterator[Fault]]] = [
+        (("disk full", "read-only disk"), _full_disks(commands, known) if disks else iter(())),
+        (("file-size limit",), _file_sizes(commands)),
+        ((DELETED, "two at once"), _folders(commands, known)),
+        (("environment",), _environments(commands)),
+        (("stdout closed", "stdout full"), _outputs(commands)),
+        (("12 descriptors", "memory limit"), _limits(commands)),
+        (("SIGINT", "SIGTERM"), _signals(commands, known, rng)),
+        (("clock set back",), _clocks(commands, known)),
+    ]
+    for kinds, found in made:
+        if any(kind in one for one in kinds):
+            yield from (fault for fault in found if kind in fault.kind)
 
 
 def _full_disks(commands: Mapping[str, Command], known: Mapping[str, Reference]) -> Iterator[Fault]:

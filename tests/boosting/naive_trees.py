@@ -97,13 +97,13 @@ def goes_left(column, threshold, nan_left):
     return np.where(np.isnan(column), nan_left, column <= threshold)
 
 
-def naive_gain(residual, weights, left, lam):
-    """The gain of a split in float64, by its definition."""
+def naive_gains(residual, weights, left, lam):
+    """The gains of splits in float64, by their definition; `left` has a row for each split, True where it goes left."""
 
-    def value(rows):
-        return np.sum((weights[rows, None] * residual[rows]).sum(axis=0) ** 2) / (weights[rows].sum() + lam)
+    def values(rows):
+        return np.sum((rows @ (weights[:, None] * residual)) ** 2, axis=1) / (rows @ weights + lam)
 
-    return value(left) + value(~left) - value(left | ~left)
+    return values(left) + values(~left) - values(np.ones((1, len(weights)), bool))
 
 
 def naive_best(X, residual, weights, rows, columns, thresholds, lam, min_leaf):
@@ -112,13 +112,11 @@ def naive_best(X, residual, weights, rows, columns, thresholds, lam, min_leaf):
     absent = np.isnan(X[rows]).any(axis=0)
     for nan_left in (True, False):
         for column in columns if nan_left else [column for column in columns if absent[column]]:
-            for threshold in thresholds[column]:
-                left = goes_left(X[rows, column], threshold, nan_left)
-                if min(left.sum(), (~left).sum()) < min_leaf:
-                    continue
-                gain = naive_gain(residual[rows], weights[rows], left, lam)
+            left = goes_left(X[rows, column], np.asarray(thresholds[column])[:, None], nan_left)
+            left = left[np.minimum(left.sum(axis=1), (~left).sum(axis=1)) >= min_leaf]
+            for split, gain in zip(left, naive_gains(residual[rows], weights[rows], left, lam), strict=True):
                 if gain > best[0] * (1 + 1e-12):
-                    best = (gain, column, left)
+                    best = (gain, column, split)
     return best
 
 
@@ -152,7 +150,7 @@ def check_tree(model, tree, X, residual, weights, rows, columns, thresholds, opt
         feature, threshold = model.feature[at], model.threshold[at]
         left = goes_left(X[here, feature], threshold, model.nan_left[at])
         assert min(left.sum(), (~left).sum()) >= min_leaf
-        gain = naive_gain(residual[here], weights[here], left, lam)
+        [gain] = naive_gains(residual[here], weights[here], left[None], lam)
         total = (weights[here, None] * residual[here]).sum(axis=0)
         resolution = 1e-13 * np.sum(total**2) / (weights[here].sum() + lam)
         if (left != best[2]).any():
