@@ -65,7 +65,11 @@ HERE = Where()
 
 
 def where_options(cluster: options.ClusterOption = None, log: options.LogOption = None) -> Where:
-    """Return where fits run."""
+    """Return where fits run; workers of this machine begin to start."""
+    if cluster is not None:
+        from rapids_pipeline.backend.workers import begin
+
+        begin(cluster, FITS_IMPORT)
     return Where(cluster, log)
 
 

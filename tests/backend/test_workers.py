@@ -1,5 +1,8 @@
 """Workers of this machine: those that are gone for good are replaced."""
 
+import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -43,3 +46,30 @@ def test_as_many_are_started_as_are_missing_and_not_before_they_are_gone_for_a_w
     for there in (1, 1, 1, 1, 3, 2, 2, 2):
         started.replace_lost(there)
     assert asked == [5, 4]
+
+
+STARTS = """
+from rapids_pipeline.backend.workers import begin
+if __name__ == "__main__":
+    begin("local:2", ["json.tool"])
+    import os
+    from rapids_pipeline.backend.parallel import executor_of
+    with executor_of("local:2", modules=["json.tool"]) as executor:
+        executor.client.wait_for_workers(2)
+        print(sorted(set(executor.client.run(os.getppid).values()) - {os.getpid()}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_are_forked_from_one_process_which_loads_nothing_from_the_working_folder(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "starts.py").write_text(STARTS)
+    for name in ("distributed", "features"):
+        (tmp_path / f"{name}.py").write_text("open('loaded', 'w')")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "scripts" / "starts.py")],
+        **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 100},
+    )
+    assert len(json.loads(done.stdout)) == 1, done.stderr
+    assert not (tmp_path / "loaded").exists()
