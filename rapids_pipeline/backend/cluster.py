@@ -79,6 +79,7 @@ class Cluster(Executor):
         super().__init__(log)
         self.client, self.name, self.least_hang, self.started = client, name, least_hang, started
         self._workers: int | None = None  # not counted yet
+        self._places: list[str] = []  # the address of the worker of every thread, when they were last counted
         self.began: dict[str, tuple[float, str]] = {}
         self._sent: WeakKeyDictionary[Shared, Any] = WeakKeyDictionary()
         self._versions = _versions_here()
@@ -126,7 +127,9 @@ class Cluster(Executor):
         except (OSError, TimeoutError) as error:
             raise self.lost() from error
         self._workers = len(found)
-        return sum(found.values())
+        most = max(found.values(), default=0)
+        self._places = [worker for turn in range(most) for worker, threads in found.items() if turn < threads]
+        return len(self._places)
 
     def workers(self) -> str:
         """Return how many workers there were when they were last counted; empty before that."""
@@ -154,6 +157,7 @@ class Cluster(Executor):
         blamed: deque[tuple[int, Unit]] = deque()  # a worker died four times while these were on it
         alone: set[int] = set()
         culprits: list[tuple[Unit, Any]] = []
+        given = 0
         stage = time.monotonic_ns()  # keys are new, so that no result of other work is taken for one of these
         try:
             while waiting or running or blamed:
@@ -163,7 +167,9 @@ class Cluster(Executor):
                 for _ in range(min(len(waiting), watch.room(len(running)))):
                     place, unit = waiting.popleft()
                     key = f"unit-{stage}-{place}{'-alone' * (place in alone)}"
-                    future = self._submitted(function, unit, f"{unit.name} {stage}", key)
+                    first = self._places[given % len(self._places)] if given < 2 * len(self._places) else None
+                    given += 1
+                    future = self._submitted(function, unit, f"{unit.name} {stage}", key, first)
                     running[future.key] = place, unit, future
                     future.add_done_callback(lambda done: ended.put(done.key))
                 try:
@@ -190,15 +196,22 @@ class Cluster(Executor):
             if running and self.client.status == "running":
                 self.client.cancel([future for _, _, future in running.values()], force=True)
 
-    def _submitted(self, function: Function, unit: Unit, name: str, key: str) -> Any:
-        """Return the future of a unit; what it shares is sent where it has not been, or was lost."""
+    def _submitted(self, function: Function, unit: Unit, name: str, key: str, first: str | None) -> Any:
+        """Return the future of a unit; what it shares is sent where it has not been, or was lost.
+
+        `first` is the worker to begin on. Dask would give the first units of a call to the worker that has what they
+        share, and move them to idle ones later. Where that worker is gone or slow, Dask chooses as ever.
+        """
         for number, part in enumerate(unit.shared.parts):
             future = self._sent.get(part)
             if future is None or future.status in ("error", "lost", "cancelled"):
                 self._sent[part] = self._send(part, f"shared-{number}-of-{key}")
         parts = [self._sent[part] for part in unit.shared.parts]
         given = unit.shared.vary, unit.argument, name, self._versions
-        return self.client.submit(_call, function, *given, *parts, key=key, pure=False, retries=MORE_TRIES)
+        how = {} if first is None else {"workers": [first], "allow_other_workers": True}
+        return self.client.submit(
+            _call, function, *given, *parts, key=key, pure=False, retries=MORE_TRIES, **how
+        )
 
     def _send(self, shared: Shared, key: str) -> Any:
         """Return the future of a shared object; of a variant that of the difference.

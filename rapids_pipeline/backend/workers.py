@@ -1,10 +1,13 @@
 """Where the workers of a cluster are: those of this machine are started here, others are found by their scheduler."""
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import current_process
+from importlib.util import find_spec
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,38 @@ MOST_WORKERS = 1024
 LOST = 30.0
 """Seconds after which another worker is started for one of this machine that is gone. A nanny starts a worker that died
 anew, but gives up one that dies while it starts."""
+
+FORK_SERVER = {"PYTHONSAFEPATH": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"} | dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+)
+"""Variables of the process that workers are forked from. Nothing is loaded from its working folder, and no library that
+it imports starts a thread, because a process with threads cannot be forked safely."""
+FORKS = sys.platform == "linux"
+"""Whether workers are forked; elsewhere each one starts, and imports, by itself."""
+
+
+def begin(cluster: str | None, modules: Sequence[str]) -> None:
+    """Start the process that workers of this machine are forked from, where `cluster` wants any and there is none yet.
+
+    It imports what workers need, once for all of them, while this process goes on. It ends with this process, however
+    that ends. A module that is not installed is left out.
+    """
+    if not (FORKS and cluster and cluster.startswith("local:") and find_spec("distributed")):
+        return
+    from multiprocessing import forkserver
+
+    before = {name: os.environ.get(name) for name in FORK_SERVER}
+    os.environ.update(FORK_SERVER)
+    try:
+        get_context("forkserver").set_forkserver_preload(
+            ["rapids_pipeline.backend.cluster", "distributed", *modules]
+        )
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 class Started:
@@ -57,9 +92,13 @@ def workers_of(
                 "`if __name__ == '__main__':`"
             )
         n = int(number)
+        modules = [name for name in modules if find_spec(name.partition(".")[0])]
+        begin(cluster, modules)
         how: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": host_bytes() // n}
         share = str(max(1, processor_count() // n))  # of the processors, for joblib and numba
-        how |= {"env": {"LOKY_MAX_CPU_COUNT": share, "NUMBA_NUM_THREADS": share}, "preload": list(modules)}
+        one = {name: value for name, value in FORK_SERVER.items() if name.endswith("_NUM_THREADS")}
+        here = os.environ | one  # as they are now: the process that workers are forked from has older ones
+        how |= {"env": here | {"LOKY_MAX_CPU_COUNT": share, "NUMBA_NUM_THREADS": share}, "preload": modules}
         how |= {
             "dashboard_address": ":0",
             "scheduler_kwargs": {"dashboard": False},
@@ -99,5 +138,8 @@ def _memory_stays() -> Iterator[None]:
     import dask
 
     name = "distributed.nanny.pre-spawn-environ"
-    with dask.config.set({name: dask.config.get(name) | {"MALLOC_TRIM_THRESHOLD_": None}}):
+    how = {name: dask.config.get(name) | {"MALLOC_TRIM_THRESHOLD_": None}}
+    if FORKS:
+        how["distributed.worker.multiprocessing-method"] = "forkserver"
+    with dask.config.set(how):
         yield

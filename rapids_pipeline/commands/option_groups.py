@@ -41,10 +41,15 @@ def table_options(
 
 FITS_IMPORT = (
     "rapids_pipeline.stack.nested",
+    "features.reduction",
     "features.target_encoders",
+    "rapids_pipeline.boosting.estimator",
     "rapids_pipeline.boosting.exact.engine",
+    "rdkit.Chem.Descriptors",
+    "sklearn.metrics.pairwise",
+    "sklearn.preprocessing",
 )
-"""What fits import when they begin: scikit-learn, SciPy and numba take a second to load."""
+"""What fits import when they begin: scikit-learn, SciPy, numba and RDKit take two seconds to load."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,11 @@ HERE = Where()
 
 
 def where_options(cluster: options.ClusterOption = None, log: options.LogOption = None) -> Where:
-    """Return where fits run."""
+    """Return where fits run; workers of this machine begin to start."""
+    if cluster is not None:
+        from rapids_pipeline.backend.workers import begin
+
+        begin(cluster, FITS_IMPORT)
     return Where(cluster, log)
 
 

@@ -197,7 +197,8 @@ def test_a_cluster_that_is_not_to_be_had_is_refused(monkeypatch, name, error, me
 def test_a_scheduler_that_is_lost_is_a_line_and_finished_units_are_kept(tmp_path):
     file, dask = tmp_path / "scheduler.json", Path(sys.executable).with_name("dask")
     words = ["--scheduler-file", str(file), "--no-dashboard"]
-    here = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}  # where workers find the units
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[2])]  # of the units, and of this program
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": here}
     started = [subprocess.Popen([dask, "scheduler", *words, "--port", "0"], **quiet)]
     try:

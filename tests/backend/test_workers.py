@@ -1,5 +1,8 @@
 """Workers of this machine: those that are gone for good are replaced."""
 
+import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -43,3 +46,38 @@ def test_as_many_are_started_as_are_missing_and_not_before_they_are_gone_for_a_w
     for there in (1, 1, 1, 1, 3, 2, 2, 2):
         started.replace_lost(there)
     assert asked == [5, 4]
+
+
+STARTS = """
+import json
+from rapids_pipeline.backend.workers import begin
+if __name__ == "__main__":
+    begin("local:2", ["sklearn.preprocessing"])
+    import os
+    os.environ["SET_LATER"] = "1"
+    from rapids_pipeline.backend.parallel import executor_of
+    with executor_of("local:2", modules=["sklearn.preprocessing", "not_installed"]) as executor:
+        executor.client.wait_for_workers(2)
+        parents = sorted(set(executor.client.run(os.getppid).values()) - {os.getpid()})
+        threads = [len(os.listdir(f"/proc/{parent}/task")) for parent in parents]
+        later = executor.client.run(os.environ.get, "SET_LATER")
+        loaded = executor.client.run(lambda: "sklearn.preprocessing" in __import__("sys").modules)
+        print(json.dumps([threads, sorted(later.values()), list(loaded.values())]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_workers_are_forked_from_one_process_without_threads_which_loads_nothing_from_the_working_folder(
+    tmp_path,
+):
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "starts.py").write_text(STARTS)
+    for name in ("distributed", "features"):
+        (tmp_path / f"{name}.py").write_text("open('loaded', 'w')")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "scripts" / "starts.py")],
+        **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 100},
+    )
+    assert json.loads(done.stdout) == [[1], ["1", "1"], [True, True]], done.stderr
+    assert not (tmp_path / "loaded").exists()
