@@ -307,14 +307,16 @@ def _pair_up(keys: Any, row_bits: Any, taken: Any, rows: Any, count: int) -> Non
 
 
 @inlined
-def _change_of_slope(table: Any, starts: Any, sizes: Any, moved: int, i: int, j: int) -> float:
-    """What the first `moved` steps have changed of f_i − f_j; `table` is one row."""
-    change = 0.0
+def _slope(
+    f: Any, up: Any, down: Any, table: Any, starts: Any, sizes: Any, moved: int, i: int, j: int
+) -> float:
+    """u_i − l_j of f after the first `moved` steps, which are not in f yet."""
+    slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
     for a in range(moved):
         of_i, of_j = starts[2 * a], starts[2 * a + 1]
         at_i = np.float64(table[of_i + i] - table[of_j + i])
-        change += sizes[a] * (at_i - np.float64(table[of_i + j] - table[of_j + j]))
-    return change
+        slope += sizes[a] * (at_i - np.float64(table[of_i + j] - table[of_j + j]))
+    return slope
 
 
 @inlined
@@ -357,11 +359,9 @@ def descend_on(make_row: Callable[..., None]) -> Callable[..., int]:
         tops, top_rows, keys, taken = work.tops, work.top_rows, work.keys, work.taken
         rows, row_starts, row_tops = work.rows, work.row_starts, work.row_tops
         starts, steps, sizes = work.step_starts, work.steps, work.sizes
-        width, kind = f.size, f.dtype.type
-        flat = max(5e-7 * largest(half), 1e-30)
-        row_bits = row_mask(f.size)
+        width, kind, row_bits = f.size, f.dtype.type, row_mask(f.size)
+        flat, done, gap = max(5e-7 * largest(half), 1e-30), 0, np.inf
         advance_0(f, up, table, starts, steps, kind(0.0), f.size, tops, top_rows)
-        done, gap = 0, np.inf
         while done < max_iter:
             count = _risers(tops, top_rows, rows, row_tops, gap, max_iter - done)
             if count == 0:
@@ -380,8 +380,7 @@ def descend_on(make_row: Callable[..., None]) -> Callable[..., int]:
                 i, j = rows[c, 0], rows[c, 1]
                 if j < 0:
                     continue
-                slope = np.float64(f[i] - up[i]) - np.float64(f[j] - down[j])
-                slope += _change_of_slope(table, starts, sizes, moved, i, j)
+                slope = _slope(f, up, down, table, starts, sizes, moved, i, j)
                 if not slope > 0.0:
                     continue
                 curvature = 2.0 * max(np.float64(table[row_starts[c] + j]), flat)
