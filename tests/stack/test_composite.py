@@ -12,7 +12,7 @@ from rapids_pipeline.backend.state import StateReader
 from rapids_pipeline.data.tables import PerturbationData, read_training
 from rapids_pipeline.evaluation.baselines import mean_across_compounds
 from rapids_pipeline.evaluation.metrics import rowwise_rmse
-from rapids_pipeline.stack.members import kernel_model
+from rapids_pipeline.stack.members import composite, kernel_model
 from rapids_pipeline.stack.members.composite import CompositeMember
 from rapids_pipeline.stack.members.kernel_model import (
     KernelModel,
@@ -171,6 +171,26 @@ def test_pairs_without_a_profile_are_predicted_by_the_other_model():
     np.testing.assert_allclose(found[0], model.new_compounds.predict(pairs)[0], **close)
     np.testing.assert_allclose(found[1:], model.known_compounds.predict(pairs)[1:], **close)
     assert np.abs(model.known_compounds.predict(pairs)[0] - found[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("names", "made"), [((), ["known_compounds"]), (("a", "b"), ["new_compounds"])])
+def test_predictions_take_those_models_alone_that_a_row_needs(names, made, monkeypatch):
+    train, test, Y = example()
+    asked = test.take(np.arange(2))
+    if names:
+        asked = Rows(asked.obs.assign(sm_name=names), asked.molecules)
+    fits, n = COMPOSITE.prepare(training_set(train, asked, Y)), len(Y)
+    expected = fits.fit(np.arange(n)).predict(asked)
+    fitted = []
+
+    def noted(config, *given, **more):
+        fitted.append("known_compounds" if config == COMPOSITE.known_compounds else "new_compounds")
+        return kernel_model.fit_kernel_model(config, *given, **more)
+
+    monkeypatch.setattr(composite, "fit_kernel_model", noted)
+    [found] = fits.fit_predict(np.arange(n), [np.arange(n, n + 2)])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TO_ROUNDING * np.ptp(expected))
+    assert fitted == made
 
 
 def test_only_one_cell_type_has_no_profiles_at_all():

@@ -204,9 +204,9 @@ class CompositeModel:
 
     def compact(self, rows: Rows) -> Compact:
         """Return the same predictions as scores."""
-        pairs = Pairs.of(rows, self.encoders)
-        others = (lambda: self.new_compounds), (lambda: self.atlas_compounds)
-        return _by_model(pairs, self.known_compounds, *others)
+        pairs, known = Pairs.of(rows, self.encoders), self.known_compounds
+        models = (lambda: known), (lambda: self.new_compounds), (lambda: self.atlas_compounds)
+        return _by_model(pairs, known.kernel.is_known(pairs), models, len(known.space.unit_))
 
     def drivers(self, row: Rows, gene: int | None = None) -> tuple[Indices, Float64, float]:
         """Return which training rows drive the prediction of one row, and how much.
@@ -252,7 +252,7 @@ class CompositeModel:
 
 
 class CompositeFits(Fits[CompositeMember]):
-    """Fits of the models; of those for new compounds a prediction takes only what a pair needs."""
+    """Fits of the models; predictions of rows take only those models that one of the rows needs."""
 
     def __init__(self, member: CompositeMember, data: TrainingSet) -> None:
         super().__init__(member, data)
@@ -269,10 +269,14 @@ class CompositeFits(Fits[CompositeMember]):
 
     def fit_compact(self, training: Indices, groups: Sequence[Indices]) -> list[Compact]:
         """Return the same predictions, as scores of components."""
-        known = self._fitted(self.member.known_compounds, training)
-        new = cache(lambda: self._fitted(self.member.new_compounds, training))
-        of_atlas = cache(lambda: self.of_atlas(training)[0])
-        return [_by_model(self._pairs.take(group), known, new, of_atlas) for group in groups]
+        member, rows = self.member, self._pairs.take(training)
+        known = cache(lambda: self._fitted(member.known_compounds, training))
+        new = cache(lambda: self._fitted(member.new_compounds, training))
+        models, t = (known, new, cache(lambda: self.of_atlas(training)[0])), self.data.Y.shape[1]
+        # Which pairs are known depends on no score.
+        learnt = member.known_compounds.kernel.learn(rows, np.zeros((len(rows), 1)))
+        taken = [self._pairs.take(group) for group in groups]
+        return [_by_model(pairs, learnt.is_known(pairs), models, t) for pairs in taken]
 
     def of_atlas(self, training: Indices) -> tuple[KernelModel | None, Strength | None]:
         """Return `atlas_compounds` and the strength of the atlas; None where there is none, or its strength is 0.
@@ -309,21 +313,19 @@ class CompositeFits(Fits[CompositeMember]):
 
 
 def _by_model(
-    pairs: Pairs,
-    known: KernelModel,
-    new_compounds: Callable[[], KernelModel],
-    atlas_compounds: Callable[[], KernelModel | None],
+    pairs: Pairs, is_known: Mask, models: Sequence[Callable[[], KernelModel | None]], n_targets: int
 ) -> Compact:
-    """Return the predictions of each pair by its model; the other models are asked for where a pair needs them."""
-    is_known = known.kernel.is_known(pairs)
-    of_atlas = atlas_compounds() if (in_atlas(pairs) & ~is_known).any() else None
-    made: tuple[Callable[[], KernelModel | None], ...] = (lambda: known), new_compounds, (lambda: of_atlas)
+    """Return the predictions of each pair by its model, of `known_compounds`, `new_compounds` and `atlas_compounds`.
+
+    A model is asked for where a pair needs it.
+    """
+    atlas = bool((in_atlas(pairs) & ~is_known).any()) and models[2]() is not None
     parts = []
-    for served, model in zip(_served(pairs, is_known, of_atlas is not None), made, strict=True):
+    for served, model in zip(_served(pairs, is_known, atlas), models, strict=True):
         one = model() if served.any() else None
         if one is not None:
             parts.append(one.part(pairs, np.flatnonzero(served)))
-    return Compact(len(pairs), len(known.space.unit_), parts)
+    return Compact(len(pairs), n_targets, parts)
 
 
 def _served(pairs: Pairs, is_known: Mask, atlas: bool) -> tuple[Mask, Mask, Mask]:
