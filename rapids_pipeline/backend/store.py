@@ -9,7 +9,6 @@ a hash of both: an entry that is damaged, or that was made for another key, coun
 
 import hashlib
 import json
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -134,24 +133,22 @@ class Recent:
     def __init__(self, limit: int, size_of: Callable[[Any], int]) -> None:
         self.limit, self._size_of, self._bytes = limit, size_of, 0
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = threading.RLock()  # what is made may want other values
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def once(self, key: Hashable, make: Callable[[], V]) -> V:
-        """Return what was made for a key before, or make it; threads that want it together wait for one."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                kept: V = self._kept[key]
-                return kept
-            made = make()
-            self._kept[key] = made
-            self._bytes += self._size_of(made)
-            while self._bytes > self.limit and len(self._kept) > 1:
-                self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
-            return made
+        """Return what was made for a key before, or make it."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            kept: V = self._kept[key]
+            return kept
+        made = make()
+        self._kept[key] = made
+        self._bytes += self._size_of(made)
+        while self._bytes > self.limit and len(self._kept) > 1:
+            self._bytes -= self._size_of(self._kept.popitem(last=False)[1])
+        return made
 
 
 def content_hash(*parts: object) -> str:

@@ -26,6 +26,7 @@ from features.feature_sets import FeatureSet
 from features.rows import Rows
 from rapids_pipeline.backend.arrays import Float32, Float64, Indices
 from rapids_pipeline.backend.errors import InputError
+from rapids_pipeline.backend.progress import Progress
 from rapids_pipeline.backend.store import Recent
 from rapids_pipeline.data.genes import gene_index
 from rapids_pipeline.data.tables import PerturbationData
@@ -39,7 +40,6 @@ from rapids_pipeline.svr.dual import squared_distances
 from rapids_pipeline.svr.engines import fit_on_table
 from rapids_pipeline.svr.own_target import estimator as own_target
 from rapids_pipeline.svr.own_target.statistics import sides_of
-from rapids_pipeline.svr.smo.solver import in_chunks
 
 ANCHOR = "A1BG"
 """The gene that published work screened on."""
@@ -51,7 +51,6 @@ PENALTIES = np.logspace(-1, 5, 13)
 GENES_AT_ONCE = 2048
 MOST_ENCODED = 45
 """Genes up to which target encodings see every gene; of more, as many components."""
-SPLITS_AT_ONCE = 2
 MOST_KEPT_BYTES = 1 << 30
 """Of columns and distances."""
 
@@ -398,28 +397,27 @@ class Comparison:
         return FoldFeatures(self.rows, self.Y, self.splits, sigma, self.seed, self.weight)
 
 
-def losses_of(comparison: Comparison, predict: Callable[[int], Float32]) -> Losses:
-    """Return the losses of what `predict` says of the rows that split number 0, 1, … holds out, (m, t).
-
-    Two splits are fitted side by side: what one does on one processor alone then costs no time.
-    """
-    splits, Y = comparison.splits, comparison.Y
-
-    def of_split(number: slice) -> tuple[Float64, Float64, Indices]:
-        held_out = splits[number.start].held_out
-        errors = predict(number.start).astype(np.float64)
-        errors -= Y[held_out]
-        np.square(errors, out=errors)
-        tested = np.isfinite(Y[held_out])
-        errors[~tested] = 0.0
-        return errors.sum(axis=1) / tested.sum(axis=1), errors.sum(axis=0), tested.sum(axis=0)
-
-    found = in_chunks(of_split, len(splits), 1, SPLITS_AT_ONCE)
-    row_mse = np.full((len(comparison.repeats), len(Y)), np.nan)
-    repeats = [repeat for repeat, of_repeat in enumerate(comparison.repeats) for _ in of_repeat]
-    for repeat, split, (of_rows, _, _) in zip(repeats, splits, found, strict=True):
-        row_mse[repeat, split.held_out] = of_rows
-    squares, count = (sum(part[which] for part in found) for which in (1, 2))
+def losses_of(
+    comparison: Comparison, predict: Callable[[int], Float32], progress: Progress | None = None
+) -> Losses:
+    """Return the losses of what `predict` says of the rows that split number 0, 1, … holds out, (m, t)."""
+    progress = progress or Progress()
+    row_mse = np.full((len(comparison.repeats), len(comparison.Y)), np.nan)
+    squares, count, number = np.zeros(comparison.Y.shape[1]), np.zeros(comparison.Y.shape[1]), 0
+    for repeat, splits in enumerate(comparison.repeats):
+        for split in splits:
+            errors = predict(number).astype(np.float64)
+            errors -= comparison.Y[split.held_out]
+            np.square(errors, out=errors)
+            tested = np.isfinite(comparison.Y[split.held_out])
+            if tested.all():
+                row_mse[repeat, split.held_out] = errors.mean(axis=1)
+            else:
+                errors[~tested] = 0.0
+                row_mse[repeat, split.held_out] = errors.sum(axis=1) / tested.sum(axis=1)
+            squares += errors.sum(axis=0)
+            count, number = count + tested.sum(axis=0), number + 1
+            progress.advance()
     with np.errstate(invalid="ignore"):  # a gene that was tested in no row held out
         return Losses(row_mse, np.sqrt(squares / count))
 
