@@ -39,14 +39,14 @@ Weisberg, Residuals and Influence in Regression (1982), section 2.2; Rifkin and 
 Squares (2007).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from features.rows import DOSE, TIME, context_numbers, decades_apart, log10_of, varying
-from rapids_pipeline.backend.arrays import Float32, Float64, Indices, Labels, row_blocks
+from rapids_pipeline.backend.arrays import Float32, Float64, Indices, row_blocks
 from rapids_pipeline.backend.errors import InputError
 from rapids_pipeline.data.tables import PerturbationData
 from rapids_pipeline.data.untested import additive_fill, has_gaps, tested_mean
@@ -56,6 +56,7 @@ Baseline = Callable[[PerturbationData, pd.DataFrame], Float32]
 PENALTIES = tuple(float(x) for x in 10.0 ** np.arange(-2.0, 4.5, 0.5))
 NEIGHBOURS = 5
 GENES_AT_ONCE = 1024
+CHOICE_VALUES = 2**23
 NULL = 1e-12
 """Eigenvalues below this share of the largest are rounding."""
 
@@ -138,23 +139,67 @@ def additive(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
     """Return m + a_cell + b_compound, with a penalty on each kind of effect.
 
     Minimises Σ_i |y_i − m − a − b|² + λ_a Σ|a|² + λ_b Σ|b|² (m is free); both penalties are chosen by leave-one-out,
-    among every other of `PENALTIES`. Parameters and result as `shrunken_compound_mean`; `cell_type` is read, too, and
-    an unseen cell type or compound has the effect 0.
+    among every other of `PENALTIES`, on some genes where there are over `CHOICE_VALUES` responses. Parameters and
+    result as `shrunken_compound_mean`; `cell_type` is read, too; an unseen cell type or compound has the effect 0.
     """
-    for column in ("cell_type", "sm_name"):
+    for column in (kinds := ("cell_type", "sm_name")):
         _require(training, pairs, column)
-    levels = [np.unique(training.obs[column].to_numpy(str)) for column in ("cell_type", "sm_name")]
-    Z, asked = _indicators(training.obs, levels), _indicators(pairs, levels)
+    levels = [pd.Index(np.unique(training.obs[column].to_numpy(str))) for column in kinds]
+    rows, asked = (
+        [one.get_indexer(x[column].to_numpy(str)) for one, column in zip(levels, kinds, strict=True)]
+        for x in (training.obs, pairs)
+    )
     Y = _complete(training)
-    normal, kinds = Z.T @ Z, np.repeat([0, 1, 2], [1, *map(len, levels)])  # the intercept has no penalty
-
-    def solved(penalties: tuple[float, float], right: Float64) -> Float64:
-        return np.asarray(np.linalg.solve(normal + np.diag(np.array([0.0, *penalties])[kinds]), right))
-
+    few, many = np.argsort([len(one) for one in levels], kind="stable")
+    fit = _AdditiveFit(rows[few], rows[many], len(levels[few]), len(levels[many]))
+    short = Y[:, :: -(-Y.size // CHOICE_VALUES)]
+    if len(Y) < Y.shape[1] and len(Y) ** 2 <= CHOICE_VALUES:
+        vectors, values = _spectrum(Y)  # residuals are as long in coordinates of the rows' own space
+        short = vectors * np.sqrt(values)
     choices = [(a, b) for a in PENALTIES[::2] for b in PENALTIES[::2]]
-    errors = leave_one_out_errors(Y, Z, (solved(choice, Z.T).T for choice in choices))
-    effects = solved(choices[int(np.argmin(errors))], Z.T @ Y)
-    return (asked @ effects).astype(np.float32)
+    errors = [fit.leave_one_out_error(short, choice[few], choice[many]) for choice in choices]
+    best = choices[int(np.argmin(errors))]
+    # A row of zeros last is what -1, an unseen level, gets.
+    mean, of_few, of_many = (np.pad(x, ((0, 1), (0, 0))) for x in fit.effects(Y, best[few], best[many])[:3])
+    return np.asarray(mean[0] + of_few[asked[few]] + of_many[asked[many]], dtype=np.float32)
+
+
+class _AdditiveFit:
+    """Normal equations of an intercept and two kinds of effects, of which the one of more levels is eliminated.
+
+        [P + λ_f  Q      ] [m, a]   [right_f]
+        [Qᵀ       N + λ_m] [b   ] = [right_m]        S = P + λ_f − Q (N + λ_m)⁻¹ Qᵀ
+
+    N, the rows of each of the many levels, is diagonal, so only S, of the few levels and the intercept, is solved.
+    """
+
+    def __init__(self, few: Indices, many: Indices, n_few: int, n_many: int) -> None:
+        self.few, self.many = few, many
+        self.Q = np.zeros((1 + n_few, n_many))
+        np.add.at(self.Q, (1 + few, many), 1.0)
+        self.P = np.diag(np.concatenate([[0.0], self.Q.sum(axis=1)[1:]]))
+        self.P[0] = self.P[:, 0] = np.concatenate([[len(few)], self.P.diagonal()[1:]])
+        self.Q[0] = self.Q.sum(axis=0)
+
+    def effects(self, Y: Float64, of_few: float, of_many: float) -> tuple[Float64, ...]:
+        """Return m (1, t), the effects of the few and of the many levels, and h = u_iᵀ S⁻¹ u_i + 1/(N + λ_m), (n,)."""
+        diagonal = self.Q[0] + of_many
+        shares = self.Q / diagonal
+        S = self.P + np.diag([0.0] + [of_few] * (len(self.P) - 1)) - shares @ self.Q.T
+        sums = _sums(Y, self.many, len(diagonal))
+        right = np.vstack([Y.sum(axis=0), _sums(Y, self.few, len(S) - 1)])
+        top = np.asarray(np.linalg.solve(S, right - shares @ sums), dtype=np.float64)
+        u = -shares.T[self.many]  # what the elimination leaves of each row's (1, its few level)
+        u[:, 0] += 1.0
+        u[np.arange(len(u)), 1 + self.few] += 1.0
+        h = np.einsum("ij,ij->i", u, np.linalg.solve(S, u.T).T) + 1.0 / diagonal[self.many]
+        return top[:1], top[1:], (sums - self.Q.T @ top) / diagonal[:, None], h
+
+    def leave_one_out_error(self, Y: Float64, of_few: float, of_many: float) -> float:
+        """Return Σ_i |y_i − ŷ_i|² / (1 − h_i)²."""
+        mean, a, b, h = self.effects(Y, of_few, of_many)
+        left = Y - mean - a[self.few] - b[self.many]
+        return float((np.einsum("ij,ij->i", left, left) / np.maximum(1 - h, 1e-12) ** 2).sum())
 
 
 def ridge(training: PerturbationData, pairs: pd.DataFrame) -> Float32:
@@ -352,15 +397,6 @@ def _shrinkage(Y: Float64, sums: Float64, compound: Indices, count: Indices) -> 
     shares = [left / (left + k) for k in PENALTIES]
     errors = [float((share**2 * square - 2 * share * cross).sum()) for share in shares]
     return PENALTIES[int(np.argmin(errors))]
-
-
-def _indicators(rows: pd.DataFrame, levels: Sequence[Labels]) -> Float64:
-    """Return a column of ones, then one column a cell type, then one a compound; no 1 there for an unseen level."""
-    found = [
-        rows[column].to_numpy(str)[:, None] == known[None, :]
-        for column, known in zip(("cell_type", "sm_name"), levels, strict=True)
-    ]
-    return np.hstack([np.ones((len(rows), 1)), *found]).astype(np.float64)
 
 
 def _require(training: PerturbationData, pairs: pd.DataFrame, column: str) -> None:

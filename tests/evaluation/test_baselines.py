@@ -106,8 +106,9 @@ def test_the_compounds_mean_is_shrunken_as_leave_one_out_says():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_effects_are_those_of_penalised_least_squares():
-    data = problem()
+@pytest.mark.parametrize("n_genes", [6, 60])
+def test_effects_are_those_of_penalised_least_squares(n_genes):
+    data = problem(t=n_genes)
     Y, n = data.Y.astype(float), len(data.Y)
     cells, compounds = (one_hot(data.obs, column) for column in ("cell_type", "sm_name"))
 
@@ -127,6 +128,10 @@ def test_effects_are_those_of_penalised_least_squares():
     a, b = grid[int(np.argmin(errors))]
     expected = predicted(design(data.obs, a, b), design(ASKED, a, b), Y)
     np.testing.assert_allclose(ALL_BASELINES["additive"](data, ASKED), expected, atol=1e-5)
+    names = {"cell_type": "sm_name", "sm_name": "cell_type"}
+    swapped = PerturbationData(data.obs.rename(columns=names), data.Y, data.genes)
+    found = ALL_BASELINES["additive"](swapped, ASKED.rename(columns=names))
+    np.testing.assert_allclose(found, expected, atol=1e-5, err_msg="whichever kind has more levels")
 
 
 def test_ridge_is_scikit_learns():
